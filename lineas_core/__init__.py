@@ -1,0 +1,65 @@
+"""LinEAS: steer generative models by one learned scale and shift per neuron.
+
+import lineas_core as lc
+model = lc.load_model("smollm2")
+result = lc.train(model, lc.PromptSet.load("football"))
+print(model.generate(["Once upon a time"], steer=[(result.map, 1.0)]))
+"""
+
+from lineas_core.errors import (
+    ConfigError,
+    LineasError,
+    MapError,
+    ModelError,
+    PromptError,
+    SiteError,
+    TrainingError,
+)
+from lineas_core.health import HealthReport
+from lineas_core.maps import Affine, MapInfo, SteeringMap, compose
+from lineas_core.methods import fit
+from lineas_core.models import load_model
+from lineas_core.models.language import LanguageModel, TextGrid
+from lineas_core.prompts import PromptIssue, PromptSet, load_jigsaw
+from lineas_core.steering import steer
+from lineas_core.trainer import (
+    DivergedError,
+    StepEvent,
+    TrainConfig,
+    Trainer,
+    TrainResult,
+    train,
+)
+from lineas_core.training_state import TrainState
+from lineas_core.version import __version__
+
+__all__ = [
+    "Affine",
+    "ConfigError",
+    "DivergedError",
+    "HealthReport",
+    "LanguageModel",
+    "LineasError",
+    "MapError",
+    "MapInfo",
+    "ModelError",
+    "PromptError",
+    "PromptIssue",
+    "PromptSet",
+    "SiteError",
+    "SteeringMap",
+    "StepEvent",
+    "TextGrid",
+    "TrainConfig",
+    "TrainResult",
+    "TrainState",
+    "Trainer",
+    "TrainingError",
+    "__version__",
+    "compose",
+    "fit",
+    "load_jigsaw",
+    "load_model",
+    "steer",
+    "train",
+]

@@ -1,0 +1,202 @@
+"""Pooled activations at the sites of a model: one row per prompt, one column per neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from lineas_core.errors import ConfigError, SiteError
+from lineas_core.maps import BatchAffine
+from lineas_core.steering import apply_affine, site_hooks
+
+Pooling = Literal["mean", "last", "max"]
+
+
+@runtime_checkable
+class Inputs(Protocol):
+    """Prepared prompts: what a model's `forward` takes, with a row per prompt."""
+
+    @property
+    def mask(self) -> Bool[Tensor, "n tokens"] | None:
+        """True at real tokens; None where the model does not read tokens."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Sequence[int]) -> Inputs:
+        """The inputs of some of the prompts."""
+        ...
+
+
+@runtime_checkable
+class Steerable(Protocol):
+    """What training and fitting need of a model."""
+
+    @property
+    def id(self) -> str:
+        """The name it was loaded by."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """The torch module whose sites are steered."""
+        ...
+
+    @property
+    def default_sites(self) -> str:
+        """Preset or expression that is used where none is chosen."""
+        ...
+
+    @property
+    def train_defaults(self) -> Mapping[str, Any]:
+        """Shipped settings that differ from those of `TrainConfig`."""
+        ...
+
+    def sites(self, pattern: str) -> list[str]:
+        """Module names that a preset or expression picks out."""
+        ...
+
+    def prepare(self, prompts: Sequence[str]) -> Any:
+        """`Inputs` of the prompts, made once and used in every step."""
+        ...
+
+    def forward(self, inputs: Any) -> None:
+        """Run the part of the model that holds the sites."""
+        ...
+
+    def surprise(self, prompts: Sequence[str]) -> float | None:
+        """Perplexity of `prompts` under the model as it is steered now; None if it reads none."""
+
+
+class _LastSiteReached(BaseException):
+    """Unwinds a forward pass that has given all that was asked; not an Exception, so that no
+    model code swallows it."""
+
+
+def pool(
+    z: Tensor, pooling: Pooling, mask: Bool[Tensor, "batch tokens"] | None
+) -> Float[Tensor, "batch d"]:
+    """One value per sample and coordinate, in float32.
+
+    Args:
+        z: (batch, d, height, width), pooled over height and width; or (batch, tokens, d), pooled
+            over the tokens at which `mask` is True; or (batch, d), as it is.
+        pooling: mean, last (real token) or max. For 4-D activations `last` does not exist.
+        mask: real tokens, which come first in a row; None counts all.
+
+    Raises:
+        ConfigError: `pooling` does not exist for such activations.
+    """
+    z = z.float()
+    if z.ndim == 2:
+        return z
+    if z.ndim == 4:
+        if pooling == "last":
+            raise ConfigError("pooling 'last' needs tokens; choose mean or max for images.")
+        return z.mean(dim=(2, 3)) if pooling == "mean" else z.amax(dim=(2, 3))
+    if mask is None or mask.shape != z.shape[:2]:
+        mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+    real = mask[..., None]
+    if pooling == "mean":
+        return (z * real).sum(dim=1) / real.sum(dim=1)
+    if pooling == "max":
+        return z.masked_fill(~real, -torch.inf).amax(dim=1)
+    last = mask.sum(dim=1) - 1
+    return z[torch.arange(len(z), device=z.device), last]
+
+
+def pooled_forward(
+    model: Steerable,
+    inputs: Inputs,
+    sites: Sequence[str],
+    *,
+    pooling: Pooling = "mean",
+    maps: Mapping[str, BatchAffine] | None = None,
+) -> dict[str, Float[Tensor, "n d"]]:
+    """Pooled activations of one batch at `sites`, after `maps`; the pass ends at the last site.
+
+    Differentiable in the maps, which act at every token, in the order of the model.
+
+    Args:
+        model: its weights take no part in the gradient if they are frozen.
+        inputs: from `model.prepare`.
+        sites: in the order in which the model runs them (see `execution_order`).
+        pooling: see `pool`.
+        maps: site -> gain and shift that act on the site before it is pooled.
+
+    Raises:
+        SiteError: a site was not reached, or does not put out a tensor.
+    """
+    found: dict[str, Tensor] = {}
+
+    def record(name: str, z: Tensor) -> Tensor:
+        if maps is not None and name in maps:
+            z = apply_affine(name, maps[name], z)
+        found[name] = pool(z, pooling, inputs.mask)
+        if name == sites[-1]:
+            raise _LastSiteReached
+        return z
+
+    with site_hooks(model.module, {name: partial(record, name) for name in sites}):
+        with suppress(_LastSiteReached):
+            model.forward(inputs)
+    missing = [name for name in sites if name not in found]
+    if missing:
+        raise SiteError(
+            f"Site {missing[0]!r} was not reached in a forward pass. Leave it out, or choose "
+            "sites that run for every prompt."
+        )
+    return found
+
+
+@torch.no_grad()
+def execution_order(model: Steerable, inputs: Inputs, sites: Sequence[str]) -> list[str]:
+    """`sites` in the order in which a forward pass reaches them.
+
+    Raises:
+        SiteError: a site is not reached, or more than once, in one pass.
+    """
+    order: list[str] = []
+
+    def record(name: str, z: Tensor) -> Tensor:
+        order.append(name)
+        return z
+
+    with site_hooks(model.module, {name: partial(record, name) for name in sites}):
+        model.forward(inputs.rows([0]))
+    for name in sites:
+        if order.count(name) != 1:
+            raise SiteError(
+                f"Site {name!r} runs {order.count(name)} times in one forward pass; a map needs "
+                "it to run once. Leave it out."
+            )
+    return order
+
+
+@torch.no_grad()
+def pooled_activations(
+    model: Steerable,
+    inputs: Inputs,
+    sites: Sequence[str],
+    *,
+    pooling: Pooling = "mean",
+    batch_size: int = 32,
+    maps: Mapping[str, BatchAffine] | None = None,
+) -> dict[str, Float[Tensor, "n d"]]:
+    """`pooled_forward` without gradients, over any number of prompts, `batch_size` at a time."""
+    batches = [
+        pooled_forward(
+            model,
+            inputs.rows(range(start, min(start + batch_size, len(inputs)))),
+            sites,
+            pooling=pooling,
+            maps=maps,
+        )
+        for start in range(0, len(inputs), batch_size)
+    ]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in sites}

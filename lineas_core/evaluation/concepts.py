@@ -1,0 +1,132 @@
+"""How much of a concept, and of fluency, each method's map gives at each strength.
+
+Neutral openings are completed many times at every strength. Presence is the share of
+completions with a word of the concept's published list; perplexity is that of the completions
+under the unsteered model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lineas_core.maps import SteeringMap
+from lineas_core.methods import fit
+from lineas_core.metrics.concepts import concept_presence
+from lineas_core.metrics.perplexity import perplexity
+from lineas_core.models.language import LanguageModel
+from lineas_core.prompts import PromptSet
+
+OPENINGS = ("Once upon a time", "The", "I think that", "My friend told me that")
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class ConceptRow:
+    """One cell of the table.
+
+    Attributes:
+        concept: name of the prompt set and of the word list.
+        method: how the map was learned.
+        strength: of the map.
+        presence: share of completions with the concept.
+        perplexity: of the completions, under the unsteered model.
+        completions: how many.
+        fit_seconds: what the map took to learn.
+    """
+
+    concept: str
+    method: str
+    strength: float
+    presence: float
+    perplexity: float
+    completions: int
+    fit_seconds: float
+
+
+def evaluate_concepts(
+    model: LanguageModel,
+    concepts: Sequence[str],
+    methods: Sequence[str] = ("lineas", "lin-act"),
+    *,
+    completions: int = 100,
+    strengths: Sequence[float] = STRENGTHS,
+    on_event: Callable[[str], object] | None = None,
+) -> pd.DataFrame:
+    """Fit a map by each method to each concept's shipped prompts, and measure it.
+
+    Args:
+        model: the model to steer, which is also the judge of fluency.
+        concepts: names of shipped prompt sets that have a word list.
+        methods: names of methods (`lineas_core.methods`).
+        completions: per strength, shared among the four openings, each with a seed of its own.
+        strengths: of the maps.
+        on_event: told in a line what goes on.
+
+    Returns:
+        One row per concept, method and strength, with the fields of `ConceptRow`.
+    """
+    tell = on_event or (lambda line: None)
+    rows: list[ConceptRow] = []
+    for concept in concepts:
+        prompts = PromptSet.load(concept)
+        for method in methods:
+            tell(f"{concept}: fitting {method}")
+            began = time.perf_counter()
+            smap = fit(method, model, prompts)
+            seconds = time.perf_counter() - began
+            tell(f"{concept}: {completions} completions at {len(strengths)} strengths of {method}")
+            rows += measure(
+                model, smap, concept, method, completions, strengths, fit_seconds=seconds
+            )
+    return pd.DataFrame(rows)
+
+
+def measure(
+    model: LanguageModel,
+    smap: SteeringMap,
+    concept: str,
+    method: str,
+    completions: int,
+    strengths: Sequence[float],
+    *,
+    fit_seconds: float,
+) -> list[ConceptRow]:
+    """Presence and perplexity of one map at each strength."""
+    openings = [OPENINGS[i % len(OPENINGS)] for i in range(completions)]
+    seeds = [FIRST_SEED + i for i in range(completions)]
+    rows = []
+    for strength in strengths:
+        texts = model.generate(openings, [(smap, strength)], seed=seeds, batch_size=100)
+        present = concept_presence(texts, concept)
+        rows.append(
+            ConceptRow(
+                concept=concept,
+                method=method,
+                strength=strength,
+                presence=sum(present) / len(present),
+                perplexity=perplexity(model, openings, texts),
+                completions=completions,
+                fit_seconds=fit_seconds,
+            )
+        )
+    return rows
+
+
+def concept_table(results: pd.DataFrame) -> str:
+    """The results as a Markdown table: a row per concept and method, a column per strength."""
+    strengths = sorted(results["strength"].unique())
+    head = ["concept", "method", *(f"s = {s:g}" for s in strengths), "fit"]
+    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
+    for (concept, method), group in results.groupby(["concept", "method"], sort=False):
+        cells = [
+            f"{row.presence:.0%} / {row.perplexity:.1f}"
+            for row in group.sort_values("strength").itertuples()
+        ]
+        seconds = f"{group['fit_seconds'].iloc[0]:.0f} s"
+        lines.append(" | ".join([str(concept), str(method), *cells, seconds]))
+    return "\n".join(f"| {line} |" for line in lines)

@@ -1,0 +1,142 @@
+"""The health report: whether a trained map does something, and whether it is any good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.maps import SteeringMap
+from lineas_core.prompts import Sides
+from lineas_core.steering import steer
+from lineas_core.transport import delta
+
+Verdict = Literal["no effect", "healthy", "overfitted", "collapsed"]
+
+# A map that leaves nine tenths of the distance has not moved the model anywhere a person sees.
+LITTLE_CHANGE = 0.9
+# Share of the training gain that must show on held-out prompts.
+FAIR_TRANSFER = 0.3
+# The steered model must not be this many times more surprised by real target prompts.
+BROKEN_LANGUAGE = 3.0
+
+
+@dataclass(frozen=True)
+class SiteDeltas:
+    """Mean Delta over coordinates at each site, with the map off and on."""
+
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+    @property
+    def ratio(self) -> float:
+        """Delta with the map over Delta without it, summed over sites; 0 is a perfect map."""
+        before = sum(self.before.values())
+        return sum(self.after.values()) / before if before else 1.0
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """What a map does to the prompts it was trained on, and to others.
+
+    Attributes:
+        training: Delta on the training prompts.
+        held_out: Delta on the held-out prompts; None where none were kept back.
+        support: share of coordinates that the map changes.
+        largest_gain: the largest |w - 1|.
+        largest_shift: the largest |b|.
+        surprise: perplexity of the held-out target prompts with the map off and on; None for
+            images, or where none were kept back.
+        verdict: in a word or two.
+        advice: in a sentence.
+    """
+
+    training: SiteDeltas
+    held_out: SiteDeltas | None
+    support: float
+    largest_gain: float
+    largest_shift: float
+    surprise: tuple[float, float] | None
+    verdict: Verdict
+    advice: str
+
+
+def check_health(
+    model: Steerable,
+    smap: SteeringMap,
+    training: Sides,
+    held_out: Sides,
+    *,
+    pooling: Pooling = "mean",
+) -> HealthReport:
+    """Measure `smap` at full strength on `training` and `held_out` prompts."""
+    on_training = _site_deltas(model, smap, training, pooling)
+    on_held_out, surprise = None, None
+    if held_out.source and held_out.target:
+        on_held_out = _site_deltas(model, smap, held_out, pooling)
+        unsteered = model.surprise(held_out.target)
+        with steer(model, [(smap, 1.0)]):
+            steered = model.surprise(held_out.target)
+        if unsteered is not None and steered is not None:
+            surprise = (unsteered, steered)
+    verdict, advice = judge(on_training.ratio, on_held_out.ratio if on_held_out else None, surprise)
+    affines = smap.sites.values()
+    return HealthReport(
+        training=on_training,
+        held_out=on_held_out,
+        support=smap.support(),
+        largest_gain=max(float((a.scale - 1).abs().max()) for a in affines),
+        largest_shift=max(float(a.shift.abs().max()) for a in affines),
+        surprise=surprise,
+        verdict=verdict,
+        advice=advice,
+    )
+
+
+def judge(
+    training: float, held_out: float | None, surprise: tuple[float, float] | None
+) -> tuple[Verdict, str]:
+    """Verdict and advice from the ratios of Delta with the map to Delta without it.
+
+    Args:
+        training: ratio on the training prompts.
+        held_out: ratio on held-out prompts.
+        surprise: perplexity of real target prompts, unsteered and steered.
+    """
+    if surprise and not surprise[1] <= BROKEN_LANGUAGE * surprise[0]:
+        return "collapsed", (
+            "The steered model no longer reads real target prompts as language. "
+            "Use a smaller strength, fewer steps or a lower rate."
+        )
+    if training > LITTLE_CHANGE:
+        return "no effect", (
+            "The activations hardly moved. Train for more steps, raise the rate, lower gamma, "
+            "or choose prompts that differ more."
+        )
+    if held_out is not None and 1 - held_out < FAIR_TRANSFER * (1 - training):
+        return "overfitted", (
+            "The map fits its own prompts and not the ones kept back. Give more and more "
+            "diverse prompts, fewer steps, or a larger gamma."
+        )
+    return (
+        "healthy",
+        "The map moves held-out prompts to the target. Try it on a prompt of your own.",
+    )
+
+
+def _site_deltas(
+    model: Steerable, smap: SteeringMap, prompts: Sides, pooling: Pooling
+) -> SiteDeltas:
+    sites = list(smap.sites)
+    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
+    aim = pooled_activations(model, target, sites, pooling=pooling)
+    plain = pooled_activations(model, source, sites, pooling=pooling)
+    with steer(model, [(smap, 1.0)]):
+        steered = pooled_activations(model, source, sites, pooling=pooling)
+    return SiteDeltas(
+        *(
+            {name: float(delta(z[name], aim[name]).mean()) for name in sites}
+            for z in (plain, steered)
+        )
+    )

@@ -1,0 +1,16 @@
+"""LinEAS (NeurIPS 2025): all sites jointly, end to end. See `lineas_core.trainer`."""
+
+from __future__ import annotations
+
+from lineas_core.activations import Steerable
+from lineas_core.maps import SteeringMap
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig, Trainer
+
+
+def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    """Train to the last step and give the map, without a health report."""
+    trainer = Trainer(model, prompts, config)
+    while not trainer.done:
+        trainer.step()
+    return trainer.map

@@ -1,0 +1,1 @@
+"""Scores of what a steered model makes."""

@@ -1,0 +1,80 @@
+"""Load a model, name its sites, generate with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lineas_core.errors import ConfigError, ModelError
+from lineas_core.home import lineas_home
+from lineas_core.models.catalog import CatalogEntry, catalog
+from lineas_core.models.language import LanguageModel
+from lineas_core.models.wheels import convert_gguf, find_gguf
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str, *, device: str = "auto", dtype: str = "auto", home: Path | None = None
+) -> LanguageModel:
+    """Load a causal language model, frozen and ready to steer.
+
+    Args:
+        name: a short name of the catalogue, a folder, or a repository on the Hugging Face Hub.
+        device: "auto" takes a GPU where there is one; else as torch names devices.
+        dtype: float32, bfloat16 or float16; "auto" takes the catalogue's, or the checkpoint's.
+        home: where converted models are kept; LINEAS_HOME by default.
+
+    Raises:
+        ConfigError: `device` or `dtype` is not one of those.
+        ModelError: there is no such model, or it cannot be loaded; the message says what helps.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
+    entry = catalog().get(name)
+    chosen_dtype = entry.dtype if entry and dtype == "auto" else dtype
+    return LanguageModel.from_pretrained(
+        _locate(name, entry, home or lineas_home()),
+        id=name,
+        device=_choose_device(device),
+        dtype=DTYPES.get(chosen_dtype, "auto"),
+        entry=entry,
+    )
+
+
+def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
+    """The folder or hub repository to load from; converts an embedded model at first use."""
+    if entry is None:
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir():
+            folder = Path(name).expanduser()
+            if not (folder / "config.json").is_file():
+                raise ModelError(
+                    f"{name} is not a folder with a config.json. Give a folder written by "
+                    "save_pretrained, a hub repository, or one of: " + ", ".join(catalog()) + "."
+                )
+            return str(folder)
+        return name
+    if entry.wheel:
+        converted = home / "models" / entry.id
+        source = None if converted.is_dir() else find_gguf(entry.wheel)
+        if source is not None:
+            convert_gguf(source, converted)
+        if converted.is_dir():
+            return str(converted)
+    return entry.hub
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device is {device!r}, which this machine does not have. Use 'auto' or 'cpu'."
+        ) from error
+    return chosen

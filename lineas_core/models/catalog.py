@@ -1,0 +1,35 @@
+"""The models that go by a short name, read from catalog.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One model of the catalogue; catalog.toml says what each field means."""
+
+    id: str
+    title: str
+    kind: Literal["language", "diffusion"]
+    hub: str
+    dtype: str
+    sites: str
+    memory: float
+    license: str
+    wheel: str = ""
+    train: Mapping[str, Any] = field(default_factory=dict)
+
+
+@cache
+def catalog() -> Mapping[str, CatalogEntry]:
+    """Short name -> entry, in the order of the file."""
+    text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
+    entries = {name: CatalogEntry(id=name, **raw) for name, raw in tomllib.loads(text).items()}
+    return MappingProxyType(entries)

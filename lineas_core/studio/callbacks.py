@@ -1,0 +1,169 @@
+"""What the page does: named functions of plain values, callable and testable without a browser."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import gradio as gr
+import pandas as pd
+
+from lineas_core.errors import LineasError, PromptError
+from lineas_core.maps import SteeringMap
+from lineas_core.models import load_model
+from lineas_core.models.language import LanguageModel
+from lineas_core.prompts import PromptSet
+from lineas_core.studio import render
+from lineas_core.studio.jobs import Job, Jobs
+from lineas_core.studio.library import MapLibrary
+from lineas_core.trainer import TrainConfig
+
+SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+
+def with_messages(function: Callable[P, R]) -> Callable[P, R]:
+    """An error of the library becomes a message on the page; any other goes to the log."""
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except LineasError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except gr.Error:
+            raise
+        except Exception as error:
+            log.exception("%s failed", function.__name__)
+            raise gr.Error(
+                "Something unexpected went wrong; the log has the details. Nothing was lost.",
+                print_exception=False,
+            ) from error
+
+    return guarded
+
+
+class Studio:
+    """The app's state and callbacks.
+
+    Args:
+        home: folder for maps and converted models.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.library = MapLibrary(home / "maps")
+        self.jobs = Jobs(self.model, self.library.add)
+        self._models: dict[str, LanguageModel] = {}
+        self._loading = threading.Lock()
+
+    def model(self, name: str) -> LanguageModel:
+        """The loaded model of that name; one is kept."""
+        with self._loading:
+            if name not in self._models:
+                self._models.clear()
+                self._models[name] = load_model(name, home=self.home)
+            return self._models[name]
+
+    @with_messages
+    def describe_prompts(self, prompt_set: str) -> str:
+        """Examples of a prompt set, as HTML."""
+        return render.prompt_set(PromptSet.load(prompt_set))
+
+    @with_messages
+    def start_training(
+        self, model: str, prompt_set: str, steps: float | None, rate: float | None, gamma: float
+    ) -> tuple[Any, ...]:
+        """Queue a job; empty settings take the model's shipped ones."""
+        prompts = PromptSet.load(prompt_set)
+        chosen = {
+            name: value
+            for name, value in (("steps", int(steps) if steps else None), ("rate", rate))
+            if value
+        }
+        job = self.jobs.start(
+            model, prompts, lambda m: TrainConfig.for_model(m, gamma=float(gamma), **chosen)
+        )
+        return self.poll(job.id, model)
+
+    @with_messages
+    def poll(self, job_id: str, model: str) -> tuple[Any, ...]:
+        """What the page shows of a job: id, timer, bar, curve, health, buttons, maps."""
+        job = self.jobs.get(job_id) if job_id else None
+        running = job is not None and not job.finished
+        maps = gr.update()
+        if job is not None and job.finished and job.map_id:
+            maps = gr.update(choices=self.library.choices(model), value=job.map_id)
+        return (
+            job_id,
+            gr.Timer(active=running),
+            render.progress(job),
+            gr.update(value=loss_curve(job), visible=bool(job and job.losses)),
+            render.health(job.health if job else None),
+            gr.update(interactive=not running),
+            gr.update(interactive=running),
+            maps,
+        )
+
+    @with_messages
+    def cancel(self, job_id: str, model: str) -> tuple[Any, ...]:
+        """Stop a job within a step; its map is kept."""
+        self.jobs.cancel(job_id)
+        return self.poll(job_id, model)
+
+    @with_messages
+    def arrive(self, model: str) -> tuple[Any, ...]:
+        """What a page that has just opened shows: the running job, if any, and the maps."""
+        job = self.jobs.unfinished()
+        *shown, _ = self.poll(job.id if job else "", model)
+        return (*shown, self.maps_of(model))
+
+    @with_messages
+    def maps_of(self, model: str) -> Any:
+        """The maps made for a model, the newest chosen."""
+        choices = self.library.choices(model)
+        return gr.update(choices=choices, value=choices[0][1] if choices else None)
+
+    @with_messages
+    def compare(
+        self, model: str, map_id: str | None, prompt: str, strength: float, seed: float, tokens: int
+    ) -> str:
+        """The unsteered completion beside the steered one, on one seed."""
+        return self._grid(model, map_id, prompt, (0.0, float(strength)), seed, tokens)
+
+    @with_messages
+    def sweep(self, model: str, map_id: str | None, prompt: str, seed: float, tokens: int) -> str:
+        """The completion at five strengths, the unsteered one first."""
+        return self._grid(model, map_id, prompt, SWEEP, seed, tokens)
+
+    def _grid(
+        self,
+        model: str,
+        map_id: str | None,
+        prompt: str,
+        strengths: tuple[float, ...],
+        seed: float,
+        tokens: int,
+    ) -> str:
+        if not prompt.strip():
+            raise PromptError("The prompt is empty; write at least one word.")
+        smap: SteeringMap | None = self.library.get(map_id) if map_id else None
+        if smap is None:
+            raise PromptError("There is no map to steer with yet; train one first.")
+        grid = self.model(model).sweep(
+            [prompt], [(smap, None)], strengths, seed=int(seed), max_new_tokens=int(tokens)
+        )
+        return render.completions(grid, smap.info.concept)
+
+
+def loss_curve(job: Job | None) -> pd.DataFrame:
+    """Loss by step, for the plot."""
+    losses = job.losses if job else ()
+    return pd.DataFrame({"step": range(1, len(losses) + 1), "loss": list(losses)})

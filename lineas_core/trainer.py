@@ -1,0 +1,380 @@
+"""LinEAS: learn the maps of all sites jointly, end to end, under a distributional loss.
+
+    min over (w, b)   sum over sites l of  mean over coordinates of
+                      Delta(pooled activations of the steered source, of the untouched target)
+                      + R(w, b)
+
+(LinEAS, Eq. 4, with the penalty of `proximal.py`.) The model's weights stay frozen; gradients
+flow through it from every site into the maps of all earlier ones.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from lineas_core.activations import (
+    Pooling,
+    Steerable,
+    execution_order,
+    pooled_activations,
+    pooled_forward,
+)
+from lineas_core.errors import ConfigError, TrainingError
+from lineas_core.health import HealthReport, check_health
+from lineas_core.maps import Affine, BatchAffine, SteeringMap
+from lineas_core.origin import describe_map
+from lineas_core.prompts import PromptSet
+from lineas_core.proximal import sparse_group_shrink
+from lineas_core.training_state import TrainState
+from lineas_core.transport import delta
+
+DIVERGED = 10.0
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a map is trained. The defaults are the paper's for language models.
+
+    Args:
+        steps: gradient steps, >= 1.
+        rate: learning rate at the first step, > 0; it falls to 0 by a half cosine.
+        optimizer: "sgd" or "adamw" (whose weight decay draws towards the identity).
+        batch_size: source and target prompts a step, drawn without replacement.
+        gamma: weight of the sparse penalty, >= 0; 0 leaves the map dense.
+        l1: weight of single neurons in the penalty, >= 0.
+        group: weight of whole sites in the penalty, >= 0.
+        prox_step: "rate" thresholds by rate * gamma, the proximal gradient method; "paper" by
+            gamma, as Algorithm 1 is printed.
+        sites: preset or regular expression; empty takes the model's default.
+        pooling: of activations over tokens, or over height and width.
+        holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
+        seed: of minibatches and of the held-out draw.
+
+    Raises:
+        ConfigError: a value is out of range; the message names it.
+    """
+
+    steps: int = 1000
+    rate: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    batch_size: int = 32
+    gamma: float = 0.0
+    l1: float = 1.0
+    group: float = 1.0
+    prox_step: Literal["rate", "paper"] = "rate"
+    sites: str = ""
+    pooling: Pooling = "mean"
+    holdout: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "steps": (self.steps >= 1, "1 or more"),
+            "rate": (0 < self.rate < math.inf, "a number above 0"),
+            "optimizer": (self.optimizer in ("sgd", "adamw"), "sgd or adamw"),
+            "batch_size": (self.batch_size >= 2, "2 or more"),
+            "gamma": (0 <= self.gamma < math.inf, "0 or more"),
+            "l1": (0 <= self.l1 < math.inf, "0 or more"),
+            "group": (0 <= self.group < math.inf, "0 or more"),
+            "prox_step": (self.prox_step in ("rate", "paper"), "rate or paper"),
+            "pooling": (self.pooling in get_args(Pooling), "mean, last or max"),
+            "holdout": (0 <= self.holdout <= 0.5, "0 to 0.5"),
+        }
+        for name, (fine, expected) in checks.items():
+            if not fine:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
+
+    @classmethod
+    def for_model(cls, model: Steerable, **changes: Any) -> TrainConfig:
+        """The shipped settings for `model`, with `changes`.
+
+        Raises:
+            ConfigError: there is no such setting, or a value is out of range.
+        """
+        settings = {**model.train_defaults, **changes}
+        unknown = set(settings) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ConfigError(
+                f"There is no setting {sorted(unknown)[0]!r}; there are "
+                f"{', '.join(cls.__dataclass_fields__)}."
+            )
+        return cls(**settings)
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What one step reports.
+
+    Attributes:
+        step: steps done, from 1.
+        steps: steps in all.
+        loss: the sum over sites, before the step, without the penalty.
+        loss_by_site: its terms.
+        support: share of the coordinates that the map changes, after the step.
+        seconds: since training began, over all its sittings.
+        seconds_left: expected until the last step.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    loss_by_site: Mapping[str, float] = field(repr=False)
+    support: float
+    seconds: float
+    seconds_left: float
+
+    @property
+    def steps_left(self) -> int:
+        """Steps still to do."""
+        return self.steps - self.step
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training gives.
+
+    Attributes:
+        map: the learned map.
+        losses: the loss before each step.
+        health: what the map does to held-out prompts, in numbers and words.
+        seconds: spent training, without the health report.
+        cancelled: it was stopped before the last step.
+    """
+
+    map: SteeringMap
+    losses: list[float]
+    health: HealthReport
+    seconds: float
+    cancelled: bool = False
+
+
+class DivergedError(TrainingError):
+    """Training stopped because the loss went off; `result` is that of the last good state."""
+
+    def __init__(self, message: str, result: TrainResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class Trainer:
+    """One training run, a step at a time. `state` may be saved after any step.
+
+    Args:
+        model: its weights are not changed.
+        prompts: the source and target.
+        config: the settings; the model's shipped ones by default.
+        state: of an earlier run with the same prompts and settings, to go on from.
+
+    Raises:
+        ConfigError: `state` belongs to other prompts or settings.
+        SiteError: the sites match nothing, or do not run once a pass.
+    """
+
+    def __init__(
+        self,
+        model: Steerable,
+        prompts: PromptSet,
+        config: TrainConfig | None = None,
+        state: TrainState | None = None,
+    ) -> None:
+        self.model = model
+        self.prompts = prompts
+        self.config = config or TrainConfig.for_model(model)
+        self.train_prompts, self.held_out = prompts.split(self.config.holdout, self.config.seed)
+        pattern = self.config.sites or model.default_sites
+        self._source = model.prepare(self.train_prompts.source)
+        target = model.prepare(self.train_prompts.target)
+        self.sites = execution_order(model, self._source, model.sites(pattern))
+        self._target = pooled_activations(
+            model,
+            target,
+            self.sites,
+            pooling=self.config.pooling,
+            batch_size=self.config.batch_size,
+        )
+        device = next(iter(self._target.values())).device
+        self._params = {
+            name: BatchAffine(
+                *(torch.zeros(z.shape[1], device=device, requires_grad=True) for _ in range(2))
+            )
+            for name, z in self._target.items()
+        }
+        flat = [p for affine in self._params.values() for p in affine]
+        self._optimizer: torch.optim.Optimizer
+        if self.config.optimizer == "sgd":
+            self._optimizer = torch.optim.SGD(flat, lr=self.config.rate)
+        else:
+            self._optimizer = torch.optim.AdamW(flat, lr=self.config.rate)
+        self._generator = torch.Generator().manual_seed(self.config.seed)
+        self.losses: list[float] = []
+        self.seconds = 0.0
+        if state is not None:
+            self._restore(state)
+        self._good = self.state
+
+    @property
+    def done(self) -> bool:
+        """All steps are done."""
+        return len(self.losses) >= self.config.steps
+
+    @property
+    def map(self) -> SteeringMap:
+        """The map as it is now."""
+        sites = {
+            name: Affine(1 + a.gain.detach().cpu(), a.shift.detach().cpu().clone())
+            for name, a in self._params.items()
+        }
+        return SteeringMap(sites, describe_map(self.model, self.prompts, "lineas", self.config))
+
+    @property
+    def state(self) -> TrainState:
+        """All that is needed to go on from here to the same map, as a value of its own."""
+        return TrainState.capture(
+            run=self._run_id,
+            params=self._params,
+            optimizer=self._optimizer,
+            generator=self._generator,
+            losses=self.losses,
+            seconds=self.seconds,
+        )
+
+    def step(self) -> StepEvent:
+        """One gradient step and one proximal step.
+
+        Raises:
+            TrainingError: the loss is not finite, or ten times what it was at first. The run is
+                back at the last state that was no worse than the first, so `map` is usable.
+        """
+        began = time.perf_counter()
+        step = len(self.losses)
+        losses = self._losses(*self._draw())
+        loss = torch.stack(list(losses.values())).sum()
+        value = loss.item()
+        first = self.losses[0] if self.losses else value
+        if not math.isfinite(value) or value > DIVERGED * first:
+            reached = len(self._good.losses)
+            self._restore(self._good)
+            raise TrainingError(
+                f"The loss went from {first:.4g} to {value:.4g} at step {step + 1}. Lower the "
+                f"rate (it is {self.config.rate:g}; try {self.config.rate / 5:g}). The map of "
+                f"step {reached} is kept."
+            )
+        if value <= first:
+            self._good = self.state
+        rate = self.config.rate * (1 + math.cos(math.pi * step / self.config.steps)) / 2
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self._shrink(rate)
+        self.losses.append(value)
+        self.seconds += time.perf_counter() - began
+        return StepEvent(
+            step=step + 1,
+            steps=self.config.steps,
+            loss=value,
+            loss_by_site={name: term.item() for name, term in losses.items()},
+            support=self._support(),
+            seconds=self.seconds,
+            seconds_left=self.seconds / (step + 1) * (self.config.steps - step - 1),
+        )
+
+    def result(self) -> TrainResult:
+        """The map so far, and its health on the held-out prompts."""
+        smap = self.map
+        health = check_health(
+            self.model, smap, self.train_prompts, self.held_out, pooling=self.config.pooling
+        )
+        return TrainResult(smap, list(self.losses), health, self.seconds, not self.done)
+
+    def _draw(self) -> tuple[list[int], list[int]]:
+        """Rows of a minibatch on either side; the whole side where it is no larger."""
+        drawn = []
+        for lines in (self.train_prompts.source, self.train_prompts.target):
+            order = torch.randperm(len(lines), generator=self._generator)
+            drawn.append(order[: self.config.batch_size].sort().values.tolist())
+        return drawn[0], drawn[1]
+
+    def _losses(self, source: list[int], target: list[int]) -> dict[str, Tensor]:
+        found = pooled_forward(
+            self.model,
+            self._source.rows(source),
+            self.sites,
+            pooling=self.config.pooling,
+            maps=self._params,
+        )
+        return {n: delta(z, self._target[n][target]).mean() for n, z in found.items()}
+
+    @torch.no_grad()
+    def _shrink(self, rate: float) -> None:
+        if self.config.gamma == 0:
+            return
+        threshold = self.config.gamma * (rate if self.config.prox_step == "rate" else 1.0)
+        for affine in self._params.values():
+            for z in affine:
+                z.copy_(sparse_group_shrink(z, threshold, self.config.l1, self.config.group))
+
+    @torch.no_grad()
+    def _support(self) -> float:
+        changed = [(a.gain != 0) | (a.shift != 0) for a in self._params.values()]
+        return float(torch.cat(changed).float().mean())
+
+    @property
+    def _run_id(self) -> dict[str, Any]:
+        return {
+            "model": self.model.id,
+            "prompts": self.prompts.hash(),
+            "config": asdict(self.config),
+            "sites": self.sites,
+        }
+
+    @torch.no_grad()
+    def _restore(self, state: TrainState) -> None:
+        state.restore(
+            run=self._run_id,
+            params=self._params,
+            optimizer=self._optimizer,
+            generator=self._generator,
+        )
+        self.losses, self.seconds = list(state.losses), state.seconds
+
+
+def train(
+    model: Steerable,
+    prompts: PromptSet,
+    config: TrainConfig | None = None,
+    *,
+    on_event: Callable[[StepEvent], object] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    state: TrainState | None = None,
+) -> TrainResult:
+    """Train a LinEAS map to its last step, or until `should_stop` says so.
+
+    Args:
+        model: from `load_model`; its weights are not changed.
+        prompts: the source and target.
+        config: the settings; the model's shipped ones by default.
+        on_event: called with a `StepEvent` after each step.
+        should_stop: asked before each step.
+        state: of an earlier run, to go on from.
+
+    Raises:
+        DivergedError: the loss went off; `error.result` is that of the last good state.
+    """
+    trainer = Trainer(model, prompts, config, state)
+    while not trainer.done and not (should_stop and should_stop()):
+        try:
+            event = trainer.step()
+        except TrainingError as error:
+            raise DivergedError(str(error), trainer.result()) from error
+        if on_event:
+            on_event(event)
+    return trainer.result()

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import contextvars
+import threading
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lineas_core as lc
+from lineas_core.steering import site_hooks
+from tests.conftest import random_map
+
+
+class Block(nn.Module):
+    """A site of each kind: a norm, a linear layer, a convolution, and one that gives a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+        self.linear = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, str]:
+        return self.linear(self.norm(x)), "aside"
+
+
+class Toy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Block()
+        self.conv = nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.block(x)
+        return self.conv(y.reshape(len(y), 2, 4, -1))
+
+
+class Texter(nn.Module):
+    def forward(self, x: Tensor) -> str:
+        return "text"
+
+
+WIDTHS = {"block.norm": 6, "block.linear": 8, "block": 8, "conv": 3}
+
+
+@pytest.fixture
+def toy() -> Toy:
+    return Toy().requires_grad_(False)
+
+
+def by_hand(toy: Toy, smap: lc.SteeringMap, s: Tensor, x: Tensor) -> Tensor:
+    """The forward pass of `Toy` written out, with T_s after every site."""
+
+    def t(site: str, z: Tensor, shape: tuple[int, ...]) -> Tensor:
+        w, b = (v.view(shape) for v in smap.sites[site])
+        return z + s.view(-1, *[1] * (z.ndim - 1)) * ((w - 1) * z + b)
+
+    z = t("block.norm", toy.block.norm(x), (-1,))
+    z = t("block.linear", toy.block.linear(z), (-1,))
+    z = t("block", z, (-1,))
+    z = toy.conv(z.reshape(len(z), 2, 4, -1))
+    return t("conv", z, (-1, 1, 1))
+
+
+def hooks_on(module: nn.Module) -> int:
+    return sum(len(m._forward_hooks) for m in module.modules())
+
+
+@pytest.mark.parametrize("s", [1.0, 0.3, -0.5, 2.0])
+def test_one_strength_equals_a_hand_written_forward(toy: Toy, s: float) -> None:
+    smap, x = random_map(WIDTHS, 0), torch.randn(4, 3, 6)
+    with lc.steer(toy, [(smap, s)]):
+        found = toy(x)
+    torch.testing.assert_close(found, by_hand(toy, smap, torch.full((4,), s), x))
+    assert hooks_on(toy) == 0
+
+
+def test_a_strength_per_sample_equals_a_hand_written_forward(toy: Toy) -> None:
+    smap, x = random_map(WIDTHS, 0), torch.randn(4, 3, 6)
+    strengths = torch.tensor([0.0, 0.25, 1.0, -1.0])
+    with lc.steer(toy, [(smap, strengths)]):
+        found = toy(x)
+    torch.testing.assert_close(found, by_hand(toy, smap, strengths, x))
+    assert torch.equal(found[0], toy(x)[0])
+
+
+def test_composed_maps_equal_one_after_the_other(toy: Toy) -> None:
+    a, b = random_map({"block.norm": 6}, 0), random_map({"block.norm": 6}, 1)
+    x = torch.randn(4, 3, 6)
+    with lc.steer(toy, [(a, 0.5), (b, torch.tensor([0.0, 0.5, 1.0, 2.0]))]):
+        together = toy(x)
+    with lc.steer(toy, [(a, 0.5)]), lc.steer(toy, [(b, torch.tensor([0.0, 0.5, 1.0, 2.0]))]):
+        nested = toy(x)
+    torch.testing.assert_close(together, nested)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_nothing_and_strength_zero_change_no_bit(toy: Toy, dtype: torch.dtype) -> None:
+    toy, smap, x = toy.to(dtype), random_map(WIDTHS, 0), torch.randn(4, 3, 6, dtype=dtype)
+    plain = toy(x)
+    for maps in ([], [(smap, 0.0)], [(smap, torch.zeros(4))], [(smap, 0), (smap, 0.0)]):
+        with lc.steer(toy, maps):
+            assert torch.equal(toy(x), plain)
+
+
+def test_maps_are_applied_in_float32_whatever_the_dtype() -> None:
+    norm = nn.LayerNorm(64).bfloat16().requires_grad_(False)
+    # 1.003 is not a bfloat16 (the nearest are 1 and 1.0078).
+    smap = lc.SteeringMap({"0": lc.Affine(torch.full((64,), 1.003), torch.zeros(64))})
+    model = nn.Sequential(norm)
+    x = torch.randn(200, 64).bfloat16()
+    z = model(x)
+    with lc.steer(model, [(smap, 1.0)]):
+        steered = model(x)
+    assert steered.dtype == torch.bfloat16
+    exact = (z.double() * 1.003).bfloat16()
+    assert (steered == exact).float().mean() > 0.99
+    assert (steered != z).any()
+
+
+def test_an_error_inside_leaves_no_hook(toy: Toy) -> None:
+    def fail() -> None:
+        with lc.steer(toy, [(random_map(WIDTHS, 0), 1.0)]):
+            assert hooks_on(toy) == 4
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert hooks_on(toy) == 0
+
+
+def test_an_error_while_entering_leaves_no_hook(toy: Toy) -> None:
+    smap = random_map({"block.norm": 6, "nowhere": 2}, 0)
+    with (
+        pytest.raises(lc.SiteError, match=r"no module 'nowhere' \(1 of 2"),
+        lc.steer(toy, [(smap, 1.0)]),
+    ):
+        pass
+    assert hooks_on(toy) == 0
+
+
+def test_misfits_are_named(toy: Toy) -> None:
+    x = torch.randn(4, 3, 6)
+    with (
+        lc.steer(toy, [(random_map({"block.norm": 7}, 0), 1.0)]),
+        pytest.raises(lc.SiteError, match="'block.norm' has width 6 on this model and 7"),
+    ):
+        toy(x)
+    with (
+        lc.steer(toy, [(random_map({"conv": 3}, 0), torch.ones(5))]),
+        pytest.raises(lc.SiteError, match="'conv' sees a batch of 4, but 5 strengths"),
+    ):
+        toy(x)
+    container = nn.Sequential(Texter())
+    with (
+        site_hooks(container, {"0": lambda z: z}),
+        pytest.raises(lc.SiteError, match="'0' puts out str, not a tensor"),
+    ):
+        container(x)
+    assert hooks_on(container) == 0
+
+
+def test_two_threads_steer_one_model_each_with_its_own_map(toy: Toy) -> None:
+    x = torch.randn(4, 3, 6)
+    maps = [random_map(WIDTHS, i) for i in range(4)]
+    wanted = [by_hand(toy, m, torch.ones(4), x) for m in maps]
+    plain, wrong = toy(x), []
+    start = threading.Barrier(5)
+
+    def work(i: int) -> None:
+        start.wait()
+        for _ in range(100):
+            if i == 4:
+                found, expected = toy(x), plain
+            else:
+                with lc.steer(toy, [(maps[i], 1.0)]):
+                    found, expected = toy(x), wanted[i]
+            if not torch.allclose(found, expected, atol=1e-5):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert hooks_on(toy) == 0
+
+
+def test_a_thread_started_inside_is_steered_in_a_copy_of_the_context(toy: Toy) -> None:
+    smap, x, found = random_map(WIDTHS, 0), torch.randn(4, 3, 6), []
+    with lc.steer(toy, [(smap, 1.0)]):
+        for run in (contextvars.copy_context().run, contextvars.Context().run):
+            thread = threading.Thread(target=run, args=(lambda: found.append(toy(x)),))
+            thread.start()
+            thread.join()
+    torch.testing.assert_close(found[0], by_hand(toy, smap, torch.ones(4), x))
+    assert torch.equal(found[1], toy(x))
