@@ -142,9 +142,9 @@ def pooled_forward(
             raise _LastSiteReached
         return z
 
-    with site_hooks(model.module, {name: partial(record, name) for name in sites}):
-        with suppress(_LastSiteReached):
-            model.forward(inputs)
+    hooks = {name: partial(record, name) for name in sites}
+    with suppress(_LastSiteReached), site_hooks(model.module, hooks):
+        model.forward(inputs)
     missing = [name for name in sites if name not in found]
     if missing:
         raise SiteError(

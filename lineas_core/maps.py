@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 METADATA_KEY = "lineas"
 INVERTIBLE_ABOVE = 1e-4
 
-Strength = float | Float[Tensor, " batch"]
+Strength = float | Float[Tensor, " _"]
 
 
 class Affine(NamedTuple):

@@ -70,8 +70,6 @@ class PromptSet:
     license: str = ""
 
     def __post_init__(self) -> None:
-        if self.modality not in ("text", "image"):
-            raise PromptError(f"modality is {self.modality!r}; it must be 'text' or 'image'.")
         errors = [str(i) for i in check_prompts(self.source, self.target) if i.level == "error"]
         if errors:
             raise PromptError(f"Prompt set {self.name!r} cannot be used:\n" + "\n".join(errors))
@@ -106,6 +104,10 @@ class PromptSet:
         for key in set(known) - {"source", "target"}:
             if not isinstance(known[key], str):
                 raise PromptError(f"{source}: {key!r} is {known[key]!r}; it must be a text.")
+        if known.get("modality", "text") not in ("text", "image"):
+            raise PromptError(
+                f"{source}: 'modality' is {known['modality']!r}; it must be 'text' or 'image'."
+            )
         return cls(**{"name": source.stem, **known})
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -20,7 +20,12 @@ from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.language import LanguageModel
 from lineas_core.prompts import PromptSet
 
-OPENINGS = ("Once upon a time", "The", "I think that", "My friend told me that")
+OPENINGS = (
+    "Once upon a time",
+    "My friends and I",
+    "People often talk about",
+    "The newspaper said that",
+)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FIRST_SEED = 1000
 

@@ -23,7 +23,8 @@ def load_model(
     Args:
         name: a short name of the catalogue, a folder, or a repository on the Hugging Face Hub.
         device: "auto" takes a GPU where there is one; else as torch names devices.
-        dtype: float32, bfloat16 or float16; "auto" takes the catalogue's, or the checkpoint's.
+        dtype: float32, bfloat16 or float16; "auto" takes the catalogue's, or the checkpoint's,
+            save that bfloat16 becomes float32 on a CPU without instructions for it.
         home: where converted models are kept; LINEAS_HOME by default.
 
     Raises:
@@ -33,12 +34,15 @@ def load_model(
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
     entry = catalog().get(name)
-    chosen_dtype = entry.dtype if entry and dtype == "auto" else dtype
+    chosen_device = _choose_device(device)
+    if entry and dtype == "auto":
+        slow = entry.dtype == "bfloat16" and chosen_device.type == "cpu" and not _cpu_has_bfloat16()
+        dtype = "float32" if slow else entry.dtype
     return LanguageModel.from_pretrained(
         _locate(name, entry, home or lineas_home()),
         id=name,
-        device=_choose_device(device),
-        dtype=DTYPES.get(chosen_dtype, "auto"),
+        device=chosen_device,
+        dtype=DTYPES.get(dtype, "auto"),
         entry=entry,
     )
 
@@ -63,6 +67,11 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
         if converted.is_dir():
             return str(converted)
     return entry.hub
+
+
+def _cpu_has_bfloat16() -> bool:
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _choose_device(device: str) -> torch.device:

@@ -79,7 +79,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, min_width=100)
-                    tokens = gr.Slider(8, 120, value=40, step=4, label="Length in tokens")
+                    tokens = gr.Slider(10, 120, value=40, step=5, label="Length in tokens")
                 with gr.Row():
                     run = gr.Button("Compare", variant="primary", elem_id="compare")
                     sweep = gr.Button("Sweep five strengths", elem_id="sweep")

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lineas_core as lc
+
+
+def run(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lineas_core", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def set_file(tmp_path: Path, prompts: lc.PromptSet) -> str:
+    return str(prompts.save(tmp_path / "letters.json"))
+
+
+def test_train_inspect_generate_and_sweep(
+    tmp_path: Path, small_models: dict[str, Path], set_file: str
+) -> None:
+    model, smap = str(small_models["llama"]), str(tmp_path / "x.safetensors")
+    done = run(
+        "train", set_file, "-o", smap, "-m", model, "--set", "steps=3", "--device", "cpu", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["steps"] == 3
+    assert report["health"]["verdict"]
+    assert lc.SteeringMap.load(smap).info.config["steps"] == 3
+
+    inspected = json.loads(run("inspect", smap, "--json").stdout)
+    assert inspected["method"] == "lineas"
+    assert list(inspected["sites"].values()) == [1.0] * 3
+
+    options = ("-m", model, "--device", "cpu", "--tokens", "6", "--json")
+    grid = json.loads(run("sweep", "ab", "ba", "--map", smap, *options).stdout)
+    assert grid["strengths"] == [0, 0.25, 0.5, 0.75, 1]
+    assert [len(row) for row in grid["texts"]] == [5, 5]
+    half = json.loads(run("generate", "ab", "ba", "--map", f"{smap}@0.5", *options).stdout)
+    assert half == [row[2] for row in grid["texts"]]
+    plain = run("generate", "ab", "-m", model, "--device", "cpu", "--tokens", "6")
+    assert plain.stdout.startswith("ab")
+
+
+def test_listings() -> None:
+    assert "smollm2" in [entry["id"] for entry in json.loads(run("models", "--json").stdout)]
+    listed = json.loads(run("prompts", "--json").stdout)
+    assert {"football", "night", "toxicity", "sentiment"} <= {s["name"] for s in listed}
+    assert "Football" in run("prompts", "football").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect", "none.safetensors"], 1, "There is no map file at none.safetensors"),
+        (["prompts", "nothing"], 1, "There is no prompt set 'nothing'"),
+        (["train", "day", "-o", "x", "--set", "stepz=3"], 1, "'stepz=3' is not a setting"),
+        (["train", "day", "-o", "x", "--set", "rate=fast"], 1, "rate is 'fast'"),
+        (["sweep", "a", "--map", "x", "--strengths", "0;1"], 1, "strengths is '0;1'"),
+        (["generate", "a", "--map", "x@y"], 1, "no map file"),
+        (["evaluate", "poems"], 1, "table is 'poems'"),
+        (["train"], 2, "Missing argument"),
+    ],
+)
+def test_errors_are_one_message_and_an_exit_code(
+    arguments: list[str], code: int, message: str, small_models: dict[str, Path]
+) -> None:
+    if arguments[0] == "train" and len(arguments) > 1:
+        arguments = [*arguments, "-m", str(small_models["llama"])]
+    done = run(*arguments)
+    assert done.returncode == code
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_keeps_the_map(
+    tmp_path: Path, small_models: dict[str, Path], set_file: str
+) -> None:
+    smap = tmp_path / "x.safetensors"
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "lineas_core", "train", set_file, "-o", str(smap)),
+            *("-m", str(small_models["llama"]), "--set", "steps=1000000", "--device", "cpu"),
+        ],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    # A pipe shows no progress bar to wait for; training starts well within this time.
+    time.sleep(25)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr.decode()
+    assert lc.SteeringMap.load(smap).support() > 0
