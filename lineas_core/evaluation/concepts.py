@@ -28,6 +28,8 @@ OPENINGS = (
 )
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FIRST_SEED = 1000
+# The model's own distribution but for its long tail, and long enough to come to a subject.
+TEMPERATURE, TOP_K, NEW_TOKENS = 1.0, 50, 80
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,15 @@ def measure(
     seeds = [FIRST_SEED + i for i in range(completions)]
     rows = []
     for strength in strengths:
-        texts = model.generate(openings, [(smap, strength)], seed=seeds, batch_size=100)
+        texts = model.generate(
+            openings,
+            [(smap, strength)],
+            seed=seeds,
+            temperature=TEMPERATURE,
+            top_k=TOP_K,
+            max_new_tokens=NEW_TOKENS,
+            batch_size=100,
+        )
         present = concept_presence(texts, concept)
         rows.append(
             ConceptRow(
