@@ -4,8 +4,14 @@ import pandas as pd
 import pytest
 
 import lineas_core as lc
-from lineas_core.evaluation.concepts import concept_table, evaluate_concepts, measure
+from lineas_core.evaluation.concepts import (
+    OPENINGS,
+    complete,
+    concept_table,
+    evaluate_concepts,
+)
 from lineas_core.metrics.concepts import concept_presence
+from lineas_core.metrics.perplexity import perplexity
 from tests.conftest import random_map
 
 
@@ -32,12 +38,13 @@ def test_unknown_concepts_are_named() -> None:
         concept_presence(["x"], "sailing")
 
 
-def test_measured_rows_are_those_of_the_texts(tiny: lc.LanguageModel) -> None:
+def test_completions_are_judged_by_the_unsteered_model(tiny: lc.LanguageModel) -> None:
     smap = random_map(dict.fromkeys(tiny.sites("post_layernorm"), 16), 0)
-    rows = measure(tiny, smap, "day", "random", 8, [0, 1], fit_seconds=2.0)
-    assert [row.strength for row in rows] == [0, 1]
-    assert all(row.completions == 8 and 0 <= row.presence <= 1 for row in rows)
-    assert rows[0].perplexity != rows[1].perplexity
+    texts, found = complete(tiny, smap, 1.0, 8)
+    assert len(set(texts)) > 4
+    openings = [OPENINGS[i % 4] for i in range(8)]
+    assert found == perplexity(tiny, openings, texts)
+    assert complete(tiny, smap, 0.0, 8).texts != texts
 
 
 def test_the_table_has_a_row_per_method_and_a_column_per_strength() -> None:
@@ -62,7 +69,10 @@ def test_the_table_has_a_row_per_method_and_a_column_per_strength() -> None:
 def test_the_evaluation_covers_methods_and_strengths(tiny: lc.LanguageModel) -> None:
     told: list[str] = []
     results = evaluate_concepts(
-        tiny, ["day"], ["lin-act"], completions=4, strengths=[0, 1], on_event=told.append
+        tiny, ["day", "night"], ["lin-act"], completions=4, strengths=[0, 1], on_event=told.append
     )
-    assert list(results["method"]) == ["lin-act"] * 2
+    assert list(results["concept"]) == ["day", "day", "night", "night"]
+    assert list(results["strength"]) == [0, 1, 0, 1]
+    assert results["perplexity"][0] == results["perplexity"][2] != results["perplexity"][1]
+    assert results["presence"].between(0, 1).all()
     assert told[0] == "day: fitting lin-act"

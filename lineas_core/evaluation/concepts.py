@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -79,6 +80,8 @@ def evaluate_concepts(
     """
     tell = on_event or (lambda line: None)
     rows: list[ConceptRow] = []
+    # Strength 0 is the untouched model, whatever the map: its completions are made once.
+    untouched: Completions | None = None
     for concept in concepts:
         prompts = PromptSet.load(concept)
         for method in methods:
@@ -86,50 +89,49 @@ def evaluate_concepts(
             began = time.perf_counter()
             smap = fit(method, model, prompts)
             seconds = time.perf_counter() - began
-            tell(f"{concept}: {completions} completions at {len(strengths)} strengths of {method}")
-            rows += measure(
-                model, smap, concept, method, completions, strengths, fit_seconds=seconds
-            )
+            for strength in strengths:
+                tell(f"{concept}: {completions} completions, {method} at strength {strength:g}")
+                if strength == 0 and untouched is not None:
+                    made = untouched
+                else:
+                    made = complete(model, smap, strength, completions)
+                if strength == 0:
+                    untouched = made
+                present = concept_presence(made.texts, concept)
+                rows.append(
+                    ConceptRow(
+                        concept=concept,
+                        method=method,
+                        strength=strength,
+                        presence=sum(present) / len(present),
+                        perplexity=made.perplexity,
+                        completions=completions,
+                        fit_seconds=seconds,
+                    )
+                )
     return pd.DataFrame(rows)
 
 
-def measure(
-    model: LanguageModel,
-    smap: SteeringMap,
-    concept: str,
-    method: str,
-    completions: int,
-    strengths: Sequence[float],
-    *,
-    fit_seconds: float,
-) -> list[ConceptRow]:
-    """Presence and perplexity of one map at each strength."""
-    openings = [OPENINGS[i % len(OPENINGS)] for i in range(completions)]
-    seeds = [FIRST_SEED + i for i in range(completions)]
-    rows = []
-    for strength in strengths:
-        texts = model.generate(
-            openings,
-            [(smap, strength)],
-            seed=seeds,
-            temperature=TEMPERATURE,
-            top_k=TOP_K,
-            max_new_tokens=NEW_TOKENS,
-            batch_size=100,
-        )
-        present = concept_presence(texts, concept)
-        rows.append(
-            ConceptRow(
-                concept=concept,
-                method=method,
-                strength=strength,
-                presence=sum(present) / len(present),
-                perplexity=perplexity(model, openings, texts),
-                completions=completions,
-                fit_seconds=fit_seconds,
-            )
-        )
-    return rows
+class Completions(NamedTuple):
+    """Completions at one strength, and their perplexity under the unsteered model."""
+
+    texts: list[str]
+    perplexity: float
+
+
+def complete(model: LanguageModel, smap: SteeringMap, strength: float, count: int) -> Completions:
+    """Complete the openings in turn, `count` times in all, each with a seed of its own."""
+    openings = [OPENINGS[i % len(OPENINGS)] for i in range(count)]
+    texts = model.generate(
+        openings,
+        [(smap, strength)],
+        seed=[FIRST_SEED + i for i in range(count)],
+        temperature=TEMPERATURE,
+        top_k=TOP_K,
+        max_new_tokens=NEW_TOKENS,
+        batch_size=100,
+    )
+    return Completions(texts, perplexity(model, openings, texts))
 
 
 def concept_table(results: pd.DataFrame) -> str:
