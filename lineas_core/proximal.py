@@ -31,7 +31,7 @@ def soft_threshold(z: Float[Tensor, "*shape"], threshold: float) -> Float[Tensor
         ConfigError: the threshold is negative.
 
     >>> soft_threshold(torch.tensor([-2.0, 0.5, 1.5]), 1.0)
-    tensor([-1.0000, 0.0000, 0.5000])
+    tensor([-1.0000,  0.0000,  0.5000])
     """
     _refuse_negative(threshold)
     return torch.sign(z) * torch.clamp(z.abs() - threshold, min=0)

@@ -34,6 +34,12 @@ def finished(studio: Studio, job_id: str) -> Job:
     raise AssertionError("the job did not end within a minute")
 
 
+def first_step(studio: Studio, job_id: str) -> None:
+    while not (job := studio.jobs.get(job_id)) or not job.event:
+        assert job is None or not job.finished, job.message
+        time.sleep(0.05)
+
+
 def test_a_job_trains_in_the_background_and_its_map_is_there(
     studio: Studio, small_models: dict[str, Path]
 ) -> None:
@@ -61,8 +67,7 @@ def test_a_job_trains_in_the_background_and_its_map_is_there(
 def test_cancelling_keeps_what_was_learned(studio: Studio, small_models: dict[str, Path]) -> None:
     model = str(small_models["llama"])
     job_id, *_ = studio.start_training(model, "night", 100_000, 0.01, 0)
-    while not (job := studio.jobs.get(job_id)) or not job.event:
-        time.sleep(0.05)
+    first_step(studio, job_id)
     queued, *_ = studio.start_training(model, "day", 10, 0.01, 0)
     studio.cancel(queued, model)
     studio.cancel(job_id, model)
@@ -92,6 +97,7 @@ def test_a_page_that_opens_finds_the_running_job(
     assert studio.arrive(model)[0] == ""
     job_id, *_ = studio.start_training(model, "night", 100_000, 0.01, 0)
     assert studio.arrive(model)[0] == job_id
+    first_step(studio, job_id)
     studio.cancel(job_id, model)
     finished(studio, job_id)
     assert studio.arrive(model)[-1]["value"] == studio.library.ids()[0]

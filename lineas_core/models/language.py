@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +24,7 @@ from transformers import (
 from lineas_core.errors import ConfigError, ModelError, PromptError
 from lineas_core.maps import SteeringMap, Strength
 from lineas_core.models.catalog import CatalogEntry
+from lineas_core.models.sampling import GumbelNoise
 from lineas_core.models.sites import match_sites
 from lineas_core.steering import Steering
 from lineas_core.steering import steer as steering
@@ -361,30 +361,6 @@ class LanguageModel:
 def perplexity_of(losses: Sequence[Float[Tensor, " _"]]) -> float:
     """exp of the mean negative log-likelihood over all tokens of all texts; NaN without tokens."""
     return float(torch.cat([torch.empty(0), *losses]).mean().exp())
-
-
-class GumbelNoise(LogitsProcessor):
-    """Turns taking the likeliest token into sampling, with a stream of noise for each seed.
-
-    `argmax_j (logit_j + g_j)` with g from the standard Gumbel distribution is a sample of
-    softmax(logits) (Gumbel 1954; Maddison et al. 2014). Rows of one seed get the same noise.
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        distinct = list(dict.fromkeys(seeds))
-        self._generators = [torch.Generator().manual_seed(seed) for seed in distinct]
-        self._rows = torch.tensor([distinct.index(seed) for seed in seeds])
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Add the next noise of each row to its logits."""
-        tiny = torch.finfo(torch.float32).tiny
-        noise = torch.stack(
-            [
-                -torch.empty(scores.shape[1]).exponential_(generator=g).clamp(min=tiny).log()
-                for g in self._generators
-            ]
-        )
-        return scores.float() + noise[self._rows].to(scores.device)
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def convert_gguf(source: Path, target: Path) -> None:
         except OSError:
             if not target.is_dir():
                 raise
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, struct.error) as error:
         raise ModelError(
             f"Cannot convert {source} into {target}: {error}. Free about 1 GiB there, or set "
             "LINEAS_HOME to a folder with room."

@@ -49,7 +49,7 @@ def progress(job: Job | None) -> str:
     return (
         f'<div class="ls-progress" data-status="{job.status}" role="status">'
         f'<div class="ls-track" role="progressbar" aria-label="training progress" '
-        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share:.0%}">'
+        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
         f'<div class="ls-fill" style="width: {share:.1%}"></div></div>'
         f"<div>{escape(text)}</div></div>"
     )

@@ -18,6 +18,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from lineas_core.home import lineas_home
 
+expect.set_options(timeout=60_000)
+
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -138,6 +140,6 @@ def test_training_can_be_cancelled_and_a_reload_finds_it(page: Page, app: str) -
 def test_nothing_is_cut_off_on_a_phone(browser: Browser, app: str) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app)
-    expect(page.locator("#train")).to_be_enabled(timeout=60_000)
+    expect(page.locator("#train")).to_be_enabled()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()

@@ -1,0 +1,33 @@
+"""Sampling whose noise belongs to the seed, not to the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+
+class GumbelNoise(LogitsProcessor):
+    """Turns taking the likeliest token into sampling, with a stream of noise for each seed.
+
+    `argmax_j (logit_j + g_j)` with g from the standard Gumbel distribution is a sample of
+    softmax(logits) (Gumbel 1954; Maddison et al. 2014). Rows of one seed get the same noise.
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        distinct = list(dict.fromkeys(seeds))
+        self._generators = [torch.Generator().manual_seed(seed) for seed in distinct]
+        self._rows = torch.tensor([distinct.index(seed) for seed in seeds])
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Add the next noise of each row to its logits."""
+        tiny = torch.finfo(torch.float32).tiny
+        noise = torch.stack(
+            [
+                -torch.empty(scores.shape[1]).exponential_(generator=g).clamp(min=tiny).log()
+                for g in self._generators
+            ]
+        )
+        return scores.float() + noise[self._rows].to(scores.device)
