@@ -113,7 +113,7 @@ def test_mistakes_become_messages(studio: Studio, small_models: dict[str, Path])
         with pytest.raises(gr.Error, match=message):
             studio.compare(*arguments)
     with pytest.raises(gr.Error, match="no prompt set"):
-        studio.start_training(model, "nothing", None, None, 0)
+        studio.start_training(model, "nothing", 0, 0, 0)
 
 
 def test_the_library_lists_the_newest_first_and_skips_damaged_files(tmp_path: Path) -> None:
@@ -129,12 +129,17 @@ def test_the_library_lists_the_newest_first_and_skips_damaged_files(tmp_path: Pa
 
 
 def test_texts_are_shown_as_text_with_the_concept_marked() -> None:
-    grid = TextGrid(["<b>A"], [0.0, 1.0], [["<script>x</script>", " soccer & <i>tea</i>"]])
+    grid = TextGrid(
+        ["<b>A", "<b>A"],
+        [0.0, 1.0],
+        [["<script>x</script>", " soccer & <i>tea</i>"], ["a goalkeeper", "b"]],
+    )
     shown = render.completions(grid, "football")
     assert "<script>" not in shown
     assert "<i>" not in shown
     assert "&lt;b&gt;A" in shown
     assert "<mark>soccer</mark> &amp; &lt;i&gt;" in shown
+    assert shown.count("football in 1 of 2") == 2
     assert render.mark("a <b", "no such concept") == "a &lt;b"
 
 

@@ -29,8 +29,6 @@ OPENINGS = (
 )
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FIRST_SEED = 1000
-# The model's own distribution but for its long tail, and long enough to come to a subject.
-TEMPERATURE, TOP_K, NEW_TOKENS = 1.0, 50, 80
 
 
 @dataclass(frozen=True)
@@ -126,9 +124,6 @@ def complete(model: LanguageModel, smap: SteeringMap, strength: float, count: in
         openings,
         [(smap, strength)],
         seed=[FIRST_SEED + i for i in range(count)],
-        temperature=TEMPERATURE,
-        top_k=TOP_K,
-        max_new_tokens=NEW_TOKENS,
         batch_size=100,
     )
     return Completions(texts, perplexity(model, openings, texts))

@@ -186,8 +186,8 @@ class LanguageModel:
         steer: Steering = (),
         *,
         seed: int | Sequence[int] = 0,
-        max_new_tokens: int = 60,
-        temperature: float = 0.7,
+        max_new_tokens: int = 80,
+        temperature: float = 1.0,
         top_k: int = 50,
         batch_size: int = 64,
     ) -> list[str]:

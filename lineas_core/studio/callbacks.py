@@ -23,6 +23,8 @@ from lineas_core.studio.library import MapLibrary
 from lineas_core.trainer import TrainConfig
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
+# One sample of a model says little of what it mostly writes.
+SAMPLES = 3
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -79,15 +81,11 @@ class Studio:
 
     @with_messages
     def start_training(
-        self, model: str, prompt_set: str, steps: float | None, rate: float | None, gamma: float
+        self, model: str, prompt_set: str, steps: float, rate: float, gamma: float
     ) -> tuple[Any, ...]:
-        """Queue a job; empty settings take the model's shipped ones."""
+        """Queue a job; settings of 0 take the model's shipped ones."""
         prompts = PromptSet.load(prompt_set)
-        chosen = {
-            name: value
-            for name, value in (("steps", int(steps) if steps else None), ("rate", rate))
-            if value
-        }
+        chosen = {name: value for name, value in (("steps", int(steps)), ("rate", rate)) if value}
         job = self.jobs.start(
             model, prompts, lambda m: TrainConfig.for_model(m, gamma=float(gamma), **chosen)
         )
@@ -135,12 +133,12 @@ class Studio:
     def compare(
         self, model: str, map_id: str | None, prompt: str, strength: float, seed: float, tokens: int
     ) -> str:
-        """The unsteered completion beside the steered one, on one seed."""
+        """Unsteered completions beside steered ones, on the same seeds."""
         return self._grid(model, map_id, prompt, (0.0, float(strength)), seed, tokens)
 
     @with_messages
     def sweep(self, model: str, map_id: str | None, prompt: str, seed: float, tokens: int) -> str:
-        """The completion at five strengths, the unsteered one first."""
+        """Completions at five strengths, the unsteered ones first."""
         return self._grid(model, map_id, prompt, SWEEP, seed, tokens)
 
     def _grid(
@@ -158,7 +156,11 @@ class Studio:
         if smap is None:
             raise PromptError("There is no map to steer with yet; train one first.")
         grid = self.model(model).sweep(
-            [prompt], [(smap, None)], strengths, seed=int(seed), max_new_tokens=int(tokens)
+            [prompt] * SAMPLES,
+            [(smap, None)],
+            strengths,
+            seed=range(int(seed), int(seed) + SAMPLES),
+            max_new_tokens=int(tokens),
         )
         return render.completions(grid, smap.info.concept)
 

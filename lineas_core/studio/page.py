@@ -19,7 +19,7 @@ THEME = gr.themes.Soft(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
-OPENINGS = ["Once upon a time", "The", "I think that", "My friend told me that"]
+OPENINGS = ["Once upon a time", "My friends and I", "People often talk about", "I think that"]
 
 
 def build_page(studio: Studio) -> gr.Blocks:
@@ -44,21 +44,15 @@ def build_page(studio: Studio) -> gr.Blocks:
                 )
                 examples = gr.HTML(render.prompt_set(sets[first]), elem_id="prompt-examples")
                 with gr.Accordion("Settings", open=False):
-                    steps = gr.Number(
-                        None,
-                        label="Steps",
-                        info="Empty: the model's default",
-                        precision=0,
-                        minimum=1,
-                    )
-                    rate = gr.Number(None, label="Learning rate", info="Empty: the default")
-                    gamma = gr.Number(0, label="Sparsity (gamma)", info="0 changes every neuron")
+                    steps = gr.Number(0, label="Steps", info="0 takes the model's own", precision=0)
+                    rate = gr.Number(0, label="Learning rate", info="0 takes the model's own")
+                    gamma = gr.Number(0, label="Sparsity (gamma)", info="0 may change every neuron")
                 with gr.Row():
                     train = gr.Button("Train", variant="primary", elem_id="train")
                     cancel = gr.Button("Cancel", interactive=False, elem_id="cancel")
                 bar = gr.HTML(render.progress(None), elem_id="progress")
                 curve = gr.LinePlot(
-                    x="step", y="loss", height=180, visible=False, label="Loss", elem_id="curve"
+                    x="step", y="loss", height=200, visible=False, show_label=False, elem_id="curve"
                 )
                 health = gr.HTML(elem_id="health")
             with gr.Column(scale=3, min_width=320):
@@ -79,7 +73,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                 )
                 with gr.Row():
                     seed = gr.Number(0, label="Seed", precision=0, min_width=100)
-                    tokens = gr.Slider(10, 120, value=40, step=5, label="Length in tokens")
+                    tokens = gr.Slider(10, 120, value=60, step=5, label="Tokens")
                 with gr.Row():
                     run = gr.Button("Compare", variant="primary", elem_id="compare")
                     sweep = gr.Button("Sweep five strengths", elem_id="sweep")
@@ -110,7 +104,11 @@ def launch(home: Path | None = None, port: int | None = None) -> None:
     studio = Studio(home or lineas_home())
     try:
         build_page(studio).launch(
-            server_port=port, theme=THEME, css_paths=[STYLE], ssr_mode=False, footer_links=["api"]
+            server_port=port,
+            theme=THEME,
+            css_paths=[STYLE],
+            ssr_mode=False,
+            footer_links=["api", "settings"],
         )
     finally:
         studio.jobs.close()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 from lineas_core.health import HealthReport
-from lineas_core.metrics.concepts import concept_words
+from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.models.language import TextGrid
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.jobs import Job
@@ -20,7 +20,7 @@ VERDICT_STYLE = {
 }
 STATUS_TEXT = {
     "queued": "Waiting for its turn",
-    "running": "Loading the model",
+    "running": "Loading the model; the first time takes about half a minute",
     "checking": "Checking the map on prompts it has not seen",
     "done": "Trained",
     "failed": "Training stopped",
@@ -91,16 +91,21 @@ def prompt_set(prompts: PromptSet, shown: int = 3) -> str:
 
 
 def completions(grid: TextGrid, concept: str) -> str:
-    """One card a strength, side by side: the prompt, and how it goes on."""
+    """One card a strength, side by side: the prompts, and how they go on."""
     cards = []
-    for start, texts in zip(grid.prompts, grid.texts, strict=True):
-        for strength, text in zip(grid.strengths, texts, strict=True):
-            title = "Unsteered" if strength == 0 else f"Strength {strength:g}"
-            cards.append(
-                f'<article class="ls-card" data-strength="{strength:g}"><h4>{title}</h4>'
-                f'<p><b>{escape(start)}</b><span class="ls-text">{mark(text, concept)}</span></p>'
-                "</article>"
-            )
+    for strength, texts in zip(grid.strengths, zip(*grid.texts, strict=True), strict=True):
+        title = "Unsteered" if strength == 0 else f"Strength {strength:g}"
+        if concept in concept_words():
+            share = f"{escape(concept)} in {sum(concept_presence(texts, concept))} of {len(texts)}"
+            title += f" <small>{share}</small>"
+        samples = "".join(
+            f'<p><b>{escape(start)}</b><span class="ls-text">{mark(text, concept)}</span></p>'
+            for start, text in zip(grid.prompts, texts, strict=True)
+        )
+        cards.append(
+            f'<article class="ls-card" data-strength="{strength:g}"><h4>{title}</h4>{samples}'
+            "</article>"
+        )
     return f'<div class="ls-cards">{"".join(cards)}</div>'
 
 
@@ -118,7 +123,10 @@ def mark(text: str, concept: str) -> str:
 
 def waiting(strengths: Sequence[float]) -> str:
     """Cards of the same size as the answers, so that nothing jumps when they come."""
-    cards = "".join('<article class="ls-card ls-empty"></article>' for _ in strengths)
+    cards = "".join(
+        f'<article class="ls-card ls-empty"><h4>{"Steered" if s else "Unsteered"}</h4></article>'
+        for s in strengths
+    )
     return f'<div class="ls-cards">{cards}</div>'
 
 
