@@ -43,7 +43,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                     label="Prompt set",
                 )
                 examples = gr.HTML(render.prompt_set(sets[first]), elem_id="prompt-examples")
-                with gr.Accordion("Settings", open=False):
+                with gr.Accordion("Training settings", open=False):
                     steps = gr.Number(0, label="Steps", info="0 takes the model's own", precision=0)
                     rate = gr.Number(0, label="Learning rate", info="0 takes the model's own")
                     gamma = gr.Number(0, label="Sparsity (gamma)", info="0 may change every neuron")

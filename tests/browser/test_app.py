@@ -87,7 +87,7 @@ def page(browser: Browser, app: str) -> Iterator[Page]:
 
 
 def test_train_a_short_map_and_see_the_steered_text_differ(page: Page) -> None:
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="Training settings").click()
     page.get_by_label("Steps").fill("4")
     page.get_by_role("button", name="Train", exact=True).click()
     expect(page.locator("#cancel")).to_be_enabled()
