@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 import lineas_core as lc
 from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.prompts import check_prompts, shipped_prompt_sets
+from tools.captions import TAGS
 
 FOUR = ["a b", "b c", "c d", "d e"]
 
@@ -80,7 +83,9 @@ def test_the_hash_is_that_of_the_prompts() -> None:
 def test_shipped_sets_are_clean(name: str) -> None:
     prompts = lc.PromptSet.load(name)
     assert prompts.issues() == []
-    assert (len(prompts.source), len(prompts.target)) == (50, 50)
+    assert prompts.name == name
+    number = 50 if prompts.modality == "text" else 32
+    assert (len(prompts.source), len(prompts.target)) == (number, number)
     assert prompts.license == "Apache-2.0"
     assert prompts.title
     assert prompts.concept
@@ -93,6 +98,56 @@ def test_the_five_concepts_share_their_generic_side() -> None:
     sources = {tuple(lc.PromptSet.load(name).source) for name in concept_words()}
     assert len(concept_words()) == 5
     assert len(sources) == 1
+
+
+def test_style_targets_are_their_sources_with_tags() -> None:
+    styles = image_sets("style")
+    assert len(styles) == 12
+    assert len({tuple(prompts.source) for prompts in styles}) == 1
+    for prompts in styles:
+        added = added_by_targets(prompts)
+        tags = [addition.split(", ") for addition in added]
+        assert {len(chosen) for chosen in tags} == {2, 3, 4}
+        assert all(len(set(chosen)) == len(chosen) for chosen in tags)
+        assert 6 <= len(set(itertools.chain(*tags))) <= 8
+        assert len(set(added)) > 16
+        assert sum(prompts.concept in chosen for chosen in tags) > 8
+
+
+def test_removal_targets_are_their_sources_without_the_thing() -> None:
+    removals = image_sets("remove")
+    assert [prompts.concept for prompts in removals] == ["clock", "pink elephant", "umbrella"]
+    for prompts in removals:
+        words = re.compile("|".join(prompts.concept.split()), re.IGNORECASE)
+        assert all(prompts.concept in line.lower() for line in prompts.source)
+        assert not any(words.search(line) for line in prompts.target)
+        for source, target in zip(prompts.source, prompts.target, strict=True):
+            assert target.lower() in source.lower()
+
+
+def test_emoji_sets_name_the_looks_of_the_embedded_model() -> None:
+    sets = image_sets("emoji")
+    assert len({tuple(prompts.source) for prompts in sets}) == 1
+    looks = [prompts.name.removeprefix("emoji-") for prompts in sets]
+    # All looks that are drawn from the artists' emoji, and the artist in 3D.
+    assert set(looks) == set(TAGS) - {"noto", "fluent-flat", "twemoji"}
+    for look, prompts in zip(looks, sets, strict=True):
+        assert prompts.concept == TAGS[look][0]
+        assert set(added_by_targets(prompts)) == set(TAGS[look])
+
+
+def image_sets(kind: str) -> list[lc.PromptSet]:
+    """The shipped sets whose names begin with `kind`."""
+    sets = [lc.PromptSet.load(n) for n in shipped_prompt_sets() if n.startswith(f"{kind}-")]
+    assert {prompts.modality for prompts in sets} == {"image"}
+    return sets
+
+
+def added_by_targets(prompts: lc.PromptSet) -> list[str]:
+    """What each target says after its source and a comma."""
+    pairs = list(zip(prompts.source, prompts.target, strict=True))
+    assert all(target.startswith(f"{source}, ") for source, target in pairs)
+    return [target.removeprefix(f"{source}, ") for source, target in pairs]
 
 
 def write_jigsaw(path: Path, rows: int, label: str = "toxic") -> Path:

@@ -1,0 +1,1 @@
+"""How the embedded weights were made: corpus, CLIP and generator, one command each."""
