@@ -6,40 +6,65 @@ from pathlib import Path
 
 import torch
 
+from lineas_core.devices import choose_device
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.home import lineas_home
 from lineas_core.models.catalog import CatalogEntry, catalog
+from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.models.language import LanguageModel
+from lineas_core.models.pipelines import INDEX, embedded_folder, is_pipeline
 from lineas_core.models.wheels import convert_gguf, find_gguf
+
+Model = LanguageModel | DiffusionModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load_model(
-    name: str, *, device: str = "auto", dtype: str = "auto", home: Path | None = None
-) -> LanguageModel:
-    """Load a causal language model, frozen and ready to steer.
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    home: Path | None = None,
+    tiny_vae: bool = False,
+) -> Model:
+    """Load a causal language model or a text-to-image pipeline, frozen and ready to steer.
 
     Args:
         name: a short name of the catalogue, a folder, or a repository on the Hugging Face Hub.
         device: "auto" takes a GPU where there is one; else as torch names devices.
         dtype: float32, bfloat16 or float16; "auto" takes the catalogue's, or the checkpoint's,
-            save that bfloat16 becomes float32 on a CPU without instructions for it.
+            save that bfloat16 becomes float32 on a CPU without instructions for it. An image
+            model outside the catalogue gets bfloat16 on a GPU, else float32.
         home: where converted models are kept; LINEAS_HOME by default.
+        tiny_vae: decode images with the catalogue's small decoder: faster, and less sharp.
 
     Raises:
-        ConfigError: `device` or `dtype` is not one of those.
-        ModelError: there is no such model, or it cannot be loaded; the message says what helps.
+        ConfigError: `device` or `dtype` is not one of those, or there is no small decoder.
+        ModelError: there is no such model, it cannot be loaded, or memory is short; the message
+            says what helps.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
     entry = catalog().get(name)
-    chosen_device = _choose_device(device)
+    chosen_device = choose_device(device)
     if entry and dtype == "auto":
         slow = entry.dtype == "bfloat16" and chosen_device.type == "cpu" and not _cpu_has_bfloat16()
         dtype = "float32" if slow else entry.dtype
+    source = _locate(name, entry, home or lineas_home())
+    if entry.kind == "diffusion" if entry else is_pipeline(source):
+        return DiffusionModel.from_pretrained(
+            source,
+            id=name,
+            device=chosen_device,
+            dtype=DTYPES.get(dtype, "auto"),
+            entry=entry,
+            tiny_vae=tiny_vae,
+        )
+    if tiny_vae:
+        raise ConfigError(f"tiny_vae is True, and {name} makes no images. Leave it out.")
     return LanguageModel.from_pretrained(
-        _locate(name, entry, home or lineas_home()),
+        source,
         id=name,
         device=chosen_device,
         dtype=DTYPES.get(dtype, "auto"),
@@ -52,13 +77,17 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
     if entry is None:
         if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir():
             folder = Path(name).expanduser()
-            if not (folder / "config.json").is_file():
+            if not any((folder / file).is_file() for file in ("config.json", INDEX)):
                 raise ModelError(
-                    f"{name} is not a folder with a config.json. Give a folder written by "
-                    "save_pretrained, a hub repository, or one of: " + ", ".join(catalog()) + "."
+                    f"{name} is not a folder with a config.json or {INDEX}. Give a folder "
+                    "written by save_pretrained, a hub repository, or one of: "
+                    + ", ".join(catalog())
+                    + "."
                 )
             return str(folder)
         return name
+    if entry.folder:
+        return embedded_folder(entry)
     if entry.wheel:
         converted = home / "models" / entry.id
         source = None if converted.is_dir() else find_gguf(entry.wheel)
@@ -72,18 +101,3 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
 def _cpu_has_bfloat16() -> bool:
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
-
-
-def _choose_device(device: str) -> torch.device:
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device is {device!r}, which this machine does not have. Use 'auto' or 'cpu'."
-        ) from error
-    return chosen

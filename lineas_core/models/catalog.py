@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,13 +18,26 @@ class CatalogEntry:
     id: str
     title: str
     kind: Literal["language", "diffusion"]
-    hub: str
     dtype: str
     sites: str
     memory: float
     license: str
+    hub: str = ""
     wheel: str = ""
     train: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    size: int = 0
+    steps: int = 0
+    timesteps: Sequence[int] = ()
+    guidance: float = 0.0
+    tokens: int = 0
+    variant: str = ""
+    scheduler: Literal["", "lcm", "euler"] = ""
+    prediction: Literal["", "sample"] = ""
+    unet_repo: str = ""
+    unet_file: str = ""
+    tiny_vae: str = ""
+    memory_offloaded: float = 0.0
 
 
 @cache

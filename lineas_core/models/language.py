@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from lineas_core.errors import ConfigError, ModelError, PromptError
-from lineas_core.maps import SteeringMap, Strength
+from lineas_core.maps import SteeringMap
+from lineas_core.models.batches import rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.sampling import GumbelNoise
 from lineas_core.models.sites import match_sites
@@ -213,7 +214,7 @@ class LanguageModel:
             PromptError: a prompt is empty or too long.
             SiteError: a map does not fit this model.
         """
-        seeds = _seeds(seed, len(prompts))
+        seeds = seeds_for(seed, len(prompts))
         if not 1 <= max_new_tokens <= MOST_NEW_TOKENS:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MOST_NEW_TOKENS}.")
         if not temperature >= 0 or top_k < 0 or batch_size < 1:
@@ -231,7 +232,7 @@ class LanguageModel:
                 if top_k:
                     processors.append(TopKLogitsWarper(top_k))
                 processors.append(GumbelNoise(seeds[part]))
-            with steering(self, _rows_of(steer, part, len(rows))):
+            with steering(self, rows_of(steer, part, len(rows))):
                 texts += self._decode(rows[part], processors, max_new_tokens)
         return texts
 
@@ -257,7 +258,7 @@ class LanguageModel:
             raise ConfigError("strengths is empty; give at least one.")
         columns = len(strengths)
         swept = torch.tensor([float(s) for s in strengths]).repeat(len(prompts))
-        seeds = [s for s in _seeds(seed, len(prompts)) for _ in strengths]
+        seeds = [s for s in seeds_for(seed, len(prompts)) for _ in strengths]
         texts = self.generate(
             [prompt for prompt in prompts for _ in strengths],
             [(smap, swept if strength is None else strength) for smap, strength in maps],
@@ -361,25 +362,3 @@ class LanguageModel:
 def perplexity_of(losses: Sequence[Float[Tensor, " _"]]) -> float:
     """exp of the mean negative log-likelihood over all tokens of all texts; NaN without tokens."""
     return float(torch.cat([torch.empty(0), *losses]).mean().exp())
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    if isinstance(seed, int):
-        return [seed] * count
-    if len(seed) != count:
-        raise ConfigError(f"{len(seed)} seeds for {count} prompts; give one, or one for each.")
-    return list(seed)
-
-
-def _rows_of(maps: Steering, part: slice, count: int) -> list[tuple[SteeringMap, Strength]]:
-    """The pairs for some of the samples: strengths that are per sample are cut down to them."""
-    cut: list[tuple[SteeringMap, Strength]] = []
-    for smap, strength in maps:
-        if isinstance(strength, Tensor) and strength.ndim:
-            if len(strength) != count:
-                raise ConfigError(
-                    f"{len(strength)} strengths for {count} prompts; give one, or one for each."
-                )
-            strength = strength[part]
-        cut.append((smap, strength))
-    return cut

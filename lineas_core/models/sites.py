@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from lineas_core.errors import SiteError
 
 # Presets are the paper's regular expressions; an architecture that names its modules
-# otherwise says here which of them play the same part.
+# otherwise, or generates images, has its own here.
 PRESETS: dict[str, str] = {
     "post_layernorm": r".*post.*layernorm",
     "layernorm": r".*layernorm",
@@ -23,6 +23,20 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
         "o_proj": r".*\.attn\.c_proj",
         "ln": r".*\.ln_[12]",
     },
+    "UNet2DConditionModel": {
+        "norm": r"unet\.(.*\.)?\w*norm\w*",
+        "attention_norm": r"unet\..*transformer_blocks\.\d+\.norm\d",
+        "resnet_norm": r"unet\..*resnets\.\d+\.norm\d",
+        "text_norm": r"text_encoder.*norm\d?",
+    },
+    # The norms of FLUX that put out tokens: not the linear layers inside its adaptive norms, nor
+    # those of queries and keys, whose four dimensions are no image's.
+    "FluxTransformer2DModel": {
+        "norm": r"transformer\.(.*blocks\.\d+\.norm(\d(_context)?)?|norm_out)",
+        "double_norm": r"transformer\.transformer_blocks\.\d+\.norm\d(_context)?",
+        "single_norm": r"transformer\.single_transformer_blocks\.\d+\.norm",
+        "text_norm": r"text_encoder.*norm\d?",
+    },
 }
 
 
@@ -32,26 +46,26 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
     Args:
         names: the model's module names.
         pattern: a preset's name, or a regular expression that must match a whole name.
-        architecture: the model's type, such as "llama".
+        architecture: the model's type, such as "llama", or the class of an image model's denoiser.
 
     Raises:
         SiteError: the expression is not valid, or matches nothing; the message lists the
             nearest module names.
     """
-    presets = {**PRESETS, **PRESETS_BY_ARCHITECTURE.get(architecture, {})}
+    presets = PRESETS_BY_ARCHITECTURE.get(architecture, PRESETS)
     try:
         expression = re.compile(presets.get(pattern, pattern))
     except re.error as error:
         raise SiteError(
             f"sites is {pattern!r}, which is not a regular expression ({error}). Use a preset "
-            f"({', '.join(PRESETS)}) or mend the expression."
+            f"({', '.join(presets)}) or mend the expression."
         ) from error
     matched = [name for name in names if expression.fullmatch(name)]
     if not matched:
         raise SiteError(
             f"sites is {pattern!r}, which matches no module of this {architecture} model. "
             f"Nearest names: {', '.join(_nearest(names, presets.get(pattern, pattern)))}. "
-            f"Presets: {', '.join(PRESETS)}."
+            f"Presets: {', '.join(presets)}."
         )
     return matched
 

@@ -1,0 +1,27 @@
+"""Which device to run on."""
+
+from __future__ import annotations
+
+import torch
+
+from lineas_core.errors import ConfigError
+
+
+def choose_device(device: str) -> torch.device:
+    """The device of that name; "auto" takes a GPU where there is one.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device is {device!r}, which this machine does not have. Use 'auto' or 'cpu'."
+        ) from error
+    return chosen
