@@ -18,7 +18,9 @@ from lineas_core.errors import (
 from lineas_core.health import HealthReport
 from lineas_core.maps import Affine, MapInfo, SteeringMap, compose
 from lineas_core.methods import fit
+from lineas_core.metrics.clip import ClipScorer, Scores, clip_score, img_score, load_scorer
 from lineas_core.models import load_model
+from lineas_core.models.diffusion import DiffusionModel, ImageGrid
 from lineas_core.models.language import LanguageModel, TextGrid
 from lineas_core.prompts import PromptIssue, PromptSet, load_jigsaw
 from lineas_core.steering import steer
@@ -35,9 +37,12 @@ from lineas_core.version import __version__
 
 __all__ = [
     "Affine",
+    "ClipScorer",
     "ConfigError",
+    "DiffusionModel",
     "DivergedError",
     "HealthReport",
+    "ImageGrid",
     "LanguageModel",
     "LineasError",
     "MapError",
@@ -46,6 +51,7 @@ __all__ = [
     "PromptError",
     "PromptIssue",
     "PromptSet",
+    "Scores",
     "SiteError",
     "SteeringMap",
     "StepEvent",
@@ -56,10 +62,13 @@ __all__ = [
     "Trainer",
     "TrainingError",
     "__version__",
+    "clip_score",
     "compose",
     "fit",
+    "img_score",
     "load_jigsaw",
     "load_model",
+    "load_scorer",
     "steer",
     "train",
 ]

@@ -6,28 +6,37 @@ With --json the result goes to standard output as one JSON value, and nothing el
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lineas_core.arguments import (
+    fixed_maps,
+    load,
+    load_image,
+    load_text,
+    numbers,
+    split_spec,
+    swept_maps,
+    train_settings,
+)
 from lineas_core.errors import ConfigError, LineasError
+from lineas_core.terminal import InterruptFlag, console, out, plain, show, training_progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lineas_core.grids import GridRecipe
 
 app = typer.Typer(
     help="Steer generative models by one learned scale and shift per neuron.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True)
-out = Console()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Short name, folder or hub id.")]
@@ -58,26 +67,26 @@ def train(
     prompt_set = lc.PromptSet.load(prompts)
     for issue in prompt_set.issues():
         console.print(str(issue), style="yellow", highlight=False)
-    loaded = _load(model, device)
-    config = lc.TrainConfig.for_model(loaded, **_settings(setting or []))
+    loaded = load(model, device)
+    config = lc.TrainConfig.for_model(loaded, **train_settings(setting or []))
     if method != "lineas":
         smap = lc.fit(method, loaded, prompt_set, config)
         smap.save(output)
-        _show({"map": str(output), "support": smap.support()}, as_json)
+        show({"map": str(output), "support": smap.support()}, as_json)
         return
-    with _progress(as_json) as progress:
+    with training_progress(as_json) as progress:
         task = progress.add_task("training", total=config.steps, loss=float("nan"))
 
         def on_event(event: lc.StepEvent) -> None:
             progress.update(task, completed=event.step, loss=event.loss)
 
-        stopping = _InterruptFlag()
+        stopping = InterruptFlag()
         with stopping:
             result = lc.train(
                 loaded, prompt_set, config, on_event=on_event, should_stop=stopping.is_set
             )
     result.map.save(output)
-    _show(
+    show(
         {
             "map": str(output),
             "steps": len(result.losses),
@@ -103,15 +112,15 @@ def generate(
     as_json: AsJson = False,
 ) -> None:
     """Continue texts with maps on."""
-    steer = _maps(maps or [])
-    texts = _load(model, device).generate(
+    steer = fixed_maps(maps or [])
+    texts = load_text(model, device).generate(
         prompt, steer, seed=seed, max_new_tokens=tokens, temperature=temperature
     )
     if as_json:
-        _show(texts, as_json)
+        show(texts, as_json)
         return
     for start, text in zip(prompt, texts, strict=True):
-        out.print(f"[bold]{_plain(start)}[/bold]{_plain(text)}\n", highlight=False)
+        out.print(f"[bold]{plain(start)}[/bold]{plain(text)}\n", highlight=False)
 
 
 @app.command()
@@ -129,28 +138,70 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Continue texts at several strengths, side by side."""
-    try:
-        columns = [float(s) for s in strengths.split(",")]
-    except ValueError as error:
-        raise ConfigError(
-            f"strengths is {strengths!r}; give numbers separated by commas."
-        ) from error
-    grid = _load(model, device).sweep(
+    columns = numbers(strengths)
+    grid = load_text(model, device).sweep(
         prompt,
-        _map_specs(maps),
+        swept_maps(maps),
         columns,
         seed=seed,
         max_new_tokens=tokens,
         temperature=temperature,
     )
     if as_json:
-        _show(asdict(grid), as_json)
+        show(asdict(grid), as_json)
         return
     for start, texts in zip(grid.prompts, grid.texts, strict=True):
-        table = Table("strength", _plain(start), show_lines=True)
+        table = Table("strength", plain(start), show_lines=True)
         for strength, text in zip(grid.strengths, texts, strict=True):
-            table.add_row(f"{strength:g}", _plain(text))
+            table.add_row(f"{strength:g}", plain(text))
         out.print(table)
+
+
+@app.command()
+def picture(
+    prompt: Annotated[list[str], typer.Argument(help="One or more things to picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The grid, as PNG.")],
+    maps: Annotated[
+        list[str], typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there.")
+    ],
+    strengths: Annotated[str, typer.Option(help="Separated by commas.")] = "0,0.25,0.5,0.75,1",
+    model: ModelName = "emoji-onestep",
+    seed: Seed = 0,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Picture things at several strengths. Beside the PNG go its recipe (JSON) and a film (GIF)."""
+    from lineas_core.grids import GridRecipe, UsedMap
+    from lineas_core.maps import SteeringMap
+
+    recipe = GridRecipe(
+        model=model,
+        prompts=tuple(prompt),
+        strengths=tuple(numbers(strengths)),
+        seed=seed,
+        maps=tuple(
+            UsedMap(path, SteeringMap.load(path).digest(), strength)
+            for path, strength in map(split_spec, maps)
+        ),
+    )
+    _write_grid(recipe, output, device, as_json)
+
+
+@app.command()
+def again(
+    recipe: Annotated[Path, typer.Argument(help="The JSON file that came with a grid.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The grid, as PNG.")],
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a grid again from its recipe."""
+    from lineas_core.grids import GridRecipe
+
+    try:
+        text = recipe.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"Cannot read {recipe} ({error}). Check the path.") from error
+    _write_grid(GridRecipe.from_json(text), output, device, as_json)
 
 
 @app.command()
@@ -163,9 +214,9 @@ def inspect(
     smap = SteeringMap.load(file)
     support = smap.support_by_site()
     if as_json:
-        _show({**asdict(smap.info), "support": smap.support(), "sites": support}, as_json)
+        show({**asdict(smap.info), "support": smap.support(), "sites": support}, as_json)
         return
-    _show({**asdict(smap.info), "support": smap.support()}, as_json)
+    show({**asdict(smap.info), "support": smap.support()}, as_json)
     table = Table("site", "width", "support", "largest |w-1|", "largest |b|")
     for name, (scale, shift) in smap.sites.items():
         table.add_row(
@@ -184,7 +235,7 @@ def models(as_json: AsJson = False) -> None:
     from lineas_core.models.catalog import catalog
 
     if as_json:
-        _show([asdict(entry) for entry in catalog().values()], as_json)
+        show([asdict(entry) for entry in catalog().values()], as_json)
         return
     table = Table("name", "title", "kind", "dtype", "memory", "licence")
     for entry in catalog().values():
@@ -205,7 +256,7 @@ def prompts(
     sets = [PromptSet.load(n) for n in ([name] if name else shipped_prompt_sets())]
     if as_json:
         rows = [{**asdict(s), "issues": [asdict(i) for i in s.issues()]} for s in sets]
-        _show(rows[0] if name else rows, as_json)
+        show(rows[0] if name else rows, as_json)
         return
     table = Table("name", "title", "source", "target", "concept")
     for s in sets:
@@ -218,31 +269,77 @@ def prompts(
 
 @app.command()
 def evaluate(
-    table: Annotated[str, typer.Argument(help="Which table: concepts.")],
-    model: ModelName = "smollm2",
-    concept: Annotated[
-        list[str] | None, typer.Option(help="Concepts; all with a word list by default.")
+    table: Annotated[str, typer.Argument(help="Which table: concepts or styles.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The embedded one by default.")] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt set; repeat for more. All of the table's by default."),
     ] = None,
-    completions: Annotated[int, typer.Option(help="Per strength.")] = 100,
+    completions: Annotated[int, typer.Option(help="concepts: per strength.")] = 100,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Measure the methods, and print a table."""
+    tables = {"concepts": _evaluate_concepts, "styles": _evaluate_styles}
+    if table not in tables:
+        raise ConfigError(f"table is {table!r}; choose one of {', '.join(tables)}.")
+    results, text = tables[table](model, only or [], completions, device)
+    if as_json:
+        show(results.to_dict(orient="records"), as_json)
+    else:
+        print(text)
+
+
+def _evaluate_concepts(
+    model: str, only: list[str], completions: int, device: str
+) -> tuple[pd.DataFrame, str]:
     from lineas_core.evaluation.concepts import concept_table, evaluate_concepts
     from lineas_core.metrics.concepts import concept_words
 
-    if table != "concepts":
-        raise ConfigError(f"table is {table!r}; choose concepts.")
     results = evaluate_concepts(
-        _load(model, device),
-        concept or list(concept_words()),
+        load_text(model or "smollm2", device),
+        only or list(concept_words()),
         completions=completions,
-        on_event=lambda line: console.print(line, highlight=False),
+        on_event=_tell,
     )
-    if as_json:
-        _show(results.to_dict(orient="records"), as_json)
-    else:
-        print(concept_table(results))
+    return results, concept_table(results)
+
+
+def _evaluate_styles(
+    model: str, only: list[str], completions: int, device: str
+) -> tuple[pd.DataFrame, str]:
+    from lineas_core.evaluation.styles import evaluate_styles, gain_at_equal_image, style_table
+    from lineas_core.prompts import shipped_prompt_sets
+
+    styles = only or [name for name in shipped_prompt_sets() if name.startswith("emoji-")]
+    results = evaluate_styles(load_image(model or "emoji-onestep", device), styles, on_event=_tell)
+    gains = gain_at_equal_image(results, "lineas", "lin-act")
+    lines = [style_table(results), "", "CLIPScore of lineas less lin-act at equal IMGScore:"]
+    lines += [f"  {style}: {gain:+.3f}" for style, gain in gains.items()]
+    return results, "\n".join([*lines, f"  mean: {gains.mean():+.3f}"])
+
+
+def _write_grid(recipe: GridRecipe, output: Path, device: str, as_json: bool) -> None:
+    from lineas_core.grids import draw_film, draw_grid, score_grid
+    from lineas_core.maps import SteeringMap
+
+    swept = [used.name for used in recipe.maps if used.strength is None]
+    concept = SteeringMap.load(swept[0]).info.concept if swept else ""
+    grid = recipe.make(load_image(recipe.model, device), SteeringMap.load)
+    scores = score_grid(grid, concept, device=device) if concept and 0 in grid.strengths else None
+    files = [output, output.with_suffix(".json"), output.with_suffix(".gif")]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        draw_grid(grid, scores).save(output, "PNG")
+        files[1].write_text(recipe.to_json(scores), encoding="utf-8")
+        files[2].write_bytes(draw_film(grid))
+    except OSError as error:
+        raise ConfigError(f"Cannot write {output} ({error}). Choose another folder.") from error
+    show({"files": [str(file) for file in files]}, as_json)
+
+
+def _tell(line: str) -> None:
+    console.print(line, highlight=False)
 
 
 def main() -> None:
@@ -250,87 +347,8 @@ def main() -> None:
     try:
         app()
     except LineasError as error:
-        console.print(f"[bold red]error[/bold red] {_plain(str(error))}", highlight=False)
+        console.print(f"[bold red]error[/bold red] {plain(str(error))}", highlight=False)
         sys.exit(1)
-
-
-class _InterruptFlag:
-    """While entered, Ctrl-C sets the flag; a second Ctrl-C interrupts as usual."""
-
-    def __init__(self) -> None:
-        self._set = False
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def __enter__(self) -> None:
-        import signal
-
-        def handle(number: int, frame: Any) -> None:
-            self._set = True
-            signal.signal(signal.SIGINT, self._previous)
-            console.print("stopping after this step; Ctrl-C again to drop everything")
-
-        self._previous = signal.signal(signal.SIGINT, handle)
-
-    def __exit__(self, *exc: object) -> None:
-        import signal
-
-        signal.signal(signal.SIGINT, self._previous)
-
-
-def _load(name: str, device: str) -> Any:
-    import transformers
-
-    from lineas_core.models import load_model
-
-    transformers.utils.logging.disable_progress_bar()
-    with console.status(f"loading {_plain(name)}"):
-        return load_model(name, device=device)
-
-
-def _map_specs(specs: list[str]) -> list[tuple[Any, float | None]]:
-    from lineas_core.maps import SteeringMap
-
-    maps: list[tuple[Any, float | None]] = []
-    for spec in specs:
-        path, at, strength = spec.rpartition("@")
-        if not at or Path(spec).exists():
-            maps.append((SteeringMap.load(spec), None))
-            continue
-        try:
-            maps.append((SteeringMap.load(path), float(strength)))
-        except ValueError as error:
-            if isinstance(error, LineasError):
-                raise
-            raise ConfigError(
-                f"map is {spec!r}; the strength after @ must be a number, as in {path}@0.5."
-            ) from error
-    return maps
-
-
-def _maps(specs: list[str]) -> list[tuple[Any, float]]:
-    return [(smap, 1.0 if strength is None else strength) for smap, strength in _map_specs(specs)]
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    """`steps=200` and the like, each value in the type of the setting."""
-    from lineas_core.trainer import TrainConfig
-
-    settings: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        field = TrainConfig.__dataclass_fields__.get(name)
-        if field is None or not equals:
-            raise ConfigError(
-                f"--set {pair!r} is not a setting; there are "
-                f"{', '.join(TrainConfig.__dataclass_fields__)}, as in steps=200."
-            )
-        try:
-            settings[name] = type(getattr(TrainConfig, name))(text)
-        except ValueError as error:
-            raise ConfigError(f"{name} is {text!r}; it must be a number.") from error
-    return settings
 
 
 def _health(health: Any) -> dict[str, Any]:
@@ -344,28 +362,3 @@ def _health(health: Any) -> dict[str, Any]:
         "largest_shift": health.largest_shift,
         "surprise": health.surprise,
     }
-
-
-def _show(value: Any, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(value, ensure_ascii=False))
-    else:
-        out.print_json(json.dumps(value, ensure_ascii=False))
-
-
-def _plain(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}  loss {task.fields[loss]:.4f}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=quiet) as progress:
-        yield progress

@@ -69,12 +69,13 @@ def check_health(
     held_out: Sides,
     *,
     pooling: Pooling = "mean",
+    batch_size: int = 32,
 ) -> HealthReport:
-    """Measure `smap` at full strength on `training` and `held_out` prompts."""
-    on_training = _site_deltas(model, smap, training, pooling)
+    """Measure `smap` at full strength on `training` and `held_out` prompts, a batch at a time."""
+    on_training = _site_deltas(model, smap, training, pooling, batch_size)
     on_held_out, surprise = None, None
     if held_out.source and held_out.target:
-        on_held_out = _site_deltas(model, smap, held_out, pooling)
+        on_held_out = _site_deltas(model, smap, held_out, pooling, batch_size)
         unsteered = model.surprise(held_out.target)
         with steer(model, [(smap, 1.0)]):
             steered = model.surprise(held_out.target)
@@ -126,14 +127,14 @@ def judge(
 
 
 def _site_deltas(
-    model: Steerable, smap: SteeringMap, prompts: Sides, pooling: Pooling
+    model: Steerable, smap: SteeringMap, prompts: Sides, pooling: Pooling, batch_size: int
 ) -> SiteDeltas:
     sites = list(smap.sites)
     source, target = model.prepare(prompts.source), model.prepare(prompts.target)
-    aim = pooled_activations(model, target, sites, pooling=pooling)
-    plain = pooled_activations(model, source, sites, pooling=pooling)
+    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
+    plain = pooled_activations(model, source, sites, pooling=pooling, batch_size=batch_size)
     with steer(model, [(smap, 1.0)]):
-        steered = pooled_activations(model, source, sites, pooling=pooling)
+        steered = pooled_activations(model, source, sites, pooling=pooling, batch_size=batch_size)
     return SiteDeltas(
         *(
             {name: float(delta(z[name], aim[name]).mean()) for name in sites}

@@ -131,6 +131,11 @@ class SteeringMap:
         pairs = json.dumps(list(self.widths.items()))
         return hashlib.sha256(pairs.encode()).hexdigest()[:16]
 
+    def digest(self) -> str:
+        """The checksum of all that the map's file holds: equal ones are the same map."""
+        header, _ = self._contents()
+        return str(header["digest"])
+
     def support(self) -> float:
         """Share of all coordinates, over all sites, that the map changes: w != 1 or b != 0."""
         changed = sum(int(_changed(affine).sum()) for affine in self.sites.values())
@@ -167,17 +172,7 @@ class SteeringMap:
             MapError: the file cannot be written.
         """
         target = Path(path)
-        tensors: dict[str, Tensor] = {}
-        for name, affine in self.sites.items():
-            tensors[f"{name}.scale"] = affine.scale.contiguous().cpu()
-            tensors[f"{name}.shift"] = affine.shift.contiguous().cpu()
-        header = {
-            "format": FORMAT_VERSION,
-            "sites": list(self.widths.items()),
-            "fingerprint": self.fingerprint(),
-            **{key: getattr(self.info, key) for key in MapInfo.__dataclass_fields__},
-        }
-        header["digest"] = _digest(header, tensors)
+        header, tensors = self._contents()
         partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +186,23 @@ class SteeringMap:
             with contextlib.suppress(OSError):
                 partial.unlink()
         return target
+
+    def _contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a file holds: header and tensors."""
+        tensors: dict[str, Tensor] = {}
+        for name, affine in self.sites.items():
+            tensors[f"{name}.scale"] = affine.scale.contiguous().cpu()
+            tensors[f"{name}.shift"] = affine.shift.contiguous().cpu()
+        header = {
+            "format": FORMAT_VERSION,
+            "sites": list(self.widths.items()),
+            "fingerprint": self.fingerprint(),
+            **{key: getattr(self.info, key) for key in MapInfo.__dataclass_fields__},
+        }
+        # As it is read back: tuples are lists in JSON.
+        header = json.loads(json.dumps(header))
+        header["digest"] = _digest(header, tensors)
+        return header, tensors
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SteeringMap:

@@ -291,7 +291,12 @@ class Trainer:
         """The map so far, and its health on the held-out prompts."""
         smap = self.map
         health = check_health(
-            self.model, smap, self.train_prompts, self.held_out, pooling=self.config.pooling
+            self.model,
+            smap,
+            self.train_prompts,
+            self.held_out,
+            pooling=self.config.pooling,
+            batch_size=self.config.batch_size,
         )
         return TrainResult(smap, list(self.losses), health, self.seconds, not self.done)
 

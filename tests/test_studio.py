@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,20 +9,27 @@ import gradio as gr
 import pytest
 
 import lineas_core as lc
+from lineas_core.grids import GridRecipe
+from lineas_core.metrics import clip
 from lineas_core.models.language import TextGrid
 from lineas_core.studio import render
 from lineas_core.studio.callbacks import Studio, loss_curve
 from lineas_core.studio.jobs import Job
 from lineas_core.studio.library import MapLibrary
 from lineas_core.studio.page import build_page
+from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.texts import Texts
+from lineas_core.subjects import SUBJECTS
 from tests.conftest import random_map
+from tests.small_pipelines import small_sd
+from tests.test_clip import save_small_clip
 
 
 @pytest.fixture
 def studio(tmp_path: Path) -> Iterator[Studio]:
     studio = Studio(tmp_path)
     yield studio
-    studio.jobs.close()
+    studio.close()
 
 
 def finished(studio: Studio, job_id: str) -> Job:
@@ -58,10 +66,11 @@ def test_a_job_trains_in_the_background_and_its_map_is_there(
     assert (train["interactive"], cancel["interactive"]) == (True, False)
     assert maps["value"] == job.map_id == studio.library.ids()[0]
     assert studio.library.get(job.map_id).info.name == "night"
-    cards = studio.compare(model, job.map_id, "A", 1.0, 0, 8)
+    texts = Texts(studio)
+    cards = texts.compare(model, job.map_id, "A", 1.0, 0, 8)
     assert cards.count("<article") == 2
     assert "Unsteered" in cards
-    assert studio.sweep(model, job.map_id, "A", 0, 8).count("<article") == 5
+    assert texts.sweep(model, job.map_id, "A", 0, 8).count("<article") == 5
 
 
 def test_cancelling_keeps_what_was_learned(studio: Studio, small_models: dict[str, Path]) -> None:
@@ -111,7 +120,7 @@ def test_mistakes_become_messages(studio: Studio, small_models: dict[str, Path])
         ((model, None, "  ", 1.0, 0, 8), "prompt is empty"),
     ):
         with pytest.raises(gr.Error, match=message):
-            studio.compare(*arguments)
+            Texts(studio).compare(*arguments)
     with pytest.raises(gr.Error, match="no prompt set"):
         studio.start_training(model, "nothing", 0, 0, 0)
 
@@ -146,4 +155,75 @@ def test_texts_are_shown_as_text_with_the_concept_marked() -> None:
 def test_the_page_is_built_without_a_server(studio: Studio) -> None:
     page = build_page(studio)
     names = {d["api_name"] for d in page.get_config_file()["dependencies"]}
-    assert {"start_training", "compare", "sweep", "cancel"} <= names
+    assert {"start_training", "compare", "sweep", "cancel", "look", "grid", "surprise"} <= names
+
+
+@pytest.fixture
+def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small image model, and a small scorer in the place of the embedded one."""
+    small_sd().save_pretrained(tmp_path / "sd")
+    monkeypatch.setattr(clip, "_loaded", {})
+    scorer = save_small_clip(tmp_path / "clip")
+    monkeypatch.setitem(clip.SCORERS, "clip-emoji", scorer)
+    return str(tmp_path / "sd")
+
+
+@pytest.fixture
+def ink(studio: Studio, painter: str) -> str:
+    """A map of the small image model."""
+    smap = random_map({"unet.mid_block.attentions.0.norm": 16}, 0, spread=3.0)
+    info = lc.MapInfo(model=painter, name="ink", concept="ink", created="2026-01-02T03:04:05+00:00")
+    return studio.library.add(lc.SteeringMap(smap.sites, info))
+
+
+def test_pictures_change_with_strength_and_carry_their_scores(
+    studio: Studio, painter: str, ink: str
+) -> None:
+    pictures = Pictures(studio)
+    shown, (before, after) = pictures.look(painter, ink, "ab\n\n ba ", 1.0, 3)
+    assert shown.count("<img") == 2
+    assert shown.count("CLIPScore") == shown.count("IMGScore") == 2
+    assert before != after
+    _, (untouched, same) = pictures.look(painter, ink, "ab", 0.0, 3)
+    assert untouched == same == before
+    assert studio.model(painter) is studio.model(painter)
+
+
+def test_a_grid_comes_with_curves_and_files_that_reproduce_it(
+    studio: Studio, painter: str, ink: str
+) -> None:
+    table, _, curves, picture, sidecar, film = Pictures(studio).grid(painter, ink, "ab\nba", 3)
+    assert table.count("<img") == 14
+    assert [len(trace["error_y"]["array"]) for trace in curves.data] == [7, 7]
+    assert curves.data[1]["y"][0] == pytest.approx(1)
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert Path(film).read_bytes().startswith(b"GIF89a")
+    recipe = GridRecipe.from_json(Path(sidecar).read_text())
+    again = recipe.make(studio.model(painter), studio.library.get)
+    shown = Pictures(studio).look(painter, ink, "ab\nba", 1.0, 3)[1][1]
+    assert again.images[0][6].resize(shown.size) == shown
+    assert json.loads(Path(sidecar).read_text())["scores"]["style"] == "ink"
+
+
+def test_mistakes_about_pictures_become_messages(
+    studio: Studio, painter: str, ink: str, small_models: dict[str, Path]
+) -> None:
+    pictures = Pictures(studio)
+    for arguments, message in (
+        ((painter, None, "ab", 1.0, 0), "train one first"),
+        ((painter, ink, " \n", 1.0, 0), "There is no prompt"),
+        ((painter, ink, "a\n" * 9, 1.0, 0), "9 prompts; a grid takes 8"),
+        ((str(small_models["llama"]), ink, "a", 1.0, 0), "choose an image model"),
+    ):
+        with pytest.raises(gr.Error, match=message):
+            pictures.look(*arguments)
+    with pytest.raises(gr.Error, match="choose a language model"):
+        Texts(studio).compare(painter, ink, "a", 1.0, 0, 8)
+
+
+def test_surprises_go_through_all_subjects_before_they_repeat(studio: Studio) -> None:
+    pictures, shown, seen = Pictures(studio), "", []
+    for _ in range(len(SUBJECTS) // 4):
+        shown = pictures.surprise(shown)
+        seen += shown.splitlines()
+    assert sorted(seen) == sorted(SUBJECTS)

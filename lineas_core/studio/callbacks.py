@@ -1,9 +1,10 @@
-"""What the page does: named functions of plain values, callable and testable without a browser."""
+"""The app's state, and what both tabs do: train, cancel, find maps."""
 
 from __future__ import annotations
 
 import functools
 import logging
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,19 +13,15 @@ from typing import Any, ParamSpec, TypeVar
 import gradio as gr
 import pandas as pd
 
-from lineas_core.errors import LineasError, PromptError
+from lineas_core.errors import LineasError, MapError
 from lineas_core.maps import SteeringMap
-from lineas_core.models import load_model
-from lineas_core.models.language import LanguageModel
+from lineas_core.models import Model, load_model
+from lineas_core.models.catalog import catalog
 from lineas_core.prompts import PromptSet
 from lineas_core.studio import render
 from lineas_core.studio.jobs import Job, Jobs
 from lineas_core.studio.library import MapLibrary
 from lineas_core.trainer import TrainConfig
-
-SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
-# One sample of a model says little of what it mostly writes.
-SAMPLES = 3
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -53,7 +50,7 @@ def with_messages(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class Studio:
-    """The app's state and callbacks.
+    """The app's state and the callbacks that do not depend on what is generated.
 
     Args:
         home: folder for maps and converted models.
@@ -63,16 +60,30 @@ class Studio:
         self.home = home
         self.library = MapLibrary(home / "maps")
         self.jobs = Jobs(self.model, self.library.add)
-        self._models: dict[str, LanguageModel] = {}
+        # What visitors download; the page serves nothing else from the disk.
+        self.downloads = tempfile.TemporaryDirectory(prefix="lineas-downloads-")
+        self._models: dict[str, Model] = {}
         self._loading = threading.Lock()
 
-    def model(self, name: str) -> LanguageModel:
-        """The loaded model of that name; one is kept."""
+    def close(self) -> None:
+        """Stop every job and drop the downloads."""
+        self.jobs.close()
+        self.downloads.cleanup()
+
+    def model(self, name: str) -> Model:
+        """The loaded model of that name; one of each kind is kept."""
         with self._loading:
             if name not in self._models:
-                self._models.clear()
+                kept = {n: m for n, m in self._models.items() if _kind(n) != _kind(name)}
+                self._models = kept
                 self._models[name] = load_model(name, home=self.home)
             return self._models[name]
+
+    def map(self, map_id: str | None) -> SteeringMap:
+        """The map that was chosen."""
+        if not map_id:
+            raise MapError("There is no map to steer with yet; train one first.")
+        return self.library.get(map_id)
 
     @with_messages
     def describe_prompts(self, prompt_set: str) -> str:
@@ -81,14 +92,15 @@ class Studio:
 
     @with_messages
     def start_training(
-        self, model: str, prompt_set: str, steps: float, rate: float, gamma: float
+        self, model: str, prompt_set: str, steps: float, rate: float, gamma: float | None
     ) -> tuple[Any, ...]:
-        """Queue a job; settings of 0 take the model's shipped ones."""
+        """Queue a job; steps and rate of 0, and no gamma, take the model's shipped ones."""
         prompts = PromptSet.load(prompt_set)
-        chosen = {name: value for name, value in (("steps", int(steps)), ("rate", rate)) if value}
-        job = self.jobs.start(
-            model, prompts, lambda m: TrainConfig.for_model(m, gamma=float(gamma), **chosen)
-        )
+        settings = (("steps", int(steps)), ("rate", rate))
+        chosen = {name: value for name, value in settings if value}
+        if gamma is not None:
+            chosen["gamma"] = float(gamma)
+        job = self.jobs.start(model, prompts, lambda m: TrainConfig.for_model(m, **chosen))
         return self.poll(job.id, model)
 
     @with_messages
@@ -118,8 +130,8 @@ class Studio:
 
     @with_messages
     def arrive(self, model: str) -> tuple[Any, ...]:
-        """What a page that has just opened shows: the running job, if any, and the maps."""
-        job = self.jobs.unfinished()
+        """What a page that has just opened shows: the model's running job, if any, and its maps."""
+        job = self.jobs.unfinished(model)
         *shown, _ = self.poll(job.id if job else "", model)
         return (*shown, self.maps_of(model))
 
@@ -129,43 +141,13 @@ class Studio:
         choices = self.library.choices(model)
         return gr.update(choices=choices, value=choices[0][1] if choices else None)
 
-    @with_messages
-    def compare(
-        self, model: str, map_id: str | None, prompt: str, strength: float, seed: float, tokens: int
-    ) -> str:
-        """Unsteered completions beside steered ones, on the same seeds."""
-        return self._grid(model, map_id, prompt, (0.0, float(strength)), seed, tokens)
-
-    @with_messages
-    def sweep(self, model: str, map_id: str | None, prompt: str, seed: float, tokens: int) -> str:
-        """Completions at five strengths, the unsteered ones first."""
-        return self._grid(model, map_id, prompt, SWEEP, seed, tokens)
-
-    def _grid(
-        self,
-        model: str,
-        map_id: str | None,
-        prompt: str,
-        strengths: tuple[float, ...],
-        seed: float,
-        tokens: int,
-    ) -> str:
-        if not prompt.strip():
-            raise PromptError("The prompt is empty; write at least one word.")
-        smap: SteeringMap | None = self.library.get(map_id) if map_id else None
-        if smap is None:
-            raise PromptError("There is no map to steer with yet; train one first.")
-        grid = self.model(model).sweep(
-            [prompt] * SAMPLES,
-            [(smap, None)],
-            strengths,
-            seed=range(int(seed), int(seed) + SAMPLES),
-            max_new_tokens=int(tokens),
-        )
-        return render.completions(grid, smap.info.concept)
-
 
 def loss_curve(job: Job | None) -> pd.DataFrame:
     """Loss by step, for the plot."""
     losses = job.losses if job else ()
     return pd.DataFrame({"step": range(1, len(losses) + 1), "loss": list(losses)})
+
+
+def _kind(model: str) -> str:
+    entry = catalog().get(model)
+    return entry.kind if entry else model

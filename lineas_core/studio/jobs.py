@@ -13,7 +13,7 @@ from typing import Literal
 from lineas_core.errors import LineasError
 from lineas_core.health import HealthReport
 from lineas_core.maps import SteeringMap
-from lineas_core.models.language import LanguageModel
+from lineas_core.models import Model
 from lineas_core.prompts import PromptSet
 from lineas_core.trainer import DivergedError, StepEvent, TrainConfig, TrainResult, train
 
@@ -63,9 +63,7 @@ class Jobs:
         keep: saves a finished map and gives its id.
     """
 
-    def __init__(
-        self, load: Callable[[str], LanguageModel], keep: Callable[[SteeringMap], str]
-    ) -> None:
+    def __init__(self, load: Callable[[str], Model], keep: Callable[[SteeringMap], str]) -> None:
         self._load, self._keep = load, keep
         self._jobs: dict[str, Job] = {}
         self._stopping: set[str] = set()
@@ -76,7 +74,7 @@ class Jobs:
         self,
         model: str,
         prompts: PromptSet,
-        configure: Callable[[LanguageModel], TrainConfig],
+        configure: Callable[[Model], TrainConfig],
     ) -> Job:
         """Queue a job. `configure` is asked for the settings once the model is loaded."""
         job = Job(uuid.uuid4().hex, model, prompts.name)
@@ -90,10 +88,11 @@ class Jobs:
         with self._lock:
             return self._jobs.get(job_id)
 
-    def unfinished(self) -> Job | None:
-        """The job that runs or waits longest."""
+    def unfinished(self, model: str) -> Job | None:
+        """The model's job that runs or waits longest."""
         with self._lock:
-            return next((job for job in self._jobs.values() if not job.finished), None)
+            jobs = [job for job in self._jobs.values() if job.model == model and not job.finished]
+            return next(iter(jobs), None)
 
     def cancel(self, job_id: str) -> None:
         """Ask a job to stop within a step; what it has learned is kept."""
@@ -113,7 +112,7 @@ class Jobs:
                 self._jobs[job_id] = replace(job, **changes)  # type: ignore[arg-type]
 
     def _run(
-        self, job_id: str, prompts: PromptSet, configure: Callable[[LanguageModel], TrainConfig]
+        self, job_id: str, prompts: PromptSet, configure: Callable[[Model], TrainConfig]
     ) -> None:
         def should_stop() -> bool:
             with self._lock:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
+import statistics
 from collections.abc import Sequence
 from html import escape
 
+import plotly.graph_objects as go
+from PIL import Image
+
+from lineas_core.grids import GridScores
 from lineas_core.health import HealthReport
 from lineas_core.metrics.concepts import concept_presence, concept_words
+from lineas_core.models.diffusion import ImageGrid
 from lineas_core.models.language import TextGrid
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.jobs import Job
@@ -121,6 +129,66 @@ def mark(text: str, concept: str) -> str:
     )
 
 
+def pictures(grid: ImageGrid, scores: GridScores) -> str:
+    """One card a prompt: the picture at the last strength, and its scores."""
+    strength = grid.strengths[-1]
+    cards = "".join(
+        f'<figure class="ls-picture" data-strength="{strength:g}">{_image(images[-1], prompt)}'
+        f"<figcaption>{escape(prompt)}{_scores(clip[-1], img[-1])}</figcaption></figure>"
+        for prompt, images, clip, img in zip(
+            grid.prompts, grid.images, scores.clip, scores.image, strict=True
+        )
+    )
+    return f'<div class="ls-pictures">{cards}</div>'
+
+
+def picture_grid(grid: ImageGrid, scores: GridScores) -> str:
+    """A table: prompts down, strengths across, scores under each picture."""
+    head = "".join(f"<th scope='col'>{strength:g}</th>" for strength in grid.strengths)
+    rows = []
+    for row, (prompt, images) in enumerate(zip(grid.prompts, grid.images, strict=True)):
+        cells = "".join(
+            f"<td>{_image(image, f'{prompt}, strength {strength:g}')}"
+            f"{_scores(scores.clip[row][column], scores.image[row][column])}</td>"
+            for column, (image, strength) in enumerate(zip(images, grid.strengths, strict=True))
+        )
+        rows.append(f"<tr><th scope='row'>{escape(prompt)}</th>{cells}</tr>")
+    return (
+        f'<div class="ls-grid"><table><thead><tr><th scope="col">strength</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+        f'<p class="ls-hint">CLIP: how much it looks like “{escape(scores.style)}”. IMG: how much '
+        f"of strength 0 is left. Both are cosines by {escape(scores.scorer)}.</p>"
+    )
+
+
+def score_curves(grid: ImageGrid, scores: GridScores) -> go.Figure:
+    """Mean CLIPScore and IMGScore over the prompts against strength, with standard deviations."""
+    figure = go.Figure()
+    named = (("CLIPScore", scores.clip, "#6366f1"), ("IMGScore", scores.image, "#f59e0b"))
+    for name, rows, colour in named:
+        columns = list(zip(*rows, strict=True))
+        spread = [statistics.pstdev(column) for column in columns]
+        figure.add_scatter(
+            x=grid.strengths,
+            y=[statistics.fmean(column) for column in columns],
+            error_y={"type": "data", "array": spread, "thickness": 1.2, "width": 4},
+            name=name,
+            line={"color": colour, "width": 2.5},
+        )
+    # Transparent, in a grey that is legible on the light theme and on the dark one.
+    figure.update_layout(
+        height=260,
+        margin={"l": 44, "r": 12, "t": 28, "b": 40},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": "#7c8aa0"},
+        legend={"orientation": "h", "y": 1.15, "x": 0},
+        xaxis={"title": "strength", "gridcolor": "rgba(124,138,160,.2)"},
+        yaxis={"title": "cosine", "gridcolor": "rgba(124,138,160,.2)"},
+    )
+    return figure
+
+
 def waiting(strengths: Sequence[float]) -> str:
     """Cards of the same size as the answers, so that nothing jumps when they come."""
     cards = "".join(
@@ -128,6 +196,22 @@ def waiting(strengths: Sequence[float]) -> str:
         for s in strengths
     )
     return f'<div class="ls-cards">{cards}</div>'
+
+
+def _scores(clip: float, image: float) -> str:
+    return (
+        f'<small class="ls-scores"><span title="CLIPScore">CLIP <b>{clip:.2f}</b></span> '
+        f'<span title="IMGScore">IMG <b>{image:.2f}</b></span></small>'
+    )
+
+
+def _image(image: Image.Image, text: str, most: int = 256) -> str:
+    shown = image.convert("RGB")
+    shown.thumbnail((most, most))
+    file = io.BytesIO()
+    shown.save(file, "WEBP", lossless=shown.width <= 128, quality=85)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img src="data:image/webp;base64,{data}" alt="{escape(text, quote=True)}">'
 
 
 def _duration(seconds: float) -> str:

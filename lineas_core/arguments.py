@@ -1,0 +1,102 @@
+"""What people type on the command line, turned into maps, models and settings.
+
+Imports that take seconds are made where they are needed, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineas_core.errors import ConfigError, ModelError
+from lineas_core.terminal import console, plain
+
+if TYPE_CHECKING:
+    from lineas_core.maps import SteeringMap
+    from lineas_core.models import Model
+    from lineas_core.models.diffusion import DiffusionModel
+    from lineas_core.models.language import LanguageModel
+
+
+def numbers(text: str) -> list[float]:
+    """Strengths, separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"strengths is {text!r}; give numbers separated by commas.") from error
+
+
+def load(name: str, device: str) -> Model:
+    """The model of that name, with a word on the terminal while it loads."""
+    import transformers
+
+    from lineas_core.models import load_model
+
+    transformers.utils.logging.disable_progress_bar()
+    with console.status(f"loading {plain(name)}"):
+        return load_model(name, device=device)
+
+
+def load_text(name: str, device: str) -> LanguageModel:
+    """A language model, or an error that says what it is."""
+    from lineas_core.models.language import LanguageModel
+
+    model = load(name, device)
+    if not isinstance(model, LanguageModel):
+        raise ModelError(f"{name} makes images; choose a language model.")
+    return model
+
+
+def load_image(name: str, device: str) -> DiffusionModel:
+    """An image model, or an error that says what it is."""
+    from lineas_core.models.diffusion import DiffusionModel
+
+    model = load(name, device)
+    if not isinstance(model, DiffusionModel):
+        raise ModelError(f"{name} writes text; choose an image model.")
+    return model
+
+
+def split_spec(spec: str) -> tuple[str, float | None]:
+    """FILE or FILE@STRENGTH, in two parts; None where no strength is given."""
+    path, at, strength = spec.rpartition("@")
+    if not at or Path(spec).exists():
+        return spec, None
+    try:
+        return path, float(strength)
+    except ValueError as error:
+        raise ConfigError(
+            f"map is {spec!r}; the strength after @ must be a number, as in {path}@0.5."
+        ) from error
+
+
+def swept_maps(specs: list[str]) -> list[tuple[SteeringMap, float | None]]:
+    """Maps of FILE or FILE@STRENGTH; None where no strength is given."""
+    from lineas_core.maps import SteeringMap
+
+    return [(SteeringMap.load(path), strength) for path, strength in map(split_spec, specs)]
+
+
+def fixed_maps(specs: list[str]) -> list[tuple[SteeringMap, float]]:
+    """Maps of FILE or FILE@STRENGTH; 1 where no strength is given."""
+    return [(smap, 1.0 if strength is None else strength) for smap, strength in swept_maps(specs)]
+
+
+def train_settings(pairs: list[str]) -> dict[str, Any]:
+    """`steps=200` and the like, each value in the type of the setting."""
+    from lineas_core.trainer import TrainConfig
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        field = TrainConfig.__dataclass_fields__.get(name)
+        if field is None or not equals:
+            raise ConfigError(
+                f"--set {pair!r} is not a setting; there are "
+                f"{', '.join(TrainConfig.__dataclass_fields__)}, as in steps=200."
+            )
+        try:
+            settings[name] = type(getattr(TrainConfig, name))(text)
+        except ValueError as error:
+            raise ConfigError(f"{name} is {text!r}; it must be a number.") from error
+    return settings

@@ -1,0 +1,278 @@
+"""CLIPScore and IMGScore: how close images are to a text, or to other images, in CLIP's space."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from lineas_core.devices import choose_device
+from lineas_core.errors import ConfigError, ModelError
+
+ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
+DEFAULT_SCORER = "clip-emoji"
+BATCH = 32
+CACHED_EMBEDDINGS = 4096
+
+# Name -> folder, or open_clip's names of an architecture and of its weights on the hub.
+SCORERS: dict[str, Path | tuple[str, str]] = {
+    "clip-emoji": ASSETS / "clip-emoji",
+    # OpenAI's weights expect QuickGELU; open_clip's plain "ViT-L-14" would run them with GELU.
+    "vit-l-14": ("ViT-L-14-quickgelu", "openai"),
+    "vit-b-32": ("ViT-B-32", "laion2b_s34b_b79k"),
+}
+
+Item = TypeVar("Item")
+
+
+class Scores(list[float]):
+    """One cosine per image, in [-1, 1], and the name of the scorer they come from.
+
+    Scores of two scorers do not compare: each has a space of its own.
+
+    >>> Scores([0.25, 0.5], "vit-b-32")
+    Scores([0.25, 0.5], scorer='vit-b-32')
+    """
+
+    def __init__(self, values: Iterable[float], scorer: str) -> None:
+        super().__init__(values)
+        self.scorer = scorer
+
+    def __repr__(self) -> str:
+        return f"Scores({super().__repr__()}, scorer={self.scorer!r})"
+
+
+class ClipScorer:
+    """A CLIP model that scores images; remembers the embeddings it has computed.
+
+    `load_scorer` makes one. Calls from several threads wait for each other.
+
+    Args:
+        name: what results are labelled with.
+        model: an open_clip model, in eval mode, with `encode_image` and `encode_text`.
+        preprocess: PIL image in RGB -> float (3, height, width). open_clip's scales the shorter
+            side to the model's size, up or down, and cuts out the centre; an image of that size,
+            such as 64 x 64 for clip-emoji, is only normalised.
+        tokenizer: texts -> ids (n, context); texts beyond the model's context are cut.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        preprocess: Callable[[Image.Image], Tensor],
+        tokenizer: Callable[[list[str]], Tensor],
+    ) -> None:
+        self.name = name
+        self.model: Any = model
+        self.preprocess = preprocess
+        self.tokenizer = tokenizer
+        self._device = next(model.parameters()).device
+        self._images = _Recent()
+        self._texts = _Recent()
+        self._lock = threading.Lock()
+
+    def image_embeddings(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
+        """Unit embeddings of images of any mode and size, float32 on the CPU; (0, 0) for none."""
+
+        def encode(batch: list[Image.Image]) -> Tensor:
+            pixels = torch.stack([self.preprocess(image) for image in batch])
+            features: Tensor = self.model.encode_image(pixels.to(self._device))
+            return features
+
+        colours = [image.convert("RGB") for image in images]
+        return self._embed(colours, [_digest(image) for image in colours], self._images, encode)
+
+    def text_embeddings(self, texts: Sequence[str]) -> Float[Tensor, "n d"]:
+        """Unit embeddings of texts, float32 on the CPU; (0, 0) for none."""
+
+        def encode(batch: list[str]) -> Tensor:
+            features: Tensor = self.model.encode_text(self.tokenizer(batch).to(self._device))
+            return features
+
+        return self._embed(texts, list(texts), self._texts, encode)
+
+    def clip_score(self, images: Sequence[Image.Image], text: str) -> Scores:
+        """As the function `clip_score`, with this scorer."""
+        if not text.strip():
+            raise ConfigError(f"text is {text!r}; say what the images should look like.")
+        style = self.text_embeddings([text])[0]
+        return Scores([float(image @ style) for image in self.image_embeddings(images)], self.name)
+
+    def img_score(self, images: Sequence[Image.Image], references: Sequence[Image.Image]) -> Scores:
+        """As the function `img_score`, with this scorer."""
+        if len(images) != len(references):
+            raise ConfigError(
+                f"{len(images)} images for {len(references)} references; give one for each."
+            )
+        found = self.image_embeddings([*images, *references])
+        pairs = zip(found[: len(images)], found[len(images) :], strict=True)
+        return Scores([float(image @ reference) for image, reference in pairs], self.name)
+
+    def _embed(
+        self,
+        items: Sequence[Item],
+        keys: Sequence[Hashable],
+        recent: _Recent,
+        encode: Callable[[list[Item]], Tensor],
+    ) -> Tensor:
+        """A row for every item; the model runs once for each key not seen lately."""
+        if not keys:
+            return torch.empty(0, 0)
+        with self._lock:
+            rows = {key: row for key in keys if (row := recent.get(key)) is not None}
+            new = {key: item for key, item in zip(keys, items, strict=True) if key not in rows}
+            todo = list(new)
+            for start in range(0, len(todo), BATCH):
+                batch = todo[start : start + BATCH]
+                with torch.no_grad():
+                    found = normalize(encode([new[key] for key in batch]).float(), dim=-1).cpu()
+                for key, row in zip(batch, found, strict=True):
+                    # A row of its own: a view would keep its whole batch in memory.
+                    rows[key] = row.clone()
+                    recent.put(key, rows[key])
+        return torch.stack([rows[key] for key in keys])
+
+
+class _Recent:
+    """The embeddings used last, CACHED_EMBEDDINGS at most."""
+
+    def __init__(self) -> None:
+        self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()
+
+    def get(self, key: Hashable) -> Tensor | None:
+        if key not in self._rows:
+            return None
+        self._rows.move_to_end(key)
+        return self._rows[key]
+
+    def put(self, key: Hashable, row: Tensor) -> None:
+        self._rows[key] = row
+        if len(self._rows) > CACHED_EMBEDDINGS:
+            self._rows.popitem(last=False)
+
+
+def clip_score(
+    images: Sequence[Image.Image], text: str, *, scorer: str = DEFAULT_SCORER, device: str = "auto"
+) -> Scores:
+    """How much each image looks like what a text says.
+
+    `cos(E_image(x), E_text(t))`, the plain cosine. Hessel et al., "CLIPScore: A Reference-free
+    Evaluation Metric for Image Captioning" (2021), rescale it to `2.5 * max(cos, 0)`.
+
+    Args:
+        images: of any mode and size; transparency is dropped.
+        text: the style or concept, as "pixel art".
+        scorer: clip-emoji (comes with the project, for 64 x 64 images), vit-l-14, vit-b-32 (both
+            fetched from the Hugging Face Hub), or a folder in open_clip's format.
+        device: "auto" takes a GPU where there is one; else as torch names devices.
+
+    Returns:
+        A list of float with the scorer's name in `scorer`, in the order of `images`.
+
+    Raises:
+        ConfigError: the text is empty, or there is no such device.
+        ModelError: the scorer cannot be loaded.
+    """
+    return load_scorer(scorer, device).clip_score(images, text)
+
+
+def img_score(
+    images: Sequence[Image.Image],
+    references: Sequence[Image.Image],
+    *,
+    scorer: str = DEFAULT_SCORER,
+    device: str = "auto",
+) -> Scores:
+    """How much of each reference is left in its image; 1 where they are the same.
+
+    `cos(E_image(x_s), E_image(x_0))`, where LinEAS takes for x_s the image at strength s and for
+    the reference x_0 that of the untouched model with the same prompt and seed.
+
+    Args:
+        images: of any mode and size; transparency is dropped.
+        references: one for each image, in the same order.
+        scorer: as for `clip_score`.
+        device: as for `clip_score`.
+
+    Returns:
+        A list of float with the scorer's name in `scorer`, in the order of `images`.
+
+    Raises:
+        ConfigError: the numbers of images and references differ, or there is no such device.
+        ModelError: the scorer cannot be loaded.
+    """
+    return load_scorer(scorer, device).img_score(images, references)
+
+
+def load_scorer(name: str = DEFAULT_SCORER, device: str = "auto") -> ClipScorer:
+    """The scorer of that name; loaded at the first call, the same object afterwards.
+
+    Args:
+        name: one of SCORERS, or a folder with open_clip_config.json, weights and, where the
+            config names one, a tokenizer. A folder is read once: later changes go unseen.
+        device: "auto" takes a GPU where there is one; else as torch names devices.
+
+    Raises:
+        ConfigError: there is no such device.
+        ModelError: there is no such scorer, or it cannot be loaded; the message says what helps.
+    """
+    chosen = choose_device(device)
+    with _loading:
+        if (name, chosen) not in _loaded:
+            _loaded[name, chosen] = _load(name, chosen)
+        return _loaded[name, chosen]
+
+
+_loaded: dict[tuple[str, torch.device], ClipScorer] = {}
+_loading = threading.Lock()
+
+
+def _load(name: str, device: torch.device) -> ClipScorer:
+    source = SCORERS.get(name, Path(name).expanduser())
+    if isinstance(source, Path):
+        architecture, weights = f"local-dir:{source}", None
+        remedy = "Give another folder or one of: " + ", ".join(SCORERS)
+        if not (source / "open_clip_config.json").is_file():
+            raise ModelError(
+                f"There is no scorer {name!r}: {source} has no open_clip_config.json. {remedy}."
+            )
+    else:
+        architecture, weights = source
+        remedy = "Check that this machine reaches the Hugging Face Hub, or use 'clip-emoji'"
+    # Takes seconds to import, and most of the library does without it.
+    import open_clip  # type: ignore[import-untyped]
+
+    try:
+        # Unlike create_model_and_transforms, this refuses to go on with random weights.
+        model, preprocess = open_clip.create_model_from_pretrained(
+            architecture, weights, device=device
+        )
+        tokenizer = open_clip.get_tokenizer(architecture)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"Cannot load the scorer {name} ({reason}). {remedy}.") from error
+    return ClipScorer(name, model.eval().requires_grad_(False), preprocess, tokenizer)
+
+
+def _digest(image: Image.Image) -> bytes:
+    """Of an RGB image's size and pixels."""
+    return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()

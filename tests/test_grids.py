@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageSequence
+
+import lineas_core as lc
+from lineas_core.evaluation.styles import evaluate_styles, gain_at_equal_image, style_table
+from lineas_core.grids import GridRecipe, UsedMap, draw_film, draw_grid, score_grid
+from lineas_core.metrics import clip
+from lineas_core.models.diffusion import DiffusionModel
+from tests.conftest import random_map
+from tests.small_pipelines import small_sd
+from tests.test_clip import save_small_clip
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> DiffusionModel:
+    folder = tmp_path_factory.mktemp("pipelines") / "sd"
+    small_sd().save_pretrained(folder)
+    model = lc.load_model(str(folder), device="cpu")
+    assert isinstance(model, DiffusionModel)
+    return model
+
+
+@pytest.fixture
+def scorer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(clip, "_loaded", {})
+    return str(save_small_clip(tmp_path / "small-clip"))
+
+
+@pytest.fixture(scope="module")
+def smap(painter: DiffusionModel) -> lc.SteeringMap:
+    site = "unet.mid_block.attentions.0.norm"
+    return random_map({site: 16}, 0, spread=3.0)
+
+
+@pytest.fixture
+def recipe(painter: DiffusionModel, smap: lc.SteeringMap) -> GridRecipe:
+    used = (UsedMap("a", smap.digest()), UsedMap("b", smap.digest(), 0.5))
+    return GridRecipe(painter.id, ("ab", "ba"), (0.0, 0.5, 1.0), 7, used)
+
+
+def test_a_recipe_makes_the_same_grid_again(
+    recipe: GridRecipe, painter: DiffusionModel, smap: lc.SteeringMap, tmp_path: Path
+) -> None:
+    smap.save(tmp_path / "x.safetensors")
+    first = recipe.make(painter, lambda name: smap)
+    again = GridRecipe.from_json(recipe.to_json())
+    second = again.make(painter, lambda name: lc.SteeringMap.load(tmp_path / "x.safetensors"))
+    assert again == recipe
+    assert first.images == second.images
+    plain = painter.generate(["ab"], [(smap, 0.0), (smap, 0.5)], seed=7)
+    assert first.images[0][0] == plain[0]
+    assert first.images[0][2] != first.images[0][0]
+
+
+def test_another_map_under_the_same_name_is_refused(
+    recipe: GridRecipe, painter: DiffusionModel, smap: lc.SteeringMap
+) -> None:
+    with pytest.raises(lc.MapError, match="'a' is not the one this grid was made with"):
+        recipe.make(painter, lambda name: smap.at(0.9))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "model": "m", "prompts": 3}']
+)
+def test_files_that_are_no_recipe_are_refused(text: str) -> None:
+    with pytest.raises(lc.ConfigError, match="not the JSON file of a grid"):
+        GridRecipe.from_json(text)
+
+
+def test_a_newer_recipe_asks_for_an_update(recipe: GridRecipe) -> None:
+    newer = json.dumps({**json.loads(recipe.to_json()), "format": 2})
+    with pytest.raises(lc.ConfigError, match="format 2; this version reads 1"):
+        GridRecipe.from_json(newer)
+
+
+def test_scores_are_those_of_the_cells(
+    recipe: GridRecipe, painter: DiffusionModel, smap: lc.SteeringMap, scorer: str
+) -> None:
+    grid = recipe.make(painter, lambda name: smap)
+    scores = score_grid(grid, "ink", scorer=scorer, device="cpu")
+    assert scores.scorer == scorer
+    for row in range(2):
+        wanted = lc.clip_score(grid.images[row], "ink", scorer=scorer, device="cpu")
+        assert scores.clip[row] == pytest.approx(wanted, abs=1e-5)
+        wanted = lc.img_score(
+            grid.images[row], [grid.images[row][0]] * 3, scorer=scorer, device="cpu"
+        )
+        assert scores.image[row] == pytest.approx(wanted, abs=1e-5)
+        assert scores.image[row][0] == pytest.approx(1)
+    assert json.loads(recipe.to_json(scores))["scores"]["style"] == "ink"
+    assert GridRecipe.from_json(recipe.to_json(scores)) == recipe
+    steered_only = painter.sweep(["ab"], [(smap, None)], [0.5, 1.0])
+    with pytest.raises(lc.ConfigError, match="include it"):
+        score_grid(steered_only, "ink", scorer=scorer)
+
+
+def test_the_picture_and_the_film_show_every_cell() -> None:
+    colours = [[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (250, 250, 0)], [(9, 9, 9), (90, 0, 90)]]
+    cells = [[Image.new("RGB", (8, 8), colour) for colour in row] for row in colours]
+    grid = lc.ImageGrid(["one", "a very long prompt " * 9, "three"], [0.0, 1.0], cells)
+    sheet = np.asarray(draw_grid(grid, cell=40)).reshape(-1, 3)
+    for colour in (c for row in colours for c in row):
+        assert (sheet == colour).all(axis=1).sum() == 40 * 40
+    film = Image.open(io.BytesIO(draw_film(grid, cell=40)))
+    frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    assert len(frames) == 2
+    for column, frame in enumerate(frames):
+        middles = [frame[20, 20 + 40 * row].astype(int) for row in range(3)]
+        wanted = np.array([row[column] for row in colours])
+        assert np.abs(np.stack(middles) - wanted).max() < 16
+
+
+def test_the_style_table_covers_methods_and_strengths(
+    painter: DiffusionModel, scorer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The small model reads sixteen letters.
+    prompts = lc.PromptSet(
+        name="ink",
+        modality="image",
+        source=["ab", "ba", "cab", "bc"],
+        target=["ab ink", "ba ink", "cab ink", "bc ink"],
+        concept="ink",
+    )
+    file = str(prompts.save(tmp_path / "ink.json"))
+    monkeypatch.setattr(
+        "lineas_core.models.diffusion.TRAIN_DEFAULTS",
+        {"optimizer": "adamw", "rate": 1e-3, "steps": 2},
+    )
+    results = evaluate_styles(
+        painter, [file], strengths=[0, 1], prompts=["aa", "bb", "cc"], scorer=scorer
+    )
+    assert list(results["method"]) == ["lineas", "lineas", "lin-act", "lin-act"]
+    assert results["image"][[0, 2]].tolist() == pytest.approx([1, 1])
+    assert results["clip"][0] == pytest.approx(results["clip"][2])
+    assert set(results["scorer"]) == {scorer}
+    table = style_table(results).splitlines()
+    assert len(table) == 4
+    assert table[0].count("|") == 6
+
+
+def test_gain_at_equal_image_compares_curves_not_strengths() -> None:
+    def rows(method: str, points: list[tuple[float, float]]) -> list[dict]:
+        return [
+            {"style": "x", "method": method, "strength": i, "image": image, "clip": score}
+            for i, (image, score) in enumerate(points)
+        ]
+
+    # On the line 1 - image, and a tenth above it but for the start; strengths do not match.
+    theirs = rows("b", [(1.0, 0.0), (0.9, 0.1), (0.4, 0.6)])
+    ours = rows("a", [(1.0, 0.1), (0.6, 0.5), (0.2, 0.9)])
+    gains = gain_at_equal_image(pd.DataFrame(ours + theirs), "a", "b")
+    assert gains["x"] == pytest.approx(0.1)
