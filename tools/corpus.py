@@ -62,12 +62,14 @@ class Corpus:
         concepts: of the rows.
         looks: names of the columns.
         held_out: (concept, look) index pairs that nothing is trained on.
+        words: names and keywords of all concepts, drawn or not, for the vocabulary.
     """
 
     images: np.ndarray[Any, Any]
     concepts: list[Concept]
     looks: list[str]
     held_out: list[tuple[int, int]]
+    words: list[str]
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
@@ -78,6 +80,7 @@ class Corpus:
             concepts=[Concept(**raw) for raw in index["concepts"]],
             looks=index["looks"],
             held_out=[(int(c), int(k)) for c, k in index["held_out"]],
+            words=index["words"],
         )
 
     def training_mask(self) -> np.ndarray[Any, Any]:
@@ -183,6 +186,7 @@ def main() -> None:
     arguments = parser.parse_args()
     art = install_art(arguments.folder / "art")
     concepts = find_concepts(art)
+    words = sorted({word for c in concepts for word in (c.name, *c.keywords)})
     if not arguments.all:
         # One word before two: what has a word of its own is what people know best.
         things = [c for c in concepts if c.is_thing]
@@ -194,6 +198,7 @@ def main() -> None:
     index = {
         "concepts": [asdict(c) for c in concepts],
         "looks": list(LOOKS),
+        "words": words,
         "held_out": hold_out([*concepts], len(LOOKS), HELD_OUT_PAIRS, seed=0),
     }
     (arguments.folder / "corpus.json").write_text(json.dumps(index, indent=1))

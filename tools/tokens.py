@@ -21,7 +21,8 @@ def train_tokenizer(texts: Iterable[str], size: int, length: int) -> CLIPTokeniz
     """
     untrained = CLIPTokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=size - 2,
+        # Less the start, the end, and the bytes that end words.
+        vocab_size=size - 2 - 256,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         end_of_word_suffix="</w>",
         show_progress=False,

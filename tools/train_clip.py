@@ -52,7 +52,8 @@ CONFIG: dict[str, Any] = {
 
 
 def all_captions(corpus: Corpus, rounds: int = 20) -> Iterator[str]:
-    """Captions to learn a vocabulary from."""
+    """Captions and words to learn a vocabulary from."""
+    yield from corpus.words
     rng = np.random.default_rng(0)
     for _ in range(rounds):
         for concept in corpus.concepts:
