@@ -1,0 +1,1 @@
+"""Speed, memory and scaling, each figure a JSON line."""

@@ -1,0 +1,61 @@
+"""Times of the embedded image model: `python -m benchmarks.images`.
+
+One JSON object a line: seconds (the median of some runs), and how many times an unsteered image
+that is, in this run on this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import lineas_core as lc
+from lineas_core.grids import score_grid
+from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.studio.pictures import STRENGTHS
+from lineas_core.subjects import SUBJECTS
+
+
+def seconds(action: Callable[[], object], runs: int) -> float:
+    """The median over `runs`, after one that is not counted."""
+    action()
+    times = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        action()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times)
+
+
+def main() -> None:
+    """Measure and print."""
+    model = lc.load_model("emoji-onestep", device="cpu")
+    assert isinstance(model, DiffusionModel)
+    prompts = lc.PromptSet.load("emoji-watercolor")
+    began = time.perf_counter()
+    smap = lc.train(model, prompts).map
+    training = time.perf_counter() - began
+    count = iter(range(1_000_000))
+
+    def grid_with_scores() -> None:
+        # A new seed each time, so that no score is remembered.
+        grid = model.sweep(SUBJECTS[:4], [(smap, None)], STRENGTHS, seed=next(count))
+        score_grid(grid, prompts.concept)
+
+    plain = seconds(lambda: model.generate(SUBJECTS[:1], seed=next(count)), 20)
+    figures = {
+        "one image": plain,
+        "one steered image": seconds(
+            lambda: model.generate(SUBJECTS[:1], [(smap, 1.0)], seed=next(count)), 20
+        ),
+        "grid of 4 prompts by 7 strengths, with scores": seconds(grid_with_scores, 5),
+        "training a style map": training,
+    }
+    for name, value in figures.items():
+        print(json.dumps({"figure": name, "seconds": round(value, 4), "images": value / plain}))
+
+
+if __name__ == "__main__":
+    main()
