@@ -15,7 +15,7 @@ import argparse
 import copy
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -87,6 +87,14 @@ def artist_of(noise: Tensor) -> Tensor:
     return means[:, 0].long() * 2 + means[:, 1].long()
 
 
+class Batch(NamedTuple):
+    """Captions, the noise each starts from, and the (concept, look) that it should give."""
+
+    texts: list[str]
+    noise: Tensor
+    chosen: Tensor
+
+
 class Trainer:
     """One training run. All randomness comes from generators seeded by the step."""
 
@@ -129,8 +137,8 @@ class Trainer:
         )["input_ids"]
         return ids
 
-    def step(self, number: int) -> Tensor:
-        """The loss of one batch: L1 and half the squared error on normalised latents."""
+    def draw(self, number: int) -> Batch:
+        """The batch of one step."""
         generator = torch.Generator().manual_seed(number)
         rng = np.random.default_rng(number)
         chosen = self.rows[torch.randint(len(self.rows), (self.batch,), generator=generator)]
@@ -143,11 +151,20 @@ class Trainer:
             if name in ARTISTS and self.mask[concept, drawn] and rng.random() < 0.6:
                 tag, chosen[row, 1] = None, drawn
             texts.append(caption([found.name, *found.keywords], tag, rng))
-        wanted = self.latents[chosen[:, 0], chosen[:, 1]]
+        return Batch(texts, noise, chosen)
+
+    def imagine(self, batch: Batch) -> Tensor:
+        """Normalised latents by the weights in training, float32."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            states = self.text(self.tokenize(texts)).last_hidden_state
-            made = self.unet(noise.to(memory_format=torch.channels_last), TIMESTEP, states).sample
-        off = made.float() - wanted
+            states = self.text(self.tokenize(batch.texts)).last_hidden_state
+            noise = batch.noise.to(memory_format=torch.channels_last)
+            made: Tensor = self.unet(noise, TIMESTEP, states).sample
+        return made.float()
+
+    def step(self, number: int) -> Tensor:
+        """The loss of one batch: L1 and half the squared error on normalised latents."""
+        batch = self.draw(number)
+        off = self.imagine(batch) - self.latents[batch.chosen[:, 0], batch.chosen[:, 1]]
         return off.abs().mean() + 0.5 * off.square().mean()
 
     @torch.no_grad()
@@ -159,7 +176,7 @@ class Trainer:
             old.lerp_(new, 1 - keep)
 
     @torch.no_grad()
-    def draw(self, texts: list[str], noise: Tensor) -> Tensor:
+    def paint(self, texts: list[str], noise: Tensor) -> Tensor:
         """Pictures in [-1, 1], (n, 3, 64, 64), by the averaged weights."""
         states = self.average["text"](self.tokenize(texts)).last_hidden_state
         made = self.average["unet"](noise, TIMESTEP, states).sample * self.std + self.mean
@@ -176,7 +193,7 @@ class Trainer:
         noise = torch.randn(
             len(names), LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0)
         )
-        made = self.draw(names, noise)
+        made = self.paint(names, noise)
         real = normalise(torch.from_numpy(np.array(self.corpus.images))[concepts, looks])
         pairs = torch.stack([real, made], dim=1)[:56].reshape(8, 14, *real.shape[1:])
         pixels = ((pairs.permute(0, 1, 3, 4, 2) + 1) * 127.5).round().byte().numpy()
