@@ -70,7 +70,7 @@ def test_listings() -> None:
         (["train", "day", "-o", "x", "--set", "stepz=3"], 1, "'stepz=3' is not a setting"),
         (["train", "day", "-o", "x", "--set", "rate=fast"], 1, "rate is 'fast'"),
         (["sweep", "a", "--map", "x", "--strengths", "0;1"], 1, "strengths is '0;1'"),
-        (["generate", "a", "--map", "x@y"], 1, "no map file"),
+        (["generate", "a", "--map", "x@y"], 1, "the strength after @ must be a number"),
         (["evaluate", "poems"], 1, "table is 'poems'"),
         (["train"], 2, "Missing argument"),
     ],
