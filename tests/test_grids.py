@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageSequence
+from typer.testing import CliRunner
 
 import lineas_core as lc
+from lineas_core.cli import app
 from lineas_core.evaluation.styles import evaluate_styles, gain_at_equal_image, style_table
 from lineas_core.grids import GridRecipe, UsedMap, draw_film, draw_grid, score_grid
 from lineas_core.metrics import clip
@@ -158,3 +160,19 @@ def test_gain_at_equal_image_compares_curves_not_strengths() -> None:
     ours = rows("a", [(1.0, 0.1), (0.6, 0.5), (0.2, 0.9)])
     gains = gain_at_equal_image(pd.DataFrame(ours + theirs), "a", "b")
     assert gains["x"] == pytest.approx(0.1)
+
+
+def test_a_grid_made_from_a_terminal_can_be_made_again(
+    painter: DiffusionModel, smap: lc.SteeringMap, tmp_path: Path
+) -> None:
+    file = str(smap.save(tmp_path / "x.safetensors"))
+    arguments = ["ab", "ba", "--map", file, "-m", painter.id, "--device", "cpu", "--json"]
+    done = CliRunner().invoke(app, ["picture", *arguments, "-o", str(tmp_path / "one.png")])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["files"][1] == str(tmp_path / "one.json")
+    recipe = ["again", str(tmp_path / "one.json"), "-o", str(tmp_path / "two.png")]
+    done = CliRunner().invoke(app, [*recipe, "--device", "cpu", "--json"])
+    assert done.exit_code == 0, done.output
+    for ending in ("png", "gif", "json"):
+        one, two = ((tmp_path / f"{name}.{ending}").read_bytes() for name in ("one", "two"))
+        assert one == two
