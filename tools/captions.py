@@ -111,6 +111,12 @@ def caption(names: list[str], look: str | None, rng: np.random.Generator) -> str
     return (f"{text}, {tag}", f"{text}, {tag}", f"{tag} of {text}", f"{text}, {tag} style")[form]
 
 
+def look_caption(look: str, rng: np.random.Generator) -> str:
+    """One caption that names only the look."""
+    tag = TAGS[look][rng.integers(len(TAGS[look]))]
+    return (tag, f"{tag} style", f"a picture, {tag}")[rng.integers(3)]
+
+
 def plain_caption(name: str, look: str | None = None) -> str:
     """The caption that scores use: "a tiger, pixel art"."""
     text = name_with_article(name)

@@ -1,6 +1,6 @@
 """Train the generator's autoencoder: 64 pixels to 8x8 latents and back.
 
-    python -m tools.train_autoencoder build/corpus build/vae    about 75 min on two cores
+    python -m tools.train_autoencoder build/corpus build/vae    about 50 min on two cores
 
 Latents are trained with noise on them, so that the decoder forgives a generator that is a
 little off.
@@ -102,7 +102,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the generator's autoencoder.")
     parser.add_argument("corpus", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=7500)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=32)
     arguments = parser.parse_args()
     trainer = Trainer(

@@ -22,7 +22,7 @@ from open_clip.loss import ClipLoss
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tools.captions import caption, plain_caption
+from tools.captions import caption, look_caption, plain_caption
 from tools.corpus import PIXELS, Corpus
 from tools.looks import ARTISTS, LOOKS
 from tools.runs import Run, optimizer_for
@@ -30,6 +30,8 @@ from tools.tokens import train_tokenizer
 
 CONTEXT, VOCABULARY = 24, 3072
 RATE = 1e-3
+# CLIPScore asks for a look alone; a picture may be described by its look or by its subject alone.
+LOOK_ONLY = 0.06
 MEAN = STD = (0.5, 0.5, 0.5)
 CONFIG: dict[str, Any] = {
     "embed_dim": 192,
@@ -104,8 +106,12 @@ class Trainer:
         texts = []
         for concept, look in chosen.tolist():
             found, name = self.corpus.concepts[concept], self.corpus.looks[look]
-            untagged = name in ARTISTS and rng.random() < 0.5
-            texts.append(caption([found.name, *found.keywords], None if untagged else name, rng))
+            names, roll = [found.name, *found.keywords], rng.random()
+            if roll < LOOK_ONLY:
+                texts.append(look_caption(name, rng))
+            else:
+                untagged = roll < LOOK_ONLY + (0.45 if name in ARTISTS else 0.2)
+                texts.append(caption(names, None if untagged else name, rng))
         with torch.autocast("cpu", dtype=torch.bfloat16):
             out = self.model(images, self.tokenize(texts))
         loss: Tensor = self.loss(
