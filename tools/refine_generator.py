@@ -27,7 +27,7 @@ from tools.train_generator import Batch, Trainer
 
 RATE, CRITIC_RATE = 2e-4, 4e-4
 FEATURES, FOOLING = 0.5, 0.1
-LAYERS = [1, 3]
+STAGES = [1, 2, 3]
 
 
 class Critic(nn.Module):
@@ -96,7 +96,7 @@ class Refiner:
         with torch.no_grad():
             wanted = self._features(real)
         pairs = zip(self._features(made), wanted, strict=True)
-        alike = torch.stack([(a - b).square().mean() for a, b in pairs]).mean()
+        alike = torch.stack([(a - b).square().sum(dim=1).mean() for a, b in pairs]).mean()
         fooling = -self.critic(made, texts).mean()
         return picture_loss(made, real) + FEATURES * alike + FOOLING * fooling
 
@@ -115,16 +115,12 @@ class Refiner:
         self.critic_optimizer.step()
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        """Tokens after some of the CLIP's layers, each of unit variance."""
+        """After some of the CLIP's stages, of unit length at every place."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = self.clip.visual.forward_intermediates(
-                images,
-                indices=LAYERS,
-                stop_early=True,
-                output_fmt="NLC",
-                normalize_intermediates=False,
+                images, indices=STAGES, stop_early=True, intermediates_only=True
             )["image_intermediates"]
-        return [nn.functional.layer_norm(z.float(), z.shape[-1:]) for z in found]
+        return [nn.functional.normalize(z.float(), dim=1) for z in found]
 
 
 def main() -> None:
