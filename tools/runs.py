@@ -1,7 +1,8 @@
-"""A training run that survives being stopped: a checkpoint every few minutes, and resume."""
+"""A training run that survives being stopped, and what is done to its results."""
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -124,3 +125,9 @@ class Run:
         print(line, flush=True)
         with (self.folder / "log.txt").open("a") as file:
             file.write(line + "\n")
+
+
+def compact(folder: Path) -> None:
+    """Write every JSON file below a folder again without its white space."""
+    for path in folder.rglob("*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")) + "\n")

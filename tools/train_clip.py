@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tools.captions import caption, look_caption, plain_caption
 from tools.corpus import PIXELS, Corpus
 from tools.looks import ARTISTS, LOOKS
-from tools.runs import Run, optimizer_for
+from tools.runs import Run, compact, optimizer_for
 from tools.tokens import train_tokenizer
 
 CONTEXT, VOCABULARY = 24, 3072
@@ -167,9 +167,10 @@ class Trainer:
         preprocess = {"size": PIXELS, "mean": MEAN, "std": STD, "interpolation": "bicubic"}
         preprocess["resize_mode"] = "squash"
         (folder / "open_clip_config.json").write_text(
-            json.dumps({"model_cfg": CONFIG, "preprocess_cfg": preprocess}, indent=2)
+            json.dumps({"model_cfg": CONFIG, "preprocess_cfg": preprocess})
         )
         self.tokenizer.save_pretrained(folder)
+        compact(folder)
 
 
 def main() -> None:

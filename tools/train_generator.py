@@ -27,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from tools.captions import caption, plain_caption
 from tools.corpus import Corpus, contact_sheet
 from tools.looks import ARTISTS
-from tools.runs import Run, optimizer_for
+from tools.runs import Run, compact, optimizer_for
 from tools.tokens import train_tokenizer
 from tools.train_autoencoder import LATENT_CHANNELS
 from tools.train_clip import CONTEXT, VOCABULARY, all_captions, normalise
@@ -235,6 +235,7 @@ class Trainer:
         shutil.rmtree(folder, ignore_errors=True)
         pipeline.to(dtype=torch.float16)
         pipeline.save_pretrained(folder, max_shard_size="13MB")
+        compact(folder)
 
 
 def main() -> None:
