@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from lineas_core.errors import ConfigError, MapError
 from lineas_core.maps import SteeringMap
 from lineas_core.metrics.clip import DEFAULT_SCORER, load_scorer
+from lineas_core.models.batches import in_rows
 from lineas_core.models.diffusion import DiffusionModel, ImageGrid
 
 FORMAT_VERSION = 1
@@ -151,7 +152,8 @@ def score_grid(
     cells = [image for row in grid.images for image in row]
     references = [row[untouched] for row in grid.images for _ in row]
     clip, image = judge.clip_score(cells, style), judge.img_score(cells, references)
-    return GridScores(judge.name, style, _rows(clip, grid), _rows(image, grid))
+    columns = len(grid.strengths)
+    return GridScores(judge.name, style, in_rows(clip, columns), in_rows(image, columns))
 
 
 def draw_grid(grid: ImageGrid, scores: GridScores | None = None, cell: int = 160) -> Image.Image:
@@ -205,11 +207,6 @@ def draw_film(grid: ImageGrid, cell: int = 160) -> bytes:
         loop=0,
     )
     return file.getvalue()
-
-
-def _rows(values: Sequence[float], grid: ImageGrid) -> list[list[float]]:
-    columns = len(grid.strengths)
-    return [list(values[i : i + columns]) for i in range(0, len(values), columns)]
 
 
 def _scaled(image: Image.Image, side: int) -> Image.Image:

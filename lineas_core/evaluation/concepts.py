@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from lineas_core.evaluation.tables import strength_table
 from lineas_core.maps import SteeringMap
 from lineas_core.methods import fit
 from lineas_core.metrics.concepts import concept_presence
@@ -131,14 +132,6 @@ def complete(model: LanguageModel, smap: SteeringMap, strength: float, count: in
 
 def concept_table(results: pd.DataFrame) -> str:
     """The results as a Markdown table: a row per concept and method, a column per strength."""
-    strengths = sorted(results["strength"].unique())
-    head = ["concept", "method", *(f"s = {s:g}" for s in strengths), "fit"]
-    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
-    for (concept, method), group in results.groupby(["concept", "method"], sort=False):
-        cells = [
-            f"{row.presence:.0%} / {row.perplexity:.1f}"
-            for row in group.sort_values("strength").itertuples()
-        ]
-        seconds = f"{group['fit_seconds'].iloc[0]:.0f} s"
-        lines.append(" | ".join([str(concept), str(method), *cells, seconds]))
-    return "\n".join(f"| {line} |" for line in lines)
+    return strength_table(
+        results, "concept", lambda row: f"{row.presence:.0%} / {row.perplexity:.1f}"
+    )

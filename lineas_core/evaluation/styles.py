@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lineas_core.evaluation.tables import strength_table
 from lineas_core.grids import score_grid
 from lineas_core.methods import fit
 from lineas_core.metrics.clip import DEFAULT_SCORER
@@ -111,17 +112,7 @@ def evaluate_styles(
 
 def style_table(results: pd.DataFrame) -> str:
     """The results as Markdown: CLIPScore / IMGScore, a row per style and method."""
-    strengths = sorted(results["strength"].unique())
-    head = ["style", "method", *(f"s = {s:g}" for s in strengths), "fit"]
-    lines = [" | ".join(head), " | ".join(["---"] * len(head))]
-    for (style, method), group in results.groupby(["style", "method"], sort=False):
-        cells = [
-            f"{row.clip:.2f} / {row.image:.2f}"
-            for row in group.sort_values("strength").itertuples()
-        ]
-        seconds = f"{group['fit_seconds'].iloc[0]:.0f} s"
-        lines.append(" | ".join([str(style), str(method), *cells, seconds]))
-    return "\n".join(f"| {line} |" for line in lines)
+    return strength_table(results, "style", lambda row: f"{row.clip:.2f} / {row.image:.2f}")
 
 
 def gain_at_equal_image(results: pd.DataFrame, ours: str, theirs: str) -> pd.Series:

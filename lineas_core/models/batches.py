@@ -1,14 +1,52 @@
-"""Seeds and strengths of a run over prompts: one for all of them, or one for each."""
+"""Prompts, seeds and strengths of a run: one for all of them, one for each, or a grid of both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from lineas_core.errors import ConfigError
 from lineas_core.maps import SteeringMap, Strength
 from lineas_core.steering import Steering
+
+Item = TypeVar("Item")
+
+
+class Cells(NamedTuple):
+    """The samples of a grid, row after row, as `generate` takes them."""
+
+    prompts: list[str]
+    steer: list[tuple[SteeringMap, Strength]]
+    seeds: list[int]
+
+
+def cells_of(
+    prompts: Sequence[str],
+    maps: Sequence[tuple[SteeringMap, float | None]],
+    strengths: Sequence[float],
+    seed: int | Sequence[int],
+) -> Cells:
+    """Every prompt at every strength; the strength None is the one that is swept.
+
+    Raises:
+        ConfigError: there is no strength, or not a seed for each prompt.
+    """
+    if not strengths:
+        raise ConfigError("strengths is empty; give at least one.")
+    swept = torch.tensor([float(s) for s in strengths]).repeat(len(prompts))
+    return Cells(
+        [prompt for prompt in prompts for _ in strengths],
+        [(smap, swept if strength is None else strength) for smap, strength in maps],
+        [s for s in seeds_for(seed, len(prompts)) for _ in strengths],
+    )
+
+
+def in_rows(items: Sequence[Item], columns: int) -> list[list[Item]]:
+    """One list for each row of a grid."""
+    return [list(items[i : i + columns]) for i in range(0, len(items), columns)]
 
 
 def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:

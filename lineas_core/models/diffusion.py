@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, ModelError, PromptError
 from lineas_core.maps import SteeringMap
-from lineas_core.models.batches import rows_of, seeds_for
+from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.denoisers import Conditioning, Schedule, denoiser_for
 from lineas_core.models.pipelines import load_pipeline
@@ -280,18 +280,9 @@ class DiffusionModel:
             seed: one for all prompts, or one for each; the same along a row.
             settings: as for `generate`.
         """
-        if not strengths:
-            raise ConfigError("strengths is empty; give at least one.")
-        columns = len(strengths)
-        swept = torch.tensor([float(s) for s in strengths]).repeat(len(prompts))
-        seeds = [s for s in seeds_for(seed, len(prompts)) for _ in strengths]
-        images = self.generate(
-            [prompt for prompt in prompts for _ in strengths],
-            [(smap, swept if strength is None else strength) for smap, strength in maps],
-            seed=seeds,
-            **settings,
-        )
-        rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+        cells = cells_of(prompts, maps, strengths, seed)
+        images = self.generate(cells.prompts, cells.steer, seed=cells.seeds, **settings)
+        rows = in_rows(images, len(strengths))
         return ImageGrid(list(prompts), [float(s) for s in strengths], rows)
 
     def _check(self, prompts: Sequence[str]) -> None:

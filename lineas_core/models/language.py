@@ -23,7 +23,7 @@ from transformers import (
 
 from lineas_core.errors import ConfigError, ModelError, PromptError
 from lineas_core.maps import SteeringMap
-from lineas_core.models.batches import rows_of, seeds_for
+from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.sampling import GumbelNoise
 from lineas_core.models.sites import match_sites
@@ -254,18 +254,9 @@ class LanguageModel:
             seed: one for all prompts, or one for each; the same along a row.
             settings: as for `generate`.
         """
-        if not strengths:
-            raise ConfigError("strengths is empty; give at least one.")
-        columns = len(strengths)
-        swept = torch.tensor([float(s) for s in strengths]).repeat(len(prompts))
-        seeds = [s for s in seeds_for(seed, len(prompts)) for _ in strengths]
-        texts = self.generate(
-            [prompt for prompt in prompts for _ in strengths],
-            [(smap, swept if strength is None else strength) for smap, strength in maps],
-            seed=seeds,
-            **settings,
-        )
-        rows = [texts[i : i + columns] for i in range(0, len(texts), columns)]
+        cells = cells_of(prompts, maps, strengths, seed)
+        texts = self.generate(cells.prompts, cells.steer, seed=cells.seeds, **settings)
+        rows = in_rows(texts, len(strengths))
         return TextGrid(list(prompts), [float(s) for s in strengths], rows)
 
     @torch.no_grad()
