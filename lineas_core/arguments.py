@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lineas_core.errors import ConfigError, ModelError
+from lineas_core.errors import ConfigError
 from lineas_core.terminal import console, plain
 
 if TYPE_CHECKING:
@@ -39,22 +39,16 @@ def load(name: str, device: str) -> Model:
 
 def load_text(name: str, device: str) -> LanguageModel:
     """A language model, or an error that says what it is."""
-    from lineas_core.models.language import LanguageModel
+    from lineas_core.models import as_language_model
 
-    model = load(name, device)
-    if not isinstance(model, LanguageModel):
-        raise ModelError(f"{name} makes images; choose a language model.")
-    return model
+    return as_language_model(load(name, device))
 
 
 def load_image(name: str, device: str) -> DiffusionModel:
     """An image model, or an error that says what it is."""
-    from lineas_core.models.diffusion import DiffusionModel
+    from lineas_core.models import as_image_model
 
-    model = load(name, device)
-    if not isinstance(model, DiffusionModel):
-        raise ModelError(f"{name} writes text; choose an image model.")
-    return model
+    return as_image_model(load(name, device))
 
 
 def split_spec(spec: str) -> tuple[str, float | None]:

@@ -280,10 +280,12 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Measure the methods, and print a table."""
-    tables = {"concepts": _evaluate_concepts, "styles": _evaluate_styles}
-    if table not in tables:
-        raise ConfigError(f"table is {table!r}; choose one of {', '.join(tables)}.")
-    results, text = tables[table](model, only or [], completions, device)
+    if table == "concepts":
+        results, text = _evaluate_concepts(model, only or [], completions, device)
+    elif table == "styles":
+        results, text = _evaluate_styles(model, only or [], device)
+    else:
+        raise ConfigError(f"table is {table!r}; choose concepts or styles.")
     if as_json:
         show(results.to_dict(orient="records"), as_json)
     else:
@@ -305,9 +307,7 @@ def _evaluate_concepts(
     return results, concept_table(results)
 
 
-def _evaluate_styles(
-    model: str, only: list[str], completions: int, device: str
-) -> tuple[pd.DataFrame, str]:
+def _evaluate_styles(model: str, only: list[str], device: str) -> tuple[pd.DataFrame, str]:
     from lineas_core.evaluation.styles import evaluate_styles, gain_at_equal_image, style_table
     from lineas_core.prompts import shipped_prompt_sets
 

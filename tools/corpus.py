@@ -4,7 +4,7 @@
 
 Writes `images.npy`, uint8 of shape (concepts, looks, 64, 64, 3); `corpus.json` with the concepts'
 names and keywords, the looks and the held-out (concept, look) pairs; and contact sheets. The art
-and its licences are named in MODEL_CARD.md.
+and its licences are named in assets/README.md.
 """
 
 from __future__ import annotations

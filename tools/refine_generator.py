@@ -9,7 +9,6 @@ its features in the embedded CLIP, and a critic that tells real pictures from ma
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from tools.corpus import Corpus
-from tools.runs import Run, optimizer_for
+from tools.runs import Run, optimizer_for, training_arguments
 from tools.train_autoencoder import picture_loss
 from tools.train_clip import CONFIG, normalise
 from tools.train_generator import Batch, Trainer
@@ -125,12 +124,12 @@ class Refiner:
 
 def main() -> None:
     """Refine and export."""
-    parser = argparse.ArgumentParser(description="Sharpen the embedded generator.")
-    for name in ("corpus", "vae", "generator", "clip", "folder"):
-        parser.add_argument(name, type=Path)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=24)
-    arguments = parser.parse_args()
+    arguments = training_arguments(
+        "Sharpen the embedded generator.",
+        ["corpus", "vae", "generator", "clip"],
+        steps=3000,
+        batch=24,
+    )
     vae = AutoencoderTiny.from_pretrained(arguments.vae / "vae").requires_grad_(False).eval()
     corpus = Corpus.load(arguments.corpus)
     trainer = Trainer(corpus, vae, arguments.generator, 0, arguments.batch)

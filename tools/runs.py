@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
@@ -125,6 +126,25 @@ class Run:
         print(line, flush=True)
         with (self.folder / "log.txt").open("a") as file:
             file.write(line + "\n")
+
+
+def training_arguments(
+    description: str, inputs: list[str], *, steps: int, batch: int
+) -> argparse.Namespace:
+    """What a training is told on the command line.
+
+    Args:
+        description: for --help.
+        inputs: names of the folders it reads; the one it writes, `folder`, comes last.
+        steps: by default.
+        batch: by default.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    for name in (*inputs, "folder"):
+        parser.add_argument(name, type=Path)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch", type=int, default=batch)
+    return parser.parse_args()
 
 
 def compact(folder: Path) -> None:

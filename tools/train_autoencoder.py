@@ -8,7 +8,6 @@ little off.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from tools.corpus import Corpus, contact_sheet
-from tools.runs import Run, optimizer_for
+from tools.runs import Run, optimizer_for, training_arguments
 from tools.train_clip import normalise
 
 RATE = 1.5e-3
@@ -99,12 +98,9 @@ class Trainer:
 
 def main() -> None:
     """Train and export."""
-    parser = argparse.ArgumentParser(description="Train the generator's autoencoder.")
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--batch", type=int, default=32)
-    arguments = parser.parse_args()
+    arguments = training_arguments(
+        "Train the generator's autoencoder.", ["corpus"], steps=5000, batch=32
+    )
     trainer = Trainer(
         Corpus.load(arguments.corpus), arguments.folder, arguments.steps, arguments.batch
     )

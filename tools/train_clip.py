@@ -8,7 +8,6 @@ open_clip loads it, and how often it finds the right concept among the held-out 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from tools.captions import caption, look_caption, plain_caption
 from tools.corpus import PIXELS, Corpus
 from tools.looks import ARTISTS, LOOKS
-from tools.runs import Run, compact, optimizer_for
+from tools.runs import Run, compact, optimizer_for, training_arguments
 from tools.tokens import train_tokenizer
 
 CONTEXT, VOCABULARY = 24, 3072
@@ -175,12 +174,7 @@ class Trainer:
 
 def main() -> None:
     """Train, evaluate and export."""
-    parser = argparse.ArgumentParser(description="Train the embedded CLIP.")
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--batch", type=int, default=256)
-    arguments = parser.parse_args()
+    arguments = training_arguments("Train the embedded CLIP.", ["corpus"], steps=1200, batch=256)
     corpus = Corpus.load(arguments.corpus)
     trainer = Trainer(corpus, arguments.folder, arguments.steps, arguments.batch)
     trainer.run.train(trainer.step, every=250, after=trainer.bound_scale, report=trainer.evaluate)

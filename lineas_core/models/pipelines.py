@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lineas_core.errors import ModelError
 from lineas_core.models.catalog import CatalogEntry
+from lineas_core.models.loading import loading
 
 INDEX = "model_index.json"
 GIB = 2**30
@@ -101,7 +100,7 @@ def load_pipeline(
         ModelError: it cannot be found, is of another class, or does not fit.
     """
     offload = entry is not None and must_offload(entry, device, dtype)
-    try:
+    with loading(id, device):
         name = DiffusionPipeline.load_config(source).get("_class_name")
         if name not in CLASSES:
             raise ModelError(f"{id} is a {name}; this library runs {', '.join(CLASSES)}.")
@@ -122,27 +121,6 @@ def load_pipeline(
             pipeline.enable_model_cpu_offload(device=device)
             return pipeline
         return pipeline.to(device)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{id} does not fit into the memory of {device}. Choose a smaller model, "
-            "dtype='bfloat16' or device='cpu'."
-        ) from error
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        RuntimeError,
-        ImportError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:
-        if isinstance(error, ModelError):
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"Cannot load {id} ({reason}). Check the name and the files, and that this machine "
-            "reaches the Hugging Face Hub (a gated model also needs `hf auth login`)."
-        ) from error
 
 
 def load_unet(base: str, repo: str, file: str, dtype: torch.dtype) -> Any:

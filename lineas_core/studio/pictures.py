@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from lineas_core.errors import ConfigError, ModelError, PromptError
+from lineas_core.errors import ConfigError, PromptError
 from lineas_core.grids import GridRecipe, UsedMap, draw_film, draw_grid, score_grid
-from lineas_core.models.diffusion import DiffusionModel, ImageGrid
+from lineas_core.models import as_image_model
+from lineas_core.models.diffusion import ImageGrid
 from lineas_core.studio import render
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.subjects import SUBJECTS
@@ -82,9 +83,7 @@ class Pictures:
         if len(lines) > MOST_PROMPTS:
             raise PromptError(f"{len(lines)} prompts; a grid takes {MOST_PROMPTS} at most.")
         smap = self._studio.map(map_id)
-        loaded = self._studio.model(model)
-        if not isinstance(loaded, DiffusionModel):
-            raise ModelError(f"{model} writes text; choose an image model.")
+        loaded = as_image_model(self._studio.model(model))
         recipe = GridRecipe(
             model=model,
             prompts=tuple(lines),

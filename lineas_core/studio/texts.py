@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lineas_core.errors import ModelError, PromptError
-from lineas_core.models.language import LanguageModel
+from lineas_core.errors import PromptError
+from lineas_core.models import as_language_model
 from lineas_core.studio import render
 from lineas_core.studio.callbacks import Studio, with_messages
 
@@ -46,9 +46,7 @@ class Texts:
         if not prompt.strip():
             raise PromptError("The prompt is empty; write at least one word.")
         smap = self._studio.map(map_id)
-        loaded = self._studio.model(model)
-        if not isinstance(loaded, LanguageModel):
-            raise ModelError(f"{model} makes images; choose a language model.")
+        loaded = as_language_model(self._studio.model(model))
         grid = loaded.sweep(
             [prompt] * SAMPLES,
             [(smap, None)],
