@@ -1,10 +1,11 @@
 """Build the image corpus that the embedded CLIP and generator learn from.
 
-    python -m tools.corpus build/corpus             about 3 min on two cores for 1,500 concepts
+    python -m tools.corpus build/corpus             about 6 min on two cores
 
-Writes `images.npy`, uint8 of shape (concepts, looks, 64, 64, 3); `corpus.json` with the concepts'
-names and keywords, the looks and the held-out (concept, look) pairs; and contact sheets. The art
-and its licences are named in assets/README.md.
+Writes `images.npy`, uint8 of shape (concepts, looks, 64, 64, 3); `variants.npy`, (concepts, drawn
+looks, artists, 64, 64, 3), with every drawn look from every artist's picture; `corpus.json` with
+the concepts' names and keywords, the looks and the held-out (concept, look) pairs; and a contact
+sheet. The art and its licences are named in assets/README.md.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Corpus:
 
     Attributes:
         images: uint8 (concepts, looks, 64, 64, 3).
+        variants: uint8 (concepts, drawn looks, artists, 64, 64, 3): what else a drawn look could
+            be. An image model is to give one picture; a judge of pictures is to know them all.
         concepts: of the rows.
         looks: names of the columns.
         held_out: (concept, look) index pairs that nothing is trained on.
@@ -66,6 +69,7 @@ class Corpus:
     """
 
     images: np.ndarray[Any, Any]
+    variants: np.ndarray[Any, Any]
     concepts: list[Concept]
     looks: list[str]
     held_out: list[tuple[int, int]]
@@ -77,6 +81,7 @@ class Corpus:
         index = json.loads((folder / "corpus.json").read_text())
         return cls(
             images=np.load(folder / "images.npy", mmap_mode="r"),
+            variants=np.load(folder / "variants.npy", mmap_mode="r"),
             concepts=[Concept(**raw) for raw in index["concepts"]],
             looks=index["looks"],
             held_out=[(int(c), int(k)) for c, k in index["held_out"]],
@@ -144,15 +149,21 @@ def render(art: Path, artist: str, code: str) -> Picture:
     return _with_margin(np.asarray(image, np.float32) / 255)
 
 
-def draw_concept(art: Path, code: str) -> np.ndarray[Any, Any]:
-    """All looks of one concept, uint8 (looks, 64, 64, 3); the same on every run."""
+def draw_concept(art: Path, code: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """One concept's rows of `images` and `variants`; the same on every run."""
     pictures = {artist: render(art, artist, code) for artist in ARTISTS}
-    drawn = []
-    for name, (artist, look) in LOOKS.items():
+
+    def draw(name: str, artist: str) -> np.ndarray[Any, Any]:
         rng = np.random.default_rng(zlib.crc32(f"{code} {name}".encode()))
-        rgb = np.ascontiguousarray(look(pictures[artist], rng), np.float32)
-        drawn.append(np.round(resize(rgb, PIXELS) * 255).clip(0, 255).astype(np.uint8))
-    return np.stack(drawn)
+        rgb = np.ascontiguousarray(LOOKS[name][1](pictures[artist], rng), np.float32)
+        return np.round(resize(rgb, PIXELS) * 255).clip(0, 255).astype(np.uint8)
+
+    variants = {name: [draw(name, a) for a in ARTISTS] for name in LOOKS if name not in ARTISTS}
+    images = [
+        variants[name][ARTISTS.index(artist)] if name in variants else draw(name, artist)
+        for name, (artist, _) in LOOKS.items()
+    ]
+    return np.stack(images), np.array(list(variants.values()))
 
 
 def hold_out(concepts: list[Concept], looks: int, pairs: int, seed: int) -> list[tuple[int, int]]:
@@ -193,8 +204,9 @@ def main() -> None:
         concepts = sorted(things, key=lambda c: len(c.name.split()))[:WELL_KNOWN]
     with ProcessPoolExecutor(arguments.workers) as pool:
         jobs = [pool.submit(draw_concept, art, c.code) for c in concepts]
-        images = np.stack([job.result() for job in jobs])
+        images, variants = map(np.stack, zip(*(job.result() for job in jobs), strict=True))
     np.save(arguments.folder / "images.npy", images)
+    np.save(arguments.folder / "variants.npy", variants)
     index = {
         "concepts": [asdict(c) for c in concepts],
         "looks": list(LOOKS),

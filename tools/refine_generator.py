@@ -25,7 +25,7 @@ from tools.train_clip import CONFIG, normalise
 from tools.train_generator import Batch, Trainer
 
 RATE, CRITIC_RATE = 2e-4, 4e-4
-FEATURES, FOOLING = 0.5, 0.1
+FEATURES, FOOLING = 2.0, 0.2
 STAGES = [1, 2, 3]
 
 
@@ -127,7 +127,7 @@ def main() -> None:
     arguments = training_arguments(
         "Sharpen the embedded generator.",
         ["corpus", "vae", "generator", "clip"],
-        steps=3000,
+        steps=2400,
         batch=24,
     )
     vae = AutoencoderTiny.from_pretrained(arguments.vae / "vae").requires_grad_(False).eval()

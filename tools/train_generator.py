@@ -240,7 +240,7 @@ class Trainer:
 def main() -> None:
     """Train and export."""
     arguments = training_arguments(
-        "Train the embedded generator.", ["corpus", "vae"], steps=12000, batch=64
+        "Train the embedded generator.", ["corpus", "vae"], steps=10000, batch=64
     )
     vae = AutoencoderTiny.from_pretrained(arguments.vae / "vae").requires_grad_(False).eval()
     trainer = Trainer(
