@@ -162,6 +162,27 @@ def test_gain_at_equal_image_compares_curves_not_strengths() -> None:
     assert gains["x"] == pytest.approx(0.1)
 
 
+def test_gain_at_equal_image_takes_the_best_strength_that_leaves_enough_of_the_picture() -> None:
+    # IMGScore falls and rises again, as it does where a map overshoots.
+    points = {"a": [(1.0, 0.0), (0.5, 0.2), (0.8, 0.4)], "b": [(1.0, 0.1), (0.7, 0.05), (0.5, 0.3)]}
+    results = pd.DataFrame(
+        {"style": "x", "method": method, "strength": i, "image": image, "clip": score}
+        for method, curve in points.items()
+        for i, (image, score) in enumerate(curve)
+    )
+    strengths = np.linspace(0, 2, 20_001)
+    dense = {
+        m: [np.interp(strengths, range(3), axis) for axis in zip(*c, strict=True)]
+        for m, c in points.items()
+    }
+    levels = np.linspace(0.5, 1.0, 2_001)
+    best = {
+        m: [clip[image >= level].max() for level in levels] for m, (image, clip) in dense.items()
+    }
+    wanted = np.mean(np.subtract(best["a"], best["b"]))
+    assert gain_at_equal_image(results, "a", "b")["x"] == pytest.approx(wanted, abs=3e-3)
+
+
 def test_a_grid_made_from_a_terminal_can_be_made_again(
     painter: DiffusionModel, smap: lc.SteeringMap, tmp_path: Path
 ) -> None:

@@ -1,6 +1,6 @@
 """Train the embedded CLIP on the corpus, with open_clip's model, loss and file format.
 
-    python -m tools.train_clip build/corpus build/clip      about 75 min on two cores (512 concepts)
+    python -m tools.train_clip build/corpus build/clip      about 60 min on two cores (512 concepts)
 
 Writes checkpoints into the folder and goes on from the newest; in the end the model as
 open_clip loads it, and how often it finds the right concept among the held-out pairs.

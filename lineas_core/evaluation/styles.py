@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from lineas_core.evaluation.tables import strength_table
 from lineas_core.grids import score_grid
@@ -118,17 +120,27 @@ def style_table(results: pd.DataFrame) -> str:
 def gain_at_equal_image(results: pd.DataFrame, ours: str, theirs: str) -> pd.Series:
     """Style -> CLIPScore of `ours` less that of `theirs`, at equal IMGScore.
 
-    Both methods' scores are drawn as curves, CLIPScore over IMGScore with straight lines between
-    strengths, and compared over the range of IMGScore that both reach.
+    Both scores are taken to change in straight lines between strengths. At each IMGScore that both
+    methods reach, the highest CLIPScores that leave at least that much of the picture are compared.
     """
     gains = {}
     for style, group in results.groupby("style", sort=False):
-        curves = {
-            method: part.sort_values("image")[["image", "clip"]].to_numpy()
-            for method, part in group.groupby("method")
-        }
-        low = max(curves[ours][0, 0], curves[theirs][0, 0])
-        levels = np.linspace(low, 1.0, LEVELS)
-        mine, other = (np.interp(levels, *curves[m].T) for m in (ours, theirs))
-        gains[style] = float((mine - other).mean())
+        curves = [
+            group[group["method"] == method].sort_values("strength")[["image", "clip"]].to_numpy()
+            for method in (ours, theirs)
+        ]
+        low = max(curve[:, 0].min() for curve in curves)
+        high = min(curve[:, 0].max() for curve in curves)
+        levels = np.linspace(low, high, LEVELS)
+        mine, other = ([_best_clip(curve, level) for level in levels] for curve in curves)
+        gains[style] = float(np.mean(np.subtract(mine, other)))
     return pd.Series(gains)
+
+
+def _best_clip(curve: NDArray[np.float64], level: float) -> float:
+    """The highest CLIPScore of a curve of (IMGScore, CLIPScore) where IMGScore is >= level."""
+    found = curve[curve[:, 0] >= level, 1].tolist()
+    for (image, clip), (next_image, next_clip) in pairwise(curve):
+        if (image - level) * (next_image - level) < 0:
+            found.append(clip + (next_clip - clip) * (level - image) / (next_image - image))
+    return float(max(found))
