@@ -62,11 +62,15 @@ def build_image_tab(
                 surprise = gr.Button("Surprise me", elem_id="surprise")
             shown = gr.HTML(elem_id="pictures", min_height=200)
             slider = gr.ImageSlider(
-                label="First prompt: untouched at the left, steered at the right",
+                label="First prompt, before and after",
+                show_label=False,
                 elem_id="before-after",
-                height=340,
                 interactive=False,
                 buttons=[],
+            )
+            gr.HTML(
+                '<p class="ls-hint ls-caption">First prompt: untouched at the left, steered at the '
+                "right; drag the bar</p>"
             )
     table = gr.HTML(elem_id="picture-grid")
     with gr.Row(visible=False) as outcome:

@@ -183,8 +183,8 @@ def score_curves(grid: ImageGrid, scores: GridScores) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"color": "#7c8aa0"},
         legend={"orientation": "h", "y": 1.15, "x": 0},
-        xaxis={"title": "strength", "gridcolor": "rgba(124,138,160,.2)"},
-        yaxis={"title": "cosine", "gridcolor": "rgba(124,138,160,.2)"},
+        xaxis={"title": "strength", "gridcolor": "rgba(124,138,160,.2)", "zeroline": False},
+        yaxis={"title": "cosine", "gridcolor": "rgba(124,138,160,.2)", "zeroline": False},
     )
     return figure
 
