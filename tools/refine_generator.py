@@ -127,7 +127,7 @@ def main() -> None:
     arguments = training_arguments(
         "Sharpen the embedded generator.",
         ["corpus", "vae", "generator", "clip"],
-        steps=2400,
+        steps=3200,
         batch=24,
     )
     vae = AutoencoderTiny.from_pretrained(arguments.vae / "vae").requires_grad_(False).eval()

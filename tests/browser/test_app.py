@@ -139,6 +139,39 @@ def test_training_can_be_cancelled_and_a_reload_finds_it(page: Page, app: str) -
     expect(page.locator("#train")).to_be_enabled()
 
 
+def test_the_slider_moves_the_pictures_and_their_scores(page: Page) -> None:
+    page.get_by_role("tab", name="Images").click()
+    page.get_by_role("button", name="Training settings").click()
+    page.get_by_role("spinbutton", name="Steps").fill("20")
+    page.locator("#image-train").click()
+    expect(page.locator("#image-progress [data-status=done]")).to_be_visible(timeout=180_000)
+    expect(page.locator("#image-map input")).to_have_value(re.compile("pixel"))
+
+    page.get_by_role("button", name="Show", exact=True).click()
+    steered, untouched = (page.locator(f"#pictures [data-strength='{s}']") for s in (1, 0))
+    expect(steered).to_have_count(4)
+    pictures = steered.locator("img").evaluate_all("images => images.map(image => image.src)")
+    scores = steered.locator(".ls-scores").all_inner_texts()
+
+    page.locator("#image-strength input[type=range]").focus()
+    page.keyboard.press("Home")
+    expect(untouched).to_have_count(4)
+    others = untouched.locator("img").evaluate_all("images => images.map(image => image.src)")
+    assert all(a != b for a, b in zip(pictures, others, strict=True))
+    assert untouched.locator(".ls-scores").all_inner_texts() != scores
+    expect(untouched.locator(".ls-scores", has_text="IMG 1.00")).to_have_count(4)
+
+    page.get_by_role("button", name="Grid over strengths").click()
+    expect(page.locator("#picture-grid td img")).to_have_count(4 * 7)
+    assert (
+        page.locator("#picture-grid td:last-child img").evaluate_all(
+            "images => images.map(image => image.src)"
+        )
+        == pictures
+    )
+    expect(page.locator("#curves .js-plotly-plot")).to_be_visible()
+
+
 def test_nothing_is_cut_off_on_a_phone(browser: Browser, app: str) -> None:
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto(app)
