@@ -1,6 +1,6 @@
 """Judge the embedded generator and CLIP on the pairs of concept and look that neither has seen.
 
-    python -m tools.check_generator build/corpus            about 4 min on two cores
+    python -m tools.check_generator build/corpus            about 1 min on two cores
 
 Prints one JSON object: how often the CLIP finds the concept among the held-out ones, in real and
 in generated pictures; how often a classifier that has only seen real pictures finds the look, for

@@ -1,6 +1,6 @@
 """Build the image corpus that the embedded CLIP and generator learn from.
 
-    python -m tools.corpus build/corpus             about 6 min on two cores
+    python -m tools.corpus build/corpus             about 8 min on two cores
 
 Writes `images.npy`, uint8 of shape (concepts, looks, 64, 64, 3); `variants.npy`, (concepts, drawn
 looks, artists, 64, 64, 3), with every drawn look from every artist's picture; `corpus.json` with
