@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from lineas_core.errors import ConfigError, MapError
-from lineas_core.maps import SteeringMap
+from lineas_core.maps import SteeringMap, Strength
 from lineas_core.metrics.clip import DEFAULT_SCORER, load_scorer
 from lineas_core.models.batches import in_rows
 from lineas_core.models.diffusion import DiffusionModel, ImageGrid
@@ -26,13 +27,15 @@ class UsedMap:
 
     Attributes:
         name: by which it is found again.
-        digest: of the map (`SteeringMap.digest`).
-        strength: None where it is the one that is swept.
+        digest: of the map as it is stored (`SteeringMap.digest`).
+        strength: None where it is swept.
+        inverse: whether its inverse is used.
     """
 
     name: str
     digest: str
     strength: float | None = None
+    inverse: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class GridRecipe:
         strengths: the columns.
         seed: of every row.
         maps: first applied first.
+        down: the rows, where a second map is swept on the one prompt in place of several prompts.
     """
 
     model: str
@@ -52,6 +56,7 @@ class GridRecipe:
     strengths: tuple[float, ...]
     seed: int
     maps: tuple[UsedMap, ...]
+    down: tuple[float, ...] = ()
 
     def make(self, model: DiffusionModel, find: Callable[[str], SteeringMap]) -> ImageGrid:
         """The grid.
@@ -62,8 +67,9 @@ class GridRecipe:
 
         Raises:
             MapError: a map is not the one that the recipe was written with.
+            ConfigError: a second map is swept, and there is not one prompt and two swept maps.
         """
-        maps = []
+        maps: list[tuple[SteeringMap, float | None]] = []
         for used in self.maps:
             smap = find(used.name)
             if smap.digest() != used.digest:
@@ -71,8 +77,32 @@ class GridRecipe:
                     f"The map {used.name!r} is not the one this grid was made with. Put the map "
                     f"whose digest begins with {used.digest[:12]} in its place."
                 )
-            maps.append((smap, used.strength))
+            maps.append((smap.inverse() if used.inverse else smap, used.strength))
+        if self.down:
+            return self._make_crossed(model, maps)
         return model.sweep(list(self.prompts), maps, list(self.strengths), seed=self.seed)
+
+    def _make_crossed(
+        self, model: DiffusionModel, maps: list[tuple[SteeringMap, float | None]]
+    ) -> ImageGrid:
+        """The first swept map's strengths across, the second one's down."""
+        swept = [i for i, (_, strength) in enumerate(maps) if strength is None]
+        if len(self.prompts) != 1 or len(swept) != 2:
+            raise ConfigError(
+                f"{len(self.prompts)} prompts and {len(swept)} swept maps; a grid of two maps "
+                "takes one prompt and two swept maps."
+            )
+        across = torch.tensor(self.strengths).repeat(len(self.down))
+        downwards = torch.tensor(self.down).repeat_interleave(len(self.strengths))
+        steer: list[tuple[SteeringMap, Strength]] = [
+            (smap, 0.0 if strength is None else strength) for smap, strength in maps
+        ]
+        for place, strengths in zip(swept, (across, downwards), strict=True):
+            steer[place] = (steer[place][0], strengths)
+        images = model.generate(list(self.prompts) * len(across), steer, seed=self.seed)
+        name = maps[swept[1]][0].info.name or "second map"
+        labels = [f"{name} {strength:g}" for strength in self.down]
+        return ImageGrid(labels, list(self.strengths), in_rows(images, len(self.strengths)))
 
     def to_json(self, scores: GridScores | None = None) -> str:
         """The sidecar's text; scores are for people and other programs, and not read back."""
@@ -97,6 +127,7 @@ class GridRecipe:
                 strengths=tuple(map(float, raw["strengths"])),
                 seed=int(raw["seed"]),
                 maps=tuple(UsedMap(**used) for used in raw["maps"]),
+                down=tuple(map(float, raw.get("down", ()))),
             )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(
@@ -129,13 +160,20 @@ class GridScores:
 
 
 def score_grid(
-    grid: ImageGrid, style: str, *, scorer: str = DEFAULT_SCORER, device: str = "auto"
+    grid: ImageGrid,
+    style: str,
+    *,
+    scorer: str = DEFAULT_SCORER,
+    device: str = "auto",
+    crossed: bool = False,
 ) -> GridScores:
     """CLIPScore and IMGScore of every cell.
 
     Args:
         grid: one of its strengths must be 0.
         style: what steered images should look like.
+        crossed: the rows are strengths of a second map, so that all cells compare with the first
+            row's.
         scorer: see `clip_score`.
         device: see `clip_score`.
 
@@ -150,7 +188,9 @@ def score_grid(
     untouched = grid.strengths.index(0)
     judge = load_scorer(scorer, device)
     cells = [image for row in grid.images for image in row]
-    references = [row[untouched] for row in grid.images for _ in row]
+    references = [
+        (grid.images[0] if crossed else row)[untouched] for row in grid.images for _ in row
+    ]
     clip, image = judge.clip_score(cells, style), judge.img_score(cells, references)
     columns = len(grid.strengths)
     return GridScores(judge.name, style, in_rows(clip, columns), in_rows(image, columns))
