@@ -6,6 +6,7 @@ result = lc.train(model, lc.PromptSet.load("football"))
 print(model.generate(["Once upon a time"], steer=[(result.map, 1.0)]))
 """
 
+from lineas_core.composition import Effect, effects
 from lineas_core.errors import (
     ConfigError,
     LineasError,
@@ -19,10 +20,12 @@ from lineas_core.health import HealthReport
 from lineas_core.maps import Affine, MapInfo, SteeringMap, compose
 from lineas_core.methods import fit
 from lineas_core.metrics.clip import ClipScorer, Scores, clip_score, img_score, load_scorer
+from lineas_core.metrics.toxicity import load_toxicity_scorer, toxicity
 from lineas_core.models import load_model
 from lineas_core.models.diffusion import DiffusionModel, ImageGrid
 from lineas_core.models.language import LanguageModel, TextGrid
 from lineas_core.prompts import PromptIssue, PromptSet, load_jigsaw
+from lineas_core.recommend import Recommendation, recommend_strength
 from lineas_core.steering import steer
 from lineas_core.trainer import (
     DivergedError,
@@ -41,6 +44,7 @@ __all__ = [
     "ConfigError",
     "DiffusionModel",
     "DivergedError",
+    "Effect",
     "HealthReport",
     "ImageGrid",
     "LanguageModel",
@@ -51,6 +55,7 @@ __all__ = [
     "PromptError",
     "PromptIssue",
     "PromptSet",
+    "Recommendation",
     "Scores",
     "SiteError",
     "SteeringMap",
@@ -64,11 +69,15 @@ __all__ = [
     "__version__",
     "clip_score",
     "compose",
+    "effects",
     "fit",
     "img_score",
     "load_jigsaw",
     "load_model",
     "load_scorer",
+    "load_toxicity_scorer",
+    "recommend_strength",
     "steer",
+    "toxicity",
     "train",
 ]

@@ -1,0 +1,168 @@
+"""Toxicity: how likely a reader takes a text for rude or hateful."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from lineas_core.devices import choose_device
+from lineas_core.errors import ModelError
+from lineas_core.metrics.clip import Scores
+from lineas_core.models.loading import loading
+
+PROFANITY = "alt-profanity-check"
+ROBERTA = "s-nlp/roberta_toxicity_classifier"
+TOXIC_LABEL = "toxic"
+BATCH = 32
+# What the classifier was trained on at most; longer texts are cut.
+MOST_TOKENS = 512
+
+
+class ProfanityScorer:
+    """alt-profanity-check: a linear classifier of words, which needs no network and no GPU.
+
+    It knows swear words and insults, and little of what is meant: hate in clean words scores low.
+
+    Raises:
+        ModelError: the package is missing, or scikit-learn is not the version it was made with.
+    """
+
+    name = PROFANITY
+
+    def __init__(self) -> None:
+        remedy = "Install it with `pip install alt-profanity-check==1.9.1`"
+        try:
+            # scikit-learn takes about two seconds to import, and only this needs it.
+            from sklearn.exceptions import (
+                InconsistentVersionWarning,
+            )
+
+            with warnings.catch_warnings():
+                # Raised where its pickles come from another scikit-learn: the scores may be wrong.
+                warnings.simplefilter("error", InconsistentVersionWarning)
+                from profanity_check import predict_prob
+        except ImportError as error:
+            raise ModelError(f"Cannot load the scorer {PROFANITY} ({error}). {remedy}.") from error
+        except InconsistentVersionWarning as error:
+            raise ModelError(
+                f"The scorer {PROFANITY} was made with scikit-learn "
+                f"{error.original_sklearn_version}, and {error.current_sklearn_version} is "
+                f"installed. {remedy}, which brings the right one."
+            ) from error
+        self._predict: Any = predict_prob
+
+    def score(self, texts: Sequence[str]) -> Scores:
+        """One probability per text, in their order."""
+        found = self._predict(list(texts)).tolist() if texts else []
+        return Scores(found, self.name)
+
+
+class ClassifierScorer:
+    """A sequence classifier of transformers with a label "toxic".
+
+    Args:
+        name: a hub id, or a folder.
+        device: where to run.
+        local: take it from this machine only, and never wait for the network.
+
+    Raises:
+        ModelError: it cannot be found, or has no such label.
+    """
+
+    def __init__(self, name: str, device: torch.device, *, local: bool = False) -> None:
+        self.name = name
+        with loading(name, device, f"use scorer={PROFANITY!r}"):
+            self._tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+            model = AutoModelForSequenceClassification.from_pretrained(name, local_files_only=local)
+            self._model: Any = model.eval().requires_grad_(False).to(device)
+        labels = {label.lower(): index for index, label in model.config.id2label.items()}
+        if TOXIC_LABEL not in labels:
+            raise ModelError(
+                f"The scorer {name} has the labels {', '.join(labels)}; one must be "
+                f"{TOXIC_LABEL!r}. Choose {ROBERTA} or {PROFANITY}."
+            )
+        self._toxic = labels[TOXIC_LABEL]
+
+    @torch.no_grad()
+    def score(self, texts: Sequence[str]) -> Scores:
+        """One probability per text, in their order; `BATCH` texts run at once."""
+        found: list[float] = []
+        for start in range(0, len(texts), BATCH):
+            batch = self._tokenizer(
+                list(texts[start : start + BATCH]),
+                padding=True,
+                truncation=True,
+                max_length=min(MOST_TOKENS, self._tokenizer.model_max_length),
+                return_tensors="pt",
+            ).to(self._model.device)
+            logits = self._model(**batch).logits.float()
+            found += logits.softmax(dim=-1)[:, self._toxic].tolist()
+        return Scores(found, self.name)
+
+
+ToxicityScorer = ProfanityScorer | ClassifierScorer
+
+
+def toxicity(texts: Sequence[str], *, scorer: str = "auto", device: str = "auto") -> Scores:
+    """The probability of each text being toxic.
+
+    Args:
+        texts: any number; an empty one is as toxic as the scorer takes it to be.
+        scorer: see `load_toxicity_scorer`.
+        device: see `load_toxicity_scorer`.
+
+    Returns:
+        A list of float in [0, 1] with the scorer's name in `scorer`, in the order of `texts`.
+        Those of two scorers do not compare.
+
+    Raises:
+        ConfigError: there is no such device.
+        ModelError: the scorer cannot be loaded.
+    """
+    return load_toxicity_scorer(scorer, device).score(texts)
+
+
+def load_toxicity_scorer(name: str = "auto", device: str = "auto") -> ToxicityScorer:
+    """The scorer of that name; loaded at the first call, the same object afterwards.
+
+    Args:
+        name: alt-profanity-check (offline); a hub id such as s-nlp/roberta_toxicity_classifier
+            (the papers' scorer), or a folder, of a classifier; or auto, which never waits for the
+            network: the papers' scorer where it is loaded or in the local cache already, else
+            alt-profanity-check. A server with a GPU loads the former by its name, in a thread at
+            its start, and auto finds it from then on.
+        device: of a classifier. "auto" takes a GPU where there is one; else as torch names devices.
+
+    Raises:
+        ConfigError: there is no such device.
+        ModelError: the scorer cannot be loaded; the message says what helps.
+    """
+    chosen = choose_device(device)
+    if name == "auto":
+        try:
+            return _remembered(ROBERTA, chosen, local=True)
+        except ModelError:
+            name = PROFANITY
+    return _remembered(name, chosen, local=False)
+
+
+_loaded: dict[tuple[str, torch.device], ToxicityScorer] = {}
+_locks: dict[tuple[str, torch.device, bool], threading.Lock] = {}
+
+
+def _remembered(name: str, device: torch.device, *, local: bool) -> ToxicityScorer:
+    # A lock each for what may wait for the network and what may not.
+    with _locks.setdefault((name, device, local), threading.Lock()):
+        if (name, device) not in _loaded:
+            made = (
+                ProfanityScorer()
+                if name == PROFANITY
+                else ClassifierScorer(name, device, local=local)
+            )
+            _loaded.setdefault((name, device), made)
+        return _loaded[name, device]

@@ -1,0 +1,207 @@
+"""The strength to start with: as little of a map as does nearly all that it can."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+
+from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.errors import ConfigError, ModelError
+from lineas_core.maps import SteeringMap
+from lineas_core.metrics.clip import DEFAULT_SCORER, ClipScorer, load_scorer
+from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.prompts import Sides
+from lineas_core.steering import steer
+from lineas_core.transport import delta
+
+STRENGTHS = tuple(tenth / 10 for tenth in range(11))
+# Share of the best gain that a strength must reach: of the distance closed, and of CLIPScore.
+NEARLY_ALL_CLOSED, NEARLY_ALL_CLIP = 0.95, 0.9
+# A smaller best gain, in either, is no more than chance.
+LEAST_GAIN = 0.01
+# The steered model must not be more surprised by real target prompts than this many times.
+FLUENT = 1.5
+# The CLIP for models of more than 64 pixels a side, for which the embedded one was not made.
+LARGE_SCORER, SMALL_SIDE = "vit-l-14", 64
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A strength, and what it rests on.
+
+    Attributes:
+        strength: to start with; None where there is nothing to go by.
+        curve: (strength, gain) pairs, from the lowest strength to the highest. The gain over
+            strength 0 is that in mean CLIPScore, or the share of the distance to the target
+            (Delta) that is closed, as `reason` says.
+        reason: in a sentence.
+    """
+
+    strength: float | None
+    curve: tuple[tuple[float, float], ...]
+    reason: str
+
+
+def recommend_strength(
+    model: Steerable,
+    smap: SteeringMap,
+    prompts: Sides,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+    pooling: Pooling = "mean",
+    batch_size: int = 32,
+) -> Recommendation:
+    """The smallest strength that gains nearly as much as the best one, on held-out prompts.
+
+    Where a map for images names a concept and a CLIP can be loaded, the gain is that of the mean
+    CLIPScore of the pictured source prompts with the concept, and 90 % of the best is enough.
+    Else it is the share of Delta, summed over sites, that the map closes between source and
+    target, `1 - Delta_s / Delta_0`, and 95 % of the best is enough; for a language model, only
+    strengths count at which the perplexity of the target prompts is at most 1.5 times that of the
+    untouched model.
+
+    Args:
+        model: the one that `smap` was made for.
+        smap: a trained map.
+        prompts: that no training has seen.
+        strengths: to choose from.
+        seed: of the first picture's noise; the next ones count on.
+        pooling: that of training; see `pool`.
+        batch_size: prompts that run at once.
+
+    Raises:
+        ConfigError: there are no strengths.
+        SiteError: the map does not fit the model.
+    """
+    if not strengths:
+        raise ConfigError("strengths is empty; give one or more to choose from.")
+    levels = sorted({float(strength) for strength in strengths})
+    judge = None
+    if isinstance(model, DiffusionModel) and (concept := smap.info.concept):
+        judge = _judge(model)
+        if judge and prompts.source:
+            return _by_clip(model, smap, prompts.source, levels, seed, judge, concept)
+    if prompts.source and prompts.target and not judge:
+        return _by_distance(model, smap, prompts, levels, pooling, batch_size)
+    return Recommendation(
+        None, (), "No prompts were held out to judge by. Train with a holdout above 0."
+    )
+
+
+def _judge(model: DiffusionModel) -> ClipScorer | None:
+    name = DEFAULT_SCORER if model.size <= SMALL_SIDE else LARGE_SCORER
+    try:
+        return load_scorer(name, str(model.device))
+    except ModelError:
+        return None
+
+
+def _by_clip(
+    model: DiffusionModel,
+    smap: SteeringMap,
+    prompts: Sequence[str],
+    levels: Sequence[float],
+    seed: int,
+    judge: ClipScorer,
+    concept: str,
+) -> Recommendation:
+    seeds = range(seed, seed + len(prompts))
+    grid = model.sweep(prompts, [(smap, None)], [0.0, *levels], seed=seeds)
+    plain, *means = (
+        fmean(judge.clip_score(images, concept)) for images in zip(*grid.images, strict=True)
+    )
+    curve = tuple((level, mean - plain) for level, mean in zip(levels, means, strict=True))
+    best = max(gain for _, gain in curve)
+    if best < LEAST_GAIN:
+        return Recommendation(
+            None, curve, f"No strength makes held-out pictures look more like “{concept}”."
+        )
+    strength, gain = next(point for point in curve if point[1] >= NEARLY_ALL_CLIP * best)
+    return Recommendation(
+        strength,
+        curve,
+        f"Held-out pictures gain {gain:.2f} in CLIPScore with “{concept}”, of {best:.2f} at best "
+        f"(by {judge.name}).",
+    )
+
+
+def _by_distance(
+    model: Steerable,
+    smap: SteeringMap,
+    prompts: Sides,
+    levels: Sequence[float],
+    pooling: Pooling,
+    batch_size: int,
+) -> Recommendation:
+    plain, *distances = _distances(model, smap, prompts, [0.0, *levels], pooling, batch_size)
+    gains = [1 - distance / plain if plain else 0.0 for distance in distances]
+    curve = tuple(zip(levels, gains, strict=True))
+    fluent = model.surprise(prompts.target)
+    refused: set[float] = set()
+
+    def reads_well(point: tuple[float, float]) -> bool:
+        if fluent is None:
+            return True
+        with steer(model, [(smap, point[0])]):
+            perplexity = model.surprise(prompts.target)
+        # What is no number, as the perplexity of a broken model may be, is not at most anything.
+        well = perplexity is not None and perplexity <= FLUENT * fluent
+        if not well:
+            refused.add(point[0])
+        return well
+
+    def proviso() -> str:
+        return f" at no more than {FLUENT:g} times the usual perplexity" if refused else ""
+
+    # From the best down, so that few strengths have to be read at.
+    ranked = sorted(curve, key=lambda point: point[1], reverse=True)
+    gaining = [point for point in ranked if point[1] >= LEAST_GAIN]
+    best = next((point for point in gaining if reads_well(point)), None)
+    if best is None:
+        return Recommendation(
+            None, curve, f"No strength brings held-out prompts closer to the target{proviso()}."
+        )
+    found = next(
+        point
+        for point in curve
+        if point[1] >= NEARLY_ALL_CLOSED * best[1]
+        and (point == best or (point[0] not in refused and reads_well(point)))
+    )
+    return Recommendation(
+        found[0],
+        curve,
+        f"Held-out prompts come {found[1]:.0%} of the way to the target, of {best[1]:.0%} at "
+        f"best{proviso()}.",
+    )
+
+
+def _distances(
+    model: Steerable,
+    smap: SteeringMap,
+    prompts: Sides,
+    levels: Sequence[float],
+    pooling: Pooling,
+    batch_size: int,
+) -> list[float]:
+    """Delta between steered source and target, summed over sites, at each strength."""
+    sites, count = list(smap.sites), len(prompts.source)
+    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
+    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
+    # A large model takes about as long for several strengths of a few prompts as for one.
+    together = max(1, batch_size // count)
+    found = []
+    for start in range(0, len(levels), together):
+        part = levels[start : start + together]
+        rows = source.rows(list(range(count)) * len(part))
+        each = torch.tensor(part).repeat_interleave(count) if len(part) > 1 else part[0]
+        with steer(model, [(smap, each)]):
+            z = pooled_activations(model, rows, sites, pooling=pooling, batch_size=batch_size)
+        found += [
+            sum(float(delta(z[s][i * count : (i + 1) * count], aim[s]).mean()) for s in sites)
+            for i in range(len(part))
+        ]
+    return found
