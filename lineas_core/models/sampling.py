@@ -1,17 +1,21 @@
-"""Sampling whose noise belongs to the seed, not to the batch, and that can be watched."""
+"""Sampling whose noise belongs to the seed, not to the batch, and that can be watched.
+
+transformers calls these as its own logits processors and stopping criteria. They do not derive
+from those, whose import takes seconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedTokenizerBase, StoppingCriteria
 
 TOKENS_A_LOOK = 3
 
 
-class GumbelNoise(LogitsProcessor):
+class GumbelNoise:
     """Turns taking the likeliest token into sampling, with a stream of noise for each seed.
 
     `argmax_j (logit_j + g_j)` with g from the standard Gumbel distribution is a sample of
@@ -35,7 +39,7 @@ class GumbelNoise(LogitsProcessor):
         return scores.float() + noise[self._rows].to(scores.device)
 
 
-class TellSoFar(StoppingCriteria):
+class TellSoFar:
     """Stops nothing: tells what has been written so far, every few tokens.
 
     Args:
@@ -46,7 +50,7 @@ class TellSoFar(StoppingCriteria):
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: transformers.PreTrainedTokenizerBase,
         prompt_tokens: int,
         tell: Callable[[list[str]], object],
     ) -> None:

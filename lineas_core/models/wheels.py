@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import transformers
 
 from lineas_core.errors import ModelError
 
@@ -36,7 +36,7 @@ def convert_gguf(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(
+        quantised = transformers.AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=source.name, dtype=torch.float32
         )
         # A model read from GGUF refuses to be saved; its weights in a fresh one do not.
@@ -46,7 +46,7 @@ def convert_gguf(source: Path, target: Path) -> None:
         plain.load_state_dict(quantised.state_dict())
         plain.generation_config = quantised.generation_config
         plain.save_pretrained(partial)
-        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         tokenizer.save_pretrained(partial)
         for file in partial.rglob("*"):
             if file.is_file():
