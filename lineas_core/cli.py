@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from lineas_core import cli_prompts, cli_sharing
 from lineas_core.arguments import (
     fixed_maps,
     load,
@@ -290,6 +291,10 @@ def evaluate(
         show(results.to_dict(orient="records"), as_json)
     else:
         print(text)
+
+
+cli_prompts.register(app)
+cli_sharing.register(app)
 
 
 def _evaluate_concepts(

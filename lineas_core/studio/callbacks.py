@@ -1,153 +1,166 @@
-"""The app's state, and what both tabs do: train, cancel, find maps."""
+"""The app's state, and how its errors reach the page."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
+import os
 import tempfile
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import gradio as gr
-import pandas as pd
+from filelock import FileLock, Timeout
 
-from lineas_core.errors import LineasError, MapError
-from lineas_core.maps import SteeringMap
-from lineas_core.models import Model, load_model
-from lineas_core.models.catalog import catalog
-from lineas_core.prompts import PromptSet
-from lineas_core.studio import render
-from lineas_core.studio.jobs import Job, Jobs
-from lineas_core.studio.library import MapLibrary
-from lineas_core.trainer import TrainConfig
+from lineas_core.composition import Effect, effects
+from lineas_core.errors import LineasError
+from lineas_core.models.catalog import CatalogEntry, catalog
+from lineas_core.revisions import model_revision
+from lineas_core.studio.gpu import on_gpu, slices_on_gpu
+from lineas_core.studio.jobs import Jobs
+from lineas_core.studio.library import Library
+from lineas_core.studio.mix import Mix, mix_of
+from lineas_core.studio.rack import RackState
+from lineas_core.studio.settings import Settings
+from lineas_core.studio.shelf import Shelf
+from lineas_core.studio.store import JobRow, Store, StoreError
+from lineas_core.studio.turns import Turns
 
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 
+GALLERY = Path(__file__).parent.parent / "gallery"
+DAY = 86_400.0
+
 
 def with_messages(function: Callable[P, R]) -> Callable[P, R]:
     """An error of the library becomes a message on the page; any other goes to the log."""
+
+    def message(error: Exception) -> gr.Error:
+        if isinstance(error, gr.Error):
+            return error
+        if isinstance(error, LineasError):
+            return gr.Error(str(error), print_exception=False)
+        log.error("%s failed", function.__name__, exc_info=error)
+        return gr.Error(
+            "Something unexpected went wrong; the log has the details. Nothing was lost.",
+            print_exception=False,
+        )
+
+    if inspect.isgeneratorfunction(inspect.unwrap(function)):
+
+        @functools.wraps(function)
+        def streamed(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+            try:
+                yield from cast(Iterator[Any], function(*args, **kwargs))
+            except Exception as error:
+                raise message(error) from error
+
+        return cast(Callable[P, R], streamed)
 
     @functools.wraps(function)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return function(*args, **kwargs)
-        except LineasError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        except gr.Error:
-            raise
         except Exception as error:
-            log.exception("%s failed", function.__name__)
-            raise gr.Error(
-                "Something unexpected went wrong; the log has the details. Nothing was lost.",
-                print_exception=False,
-            ) from error
+            raise message(error) from error
 
     return guarded
 
 
 class Studio:
-    """The app's state and the callbacks that do not depend on what is generated.
+    """The app's state: models, maps, jobs.
 
     Args:
-        home: folder for maps and converted models.
+        settings: the host's.
+        environment: tells whether GPUs are lent by the call.
     """
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.library = MapLibrary(home / "maps")
-        self.jobs = Jobs(self.model, self.library.add)
+    def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
+        self.settings = settings
+        self.environment = os.environ if environment is None else environment
+        home = settings.home
+        self._alone = _only_one(home)
+        self.store = Store(home / "studio.db", wal=not settings.network_disk)
+        self.library = Library(self.store, home / "maps", gallery=GALLERY)
+        self.shelf = Shelf(home)
+        self.turns = Turns()
+        self.jobs = Jobs(
+            self.store,
+            self.library,
+            self.shelf.get,
+            self.turns,
+            home,
+            most_queued=settings.most_queued,
+            most_per_visitor=settings.most_jobs,
+            slice_runner=slices_on_gpu(self.shelf, self.environment),
+            on_end=self._track if settings.trackio else None,
+        )
+        self.jobs.prune(settings.keep_days * DAY)
+        self.library.purge(settings.keep_days * DAY)
+        self._effects = self.on_gpu(self._effects_here)
         # What visitors download; the page serves nothing else from the disk.
         self.downloads = tempfile.TemporaryDirectory(prefix="lineas-downloads-")
-        self._models: dict[str, Model] = {}
-        self._loading = threading.Lock()
 
     def close(self) -> None:
-        """Stop every job and drop the downloads."""
+        """Stop the worker, whose job goes on at the next start, and drop the downloads."""
         self.jobs.close()
+        self.store.close()
+        self._alone.release()
         self.downloads.cleanup()
 
-    def model(self, name: str) -> Model:
-        """The loaded model of that name; one of each kind is kept."""
-        with self._loading:
-            if name not in self._models:
-                kept = {n: m for n, m in self._models.items() if _kind(n) != _kind(name)}
-                self._models = kept
-                self._models[name] = load_model(name, home=self.home)
-            return self._models[name]
+    def models(self, modality: str) -> list[CatalogEntry]:
+        """The catalogue's models of "text" or "image"; the embedded one comes first."""
+        kind = "language" if modality == "text" else "diffusion"
+        return [entry for entry in catalog().values() if entry.kind == kind]
 
-    def map(self, map_id: str | None) -> SteeringMap:
-        """The map that was chosen."""
-        if not map_id:
-            raise MapError("There is no map to steer with yet; train one first.")
-        return self.library.get(map_id)
+    def on_gpu(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The function as it must be called for its GPU work; see `gpu.py`."""
+        return on_gpu(function, self.environment)
 
-    @with_messages
-    def describe_prompts(self, prompt_set: str) -> str:
-        """Examples of a prompt set, as HTML."""
-        return render.prompt_set(PromptSet.load(prompt_set))
+    def mix(self, owner: str, rack: RackState, model: str) -> Mix:
+        """The maps that the rack puts on a model."""
+        return mix_of(rack, self.library, owner, model)
 
-    @with_messages
-    def start_training(
-        self, model: str, prompt_set: str, steps: float, rate: float, gamma: float | None
-    ) -> tuple[Any, ...]:
-        """Queue a job; steps and rate of 0, and no gamma, take the model's shipped ones."""
-        prompts = PromptSet.load(prompt_set)
-        settings = (("steps", int(steps)), ("rate", rate))
-        chosen = {name: value for name, value in settings if value}
-        if gamma is not None:
-            chosen["gamma"] = float(gamma)
-        job = self.jobs.start(model, prompts, lambda m: TrainConfig.for_model(m, **chosen))
-        return self.poll(job.id, model)
+    def revision(self, model: str) -> str:
+        """Of the weights that the model was loaded from."""
+        return model_revision(self.shelf.get(model))
 
-    @with_messages
-    def poll(self, job_id: str, model: str) -> tuple[Any, ...]:
-        """What the page shows of a job: id, timer, bar, curve, health, buttons, maps."""
-        job = self.jobs.get(job_id) if job_id else None
-        running = job is not None and not job.finished
-        maps = gr.update()
-        if job is not None and job.finished and job.map_id:
-            maps = gr.update(choices=self.library.choices(model), value=job.map_id)
-        return (
-            job_id,
-            gr.Timer(active=running),
-            render.progress(job),
-            gr.update(value=loss_curve(job), visible=bool(job and job.losses)),
-            render.health(job.health if job else None),
-            gr.update(interactive=not running),
-            gr.update(interactive=running),
-            maps,
-        )
+    def effects(self, mix: Mix, model: str, prompts: list[str]) -> dict[str, float | None]:
+        """Map id -> how much of its effect is left beside the others; empty for one map."""
+        if len(mix.maps) < 2:
+            return {}
+        with self.turns.sliders():
+            found = self._effects(mix, model, prompts)
+        return {row.id: effect.share for row, effect in zip(mix.rows, found, strict=True)}
 
-    @with_messages
-    def cancel(self, job_id: str, model: str) -> tuple[Any, ...]:
-        """Stop a job within a step; its map is kept."""
-        self.jobs.cancel(job_id)
-        return self.poll(job_id, model)
+    def _track(self, job: JobRow) -> None:
+        """A job's curves to trackio."""
+        from lineas_core.tracking import log_run, open_tracker
 
-    @with_messages
-    def arrive(self, model: str) -> tuple[Any, ...]:
-        """What a page that has just opened shows: the model's running job, if any, and its maps."""
-        job = self.jobs.unfinished(model)
-        *shown, _ = self.poll(job.id if job else "", model)
-        return (*shown, self.maps_of(model))
+        tracker = open_tracker("trackio", self.settings.trackio, name=f"{job.title} {job.id[:8]}")
+        log_run(tracker, {"model": job.model, **job.changes}, job.losses, job.supports)
 
-    @with_messages
-    def maps_of(self, model: str) -> Any:
-        """The maps made for a model, the newest chosen."""
-        choices = self.library.choices(model)
-        return gr.update(choices=choices, value=choices[0][1] if choices else None)
+    def _effects_here(self, mix: Mix, model: str, prompts: list[str]) -> list[Effect]:
+        pooling = mix.maps[0].info.config.get("pooling", "mean")
+        return effects(self.shelf.get(model), prompts, mix.steer, pooling=pooling)
 
 
-def loss_curve(job: Job | None) -> pd.DataFrame:
-    """Loss by step, for the plot."""
-    losses = job.losses if job else ()
-    return pd.DataFrame({"step": range(1, len(losses) + 1), "loss": list(losses)})
+def _only_one(home: Path) -> FileLock:
+    """Hold the folder: a second process would take this one's running job for an interrupted one.
 
-
-def _kind(model: str) -> str:
-    entry = catalog().get(model)
-    return entry.kind if entry else model
+    Raises:
+        StoreError: another process holds it.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home / "studio.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise StoreError(
+            f"Another LinEAS Studio uses {home}. Stop it, or set LINEAS_HOME to another folder."
+        ) from error
+    return lock

@@ -2,76 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
-from lineas_core.prompts import PromptSet
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import SURPRISES, Pictures
-from lineas_core.studio.training_panel import build_training_panel
 from lineas_core.subjects import SUBJECTS
 
 
-def build_image_tab(
-    page: gr.Blocks,
-    studio: Studio,
-    models: Sequence[tuple[str, str]],
-    sets: Mapping[str, PromptSet],
-) -> None:
-    """Lay out the tab, and wire it.
+@dataclass(frozen=True)
+class SteerTab:
+    """What the page and links need of a tab that steers."""
 
-    Args:
-        page: that the tab is on.
-        studio: the state.
-        models: (title, name) of image models, the first chosen.
-        sets: image prompt sets by name, the first chosen.
-    """
+    tab: gr.Tab
+    model: gr.Dropdown
+    prompts: gr.Textbox
+    seed: gr.Number
+    asked: list[Any]
+    outputs: list[Any]
+    show: Any
+
+
+def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> SteerTab:
+    """Lay out the tab, and wire it to the rack."""
     pictures = Pictures(studio)
-    chosen = gr.Dropdown(
-        [], label="Map", info="The newest is chosen", elem_id="image-map", render=False
-    )
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=320):
-            gr.Markdown("### 1 · Train a map")
-            model = build_training_panel(page, studio, chosen, models, sets, "image-")
-        with gr.Column(scale=3, min_width=320):
-            gr.Markdown("### 2 · Steer")
-            chosen.render()
-            prompts = gr.Textbox(
-                "\n".join(SUBJECTS[:SURPRISES]),
-                label="Prompts, one on a line",
-                lines=4,
-                elem_id="image-prompts",
-            )
-            with gr.Row():
-                strength = gr.Slider(
-                    0,
-                    1,
-                    value=1,
-                    step=0.05,
-                    label="Strength",
-                    elem_id="image-strength",
-                    info="0 is the untouched model, 1 the full map",
-                    scale=3,
-                )
-                seed = gr.Number(0, label="Seed", precision=0, min_width=90, elem_id="image-seed")
-            with gr.Row():
-                run = gr.Button("Show", variant="primary", elem_id="show")
-                grid = gr.Button("Grid over strengths", elem_id="grid")
-                surprise = gr.Button("Surprise me", elem_id="surprise")
-            shown = gr.HTML(elem_id="pictures", min_height=200)
+        with gr.Column(scale=3, min_width=300):
+            shown = gr.HTML(elem_id="pictures", min_height=232)
+        with gr.Column(scale=2, min_width=280):
             slider = gr.ImageSlider(
                 label="First prompt, before and after",
                 show_label=False,
                 elem_id="before-after",
                 interactive=False,
                 buttons=[],
+                height=320,
             )
             gr.HTML(
                 '<p class="ls-hint ls-caption">First prompt: untouched at the left, steered at the '
                 "right; drag the bar</p>"
             )
+    with gr.Row(equal_height=False):
+        prompts = gr.Textbox(
+            "\n".join(SUBJECTS[:SURPRISES]),
+            label="Prompts, one on a line",
+            lines=4,
+            max_lines=8,
+            elem_id="image-prompts",
+            scale=3,
+        )
+        with gr.Column(scale=2, min_width=280):
+            with gr.Row():
+                model = gr.Dropdown(
+                    [(entry.title, entry.id) for entry in studio.models("image")],
+                    label="Model",
+                    elem_id="image-model",
+                    allow_custom_value=not studio.settings.demo,
+                    min_width=180,
+                    scale=3,
+                )
+                seed = gr.Number(
+                    0, label="Seed", precision=0, min_width=80, elem_id="image-seed", scale=1
+                )
+            with gr.Row():
+                run = gr.Button("Show", variant="primary", elem_id="show", size="md")
+                surprise = gr.Button("Surprise me", elem_id="surprise", size="md")
+    with gr.Row():
+        grid = gr.Button("Grid over strengths", elem_id="grid", size="md")
+        crossed = gr.Button("Grid of two maps", elem_id="crossed", size="md")
     table = gr.HTML(elem_id="picture-grid")
     with gr.Row(visible=False) as outcome:
         curves = gr.Plot(show_label=False, elem_id="curves", scale=4)
@@ -82,19 +82,41 @@ def build_image_tab(
                 for label in ("Picture (PNG)", "Recipe (JSON)", "Film (GIF)")
             ]
 
-    asked = [model, chosen, prompts, strength, seed]
-    for event in (run.click, strength.change, seed.submit):
-        event(
-            pictures.look,
-            asked,
-            [shown, slider],
-            trigger_mode="always_last",
-            show_progress="hidden",
-        )
-    surprise.click(pictures.surprise, prompts, prompts, show_progress="hidden")
-    grid.click(
-        pictures.grid,
-        [model, chosen, prompts, seed],
-        [table, outcome, curves, *downloads],
-        trigger_mode="once",
+    asked, outputs = [key, model, rack, prompts, seed], [shown, slider, rack]
+    # One dependency for every trigger: while an answer is made only the newest question waits, so
+    # a late answer never takes the place of a newer one.
+    gr.on(
+        [run.click, seed.submit, rack.input, rack.release],
+        pictures.look,
+        asked,
+        outputs,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+        concurrency_id="sliders",
     )
+    rack.release(
+        pictures.effects,
+        [key, model, rack, prompts],
+        rack,
+        trigger_mode="always_last",
+        show_progress="hidden",
+        api_visibility="private",
+        concurrency_id="sliders",
+    )
+    surprise.click(
+        pictures.surprise, prompts, prompts, show_progress="hidden", api_visibility="private"
+    ).then(
+        pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
+        concurrency_id="sliders",
+    )  # fmt: skip
+    for button, make in ((grid, pictures.grid), (crossed, pictures.crossed)):
+        button.click(
+            make,
+            asked,
+            [table, outcome, curves, *downloads],
+            trigger_mode="once",
+            api_visibility="private",
+            concurrency_id="sliders",
+        )
+    return SteerTab(tab, model, prompts, seed, asked, outputs, pictures.look)

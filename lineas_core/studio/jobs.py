@@ -1,158 +1,302 @@
-"""Training in the background: one worker, and a snapshot of every job that anyone may read."""
+"""Training in the background: a queue in the database, and one worker that goes through it."""
 
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
+import time
 import uuid
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from lineas_core.errors import LineasError
-from lineas_core.health import HealthReport
-from lineas_core.maps import SteeringMap
+from lineas_core.errors import ConfigError, LineasError
 from lineas_core.models import Model
+from lineas_core.models.catalog import catalog
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import DivergedError, StepEvent, TrainConfig, TrainResult, train
+from lineas_core.studio.frames import draw_film, frame_files, load_frames
+from lineas_core.studio.library import LONGEST_TITLE, Library
+from lineas_core.studio.store import JobRow, Store
+from lineas_core.studio.training import SliceRunner, frames_of, run_job
+from lineas_core.studio.turns import Turns
+from lineas_core.trainer import TrainConfig
 
-Status = Literal["queued", "running", "checking", "done", "failed", "cancelled"]
-TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
+SECONDS_BETWEEN_LOOKS = 1.0
+OPENING = "Once upon a time"
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Job:
-    """A training job as it was at one moment.
-
-    Attributes:
-        id: cannot be guessed.
-        model: name of the model.
-        prompts: name of the prompt set.
-        status: checking is the health report after the last step.
-        event: the newest step.
-        losses: before each step so far.
-        map_id: of the saved map, once there is one; a failed or cancelled job may have one.
-        health: of that map.
-        message: why it failed.
-    """
-
-    id: str
-    model: str
-    prompts: str
-    status: Status = "queued"
-    event: StepEvent | None = None
-    losses: tuple[float, ...] = ()
-    map_id: str = ""
-    health: HealthReport | None = None
-    message: str = ""
-
-    @property
-    def finished(self) -> bool:
-        """Nothing will change it any more."""
-        return self.status in TERMINAL
+class JobError(LineasError, RuntimeError):
+    """A job cannot be started."""
 
 
 class Jobs:
-    """Runs training jobs one after the other.
+    """Runs training jobs one after the other; what they are and how far is in the store.
+
+    One process at a time may work on a store: at its start, what runs is taken for interrupted.
 
     Args:
-        load: model name -> model, called in the worker.
-        keep: saves a finished map and gives its id.
+        store: of the jobs.
+        library: that keeps their maps.
+        load_model: name -> model, called in the worker.
+        turns: training gives way to sliders.
+        folder: that checkpoints and frames are kept below.
+        autostart: start the worker; without it, `work` takes up one job at a call.
+        slice_runner: where slices of training run; in the worker by default.
+        on_end: told each job that has ended for good, in the worker.
+        most_queued: jobs that may wait, of all visitors.
+        most_per_visitor: jobs of one visitor that may wait or run.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, load: Callable[[str], Model], keep: Callable[[SteeringMap], str]) -> None:
-        self._load, self._keep = load, keep
-        self._jobs: dict[str, Job] = {}
-        self._stopping: set[str] = set()
-        self._lock = threading.Lock()
-        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="training")
+    def __init__(
+        self,
+        store: Store,
+        library: Library,
+        load_model: Callable[[str], Model],
+        turns: Turns,
+        folder: Path,
+        *,
+        autostart: bool = True,
+        slice_runner: SliceRunner | None = None,
+        on_end: Callable[[JobRow], object] | None = None,
+        most_queued: int,
+        most_per_visitor: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._library, self._load_model = store, library, load_model
+        self._turns, self._folder, self._slice_runner = turns, folder, slice_runner
+        self._on_end = on_end
+        self._most_queued, self._most_per_visitor = most_queued, most_per_visitor
+        self._clock = clock
+        self._starting = threading.Lock()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._worker: threading.Thread | None = None
+        self._store.recover()
+        if autostart:
+            self._worker = threading.Thread(target=self._loop, name="training", daemon=True)
+            self._worker.start()
 
     def start(
         self,
+        owner: str,
         model: str,
         prompts: PromptSet,
-        configure: Callable[[Model], TrainConfig],
-    ) -> Job:
-        """Queue a job. `configure` is asked for the settings once the model is loaded."""
-        job = Job(uuid.uuid4().hex, model, prompts.name)
-        with self._lock:
-            self._jobs[job.id] = job
-        self._worker.submit(self._run, job.id, prompts, configure)
+        changes: Mapping[str, Any],
+        *,
+        preview_prompt: str = "",
+        title: str = "",
+        parent: str = "",
+    ) -> JobRow:
+        """Queue a job.
+
+        Args:
+            owner: of the job and its map.
+            model: the name it is loaded by.
+            prompts: the source and target.
+            changes: settings that differ from the model's shipped ones.
+            preview_prompt: of the frames; an opening, or the first source prompt, by default.
+            title: what people read; that of the prompts by default.
+            parent: id of the job that this one tries again.
+
+        Raises:
+            ConfigError: there is no such setting, or a value is out of range.
+            JobError: the queue is full, or the visitor has as many jobs as one may.
+        """
+        job = JobRow(
+            id=uuid.uuid4().hex,
+            owner=owner,
+            model=model,
+            title=(title.strip() or prompts.title or prompts.name)[:LONGEST_TITLE],
+            prompts=prompts,
+            changes=dict(changes),
+            preview_prompt=preview_prompt.strip() or _preview_prompt(prompts),
+            steps=_config(model, changes).steps,
+            parent=parent,
+        )
+        with self._starting:
+            self._check_room(owner)
+            job = self._store.add_job(job)
+        self._wake.set()
         return job
 
-    def get(self, job_id: str) -> Job | None:
-        """The newest snapshot of a job."""
-        with self._lock:
-            return self._jobs.get(job_id)
+    def get(self, job_id: str, owner: str) -> JobRow | None:
+        """The owner's job of that id, as it is now."""
+        job = self._store.job(job_id)
+        return job if job is not None and job.owner == owner else None
 
-    def unfinished(self, model: str) -> Job | None:
-        """The model's job that runs or waits longest."""
-        with self._lock:
-            jobs = [job for job in self._jobs.values() if job.model == model and not job.finished]
-            return next(iter(jobs), None)
+    def unfinished(self, owner: str, model: str | None = None) -> JobRow | None:
+        """The owner's job, on that model or any, that runs or whose turn comes first."""
+        jobs = self._store.unfinished(owner)
+        return next((job for job in jobs if model in (None, job.model)), None)
 
-    def cancel(self, job_id: str) -> None:
-        """Ask a job to stop within a step; what it has learned is kept."""
-        with self._lock:
-            self._stopping.add(job_id)
+    def recent(self, owner: str, limit: int = 50) -> list[JobRow]:
+        """The owner's jobs, newest first."""
+        return self._store.jobs(owner, limit)
+
+    def cancel(self, job_id: str, owner: str) -> bool:
+        """End the owner's job: one that waits at once, one that runs within a step.
+
+        What it has learned is kept as a map; so a job that waits after a restart, and has steps
+        behind it, ends when the worker is free to check its map.
+
+        Returns:
+            Whether the job had not ended.
+        """
+        job = self.get(job_id, owner)
+        if job is None:
+            return False
+        if job.step == 0 and self._store.transition(job_id, {"queued"}, "cancelled"):
+            return True
+        return self._store.ask_to_stop(job_id)
+
+    def retry(self, job_id: str, owner: str) -> JobRow:
+        """Queue a job like one that failed or was cancelled, from its start.
+
+        Raises:
+            JobError: there is no such job, or it did neither; or as for `start`.
+        """
+        job = self.get(job_id, owner)
+        if job is None:
+            raise JobError(f"There is no job {job_id!r} here. Start a new one.")
+        if job.status not in ("failed", "cancelled"):
+            raise JobError(
+                f"The job is {job.status}; only one that failed or was cancelled can be tried "
+                "again. Start a new one."
+            )
+        return self.start(
+            owner,
+            job.model,
+            job.prompts,
+            job.changes,
+            preview_prompt=job.preview_prompt,
+            title=job.title,
+            parent=job.id,
+        )
+
+    def position(self, job_id: str) -> int:
+        """The job's place in the queue: 1 is next, 0 is not in it."""
+        return self._store.position(job_id)
+
+    def eta(self, job_id: str) -> float | None:
+        """Seconds until the job's last step; None where it has ended or nothing was measured.
+
+        From its own steps, or, for one that waits, from those of the model's newest job, after
+        all that come before it.
+        """
+        total = 0.0
+        for job in self._store.unfinished():
+            left = self._seconds_left(job)
+            if left is None:
+                return None
+            total += left
+            if job.id == job_id:
+                return total
+        return None
+
+    def frames(self, job_id: str, owner: str) -> list[Path]:
+        """JSON files of the job's preview frames (`load_frame` reads one), first step first."""
+        return frame_files(frames_of(self._folder, job_id)) if self.get(job_id, owner) else []
+
+    def film(self, job_id: str, owner: str) -> bytes | None:
+        """The job's frames as a GIF; None while there are none."""
+        if self.get(job_id, owner) is None:
+            return None
+        frames = load_frames(frames_of(self._folder, job_id))
+        return draw_film(frames) if frames else None
+
+    def prune(self, keep_seconds: float) -> None:
+        """Remove checkpoints and frames of jobs that ended longer ago than that."""
+        before = self._clock() - keep_seconds
+        for path in (*self._folder.glob("checkpoints/*"), *self._folder.glob("frames/*")):
+            # A process that was killed in the middle of writing leaves `.<id>.….partial`.
+            job = self._store.job(path.name.lstrip(".").partition(".")[0])
+            if job is None or (job.finished and job.finished < before):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def work(self) -> bool:
+        """Take up the job whose turn it is, and take it to its end; says whether there was one."""
+        job = self._store.claim_next()
+        if job is None:
+            return False
+        run_job(
+            job,
+            store=self._store,
+            library=self._library,
+            load_model=self._load_model,
+            turns=self._turns,
+            folder=self._folder,
+            closing=self._closing.is_set,
+            slice_runner=self._slice_runner,
+        )
+        ended = self._store.job(job.id)
+        if self._on_end is not None and ended is not None and ended.finished:
+            try:
+                self._on_end(ended)
+            except Exception:
+                log.exception("what follows the end of job %s failed", job.id)
+        return True
 
     def close(self) -> None:
-        """Stop every job and wait for the worker."""
-        with self._lock:
-            self._stopping.update(self._jobs)
-        self._worker.shutdown(wait=True)
+        """Stop after the current step; the job waits, from there, for the next start."""
+        self._closing.set()
+        self._wake.set()
+        if self._worker is not None:
+            self._worker.join()
 
-    def _update(self, job_id: str, **changes: object) -> None:
-        with self._lock:
-            job = self._jobs[job_id]
-            if not job.finished:
-                self._jobs[job_id] = replace(job, **changes)  # type: ignore[arg-type]
+    def _loop(self) -> None:
+        while not self._closing.is_set():
+            try:
+                worked = self.work()
+            except LineasError:
+                log.exception("the worker could not take up a job; it tries again")
+                worked = False
+            if not worked:
+                self._wake.wait(SECONDS_BETWEEN_LOOKS)
+                self._wake.clear()
 
-    def _run(
-        self, job_id: str, prompts: PromptSet, configure: Callable[[Model], TrainConfig]
-    ) -> None:
-        def should_stop() -> bool:
-            with self._lock:
-                return job_id in self._stopping
-
-        losses: list[float] = []
-
-        def on_event(event: StepEvent) -> None:
-            losses.append(event.loss)
-            last = event.step == event.steps
-            self._update(
-                job_id,
-                status="checking" if last else "running",
-                event=event,
-                losses=tuple(losses),
+    def _check_room(self, owner: str) -> None:
+        jobs = self._store.unfinished()
+        waiting = sum(job.status != "running" for job in jobs)
+        own = sum(job.owner == owner for job in jobs)
+        if own >= self._most_per_visitor:
+            first = next(job for job in jobs if job.owner == owner)
+            raise JobError(
+                f"You have {own} unfinished training jobs, and {self._most_per_visitor} at a time "
+                f"is the limit. Start another when one has ended{self._when(first)}, or cancel one."
+            )
+        if waiting >= self._most_queued:
+            raise JobError(
+                f"{waiting} training jobs are waiting, and {self._most_queued} is the limit. "
+                f"Try again when the next one starts{self._when(jobs[0])}."
             )
 
-        if should_stop():
-            self._update(job_id, status="cancelled")
-            return
-        self._update(job_id, status="running")
-        try:
-            model = self._load(self._jobs[job_id].model)
-            result = train(
-                model, prompts, configure(model), on_event=on_event, should_stop=should_stop
-            )
-            self._finish(job_id, "cancelled" if result.cancelled else "done", result)
-        except DivergedError as error:
-            self._finish(job_id, "failed", error.result, str(error))
-        except LineasError as error:
-            self._update(job_id, status="failed", message=str(error))
-        except Exception as error:
-            log.exception("training job %s failed", job_id)
-            self._update(
-                job_id,
-                status="failed",
-                message=f"Training stopped by an unexpected error ({type(error).__name__}). "
-                "The log has the details.",
-            )
+    def _when(self, job: JobRow) -> str:
+        eta = self.eta(job.id)
+        if eta is None:
+            return ", in a few minutes"
+        return f", in about {max(1, round(eta))} s" if eta < 90 else f", in {round(eta / 60)} min"
 
-    def _finish(self, job_id: str, status: Status, result: TrainResult, message: str = "") -> None:
-        map_id = self._keep(result.map) if result.losses else ""
-        self._update(job_id, status=status, map_id=map_id, health=result.health, message=message)
+    def _seconds_left(self, job: JobRow) -> float | None:
+        if job.status == "running" and job.phase in ("training", "checking") and job.step:
+            return job.seconds_left
+        pace = self._store.seconds_a_step(job.model)
+        return None if pace is None else pace * (job.steps - job.step)
+
+
+def _config(model: str, changes: Mapping[str, Any]) -> TrainConfig:
+    """The settings as far as they are known without the model, so that mistakes show at once."""
+    entry = catalog().get(model)
+    try:
+        return TrainConfig(**{**(entry.train if entry else {}), **changes})
+    except TypeError as error:
+        raise ConfigError(f"A training setting is of the wrong name or kind: {error}.") from error
+
+
+def _preview_prompt(prompts: PromptSet) -> str:
+    return OPENING if prompts.modality == "text" else prompts.source[0]

@@ -1,61 +1,172 @@
-"""The page: what is where, and which callback each control calls."""
+"""The page: what is where, and what it shows when it opens."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from lineas_core.home import lineas_home
-from lineas_core.models.catalog import catalog
-from lineas_core.prompts import PromptSet, shipped_prompt_sets
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.image_tab import build_image_tab
+from lineas_core.errors import LineasError
+from lineas_core.studio.api import add_api
+from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.image_tab import SteerTab, build_image_tab
+from lineas_core.studio.library_tab import Fields, build_library_tab
+from lineas_core.studio.prompt_work import PromptWork
+from lineas_core.studio.rack import RackState, Slot, build_rack, patch
+from lineas_core.studio.scenes import Screen
+from lineas_core.studio.settings import Settings
+from lineas_core.studio.store import MapRow
 from lineas_core.studio.text_tab import build_text_tab
+from lineas_core.studio.train_tab import FIRST, TrainTab, build_train_tab
+from lineas_core.studio.understand_tab import build_understand_tab
+from lineas_core.studio.visitors import new_key, owner_of
 
-STYLE = Path(__file__).with_name("style.css")
+HERE = Path(__file__).parent
+STYLE, TOUR = HERE / "style.css", HERE / "tour.js"
 THEME = gr.themes.Soft(
     primary_hue="indigo",
     neutral_hue="slate",
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
+HEAD = """<header class="ls-head"><h1>LinEAS Studio</h1>
+<p>Learn to steer a generative model from a few prompts, then move a slider.</p>
+<button type="button" id="tour-button" class="ls-tour-button">Take the tour</button></header>"""
+FIRST_MAPS = 3
+QUEUE_LENGTH = 200
 
 
 def build_page(studio: Studio) -> gr.Blocks:
     """Lay out the page and wire it to `studio`."""
-    sets = {name: PromptSet.load(name) for name in shipped_prompt_sets()}
     with gr.Blocks(title="LinEAS Studio", analytics_enabled=False) as page:
-        gr.HTML(
-            "<header class='ls-head'><h1>LinEAS Studio</h1><p>Learn to steer a generative model "
-            "from a few prompts, then move a slider.</p></header>"
-        )
-        with gr.Tab("Text"):
-            texts = {name: s for name, s in sets.items() if s.modality == "text"}
-            build_text_tab(page, studio, _models("language"), _first("football", texts))
-        with gr.Tab("Images"):
-            images = {name: s for name, s in sets.items() if s.modality == "image"}
-            build_image_tab(page, studio, _models("diffusion"), _first("emoji-pixel-art", images))
+        key = gr.BrowserState("", storage_key="lineas-visitor", secret=studio.store.secret())
+        job = gr.State("")
+        gr.HTML(HEAD, apply_default_css=False)
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=300, elem_id="rack-column"):
+                gr.Markdown("## Maps")
+                rack = build_rack("rack")
+            with gr.Column(scale=5, min_width=320), gr.Tabs() as tabs:
+                with gr.Tab("Images", id="image") as images_tab:
+                    images = build_image_tab(studio, key, rack, images_tab)
+                with gr.Tab("Text", id="text") as texts_tab:
+                    texts = build_text_tab(studio, key, rack, texts_tab)
+                with gr.Tab("Train", id="train"):
+                    train = build_train_tab(studio, key, rack)
+                with gr.Tab("Understand", id="understand") as understand_tab:
+                    build_understand_tab(studio, key, rack, understand_tab)
+                with gr.Tab("Library", id="library") as library_tab:
+                    tokens = texts.asked[-1]
+                    screen = [rack, images.model, images.prompts, images.seed, texts.model,
+                              texts.prompts, texts.seed, tokens]  # fmt: skip
+                    scene = [images.prompts, images.seed, texts.prompts, texts.seed, tokens]
+                    build_library_tab(studio, key, rack, library_tab, Fields(screen, scene))
+        _wire_opening(page, Opening(studio), key, job, rack, tabs, images, texts, train)
+        add_api(studio)
+    page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=studio.settings.concurrency)
     return page
 
 
-def _models(kind: str) -> list[tuple[str, str]]:
-    return [(entry.title, entry.id) for entry in catalog().values() if entry.kind == kind]
+class Opening:
+    """What a page shows when it opens.
+
+    Args:
+        studio: the state.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    @with_messages
+    def arrive(self, key: str, request: gr.Request) -> tuple[Any, ...]:
+        """The visitor's key, a link's job and scene, the rack, and the prompt sets."""
+        try:
+            owner = owner_of(key)
+        except LineasError:
+            key = new_key()
+            owner = owner_of(key)
+        asked = dict(request.query_params)
+        rows = self._studio.library.maps(owner)
+        choices = PromptWork(self._studio).choices(owner, "image")
+        tab, fields, state = gr.skip(), (gr.skip(),) * 7, first_rack(rows)
+        if code := asked.get("scene"):
+            try:
+                shown = Screen.from_link(code)
+            except LineasError as error:
+                gr.Warning(str(error))
+            else:
+                state, tab = shown.rack, gr.Tabs(selected=shown.rack.modality)
+                fields = (
+                    shown.image_model, shown.image_prompts, shown.image_seed, shown.text_model,
+                    shown.text_prompt, shown.text_seed, shown.tokens,
+                )  # fmt: skip
+        elif asked.get("job"):
+            tab = gr.Tabs(selected="train")
+        return (
+            key,
+            asked.get("job", ""),
+            patch(rows=rows, state=state),
+            tab,
+            gr.update(choices=choices, value=FIRST["image"]),
+            *fields,
+        )
 
 
-def _first(name: str, sets: dict[str, PromptSet]) -> dict[str, PromptSet]:
-    return {name: sets[name], **sets}
+def first_rack(rows: list[MapRow]) -> RackState:
+    """The first maps of each kind, of which the very first is on."""
+    slots: list[Slot] = []
+    for modality in ("image", "text"):
+        mine = [row for row in rows if row.modality == modality][:FIRST_MAPS]
+        slots += [
+            Slot(row.id, n == 0, 1.0 if row.recommended is None else row.recommended)
+            for n, row in enumerate(mine)
+        ]
+    return RackState(tuple(slots))
+
+
+def _wire_opening(
+    page: gr.Blocks,
+    opening: Opening,
+    key: gr.BrowserState,
+    job: gr.State,
+    rack: gr.HTML,
+    tabs: gr.Tabs,
+    images: SteerTab,
+    texts: SteerTab,
+    train: TrainTab,
+) -> None:
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    fields = [images.model, images.prompts, images.seed, texts.model, texts.prompts, texts.seed,
+              texts.asked[-1]]  # fmt: skip
+    arrived = page.load(opening.arrive, key, [key, job, rack, tabs, train.chosen, *fields], **quiet)
+    arrived.then(images.show, images.asked, images.outputs, concurrency_id="sliders", **quiet)
+    arrived.then(train.work.open, [key, job], train.outputs, **quiet)
+    for tab, modality in ((images, "image"), (texts, "text")):
+        tab.tab.select(
+            None,
+            None,
+            rack,
+            js=f'() => ({{ from: "server", state: {{ modality: "{modality}" }} }})',
+        )
+        tab.model.change(
+            None, tab.model, rack,
+            js=f'(name) => ({{ from: "server", models: {{ {modality}: name }} }})',
+        )  # fmt: skip
+    page.load(None, None, None, js=TOUR.read_text(encoding="utf-8"))
 
 
 def launch(home: Path | None = None, port: int | None = None) -> None:
     """Build the page and serve it until stopped; the port is Gradio's choice by default."""
-    studio = Studio(home or lineas_home())
+    studio = Studio(Settings.from_environment(os.environ, home))
     try:
         build_page(studio).launch(
             server_port=port,
             theme=THEME,
             css_paths=[STYLE],
             ssr_mode=False,
+            mcp_server=True,
             footer_links=["api", "settings"],
         )
     finally:

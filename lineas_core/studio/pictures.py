@@ -4,23 +4,56 @@ from __future__ import annotations
 
 import random
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
-from lineas_core.errors import ConfigError, PromptError
-from lineas_core.grids import GridRecipe, UsedMap, draw_film, draw_grid, score_grid
+from lineas_core.errors import ConfigError, LineasError, PromptError
+from lineas_core.grids import GridRecipe, GridScores, UsedMap, draw_film, draw_grid, score_grid
+from lineas_core.maps import SteeringMap
+from lineas_core.metrics.clip import clip_score, img_score
 from lineas_core.models import as_image_model
 from lineas_core.models.diffusion import ImageGrid
-from lineas_core.studio import render
+from lineas_core.studio import charts, render
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.mix import Mix
+from lineas_core.studio.rack import RackState, patch
+from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 
 STRENGTHS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
+CROSSED = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_PROMPTS = 8
 SURPRISES = 4
+# Answers under this come while a slider still moves.
+LIVE_SECONDS = 0.4
 ORDER = random.Random(0).sample(SUBJECTS, len(SUBJECTS))
+
+
+@dataclass(frozen=True)
+class Look:
+    """Pictures of some prompts, untouched and with the rack's maps on.
+
+    Attributes:
+        prompts: one for each.
+        before: untouched pictures.
+        after: steered ones.
+        clip: concept -> CLIPScore of each steered picture.
+        kept: IMGScore of each; None where it could not be scored.
+        scorer: the CLIP they come from, or why there are no scores.
+    """
+
+    prompts: list[str]
+    before: list[Image.Image]
+    after: list[Image.Image]
+    clip: dict[str, list[float]]
+    kept: list[float | None]
+    scorer: str
 
 
 class Pictures:
@@ -32,6 +65,7 @@ class Pictures:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        self._look, self._grid = studio.on_gpu(self._look_here), studio.on_gpu(self._grid_here)
 
     @with_messages
     def surprise(self, shown: str) -> str:
@@ -42,65 +76,139 @@ class Pictures:
 
     @with_messages
     def look(
-        self, model: str, map_id: str | None, prompts: str, strength: float, seed: float
-    ) -> tuple[str, Any]:
-        """Every prompt at one strength with its scores, and the first one before and after."""
-        _, grid = self._make(model, map_id, prompts, (0.0, float(strength)), seed)
-        scores = score_grid(grid, self._style(map_id))
-        before, after = grid.images[0]
-        return render.pictures(grid, scores), (_enlarged(before), _enlarged(after))
+        self, key: str, model: str, rack: Any, prompts: str, seed: float
+    ) -> tuple[str, Any, Any]:
+        """Every prompt with the rack's maps on, the first one before and after, and rack news."""
+        began = time.perf_counter()
+        mix = self._mix(key, model, rack)
+        found = self.make(mix, model, lines_of(prompts), int(seed))
+        label = mix.titles or "no map is on"
+        shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
+        news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
+        return shown, (_enlarged(found.before[0]), _enlarged(found.after[0])), news
+
+    def make(self, mix: Mix, model: str, prompts: list[str], seed: int) -> Look:
+        """The pictures and their scores; a scorer that cannot be loaded leaves them unscored."""
+        with self._studio.turns.sliders():
+            return self._look(mix, model, prompts, seed)
+
+    def _look_here(self, mix: Mix, model: str, prompts: list[str], seed: int) -> Look:
+        loaded = as_image_model(self._studio.shelf.get(model))
+        if mix.maps:
+            # One batch: strength 0 is the untouched model, bit for bit.
+            maps = [(smap, _pairs(strength, len(prompts))) for smap, strength in mix.steer]
+            images = loaded.generate([*prompts, *prompts], maps, seed=seed)
+            before, after = images[: len(prompts)], images[len(prompts) :]
+        else:
+            before = after = loaded.generate(prompts, seed=seed)
+        try:
+            clip = {text: list(clip_score(after, text)) for text in mix.concepts}
+            found = img_score(after, before)
+            return Look(prompts, before, after, clip, list(found), found.scorer)
+        except LineasError as error:
+            return Look(prompts, before, after, {}, [None] * len(prompts), str(error))
 
     @with_messages
-    def grid(self, model: str, map_id: str | None, prompts: str, seed: float) -> tuple[Any, ...]:
-        """Every prompt at seven strengths, the curves of its scores, and files to download."""
-        recipe, grid = self._make(model, map_id, prompts, STRENGTHS, seed)
-        scores = score_grid(grid, self._style(map_id))
+    def effects(self, key: str, model: str, rack: Any, prompts: str) -> Any:
+        """How much of each map's effect is left beside the others, for the rack."""
+        mix = self._mix(key, model, rack)
+        return patch(effects=self._studio.effects(mix, model, lines_of(prompts)))
+
+    @with_messages
+    def grid(self, key: str, model: str, rack: Any, prompts: str, seed: float) -> tuple[Any, ...]:
+        """Every prompt while the first map that is on goes from 0 to 1."""
+        mix = self._mix(key, model, rack)
+        if not mix.maps:
+            raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
+        recipe = recipe_of(mix, model, lines_of(prompts), int(seed), sweep=1)
+        return self._show(recipe, mix, key)
+
+    @with_messages
+    def crossed(
+        self, key: str, model: str, rack: Any, prompts: str, seed: float
+    ) -> tuple[Any, ...]:
+        """The first prompt: strengths of the first map across, of the second one down."""
+        mix = self._mix(key, model, rack)
+        if len(mix.maps) < 2:
+            raise ConfigError("Two maps make this grid. Switch a second one on in the rack.")
+        recipe = recipe_of(mix, model, lines_of(prompts)[:1], int(seed), sweep=2)
+        return self._show(recipe, mix, key)
+
+    def _show(self, recipe: GridRecipe, mix: Mix, key: str) -> tuple[Any, ...]:
+        owner = owner_of(key)
+        with self._studio.turns.sliders():
+            maps = {row.id: self._studio.library.map(row.id, owner) for row in mix.rows}
+            grid, scores = self._grid(recipe, maps, mix.rows[0].concept)
         folder = Path(tempfile.mkdtemp(dir=self._studio.downloads.name))
         picture, sidecar, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
         draw_grid(grid, scores).save(picture)
         sidecar.write_text(recipe.to_json(scores), encoding="utf-8")
         film.write_bytes(draw_film(grid))
         return (
-            render.picture_grid(grid, scores),
+            render.picture_grid(grid, scores, mix.rows[0].title),
             gr.update(visible=True),
-            render.score_curves(grid, scores),
+            gr.update(value=charts.score_curves(grid, scores) if scores else None),
             str(picture),
             str(sidecar),
             str(film),
         )
 
-    def _make(
-        self,
-        model: str,
-        map_id: str | None,
-        prompts: str,
-        strengths: tuple[float, ...],
-        seed: float,
-    ) -> tuple[GridRecipe, ImageGrid]:
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
-        if not lines:
-            raise PromptError("There is no prompt; write one on a line, or press Surprise me.")
-        if len(lines) > MOST_PROMPTS:
-            raise PromptError(f"{len(lines)} prompts; a grid takes {MOST_PROMPTS} at most.")
-        smap = self._studio.map(map_id)
-        loaded = as_image_model(self._studio.model(model))
-        recipe = GridRecipe(
-            model=model,
-            prompts=tuple(lines),
-            strengths=strengths,
-            seed=int(seed),
-            maps=(UsedMap(str(map_id), smap.digest()),),
-        )
-        return recipe, recipe.make(loaded, self._studio.map)
+    def _grid_here(
+        self, recipe: GridRecipe, maps: dict[str, SteeringMap], concept: str
+    ) -> tuple[ImageGrid, GridScores | None]:
+        model = as_image_model(self._studio.shelf.get(recipe.model))
+        grid = recipe.make(model, maps.__getitem__)
+        return grid, _scores(grid, concept, crossed=bool(recipe.down))
 
-    def _style(self, map_id: str | None) -> str:
-        concept = self._studio.map(map_id).info.concept
-        if not concept:
-            raise ConfigError(f"The map {map_id} does not say what it is about; train it again.")
-        return concept
+    def _mix(self, key: str, model: str, rack: Any) -> Mix:
+        return self._studio.mix(owner_of(key), RackState.from_page(rack), model)
 
 
-def _enlarged(image: Any) -> Any:
+def recipe_of(mix: Mix, model: str, prompts: Sequence[str], seed: int, sweep: int) -> GridRecipe:
+    """The grid in which the first `sweep` maps are swept and the others stay."""
+    return GridRecipe(
+        model=model,
+        prompts=tuple(prompts),
+        strengths=STRENGTHS if sweep == 1 else CROSSED,
+        seed=seed,
+        maps=tuple(
+            UsedMap(row.id, row.digest, None if n < sweep else strength, inverse)
+            for n, (row, strength, inverse) in enumerate(
+                zip(mix.rows, mix.strengths, mix.inverses, strict=True)
+            )
+        ),
+        down=CROSSED if sweep == 2 else (),
+    )
+
+
+def lines_of(prompts: str) -> list[str]:
+    """The prompts of a text field, one on a line.
+
+    Raises:
+        PromptError: there is none, or there are too many.
+    """
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    if not lines:
+        raise PromptError("There is no prompt; write one on a line, or press Surprise me.")
+    if len(lines) > MOST_PROMPTS:
+        raise PromptError(f"{len(lines)} prompts; a grid takes {MOST_PROMPTS} at most.")
+    return lines
+
+
+def _scores(grid: ImageGrid, concept: str, *, crossed: bool) -> GridScores | None:
+    try:
+        return score_grid(grid, concept, crossed=crossed)
+    except LineasError:
+        return None
+
+
+def _pairs(strength: float, count: int) -> Any:
+    import torch
+
+    return torch.tensor([0.0] * count + [strength] * count)
+
+
+def _enlarged(image: Image.Image) -> Image.Image:
     """Small images as large as the slider shows them, so that they are not blurred twice."""
     factor = max(1, 384 // image.width)
     return image.resize((image.width * factor, image.height * factor))

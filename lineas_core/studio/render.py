@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-import re
-import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
-import plotly.graph_objects as go
+import pandas as pd
 from PIL import Image
 
 from lineas_core.grids import GridScores
 from lineas_core.health import HealthReport
-from lineas_core.metrics.concepts import concept_presence, concept_words
+from lineas_core.maps import SteeringMap
 from lineas_core.models.diffusion import ImageGrid
-from lineas_core.models.language import TextGrid
 from lineas_core.prompts import PromptSet
-from lineas_core.studio.jobs import Job
+from lineas_core.studio.store import MapRow
 
 VERDICT_STYLE = {
     "healthy": "good",
@@ -26,41 +23,6 @@ VERDICT_STYLE = {
     "overfitted": "warn",
     "collapsed": "bad",
 }
-STATUS_TEXT = {
-    "queued": "Waiting for its turn",
-    "running": "Loading the model; the first time takes about half a minute",
-    "checking": "Checking the map on prompts it has not seen",
-    "done": "Trained",
-    "failed": "Training stopped",
-    "cancelled": "Cancelled",
-}
-
-
-def progress(job: Job | None) -> str:
-    """One line and a bar: where a job is."""
-    if job is None:
-        return '<div class="ls-hint">Choose a prompt set and train: it takes about a minute.</div>'
-    text, share = STATUS_TEXT[job.status], 0.0
-    if event := job.event:
-        share = event.step / event.steps
-        if job.status == "running":
-            text = (
-                f"Step {event.step} of {event.steps} · {_duration(event.seconds_left)} left · "
-                f"loss {event.loss:.4f}"
-            )
-        elif job.finished:
-            text += f" · {event.step} steps in {_duration(event.seconds)} · loss {event.loss:.4f}"
-    if job.message:
-        text += f". {job.message}"
-    elif job.status == "cancelled" and job.map_id:
-        text += ". The map reached so far is kept."
-    return (
-        f'<div class="ls-progress" data-status="{job.status}" role="status">'
-        f'<div class="ls-track" role="progressbar" aria-label="training progress" '
-        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
-        f'<div class="ls-fill" style="width: {share:.1%}"></div></div>'
-        f"<div>{escape(text)}</div></div>"
-    )
 
 
 def health(report: HealthReport | None) -> str:
@@ -98,122 +60,130 @@ def prompt_set(prompts: PromptSet, shown: int = 3) -> str:
     return f'<div class="ls-sides">{sides}</div>'
 
 
-def completions(grid: TextGrid, concept: str) -> str:
-    """One card a strength, side by side: the prompts, and how they go on."""
-    cards = []
-    for strength, texts in zip(grid.strengths, zip(*grid.texts, strict=True), strict=True):
-        title = "Unsteered" if strength == 0 else f"Strength {strength:g}"
-        if concept in concept_words():
-            share = f"{escape(concept)} in {sum(concept_presence(texts, concept))} of {len(texts)}"
-            title += f" <small>{share}</small>"
-        samples = "".join(
-            f'<p><b>{escape(start)}</b><span class="ls-text">{mark(text, concept)}</span></p>'
-            for start, text in zip(grid.prompts, texts, strict=True)
+def neurons(strongest: pd.DataFrame) -> str:
+    """The neurons that a map changes most, as a table."""
+    head = "".join(f"<th scope='col'>{escape(str(name))}</th>" for name in strongest.columns)
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f"<td>{value:.3f}</td>"
+            if isinstance(value, float)
+            else f"<td>{escape(str(value))}</td>"
+            for value in row
         )
-        cards.append(
-            f'<article class="ls-card" data-strength="{strength:g}"><h4>{title}</h4>{samples}'
-            "</article>"
-        )
-    return f'<div class="ls-cards">{"".join(cards)}</div>'
-
-
-def mark(text: str, concept: str) -> str:
-    """The text, escaped, with the concept's words marked."""
-    words = concept_words().get(concept)
-    if not words:
-        return escape(text)
-    pieces = re.split(rf"\b({'|'.join(map(re.escape, words))})\b", text, flags=re.IGNORECASE)
-    return "".join(
-        f"<mark>{escape(piece)}</mark>" if i % 2 else escape(piece)
-        for i, piece in enumerate(pieces)
+        + "</tr>"
+        for row in strongest.itertuples(index=False)
+    )
+    return (
+        '<div class="ls-neurons"><h4>Strongest neurons</h4><table><thead><tr>'
+        f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def pictures(grid: ImageGrid, scores: GridScores) -> str:
-    """One card a prompt: the picture at the last strength, and its scores."""
-    strength = grid.strengths[-1]
+def origin(row: MapRow, smap: SteeringMap) -> str:
+    """Where a map comes from: model, settings, prompts."""
+    made = {
+        "model": row.model,
+        "method": row.method,
+        "sites": f"{len(smap.sites)}, {sum(smap.widths.values())} neurons",
+        "made": smap.info.created,
+        "library": smap.info.library_version,
+        "prompts": smap.info.prompt_hash,
+        "digest": row.digest,
+        **{str(name): value for name, value in smap.info.config.items()},
+    }
+    cells = "".join(
+        f"<tr><th scope='row'>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
+        for name, value in made.items()
+        if value not in ("", None)
+    )
+    prompts = prompt_set(row.prompts, shown=len(row.prompts.source)) if row.prompts else ""
+    return (
+        f'<details class="ls-origin" open><summary>Where it comes from</summary><table>{cells}'
+        f"</table></details><details class='ls-origin'><summary>Its prompts</summary>{prompts}"
+        "</details>"
+    )
+
+
+def pictures(
+    prompts: Sequence[str],
+    images: Sequence[Image.Image],
+    clip: Mapping[str, Sequence[float]],
+    kept: Sequence[float | None],
+    label: str,
+) -> str:
+    """One card a prompt: its steered picture and scores.
+
+    Args:
+        prompts: captions.
+        images: steered pictures.
+        clip: concept -> CLIPScore of each picture.
+        kept: IMGScore of each picture; None where it could not be scored.
+        label: which maps, in words.
+    """
     cards = "".join(
-        f'<figure class="ls-picture" data-strength="{strength:g}">{_image(images[-1], prompt)}'
-        f"<figcaption>{escape(prompt)}{_scores(clip[-1], img[-1])}</figcaption></figure>"
-        for prompt, images, clip, img in zip(
-            grid.prompts, grid.images, scores.clip, scores.image, strict=True
-        )
+        f'<figure class="ls-picture" data-mix="{escape(label, quote=True)}">'
+        f"{image_tag(image, f'{prompt}, {label}')}<figcaption>{escape(prompt)}"
+        f"{_scores({name: scores[n] for name, scores in clip.items()}, kept[n])}</figcaption>"
+        "</figure>"
+        for n, (prompt, image) in enumerate(zip(prompts, images, strict=True))
     )
     return f'<div class="ls-pictures">{cards}</div>'
 
 
-def picture_grid(grid: ImageGrid, scores: GridScores) -> str:
-    """A table: prompts down, strengths across, scores under each picture."""
+def picture_grid(grid: ImageGrid, scores: GridScores | None, swept: str) -> str:
+    """A table: prompts down, strengths across, scores under each picture.
+
+    Args:
+        grid: the pictures.
+        scores: None where they could not be scored.
+        swept: title of the map whose strength the columns are.
+    """
     head = "".join(f"<th scope='col'>{strength:g}</th>" for strength in grid.strengths)
     rows = []
     for row, (prompt, images) in enumerate(zip(grid.prompts, grid.images, strict=True)):
         cells = "".join(
-            f"<td>{_image(image, f'{prompt}, strength {strength:g}')}"
-            f"{_scores(scores.clip[row][column], scores.image[row][column])}</td>"
-            for column, (image, strength) in enumerate(zip(images, grid.strengths, strict=True))
+            f"<td>{image_tag(image, f'{prompt}, strength {strength:g}')}"
+            f"{_cell(scores, row, n)}</td>"
+            for n, (image, strength) in enumerate(zip(images, grid.strengths, strict=True))
         )
         rows.append(f"<tr><th scope='row'>{escape(prompt)}</th>{cells}</tr>")
+    hint = (
+        f"CLIP: how much it looks like “{escape(scores.style)}”. IMG: how much of the untouched "
+        f"picture is left. Both are cosines by {escape(scores.scorer)}."
+        if scores
+        else "Not scored: no CLIP could be loaded, or the map does not say what it is about."
+    )
     return (
-        f'<div class="ls-grid"><table><thead><tr><th scope="col">strength</th>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-        f'<p class="ls-hint">CLIP: how much it looks like “{escape(scores.style)}”. IMG: how much '
-        f"of strength 0 is left. Both are cosines by {escape(scores.scorer)}.</p>"
+        '<div class="ls-grid" tabindex="0" role="region" aria-label="Pictures by strength"><table>'
+        f'<thead><tr><th scope="col">{escape(swept)}</th>{head}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table></div><p class="ls-hint">{hint}</p>'
     )
 
 
-def score_curves(grid: ImageGrid, scores: GridScores) -> go.Figure:
-    """Mean CLIPScore and IMGScore over the prompts against strength, with standard deviations."""
-    figure = go.Figure()
-    named = (("CLIPScore", scores.clip, "#6366f1"), ("IMGScore", scores.image, "#f59e0b"))
-    for name, rows, colour in named:
-        columns = list(zip(*rows, strict=True))
-        spread = [statistics.pstdev(column) for column in columns]
-        figure.add_scatter(
-            x=grid.strengths,
-            y=[statistics.fmean(column) for column in columns],
-            error_y={"type": "data", "array": spread, "thickness": 1.2, "width": 4},
-            name=name,
-            line={"color": colour, "width": 2.5},
-        )
-    # Transparent, in a grey that is legible on the light theme and on the dark one.
-    figure.update_layout(
-        height=260,
-        margin={"l": 44, "r": 12, "t": 28, "b": 40},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": "#7c8aa0"},
-        legend={"orientation": "h", "y": 1.15, "x": 0},
-        xaxis={"title": "strength", "gridcolor": "rgba(124,138,160,.2)", "zeroline": False},
-        yaxis={"title": "cosine", "gridcolor": "rgba(124,138,160,.2)", "zeroline": False},
-    )
-    return figure
+def _cell(scores: GridScores | None, row: int, column: int) -> str:
+    if scores is None:
+        return _scores({}, None)
+    return _scores({scores.style: scores.clip[row][column]}, scores.image[row][column])
 
 
-def waiting(strengths: Sequence[float]) -> str:
-    """Cards of the same size as the answers, so that nothing jumps when they come."""
-    cards = "".join(
-        f'<article class="ls-card ls-empty"><h4>{"Steered" if s else "Unsteered"}</h4></article>'
-        for s in strengths
-    )
-    return f'<div class="ls-cards">{cards}</div>'
+def _scores(clip: Mapping[str, float], image: float | None) -> str:
+    """CLIPScore for each concept, then IMGScore."""
+    items = [
+        f'<span title="CLIPScore with “{escape(name, quote=True)}”">'
+        f"{escape(name) if len(clip) > 1 else 'CLIP'} <b>{score:.2f}</b></span>"
+        for name, score in clip.items()
+    ] or ['<span title="No map that is on says what it is about">CLIP <b>not scored</b></span>']
+    kept = "not scored" if image is None else f"{image:.2f}"
+    items.append(f'<span title="IMGScore with the untouched picture">IMG <b>{kept}</b></span>')
+    return f'<small class="ls-scores">{"".join(items)}</small>'
 
 
-def _scores(clip: float, image: float) -> str:
-    return (
-        f'<small class="ls-scores"><span title="CLIPScore">CLIP <b>{clip:.2f}</b></span> '
-        f'<span title="IMGScore">IMG <b>{image:.2f}</b></span></small>'
-    )
-
-
-def _image(image: Image.Image, text: str, most: int = 256) -> str:
+def image_tag(image: Image.Image, text: str, most: int = 256) -> str:
+    """The picture inside the page, at most `most` pixels wide and high."""
     shown = image.convert("RGB")
     shown.thumbnail((most, most))
     file = io.BytesIO()
     shown.save(file, "WEBP", lossless=shown.width <= 128, quality=85)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img src="data:image/webp;base64,{data}" alt="{escape(text, quote=True)}">'
-
-
-def _duration(seconds: float) -> str:
-    whole = round(seconds)
-    return f"{whole} s" if whole < 90 else f"{whole // 60} min {whole % 60:02d} s"

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from lineas_core.errors import PromptError
+import contextvars
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models import as_language_model
-from lineas_core.studio import render
+from lineas_core.models.language import LanguageModel, TextGrid
+from lineas_core.steering import Steering
+from lineas_core.studio import render_texts
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.mix import Mix
+from lineas_core.studio.rack import RackState
+from lineas_core.studio.readouts import Readout, read_out
+from lineas_core.studio.visitors import owner_of
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
-# One sample of a model says little of what it mostly writes.
-SAMPLES = 3
+MOST_TOKENS = 160
+MOST_SAMPLES = 4
 
 
 class Texts:
@@ -21,37 +33,154 @@ class Texts:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        self._pair, self._table, self._once = (
+            studio.on_gpu(self._pair_here),
+            studio.on_gpu(self._table_here),
+            studio.on_gpu(self._once_here),
+        )
 
     @with_messages
     def compare(
-        self, model: str, map_id: str | None, prompt: str, strength: float, seed: float, tokens: int
-    ) -> str:
-        """Unsteered completions beside steered ones, on the same seeds."""
-        return self._cards(model, map_id, prompt, (0.0, float(strength)), seed, tokens)
+        self, key: str, model: str, rack: Any, prompt: str, seed: float, tokens: float
+    ) -> Iterator[str]:
+        """The unsteered completion beside the steered one, on one seed, as they are written."""
+        mix = self._mix(key, model, rack)
+        length = checked_length(prompt, tokens)
+        titles = ("Unsteered", mix.titles or "No map is on")
+        with self._studio.turns.sliders():
+            for texts, readouts in self._pair(mix, model, prompt, int(seed), length):
+                yield render_texts.pair(
+                    prompt, titles, texts, mix.concepts, writing=not readouts, readouts=readouts
+                )
 
     @with_messages
-    def sweep(self, model: str, map_id: str | None, prompt: str, seed: float, tokens: int) -> str:
-        """Completions at five strengths, the unsteered ones first."""
-        return self._cards(model, map_id, prompt, SWEEP, seed, tokens)
-
-    def _cards(
+    def sweep(
         self,
+        key: str,
         model: str,
-        map_id: str | None,
+        rack: Any,
         prompt: str,
-        strengths: tuple[float, ...],
         seed: float,
-        tokens: int,
+        tokens: float,
+        samples: float,
     ) -> str:
-        if not prompt.strip():
-            raise PromptError("The prompt is empty; write at least one word.")
-        smap = self._studio.map(map_id)
-        loaded = as_language_model(self._studio.model(model))
-        grid = loaded.sweep(
-            [prompt] * SAMPLES,
-            [(smap, None)],
-            strengths,
-            seed=range(int(seed), int(seed) + SAMPLES),
-            max_new_tokens=int(tokens),
+        """Completions on several seeds while the first map that is on goes from 0 to 1."""
+        mix = self._mix(key, model, rack)
+        grid, readouts = self.table(
+            mix, model, prompt, int(seed), checked_length(prompt, tokens), samples
         )
-        return render.completions(grid, smap.info.concept)
+        return render_texts.text_sweep(grid, readouts, mix.concepts)
+
+    def table(
+        self, mix: Mix, model: str, prompt: str, seed: int, tokens: int, samples: float
+    ) -> tuple[TextGrid, list[Readout]]:
+        """The sweep's completions, and what is measured of each strength's."""
+        if not mix.maps:
+            raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
+        count = int(samples)
+        if not 1 <= count <= MOST_SAMPLES:
+            raise ConfigError(f"samples is {count}; choose 1 to {MOST_SAMPLES}.")
+        with self._studio.turns.sliders():
+            return self._table(mix, model, prompt, range(seed, seed + count), tokens)
+
+    def pair(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> Sequence[str]:
+        """The unsteered and the steered completion, whole."""
+        with self._studio.turns.sliders():
+            *_, (texts, _) = self._pair(mix, model, prompt, seed, tokens)
+        return texts
+
+    def once(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> str:
+        """One completion with the maps on."""
+        with self._studio.turns.sliders():
+            return self._once(mix, model, prompt, seed, tokens)
+
+    def _pair_here(
+        self, mix: Mix, model: str, prompt: str, seed: int, tokens: int
+    ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
+        loaded = as_language_model(self._studio.shelf.get(model))
+        texts: Sequence[str] = ("", "")
+        for texts in stream_pair(loaded, prompt, mix.steer, seed, tokens):
+            yield texts, []
+        yield texts, [read_out(loaded, prompt, [text], mix.concepts) for text in texts]
+
+    def _table_here(
+        self, mix: Mix, model: str, prompt: str, seeds: Sequence[int], tokens: int
+    ) -> tuple[TextGrid, list[Readout]]:
+        loaded = as_language_model(self._studio.shelf.get(model))
+        maps = [(smap, None if n == 0 else s) for n, (smap, s) in enumerate(mix.steer)]
+        grid = loaded.sweep([prompt] * len(seeds), maps, SWEEP, seed=seeds, max_new_tokens=tokens)
+        columns = zip(*grid.texts, strict=True)
+        return grid, [read_out(loaded, prompt, column, mix.concepts) for column in columns]
+
+    def _once_here(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> str:
+        loaded = as_language_model(self._studio.shelf.get(model))
+        return loaded.generate([prompt], mix.steer, seed=seed, max_new_tokens=tokens)[0]
+
+    def _mix(self, key: str, model: str, rack: Any) -> Mix:
+        return self._studio.mix(owner_of(key), RackState.from_page(rack), model)
+
+
+def stream_pair(
+    model: LanguageModel, prompt: str, steer: Steering, seed: int, tokens: int
+) -> Iterator[Sequence[str]]:
+    """[unsteered, steered] so far, at every look, and whole at the end.
+
+    Leaving the iterator stops the writing within a few tokens.
+    """
+    import torch
+
+    pair: list[Any] = [(smap, torch.tensor([0.0, strength])) for smap, strength in steer]
+    news: queue.SimpleQueue[list[str] | BaseException | None] = queue.SimpleQueue()
+    left = threading.Event()
+
+    def tell(texts: list[str]) -> None:
+        if left.is_set():
+            raise _LeftError
+        news.put(texts)
+
+    def write() -> None:
+        try:
+            news.put(
+                model.generate(
+                    [prompt, prompt], pair, seed=seed, max_new_tokens=tokens, on_texts=tell
+                )
+            )
+            news.put(None)
+        except BaseException as error:
+            news.put(error)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(write,), daemon=True).start()
+    try:
+        shown: list[str] = []
+        while True:
+            found = news.get()
+            while not news.empty() and isinstance(found, list):
+                shown = found
+                found = news.get()
+            if isinstance(found, BaseException):
+                raise found
+            if found is None:
+                yield shown
+                return
+            shown = found
+            yield shown
+    finally:
+        left.set()
+
+
+class _LeftError(Exception):
+    """Whoever was reading has gone."""
+
+
+def checked_length(prompt: str, tokens: float) -> int:
+    """Tokens to write.
+
+    Raises:
+        PromptError: the prompt is empty.
+        ConfigError: the tokens are out of range.
+    """
+    if not prompt.strip():
+        raise PromptError("The prompt is empty; write at least one word.")
+    if not 1 <= int(tokens) <= MOST_TOKENS:
+        raise ConfigError(f"tokens is {int(tokens)}; choose 1 to {MOST_TOKENS}.")
+    return int(tokens)

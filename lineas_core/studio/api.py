@@ -1,0 +1,239 @@
+"""The app's named functions: its API page, its clients, and its MCP tools.
+
+Each takes the visitor's key, as the page does, and gives JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from lineas_core.errors import ConfigError
+from lineas_core.prompts import PromptSet
+from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.prompt_work import PromptWork
+from lineas_core.studio.rack import RackState
+from lineas_core.studio.store import JobRow, MapRow
+from lineas_core.studio.texts import Texts, checked_length
+from lineas_core.studio.training_work import TrainingWork
+from lineas_core.studio.visitors import new_key, owner_of
+
+
+class Api:
+    """The functions, as methods.
+
+    Args:
+        studio: the state.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    @with_messages
+    def new_visitor(self) -> str:
+        """A new visitor's key. Maps and jobs belong to whoever knows the key they were made with.
+
+        Returns:
+            A secret to pass to the other functions.
+        """
+        return new_key()
+
+    @with_messages
+    def list_maps(self, visitor: str, search: str = "") -> list[dict[str, Any]]:
+        """The visitor's maps and those that ship with the app.
+
+        Args:
+            visitor: the visitor's key.
+            search: words that title, tags, concept, model or method hold.
+
+        Returns:
+            id, title, concept, model, modality, recommended strength and support of each map.
+        """
+        return [_map(row) for row in self._studio.library.maps(owner_of(visitor), search=search)]
+
+    @with_messages
+    def list_prompt_sets(self, visitor: str, modality: str = "text") -> list[dict[str, str]]:
+        """The prompt sets that a map can be trained on.
+
+        Args:
+            visitor: the visitor's key.
+            modality: "text" or "image".
+
+        Returns:
+            id and title of each set.
+        """
+        choices = PromptWork(self._studio).choices(owner_of(visitor), modality)
+        return [{"id": chosen, "title": title} for title, chosen in choices]
+
+    @with_messages
+    def train(
+        self,
+        visitor: str,
+        model: str,
+        prompt_set: str = "",
+        source: list[str] | None = None,
+        target: list[str] | None = None,
+        concept: str = "",
+        steps: int = 0,
+    ) -> dict[str, Any]:
+        """Train a map in the background.
+
+        Args:
+            visitor: the visitor's key.
+            model: a name of the catalogue, such as "smollm2" or "emoji-onestep".
+            prompt_set: id of a prompt set; empty where source and target are given.
+            source: prompts to steer, 4 or more.
+            target: prompts to steer towards, 4 or more.
+            concept: what the targets have.
+            steps: 0 takes what suits the model.
+
+        Returns:
+            The job: id, status, step, steps, loss, map_id and message. Ask `job` for news.
+        """
+        owner = owner_of(visitor)
+        if prompt_set:
+            prompts = PromptWork(self._studio).find(owner, prompt_set)
+        else:
+            kinds = {entry.id: "image" for entry in self._studio.models("image")}
+            prompts = PromptSet(
+                name="api",
+                title=concept or "From the API",
+                source=list(source or ()),
+                target=list(target or ()),
+                concept=concept,
+                modality="image" if model in kinds else "text",
+            )
+        changes = {"steps": steps} if steps else {}
+        return _job(TrainingWork(self._studio).queue(owner, model, prompts, changes))
+
+    @with_messages
+    def job(self, visitor: str, job_id: str) -> dict[str, Any]:
+        """A training job as it is now.
+
+        Args:
+            visitor: the key that it was started with.
+            job_id: from `train`.
+
+        Returns:
+            id, status, step, steps, loss, map_id and message; empty where there is no such job.
+        """
+        found = self._studio.jobs.get(job_id, owner_of(visitor))
+        return _job(found) if found else {}
+
+    @with_messages
+    def cancel(self, visitor: str, job_id: str) -> bool:
+        """Stop a training job within a step; what it has learned is kept.
+
+        Args:
+            visitor: the key that it was started with.
+            job_id: from `train`.
+
+        Returns:
+            Whether there was something to stop.
+        """
+        return self._studio.jobs.cancel(job_id, owner_of(visitor))
+
+    @with_messages
+    def complete(
+        self,
+        visitor: str,
+        prompt: str,
+        maps: list[str],
+        strengths: list[float],
+        model: str = "smollm2",
+        seed: int = 0,
+        tokens: int = 48,
+    ) -> str:
+        """Continue a text with maps on.
+
+        Args:
+            visitor: the visitor's key.
+            prompt: the text to continue.
+            maps: ids from `list_maps`, first applied first; may be empty.
+            strengths: one for each map, -1 to 2; 0 is the untouched model and 1 the full map.
+            model: a language model's name.
+            seed: same seed, same text.
+            tokens: written at most.
+
+        Returns:
+            The continuation.
+        """
+        rack = _rack(maps, strengths)
+        mix = self._studio.mix(owner_of(visitor), rack, model)
+        return Texts(self._studio).once(mix, model, prompt, seed, checked_length(prompt, tokens))
+
+    @with_messages
+    def picture(
+        self,
+        visitor: str,
+        prompts: list[str],
+        maps: list[str],
+        strengths: list[float],
+        model: str = "emoji-onestep",
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Picture things with maps on, and score the pictures.
+
+        Args:
+            visitor: the visitor's key.
+            prompts: at most 8.
+            maps: ids from `list_maps`, first applied first; may be empty.
+            strengths: one for each map, -1 to 2; 0 is the untouched model and 1 the full map.
+            model: an image model's name.
+            seed: same seed, same pictures.
+
+        Returns:
+            images (PNG as data addresses), clip (concept -> CLIPScore of each), kept (IMGScore of
+            each) and scorer.
+        """
+        mix = self._studio.mix(owner_of(visitor), _rack(maps, strengths), model)
+        found = Pictures(self._studio).make(mix, model, prompts, seed)
+        return {
+            "images": [_address(image) for image in found.after],
+            "clip": found.clip,
+            "kept": found.kept,
+            "scorer": found.scorer,
+        }
+
+
+def add_api(studio: Studio) -> None:
+    """Add the functions to the page that is being built."""
+    api = Api(studio)
+    for function in (
+        api.new_visitor, api.list_maps, api.list_prompt_sets, api.train, api.job, api.cancel,
+    ):  # fmt: skip
+        gr.api(function, concurrency_id="api")
+    gr.api(api.complete, concurrency_id="texts")
+    gr.api(api.picture, concurrency_id="sliders")
+
+
+def _rack(maps: list[str], strengths: list[float]) -> RackState:
+    if len(maps) != len(strengths):
+        raise ConfigError(f"{len(strengths)} strengths for {len(maps)} maps; give one for each.")
+    rows = [{"id": m, "strength": s} for m, s in zip(maps, strengths, strict=True)]
+    return RackState.from_page({"state": {"rows": rows}})
+
+
+def _map(row: MapRow) -> dict[str, Any]:
+    return {
+        name: getattr(row, name)
+        for name in ("id", "title", "concept", "model", "modality", "recommended", "support")
+    }
+
+
+def _job(job: JobRow) -> dict[str, Any]:
+    return {
+        name: getattr(job, name)
+        for name in ("id", "status", "step", "steps", "loss", "map_id", "message")
+    }
+
+
+def _address(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

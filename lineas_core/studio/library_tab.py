@@ -1,0 +1,128 @@
+"""The library tab: the visitor's maps, and what is taken in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.library_work import LibraryWork
+
+# The address becomes the link, so that it can also be taken from there.
+TO_ADDRESS = """(code) => {
+    const url = new URL(code, window.location.href);
+    window.history.replaceState(null, "", url);
+    window.parent?.postMessage({ queryString: url.search.slice(1) }, "*");
+    return url.toString();
+}"""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The components that hold what the tabs that steer show.
+
+    Attributes:
+        screen: the rack and the fields of `Screen`, in order.
+        scene: what a bundle sets: prompts and seed of the image tab, prompt, seed and tokens of
+            the text tab.
+    """
+
+    screen: Sequence[Any]
+    scene: Sequence[Any]
+
+
+def build_library_tab(
+    studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab, fields: Fields
+) -> None:
+    """Lay out the tab, and wire it."""
+    work = LibraryWork(studio)
+    deleted = gr.State([])
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=320):
+            search = gr.Textbox(
+                label="Search", placeholder="title, tag, concept, model or method",
+                elem_id="library-search",
+            )  # fmt: skip
+            chosen = gr.CheckboxGroup([], label="Maps", elem_id="library-maps")
+            undo = gr.Button("Undo", visible=False, elem_id="library-undo")
+        with gr.Column(scale=2, min_width=320):
+            card = gr.HTML(elem_id="library-card", min_height=60)
+            with gr.Row():
+                title = gr.Textbox(label="Title", elem_id="library-title", min_width=140)
+                tags = gr.Textbox(
+                    label="Tags", placeholder="bold, night", elem_id="library-tags",
+                    min_width=140,
+                )  # fmt: skip
+            with gr.Row():
+                rename = gr.Button(
+                    "Save title and tags", size="sm", elem_id="library-rename", min_width=150
+                )
+                export = gr.Button("Export", size="sm", elem_id="library-export", min_width=80)
+                delete = gr.Button(
+                    "Delete", size="sm", variant="stop", elem_id="library-delete", min_width=80
+                )
+            exported = gr.File(label="Map files", visible=False, elem_id="library-exported")
+            with gr.Accordion("Import", open=False, elem_id="library-import"):
+                files = gr.File(
+                    label="Maps (.safetensors) or a bundle (.zip)",
+                    file_count="multiple",
+                    file_types=[".safetensors", ".zip"],
+                    elem_id="library-files",
+                    height=120,
+                )
+            with gr.Accordion("What is on the screen", open=False, elem_id="library-screen"):
+                with gr.Row():
+                    code = gr.Button("Python", size="sm", elem_id="snippet-button", min_width=80)
+                    bundle = gr.Button("Bundle", size="sm", elem_id="bundle-button", min_width=80)
+                    link = gr.Button("Link", size="sm", elem_id="link-button", min_width=80)
+                python = gr.Code(
+                    language="python", label="Python", elem_id="snippet", lines=6, wrap_lines=True
+                )
+                map_files = gr.File(
+                    label="Its maps: keep them beside the script", visible=False,
+                    elem_id="snippet-maps",
+                )  # fmt: skip
+                zipped = gr.File(label="Bundle", visible=False, elem_id="bundle")
+                address = gr.Textbox(label="Link", buttons=["copy"], elem_id="link")
+            with gr.Accordion("Hugging Face Hub", open=False, elem_id="library-hub"):
+                repo = gr.Textbox(label="Repository", placeholder="user/name", elem_id="hub-repo")
+                token = gr.Textbox(
+                    label="Your token",
+                    type="password",
+                    info="For private repositories and uploads; not kept",
+                    elem_id="hub-token",
+                )
+                with gr.Row():
+                    push = gr.Button("Push the chosen map", size="sm", elem_id="hub-push")
+                    install = gr.Button("Install", size="sm", elem_id="hub-install")
+            said = gr.HTML(elem_id="library-said")
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    busy: dict[str, Any] = {"api_visibility": "private"}
+    again = ([key, search, chosen], chosen)
+    gr.on([tab.select, search.input], work.listed, *again, **quiet)
+    chosen.change(work.describe, [key, chosen], [card, title, tags], **quiet)
+    rename.click(work.rename, [key, chosen, title, tags], rack, **quiet).success(
+        work.listed, *again, **quiet
+    ).then(work.describe, [key, chosen], [card, title, tags], **quiet)
+    delete.click(work.delete, [key, chosen], [deleted, undo, rack], **quiet).success(
+        work.listed, *again, **quiet
+    )
+    undo.click(work.undo, [key, deleted], [undo, rack], **quiet).success(
+        work.listed, *again, **quiet
+    )
+    export.click(work.export, [key, chosen], exported, **quiet)
+    files.upload(work.take_in, [key, files], [said, rack, *fields.scene], **busy).success(
+        work.listed, *again, **quiet
+    )
+    code.click(work.code, [key, *fields.screen], [python, map_files], **quiet)
+    bundle.click(work.bundle, [key, *fields.screen], zipped, **busy)
+    link.click(work.link, [key, *fields.screen], address, **quiet).success(
+        None, address, address, js=TO_ADDRESS
+    )
+    push.click(work.push, [key, chosen, repo, token], said, **busy)
+    install.click(work.install, [key, repo, token], [said, rack], **busy).success(
+        work.listed, *again, **quiet
+    )

@@ -1,0 +1,291 @@
+"""What the page does with maps: find, name, delete, and take in and out."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lineas_core.bundles import Bundle, read_bundle, write_bundle
+from lineas_core.errors import ConfigError, MapError
+from lineas_core.grids import draw_grid
+from lineas_core.hub import install_map, push_map
+from lineas_core.maps import SteeringMap
+from lineas_core.models.diffusion import ImageGrid
+from lineas_core.prompts import PromptSet
+from lineas_core.snippets import Scene, snippet
+from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.mix import Mix
+from lineas_core.studio.pictures import Pictures, lines_of
+from lineas_core.studio.rack import RackState, Slot, patch
+from lineas_core.studio.scenes import Screen, scene_of
+from lineas_core.studio.store import MapRow
+from lineas_core.studio.texts import Texts
+from lineas_core.studio.visitors import owner_of
+
+MOST_IMPORT = 64 * 2**20
+
+
+class LibraryWork:
+    """Callbacks of the library tab.
+
+    Args:
+        studio: the state.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._pictures, self._texts = Pictures(studio), Texts(studio)
+
+    @with_messages
+    def listed(self, key: str, search: str, chosen: Sequence[str] | None) -> Any:
+        """The maps that the search finds, as choices; those chosen stay so."""
+        rows = self._studio.library.maps(owner_of(key), search=search)
+        ids = {row.id for row in rows}
+        return gr.update(
+            choices=[(label_of(row), row.id) for row in rows],
+            value=[map_id for map_id in chosen or () if map_id in ids],
+        )
+
+    @with_messages
+    def describe(self, key: str, chosen: Sequence[str]) -> tuple[str, str, str]:
+        """The chosen maps in words; title and tags of the first, to change."""
+        rows = [self._studio.library.row(map_id, owner_of(key)) for map_id in chosen]
+        if not rows:
+            return '<p class="ls-hint">Tick a map to rename, export or delete it.</p>', "", ""
+        return "".join(map(_card, rows)), rows[0].title, ", ".join(rows[0].tags)
+
+    @with_messages
+    def rename(self, key: str, chosen: Sequence[str], title: str, tags: str) -> Any:
+        """Give the first chosen map a title and tags."""
+        owner, map_id = owner_of(key), _one(chosen)
+        self._studio.library.rename(map_id, owner, title)
+        self._studio.library.tag(map_id, owner, tags.split(","))
+        return self._rack(owner)
+
+    @with_messages
+    def delete(self, key: str, chosen: Sequence[str]) -> tuple[list[str], Any, Any]:
+        """Take the chosen maps out of view; what was deleted, the undo button, the rack."""
+        owner = owner_of(key)
+        _one(chosen)
+        for map_id in chosen:
+            self._studio.library.delete(map_id, owner)
+        words = "the map" if len(chosen) == 1 else f"{len(chosen)} maps"
+        return (
+            list(chosen),
+            gr.update(visible=True, value=f"Undo: bring {words} back"),
+            self._rack(owner),
+        )
+
+    @with_messages
+    def undo(self, key: str, deleted: Sequence[str]) -> tuple[Any, Any]:
+        """Bring back what was deleted last."""
+        owner = owner_of(key)
+        for map_id in deleted:
+            self._studio.library.undelete(map_id, owner)
+        return gr.update(visible=False), self._rack(owner)
+
+    @with_messages
+    def export(self, key: str, chosen: Sequence[str]) -> Any:
+        """The chosen maps as files."""
+        owner, folder = owner_of(key), self._folder()
+        _one(chosen)
+        files: dict[str, Path] = {}
+        for map_id in chosen:
+            row = self._studio.library.row(map_id, owner)
+            name = f"{row.name or 'map'}-{map_id[:8]}.safetensors"
+            files[name] = folder / name
+            shutil.copyfile(self._studio.library.file(map_id, owner), files[name])
+        return gr.update(value=[str(path) for path in files.values()], visible=True)
+
+    @with_messages
+    def take_in(self, key: str, files: Sequence[str] | None) -> tuple[Any, ...]:
+        """Map files and bundles; a bundle also puts its scene on the screen."""
+        owner, scene = owner_of(key), None
+        rows: list[MapRow] = []
+        notes: list[str] = []
+        for file in files or ():
+            path = Path(file)
+            if path.stat().st_size > MOST_IMPORT:
+                raise MapError(f"{path.name} is larger than {MOST_IMPORT // 2**20} MiB.")
+            if path.suffix == ".zip":
+                bundle = read_bundle(path)
+                notes += bundle.notes
+                rows, scene = self._unpack(owner, bundle), bundle.scene
+            else:
+                rows.append(self._studio.library.add_map(owner, SteeringMap.load(path)))
+        notes.append(f"{len(rows)} maps are in.")
+        words = '<p class="ls-hint" role="status">' + "<br>".join(map(escape, notes)) + "</p>"
+        if scene is None:
+            added = [row.id for row in rows[:1]]
+            news = patch(rows=self._studio.library.maps(owner), add=added)
+            return (words, news, *(gr.skip(),) * 5)
+        return (words, *self._scene(owner, scene, rows))
+
+    @with_messages
+    def bundle(self, key: str, *screen: Any) -> Any:
+        """All that makes the screen's result again, in one zip file, with the result."""
+        shown, mix, prompts = self._screen(owner_of(key), screen)
+        scene, maps = scene_of(shown, mix, prompts)
+        grid, texts = self._result(scene, mix)
+        path = write_bundle(
+            self._folder() / "scene.zip",
+            Bundle(
+                scene,
+                maps,
+                revision=self._studio.revision(scene.model),
+                prompts=mix.rows[0].prompts if mix.rows else None,
+                grid=grid,
+                texts=texts,
+            ),
+        )
+        return gr.update(value=[str(path)], visible=True)
+
+    @with_messages
+    def code(self, key: str, *screen: Any) -> tuple[str, Any]:
+        """Python for what is on the screen, and the map files that it loads."""
+        shown, mix, prompts = self._screen(owner_of(key), screen)
+        scene, maps = scene_of(shown, mix, prompts)
+        folder = self._folder()
+        files = [str(smap.save(folder / name)) for name, smap in maps.items()]
+        return snippet(scene), gr.update(value=files, visible=bool(files))
+
+    @with_messages
+    def link(self, key: str, *screen: Any) -> str:
+        """The screen as the end of an address."""
+        shown, _, _ = self._screen(owner_of(key), screen)
+        return f"?scene={shown.to_link()}"
+
+    @with_messages
+    def push(self, key: str, chosen: Sequence[str], repo: str, token: str) -> str:
+        """Upload the first chosen map with the visitor's own token."""
+        owner, map_id = owner_of(key), _one(chosen)
+        _token(token)
+        row = self._studio.library.row(map_id, owner)
+        url = push_map(
+            self._studio.library.file(map_id, owner), repo.strip(), token=token, private=True,
+            card=f"{row.title}: steers {row.model} towards {row.concept or 'its target prompts'}.",
+        )  # fmt: skip
+        return f'<p class="ls-hint" role="status">Pushed: <a href="{escape(url)}">{escape(url)}</a>'
+
+    @with_messages
+    def install(self, key: str, repo: str, token: str) -> tuple[str, Any]:
+        """Fetch a map from the Hub."""
+        owner = owner_of(key)
+        smap, origin = install_map(repo.strip(), token=token.strip() or None)
+        row = self._studio.library.add_map(owner, smap, tags=(origin.repo,))
+        words = f"Installed {row.title} from {origin.repo} at {origin.revision[:12]}."
+        return (
+            f'<p class="ls-hint" role="status">{escape(words)}</p>',
+            patch(rows=self._studio.library.maps(owner), add=[row.id]),
+        )
+
+    def _unpack(self, owner: str, bundle: Bundle) -> list[MapRow]:
+        """The bundle's maps in the library, in the scene's order; those it has are not doubled."""
+        known = {row.digest: row for row in self._studio.library.maps(owner)}
+        rows: list[MapRow] = []
+        for name, _ in bundle.scene.maps:
+            smap = bundle.maps[name]
+            row = known.get(smap.digest()) or self._studio.library.add_map(
+                owner, smap, prompts=bundle.prompts if not rows else None
+            )
+            known[row.digest] = row
+            rows.append(row)
+        return rows
+
+    def _scene(self, owner: str, scene: Scene, rows: Sequence[MapRow]) -> tuple[Any, ...]:
+        """The rack's patch, then prompts and seeds of the image and the text tab, and tokens."""
+        slots = tuple(
+            Slot(row.id, True, 1.0 if strength is None else strength)
+            for row, (_, strength) in zip(rows, scene.maps, strict=True)
+        )
+        news = patch(
+            rows=self._studio.library.maps(owner),
+            state=RackState(slots, modality=scene.modality),
+            ask=True,
+        )
+        text, seed = "\n".join(scene.prompts), scene.seeds[0]
+        if scene.modality == "image":
+            return (news, text, seed, *(gr.skip(),) * 3)
+        return (news, gr.skip(), gr.skip(), text, seed, scene.max_new_tokens)
+
+    def _result(
+        self, scene: Scene, mix: Mix
+    ) -> tuple[bytes | None, tuple[tuple[str, ...], ...] | None]:
+        """What the scene shows: a picture of its grid, or its texts."""
+        seed, prompts = scene.seeds[0], list(scene.prompts)
+        if scene.modality == "text":
+            pair = self._texts.pair(mix, scene.model, prompts[0], seed, scene.max_new_tokens)
+            return None, (tuple(pair),)
+        look = self._pictures.make(mix, scene.model, prompts, seed)
+        rows = [[before, after] for before, after in zip(look.before, look.after, strict=True)]
+        file = io.BytesIO()
+        draw_grid(ImageGrid(prompts, [0.0, 1.0], rows)).save(file, "PNG")
+        return file.getvalue(), None
+
+    def _screen(self, owner: str, screen: Sequence[Any]) -> tuple[Screen, Mix, list[str]]:
+        rack, *rest = screen
+        shown = Screen(RackState.from_page(rack), *rest)
+        shown = replace(
+            shown,
+            image_seed=int(shown.image_seed),
+            text_seed=int(shown.text_seed),
+            tokens=int(shown.tokens),
+        )
+        mix = self._studio.mix(owner, shown.rack, shown.model)
+        image = shown.rack.modality == "image"
+        return shown, mix, lines_of(shown.image_prompts) if image else [shown.text_prompt]
+
+    def _rack(self, owner: str) -> Any:
+        return patch(rows=self._studio.library.maps(owner))
+
+    def _folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._studio.downloads.name))
+
+
+def label_of(row: MapRow) -> str:
+    """A map in one line."""
+    made = (
+        "shipped"
+        if row.owner == "gallery"
+        else f"{datetime.fromtimestamp(row.created).astimezone():%d %b %H:%M}"
+    )
+    tags = "".join(f" #{tag}" for tag in row.tags)
+    return f"{row.title} · {row.model} · {row.method} · {made}{tags}"
+
+
+def _card(row: MapRow) -> str:
+    prompts: PromptSet | None = row.prompts
+    figures = [
+        ("model", row.model),
+        ("method", row.method),
+        ("concept", row.concept or "not said"),
+        ("neurons changed", f"{row.support:.0%}"),
+        ("recommended strength", "none" if row.recommended is None else f"{row.recommended:.2f}"),
+        ("prompts", f"{len(prompts.source)} + {len(prompts.target)}" if prompts else "not kept"),
+        ("digest", row.digest[:12]),
+    ]
+    cells = "".join(f"<div><dt>{n}</dt><dd>{escape(str(v))}</dd></div>" for n, v in figures)
+    return f'<div class="ls-health"><strong>{escape(row.title)}</strong><dl>{cells}</dl></div>'
+
+
+def _one(chosen: Sequence[str] | None) -> str:
+    if not chosen:
+        raise ConfigError("No map is chosen; tick one in the list first.")
+    return chosen[0]
+
+
+def _token(token: str) -> None:
+    if not token.strip():
+        raise ConfigError(
+            "There is no Hugging Face token; paste one with write access, which is used for this "
+            "upload only and not kept."
+        )

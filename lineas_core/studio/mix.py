@@ -1,0 +1,61 @@
+"""What the rack puts on a model: maps, each at its strength, with the rows they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lineas_core.maps import SteeringMap
+from lineas_core.studio.library import Library
+from lineas_core.studio.rack import RackState
+from lineas_core.studio.store import MapRow
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Maps that are on, first applied first.
+
+    Attributes:
+        rows: where they come from.
+        maps: the maps, inverted where that was asked for.
+        strengths: of each.
+        inverses: whether each is the inverse of its row's.
+    """
+
+    rows: tuple[MapRow, ...] = ()
+    maps: tuple[SteeringMap, ...] = ()
+    strengths: tuple[float, ...] = ()
+    inverses: tuple[bool, ...] = ()
+
+    @property
+    def steer(self) -> list[tuple[SteeringMap, float]]:
+        """As `generate` takes them."""
+        return list(zip(self.maps, self.strengths, strict=True))
+
+    @property
+    def concepts(self) -> list[str]:
+        """What the maps are about, each once."""
+        return list(dict.fromkeys(row.concept for row in self.rows if row.concept))
+
+    @property
+    def titles(self) -> str:
+        """In words, as "Watercolor 0.80 + Neon 0.30"."""
+        named = zip(self.rows, self.strengths, strict=True)
+        return " + ".join(f"{row.title} {strength:.2f}" for row, strength in named)
+
+
+def mix_of(rack: RackState, library: Library, owner: str, model: str) -> Mix:
+    """The maps that the rack puts on `model`, out of those that the owner may use.
+
+    Raises:
+        ConfigError: too many are on.
+        MapError: a map's file is damaged, or has no inverse.
+    """
+    rows = {row.id: row for row in library.maps(owner, model=model)}
+    slots = rack.active(rows)
+    maps = [library.map(slot.id, owner) for slot in slots]
+    return Mix(
+        tuple(rows[slot.id] for slot in slots),
+        tuple(m.inverse() if slot.inverse else m for m, slot in zip(maps, slots, strict=True)),
+        tuple(slot.strength for slot in slots),
+        tuple(slot.inverse for slot in slots),
+    )

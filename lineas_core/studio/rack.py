@@ -1,0 +1,168 @@
+"""The rack: which maps are on, in which order, how strong; and the page's component for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gradio as gr
+
+from lineas_core.errors import ConfigError
+from lineas_core.studio.store import MapRow
+
+HERE = Path(__file__).parent
+MOST_MAPS = 8
+LOWEST, HIGHEST = -1.0, 2.0
+
+Modality = Literal["text", "image"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A map on the rack.
+
+    Attributes:
+        id: of the map.
+        on: whether it steers.
+        strength: -1 to 2.
+        inverse: whether the map's inverse takes its place.
+    """
+
+    id: str
+    on: bool = True
+    strength: float = 1.0
+    inverse: bool = False
+
+
+@dataclass(frozen=True)
+class RackState:
+    """What the sliders say.
+
+    Attributes:
+        slots: first applied first, of both kinds of model.
+        solo: id of the only map that steers, or "".
+        beyond: whether strengths outside 0 to 1 are offered.
+        modality: the kind of map that is shown.
+    """
+
+    slots: tuple[Slot, ...] = ()
+    solo: str = ""
+    beyond: bool = False
+    modality: Modality = "image"
+
+    @classmethod
+    def from_page(cls, value: Any) -> RackState:
+        """What the component sent, or a link held.
+
+        Raises:
+            ConfigError: it is not a rack, or a strength is out of range.
+        """
+        state = value.get("state", {}) if isinstance(value, Mapping) else {}
+        try:
+            slots = tuple(
+                Slot(
+                    str(row["id"]),
+                    bool(row.get("on", True)),
+                    float(row.get("strength", 1.0)),
+                    bool(row.get("inverse", False)),
+                )
+                for row in state.get("rows", [])[: 4 * MOST_MAPS]
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"rack is not a list of maps ({error!r}); reload the page."
+            ) from error
+        for slot in slots:
+            if not LOWEST <= slot.strength <= HIGHEST:
+                raise ConfigError(
+                    f"strength is {slot.strength}; it must be {LOWEST:g} to {HIGHEST:g}."
+                )
+        return cls(
+            slots,
+            str(state.get("solo") or ""),
+            bool(state.get("beyond")),
+            "text" if state.get("modality") == "text" else "image",
+        )
+
+    def active(self, ids: Iterable[str]) -> list[Slot]:
+        """The slots that steer, among the maps of `ids`.
+
+        Raises:
+            ConfigError: too many are on.
+        """
+        known = set(ids)
+        if self.solo in known:
+            found = [slot for slot in self.slots if slot.id == self.solo]
+        else:
+            found = [slot for slot in self.slots if slot.on and slot.id in known]
+        if len(found) > MOST_MAPS:
+            raise ConfigError(f"{len(found)} maps are on; {MOST_MAPS} may be. Switch some off.")
+        return found
+
+    def to_page(self) -> dict[str, Any]:
+        """The state as the component and links hold it."""
+        return {
+            "rows": [asdict(slot) for slot in self.slots],
+            "solo": self.solo,
+            "beyond": self.beyond,
+            "modality": self.modality,
+        }
+
+
+def patch(
+    *,
+    rows: Sequence[MapRow] | None = None,
+    state: RackState | None = None,
+    add: Sequence[str] = (),
+    effects: Mapping[str, float | None] | None = None,
+    live: bool | None = None,
+    ask: bool = False,
+) -> dict[str, Any]:
+    """News for the rack on the page; what is left out stays as it is there.
+
+    Args:
+        rows: every map that may be put on it.
+        state: in place of what the sliders say.
+        add: ids to put on top, in place of the others of their kind.
+        effects: map id -> share of its effect that is left beside the others.
+        live: whether it may ask while a slider moves.
+        ask: whether it is to ask for an answer now, as if a slider had been let go.
+    """
+    news: dict[str, Any] = {"from": "server"}
+    if rows is not None:
+        news["catalog"] = [
+            {
+                "id": row.id,
+                "title": row.title,
+                "concept": row.concept,
+                "modality": row.modality,
+                "model": row.model,
+                "recommended": row.recommended,
+                "own": row.owner != "gallery",
+            }
+            for row in rows
+        ]
+    if state is not None:
+        news["state"] = state.to_page()
+    if add:
+        news["add"] = list(add)
+    if effects is not None:
+        news["effects"] = dict(effects)
+    if live is not None:
+        news["live"] = live
+    if ask:
+        news["ask"] = True
+    return news
+
+
+def build_rack(elem_id: str) -> gr.HTML:
+    """The component. Its value is a JSON object: a patch from the server, a state from the page."""
+    return gr.HTML(
+        patch(),
+        html_template='<div class="rack"></div>',
+        js_on_load=(HERE / "rack.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+    )

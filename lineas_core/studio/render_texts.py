@@ -1,0 +1,86 @@
+"""Completions and their readouts as HTML: pure functions of values, every text escaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from lineas_core.metrics.concepts import concept_words
+from lineas_core.models.language import TextGrid
+from lineas_core.studio.readouts import Readout
+
+
+def pair(
+    prompt: str, titles: Sequence[str], texts: Sequence[str], concepts: Sequence[str], **state: Any
+) -> str:
+    """Completions of one prompt on one seed, side by side.
+
+    Args:
+        prompt: what they follow.
+        titles: of the cards.
+        texts: the completions, or what there is of them so far.
+        concepts: whose words are marked.
+        state: readouts (one for each text) or writing (more is coming).
+    """
+    readouts: Sequence[Readout] = state.get("readouts", ())
+    cards = []
+    for number, (title, text) in enumerate(zip(titles, texts, strict=True)):
+        caret = '<span class="ls-caret"></span>' if state.get("writing") else ""
+        measured = readout(readouts[number]) if readouts else '<p class="ls-readout">&nbsp;</p>'
+        cards.append(
+            f'<article class="ls-card" data-side="{"steered" if number else "unsteered"}">'
+            f"<h3>{escape(title)}</h3><p><b>{escape(prompt)}</b>"
+            f'<span class="ls-text">{mark(text, concepts)}</span>{caret}</p>{measured}</article>'
+        )
+    return f'<div class="ls-cards" aria-live="polite">{"".join(cards)}</div>'
+
+
+def readout(figures: Readout) -> str:
+    """Concept presence, toxicity and perplexity, in a line."""
+    toxic = "not scored" if figures.toxicity is None else f"{figures.toxicity:.2f}"
+    surprise = "not scored" if figures.perplexity is None else f"{figures.perplexity:.1f}"
+    items = [
+        f'<span title="completions that hold a word of it">{escape(concept)} '
+        f"<b>{found} of {count}</b></span>"
+        for concept, found, count in figures.presence
+    ]
+    items += [
+        f'<span title="{escape(figures.scorer, quote=True)}">toxicity <b>{toxic}</b></span>',
+        f'<span title="under the unsteered model">perplexity <b>{surprise}</b></span>',
+    ]
+    return f'<p class="ls-readout">{"".join(items)}</p>'
+
+
+def text_sweep(grid: TextGrid, readouts: Sequence[Readout], concepts: Sequence[str]) -> str:
+    """A table: seeds down, strengths across, readouts in the last row."""
+    head = "".join(f"<th scope='col'>{strength:g}</th>" for strength in grid.strengths)
+    rows = []
+    for number, (prompt, texts) in enumerate(zip(grid.prompts, grid.texts, strict=True)):
+        cells = "".join(
+            f'<td><b>{escape(prompt)}</b><span class="ls-text">{mark(text, concepts)}</span></td>'
+            for text in texts
+        )
+        rows.append(f"<tr><th scope='row'>seed {number + 1}</th>{cells}</tr>")
+    measured = "".join(f"<td>{readout(figures)}</td>" for figures in readouts)
+    scorers = ", ".join(dict.fromkeys(figures.scorer for figures in readouts))
+    return (
+        '<div class="ls-grid ls-texts" tabindex="0" role="region" aria-label="Completions by '
+        f'strength"><table><thead><tr><th scope="col">strength</th>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}<tr><th scope='row'>measured</th>{measured}</tr></tbody></table>"
+        f'</div><p class="ls-hint">Toxicity: {escape(scorers)}. Perplexity: under the unsteered '
+        "model.</p>"
+    )
+
+
+def mark(text: str, concepts: Sequence[str]) -> str:
+    """The text, escaped, with the concepts' words marked."""
+    words = [word for concept in concepts for word in concept_words().get(concept, ())]
+    if not words:
+        return escape(text)
+    pieces = re.split(rf"\b({'|'.join(map(re.escape, words))})\b", text, flags=re.IGNORECASE)
+    return "".join(
+        f"<mark>{escape(piece)}</mark>" if i % 2 else escape(piece)
+        for i, piece in enumerate(pieces)
+    )

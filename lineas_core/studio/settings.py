@@ -1,0 +1,91 @@
+"""The app's settings: environment variables, read once, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from lineas_core.errors import ConfigError
+from lineas_core.home import lineas_home
+
+TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+
+def _setting(variable: str, default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"variable": variable, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a host may choose. Every field is one environment variable.
+
+    >>> Settings.from_environment({"LINEAS_MOST_JOBS": "3"}).most_jobs
+    3
+    """
+
+    home: Path
+    demo: bool = _setting(
+        "DEMO_MODE", False, "For public Spaces: catalogue models only, and the limits below halved"
+    )
+    network_disk: bool = _setting(
+        "LINEAS_NETWORK_DISK", False, "LINEAS_HOME is a network mount: the database avoids WAL"
+    )
+    most_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
+    most_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
+    most_steps: int = _setting("LINEAS_MOST_STEPS", 2000, "Training steps of one job")
+    concurrency: int = _setting("LINEAS_CONCURRENCY", 4, "Answers that are worked on at once")
+    keep_days: int = _setting(
+        "LINEAS_KEEP_DAYS", 30, "Days that live frames and deleted maps are kept"
+    )
+    trackio: str = _setting("LINEAS_TRACKIO", "", "trackio project that training curves go to")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], home: Path | None = None) -> Settings:
+        """Read the variables.
+
+        Args:
+            environment: such as `os.environ`.
+            home: LINEAS_HOME by default.
+
+        Raises:
+            ConfigError: a variable has no usable value; the message names it.
+        """
+        values: dict[str, Any] = {"home": home or lineas_home()}
+        for setting in fields(cls):
+            variable = setting.metadata.get("variable", "")
+            if variable in environment:
+                values[setting.name] = _parse(variable, environment[variable], setting.default)
+        settings = cls(**values)
+        return settings.halved() if settings.demo else settings
+
+    def halved(self) -> Settings:
+        """With half the limits, for a machine that strangers share."""
+        halves = {
+            name: max(1, getattr(self, name) // 2)
+            for name in ("most_queued", "most_jobs", "most_steps")
+        }
+        return Settings(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **halves})
+
+
+def settings_table() -> str:
+    """Every variable, its default and its meaning, as a Markdown table."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for setting in fields(Settings):
+        if variable := setting.metadata.get("variable"):
+            default = "" if setting.default in ("", False) else str(setting.default)
+            rows.append(f"| `{variable}` | {default} | {setting.metadata['meaning']} |")
+    return "\n".join(rows)
+
+
+def _parse(variable: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.strip().lower() not in TRUE + FALSE:
+            raise ConfigError(f"{variable} is {text!r}; set it to 1 or 0.")
+        return text.strip().lower() in TRUE
+    if isinstance(default, int):
+        if not text.strip().isdigit() or int(text) < 1:
+            raise ConfigError(f"{variable} is {text!r}; it must be a whole number, 1 or more.")
+        return int(text)
+    return text.strip()

@@ -1,0 +1,53 @@
+"""The models in memory: one of each kind, loaded at first use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lineas_core.models import Model, load_model
+from lineas_core.models.catalog import catalog
+
+
+class Shelf:
+    """Models by name.
+
+    Args:
+        home: where converted models are kept.
+        load: name, home -> model.
+    """
+
+    def __init__(
+        self, home: Path, load: Callable[[str, Path], Model] = lambda n, h: load_model(n, home=h)
+    ) -> None:
+        self._home, self._load = home, load
+        self._models: dict[str, Model] = {}
+        self._loading = threading.Lock()
+
+    def has(self, name: str) -> bool:
+        """Whether the model is in memory already."""
+        return name in self._models
+
+    def get(self, name: str) -> Model:
+        """The model of that name; another of its kind makes room for it.
+
+        Raises:
+            ModelError: it cannot be loaded.
+        """
+        model = self._models.get(name)
+        if model is not None:
+            return model
+        with self._loading:
+            if name not in self._models:
+                kept = {n: m for n, m in self._models.items() if kind_of(n) != kind_of(name)}
+                # The old one goes first: two do not always fit.
+                self._models = kept
+                self._models = {**kept, name: self._load(name, self._home)}
+            return self._models[name]
+
+
+def kind_of(model: str) -> str:
+    """language or diffusion; a model outside the catalogue is a kind of its own."""
+    entry = catalog().get(model)
+    return entry.kind if entry else model

@@ -1,0 +1,186 @@
+"""The train tab: prompts at the left, training and its live frames at the right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from lineas_core.studio import render_jobs
+from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.prompt_work import PromptWork
+from lineas_core.studio.training_work import TrainingWork
+
+FIRST = {"image": "emoji-pixel-art", "text": "football"}
+# Puts the job into the address, so that the page finds it when it is opened again.
+REMEMBER_JOB = """(seen) => {
+    const url = new URL(window.location);
+    if (seen?.job) url.searchParams.set("job", seen.job); else return;
+    window.history.replaceState(null, "", url);
+    window.parent?.postMessage({ queryString: url.search.slice(1) }, "*");
+}"""
+
+
+@dataclass(frozen=True)
+class TrainTab:
+    """What the page needs of the tab: fills it when the page opens."""
+
+    outputs: list[gr.components.Component]
+    work: TrainingWork
+    modality: gr.Radio
+    chosen: gr.Dropdown
+
+
+def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> TrainTab:
+    """Lay out the tab, and wire it."""
+    prompts, work = PromptWork(studio), TrainingWork(studio)
+    seen, timer = gr.JSON(visible=False), gr.Timer(1.0, active=False)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=320):
+            gr.Markdown("## 1 · Prompts")
+            with gr.Row():
+                modality = gr.Radio(
+                    [("Pictures", "image"), ("Text", "text")], value="image", label="What to steer",
+                    elem_id="train-kind",
+                )  # fmt: skip
+                model = gr.Dropdown(
+                    _models(studio, "image"), label="Model", elem_id="train-model",
+                    allow_custom_value=not studio.settings.demo,
+                )  # fmt: skip
+            chosen = gr.Dropdown([], label="Prompt set", elem_id="prompt-set")
+            with gr.Accordion("Write them for me", open=False, elem_id="writer"):
+                with gr.Row(equal_height=True):
+                    idea = gr.Textbox(
+                        label="A concept or style, in a few words",
+                        placeholder="volcanoes",
+                        elem_id="idea",
+                        scale=3,
+                    )
+                    dice = gr.Number(0, label="Seed", precision=0, min_width=80, scale=1)
+                writer = gr.Dropdown(
+                    _models(studio, "text"), value="smollm2", label="Written by", elem_id="by"
+                )
+                with gr.Row():
+                    write = gr.Button(
+                        "Write 32 + 32", variant="primary", elem_id="write", size="md"
+                    )
+                    stop = gr.Button("Stop", elem_id="stop-writing", size="md")
+            with gr.Accordion("Upload or paste", open=False, elem_id="uploads"):
+                files = gr.File(
+                    label=".txt (two files), .csv, .json or .jsonl",
+                    file_count="multiple",
+                    file_types=[".txt", ".csv", ".json", ".jsonl"],
+                    elem_id="prompt-files",
+                    height=120,
+                )
+                pasted = gr.Textbox(
+                    label="Or paste lines, CSV or JSON", lines=3, elem_id="paste-text"
+                )
+                with gr.Row():
+                    into_source = gr.Button("Paste as source", elem_id="paste-source", size="md")
+                    into_target = gr.Button("Paste as target", elem_id="paste-target", size="md")
+            counts = gr.HTML(elem_id="counts", min_height=24)
+            table = gr.Dataframe(
+                headers=["From (source)", "To (target)", "Note"],
+                datatype="str",
+                type="array",
+                interactive=True,
+                static_columns=[2],
+                column_widths=["40%", "40%", "20%"],
+                wrap=True,
+                max_height=420,
+                show_row_numbers=True,
+                label="Prompts",
+                show_label=False,
+                elem_id="prompt-table",
+            )
+            with gr.Row():
+                name = gr.Textbox(label="Name", elem_id="set-name", min_width=140)
+                concept = gr.Textbox(
+                    label="Concept", info="What the targets have", elem_id="set-concept",
+                    min_width=140,
+                )  # fmt: skip
+            with gr.Row():
+                save = gr.Button("Save as a set", size="sm", elem_id="save-set")
+                share = gr.Button("Download", size="sm", elem_id="download-set")
+            said = gr.HTML(elem_id="set-said")
+            shared = gr.File(label="The set", visible=False, elem_id="set-files")
+        with gr.Column(scale=2, min_width=320):
+            gr.Markdown("## 2 · Train")
+            preview = gr.Textbox(
+                label="Watch it on this prompt", elem_id="preview-prompt", max_lines=2
+            )
+            with gr.Accordion("Settings", open=False, elem_id="settings"):
+                with gr.Row():
+                    steps = gr.Number(
+                        None, label="Steps", precision=0, min_width=90, elem_id="steps"
+                    )
+                    rate = gr.Number(None, label="Learning rate", min_width=90)
+                    gamma = gr.Number(None, label="Sparsity", min_width=90)
+                gr.HTML('<p class="ls-hint">Empty fields take what suits the model.</p>')
+            with gr.Row():
+                train = gr.Button("Train", variant="primary", elem_id="train", size="md",
+                                  min_width=120)  # fmt: skip
+                cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", size="md",
+                                   min_width=100)  # fmt: skip
+                retry = gr.Button("Try again", visible=False, elem_id="retry", size="md",
+                                  min_width=100)  # fmt: skip
+            bar = gr.HTML(render_jobs.progress(None), elem_id="progress", min_height=44)
+            live = gr.HTML(render_jobs.live(None, None), elem_id="live", min_height=260)
+            film = gr.DownloadButton("Film of the training", visible=False, size="sm",
+                                     elem_id="film")  # fmt: skip
+            health = gr.HTML(elem_id="health")
+            recent = gr.HTML(elem_id="recent")
+    shown = [seen, timer, bar, live, health, train, cancel, retry, film, recent, rack]
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+
+    sheet = [table, counts]
+    gr.on(
+        [modality.change],
+        lambda kind: gr.update(choices=_models(studio, kind), value=_models(studio, kind)[0][1]),
+        modality,
+        model,
+        **quiet,
+    )
+    modality.change(
+        lambda visitor, kind: _sets(prompts, visitor, kind), [key, modality], chosen, **quiet
+    )
+    chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
+    table.input(prompts.mark, table, sheet, trigger_mode="always_last", **quiet)
+    files.upload(prompts.upload, [files, table], sheet, **quiet)
+    for button, side in ((into_source, "source"), (into_target, "target")):
+        button.click(prompts.paste, [pasted, gr.State(side), table], sheet, **quiet)
+    writing = gr.on(
+        [write.click, idea.submit],
+        prompts.write,
+        [modality, idea, dice, writer],
+        [*sheet, concept],
+        trigger_mode="once",
+        **quiet,
+    )
+    idea.change(lambda text: text, idea, name, **quiet)
+    stop.click(None, cancels=[writing])
+    save.click(prompts.save, [key, modality, name, concept, table], [chosen, said], **quiet)
+    share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
+        lambda: gr.update(visible=True), None, shared, **quiet
+    )
+
+    asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma]
+    train.click(work.start, asked, shown, trigger_mode="once", **quiet)
+    cancel.click(work.cancel, [key, seen], shown, **quiet)
+    retry.click(work.retry, [key, seen], shown, **quiet)
+    timer.tick(work.poll, [key, seen], shown, trigger_mode="once", **quiet)
+    seen.change(None, seen, None, js=REMEMBER_JOB)
+    film.click(work.film, [key, seen], film, **quiet)
+    return TrainTab(shown, work, modality, chosen)
+
+
+def _models(studio: Studio, modality: str) -> list[tuple[str, str]]:
+    return [(entry.title, entry.id) for entry in studio.models(modality)]
+
+
+def _sets(prompts: PromptWork, key: str, modality: str) -> object:
+    from lineas_core.studio.visitors import owner_of
+
+    choices = prompts.choices(owner_of(key), modality)
+    return gr.update(choices=choices, value=FIRST[modality])

@@ -1,0 +1,271 @@
+"""One job's run: loading, slices of training, the health check, and the map that is kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from lineas_core.errors import LineasError, TrainingError
+from lineas_core.models import Model
+from lineas_core.studio.frames import Frame, Sample, frame_files, save_frame
+from lineas_core.studio.library import Library
+from lineas_core.studio.slices import SliceResult, SliceRunner, check_run, run_slice
+from lineas_core.studio.store import JobRow, Status, Store
+from lineas_core.studio.turns import Turns
+from lineas_core.trainer import StepEvent, TrainConfig
+from lineas_core.training_state import TrainState
+
+__all__ = ["SliceResult", "SliceRunner", "check_run", "frames_of", "run_job", "run_slice"]
+
+SECONDS_A_NEWS = 0.25
+SECONDS_A_SLICE = 20.0
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_of(folder: Path, job_id: str) -> Path:
+    """The file of a job's newest checkpoint."""
+    return folder / "checkpoints" / f"{job_id}.safetensors"
+
+
+def frames_of(folder: Path, job_id: str) -> Path:
+    """The folder of a job's preview frames."""
+    return folder / "frames" / job_id
+
+
+def run_job(
+    job: JobRow,
+    *,
+    store: Store,
+    library: Library,
+    load_model: Callable[[str], Model],
+    turns: Turns,
+    folder: Path,
+    closing: Callable[[], bool],
+    slice_runner: SliceRunner | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Take a claimed job to its end, or back into the queue if the program is closing.
+
+    Whatever goes wrong becomes the job's message; what is unexpected goes to the log as well.
+
+    Args:
+        job: running, as `Store.claim_next` gave it.
+        store: where its row is.
+        library: that keeps its map.
+        load_model: name -> model.
+        turns: training gives way to sliders.
+        folder: that checkpoints and frames are kept below.
+        closing: asked before each step.
+        slice_runner: where slices run; here by default.
+        clock: seconds from any start.
+    """
+    run = _Run(job, store, library, turns, folder, closing, slice_runner, clock)
+    try:
+        run.go(load_model)
+    except LineasError as error:
+        store.transition(job.id, {"running"}, "failed", message=str(error))
+    except Exception as error:
+        log.exception("training job %s failed", job.id)
+        store.transition(
+            job.id,
+            {"running"},
+            "failed",
+            message=f"Training stopped by an unexpected error ({type(error).__name__}). "
+            "The log has the details.",
+        )
+
+
+class _Run:
+    """A job while it is run, and the row that says how far it is."""
+
+    def __init__(
+        self,
+        job: JobRow,
+        store: Store,
+        library: Library,
+        turns: Turns,
+        folder: Path,
+        closing: Callable[[], bool],
+        slice_runner: SliceRunner | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._job, self._store, self._library, self._turns = job, store, library, turns
+        self._checkpoint = checkpoint_of(folder, job.id)
+        self._frames = frames_of(folder, job.id)
+        self._closing, self._slice_runner, self._clock = closing, slice_runner, clock
+        self._losses, self._supports = list(job.losses), list(job.supports)
+        self._newest: StepEvent | None = None
+        self._told = -math.inf
+        self._unsteered: Sample | None = None
+
+    def go(self, load_model: Callable[[str], Model]) -> None:
+        """Load, train, check, keep."""
+        model = load_model(self._job.model)
+        config = TrainConfig.for_model(model, **self._job.changes)
+        state = self._resume()
+        self._store.progress(self._job.id, phase="training", steps=config.steps)
+        done, diverged = False, ""
+        while not (done or diverged or self._should_stop()):
+            result = self._slice(model, config, state)
+            state, done, diverged = result.state, result.done, result.diverged
+            self._keep_state(state)
+        if done:
+            self._finish("done", model, config, state)
+        elif diverged:
+            self._finish("failed", model, config, state, diverged)
+        elif self._store.stop_asked(self._job.id):
+            self._finish("cancelled", model, config, state)
+        else:
+            # The program closes, which is not the job's fault: the attempt does not count.
+            self._store.transition(
+                self._job.id, {"running"}, "queued", attempts=self._job.attempts - 1
+            )
+
+    def _should_stop(self) -> bool:
+        return self._closing() or self._store.stop_asked(self._job.id)
+
+    def _slice(self, model: Model, config: TrainConfig, state: TrainState | None) -> SliceResult:
+        prompts, prompt = self._job.prompts, self._job.preview_prompt
+        if self._slice_runner is None:
+            return run_slice(
+                model,
+                prompts,
+                config,
+                state,
+                should_stop=self._should_stop,
+                on_event=self._tell,
+                give_way=self._turns.give_way,
+                on_state=self._keep_state,
+                on_preview=self._keep_frame,
+                preview_prompt=prompt,
+                clock=self._clock,
+            )
+        self._turns.give_way()
+        result = self._slice_runner(
+            run_slice,
+            model,
+            prompts,
+            config,
+            state,
+            budget=SECONDS_A_SLICE,
+            preview_prompt=prompt,
+            unsteered=self._unsteered,
+        )
+        for event in result.events:
+            self._tell(event)
+        if result.preview is not None:
+            self._keep_frame(result.preview)
+        return result
+
+    def _finish(
+        self,
+        status: Status,
+        model: Model,
+        config: TrainConfig,
+        state: TrainState | None,
+        message: str = "",
+    ) -> None:
+        """Check and keep the map, if a step was made, and end the job."""
+        job = self._job
+        if state is None or not state.losses:
+            self._store.transition(job.id, {"running"}, status, message=message)
+            return
+        steps = len(state.losses)
+        self._store.progress(
+            job.id,
+            phase="checking",
+            step=steps,
+            loss=state.losses[-1],
+            losses=state.losses,
+            supports=tuple(self._supports[:steps]),
+            seconds=state.seconds,
+            seconds_left=0.0,
+        )
+        # A program that was killed between keeping the map and saying so has kept it already.
+        row = self._library.map_of_job(job.id, job.owner)
+        if row is None:
+            arguments = (job.prompts, config, state)
+            recommend = status == "done"
+            if self._slice_runner is None:
+                checked = check_run(model, *arguments, recommend=recommend)
+            else:
+                checked = self._slice_runner(check_run, model, *arguments, recommend=recommend)
+            row = self._library.add_map(
+                job.owner,
+                checked.map,
+                title=job.title,
+                prompts=job.prompts,
+                health=checked.health,
+                recommended=checked.recommended,
+                losses=state.losses,
+                job=job.id,
+            )
+        self._store.transition(
+            job.id,
+            {"running"},
+            status,
+            map_id=row.id,
+            health=row.health,
+            support=row.support,
+            message=message,
+        )
+
+    def _resume(self) -> TrainState | None:
+        """The checkpoint, if there is one that can be read."""
+        if not self._checkpoint.exists():
+            return None
+        try:
+            return TrainState.load(self._checkpoint)
+        except TrainingError:
+            log.warning("job %s starts anew", self._job.id, exc_info=True)
+            return None
+
+    def _tell(self, event: StepEvent) -> None:
+        """Note a step, and put it into the row if the last news are old enough."""
+        # A run that goes on from a checkpoint makes some steps again that the row knows.
+        self._losses[event.step - 1 :] = [event.loss]
+        self._supports[event.step - 1 :] = [event.support]
+        self._newest = event
+        if event.steps_left == 0 or self._clock() - self._told >= SECONDS_A_NEWS:
+            self._write_news()
+
+    def _write_news(self) -> None:
+        if (event := self._newest) is None:
+            return
+        self._told = self._clock()
+        self._newest = None
+        self._store.progress(
+            self._job.id,
+            step=event.step,
+            loss=event.loss,
+            seconds=event.seconds,
+            seconds_left=event.seconds_left,
+            support=event.support,
+            losses=tuple(self._losses),
+            supports=tuple(self._supports),
+        )
+
+    def _keep_state(self, state: TrainState) -> None:
+        # The row first: a checkpoint does not hold the supports of its steps.
+        self._write_news()
+        try:
+            self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            state.save(self._checkpoint)
+        except (OSError, SafetensorError, TrainingError):
+            # It only guards against a restart; without it training would start anew.
+            log.warning("job %s has no checkpoint", self._job.id, exc_info=True)
+
+    def _keep_frame(self, frame: Frame) -> None:
+        self._unsteered = frame.unsteered
+        try:
+            save_frame(self._frames, frame)
+        except OSError:
+            log.warning("job %s lost a preview frame", self._job.id, exc_info=True)
+            return
+        self._store.progress(self._job.id, frames=len(frame_files(self._frames)))

@@ -1,0 +1,177 @@
+"""What the page does with training jobs: start, watch, cancel, try again."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lineas_core.errors import ConfigError
+from lineas_core.models.catalog import catalog
+from lineas_core.prompts import PromptSet
+from lineas_core.studio import render, render_jobs
+from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.frames import Frame, load_frame
+from lineas_core.studio.prompt_work import Modality, Table, prompt_set
+from lineas_core.studio.rack import patch
+from lineas_core.studio.store import JobRow
+from lineas_core.studio.visitors import owner_of
+
+RECENT = 6
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the page shows of a job, so that it is not sent twice."""
+
+    job: str = ""
+    seq: int = -1
+    running: bool = False
+
+    @classmethod
+    def from_page(cls, value: Any) -> Seen:
+        """What the page sent back; nothing, where that is not one of these."""
+        try:
+            return cls(str(value["job"]), int(value["seq"]), bool(value["running"]))
+        except (KeyError, TypeError, ValueError):
+            return cls()
+
+
+class TrainingWork:
+    """Callbacks on jobs. Each gives what the train tab shows, in the order of `NAMES`.
+
+    Args:
+        studio: the state.
+    """
+
+    NAMES = ("seen", "timer", "progress", "live", "health", "train", "cancel", "retry", "film",
+             "recent", "rack")  # fmt: skip
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+
+    @with_messages
+    def start(
+        self,
+        key: str,
+        modality: Modality,
+        model: str,
+        name: str,
+        concept: str,
+        table: Table,
+        preview_prompt: str,
+        steps: float | None,
+        rate: float | None,
+        gamma: float | None,
+    ) -> tuple[Any, ...]:
+        """Queue a job on the table's prompts; empty settings are the model's shipped ones."""
+        changes: dict[str, Any] = {}
+        if steps:
+            changes["steps"] = int(steps)
+        if rate:
+            changes["rate"] = float(rate)
+        if gamma is not None:
+            changes["gamma"] = float(gamma)
+        prompts = prompt_set(modality, name, concept, table)
+        job = self.queue(owner_of(key), model, prompts, changes, preview_prompt)
+        return self._shown(key, job, Seen())
+
+    def queue(
+        self,
+        owner: str,
+        model: str,
+        prompts: PromptSet,
+        changes: dict[str, Any],
+        preview_prompt: str = "",
+    ) -> JobRow:
+        """Queue a job within the host's limits.
+
+        Raises:
+            ConfigError: a limit is passed, or the model is not to be had here.
+            JobError: the queue is full.
+        """
+        settings = self._studio.settings
+        if changes.get("steps", 1) > settings.most_steps:
+            raise ConfigError(
+                f"steps is {changes['steps']}; {settings.most_steps} at most are allowed here."
+            )
+        if settings.demo and model not in catalog():
+            raise ConfigError(f"model is {model!r}; this Space has {', '.join(catalog())}.")
+        return self._studio.jobs.start(
+            owner, model, prompts, changes, preview_prompt=preview_prompt, title=prompts.title
+        )
+
+    @with_messages
+    def poll(self, key: str, shown: Any) -> tuple[Any, ...]:
+        """What has changed since the page looked last."""
+        seen = Seen.from_page(shown)
+        job = self._studio.jobs.get(seen.job, owner_of(key)) if seen.job else None
+        if job is not None and job.seq == seen.seq and job.status != "queued":
+            return (gr.skip(),) * len(self.NAMES)
+        return self._shown(key, job, seen)
+
+    @with_messages
+    def cancel(self, key: str, shown: Any) -> tuple[Any, ...]:
+        """Stop a job within a step; its map is kept."""
+        seen = Seen.from_page(shown)
+        self._studio.jobs.cancel(seen.job, owner_of(key))
+        return self._shown(key, self._studio.jobs.get(seen.job, owner_of(key)), seen)
+
+    @with_messages
+    def retry(self, key: str, shown: Any) -> tuple[Any, ...]:
+        """The same job again."""
+        seen = Seen.from_page(shown)
+        return self._shown(key, self._studio.jobs.retry(seen.job, owner_of(key)), Seen())
+
+    @with_messages
+    def open(self, key: str, job_id: str) -> tuple[Any, ...]:
+        """A job by its id, as a link holds it; else the visitor's running one, if any."""
+        owner = owner_of(key)
+        job = self._studio.jobs.get(job_id, owner) if job_id else None
+        return self._shown(key, job or self._studio.jobs.unfinished(owner), Seen())
+
+    @with_messages
+    def film(self, key: str, shown: Any) -> str:
+        """The job's frames as a GIF, to download."""
+        seen = Seen.from_page(shown)
+        film = self._studio.jobs.film(seen.job, owner_of(key))
+        if film is None:
+            raise ConfigError("There are no frames of this job any more.")
+        path = Path(tempfile.mkdtemp(dir=self._studio.downloads.name)) / "training.gif"
+        path.write_bytes(film)
+        return str(path)
+
+    def _shown(self, key: str, job: JobRow | None, seen: Seen) -> tuple[Any, ...]:
+        owner, jobs = owner_of(key), self._studio.jobs
+        running = job is not None and not job.finished
+        rack: Any = gr.skip()
+        if job is not None and job.map_id and not running and seen.running:
+            rows = self._studio.library.maps(owner)
+            rack = patch(rows=rows, add=[job.map_id])
+        waiting = jobs.position(job.id) if job and job.status == "queued" else 0
+        left = jobs.eta(job.id) if job and running else None
+        frame = _newest(jobs.frames(job.id, owner)) if job else None
+        now = Seen(job.id, job.seq, running) if job else Seen()
+        return (
+            asdict(now),
+            gr.Timer(active=running),
+            render_jobs.progress(job, waiting, left),
+            render_jobs.live(job, frame),
+            render.health(job.health if job else None),
+            gr.update(interactive=not running),
+            gr.update(interactive=running),
+            gr.update(visible=job is not None and job.status in ("failed", "cancelled")),
+            gr.update(visible=bool(job and not running and job.frames)),
+            render_jobs.recent(jobs.recent(owner)[:RECENT], now.job),
+            rack,
+        )
+
+
+def _newest(files: list[Path]) -> Frame | None:
+    try:
+        return load_frame(files[-1]) if files else None
+    except (OSError, ValueError):
+        return None

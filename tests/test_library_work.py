@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from lineas_core.bundles import read_bundle
+from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.library_work import LibraryWork
+from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.rack import RackState
+from lineas_core.studio.scenes import Screen
+from lineas_core.studio.settings import Settings
+from lineas_core.studio.texts import Texts
+from lineas_core.studio.visitors import owner_of
+from tests.studio_parts import ANN, BOB, inks, painter, rack, studio, words, writer
+
+__all__ = ["inks", "painter", "studio", "words", "writer"]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def choices(update: Any) -> dict[str, str]:
+    return {map_id: label for label, map_id in update["choices"]}
+
+
+def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: list[str]) -> None:
+    work = LibraryWork(studio)
+    own = set(inks)
+    assert own <= set(choices(work.listed(ANN, "", [])))
+    news = work.rename(ANN, [inks[0]], "  Blue   ink ", "bold, wet,bold")
+    assert "Blue ink" in [row["title"] for row in news["catalog"]]
+    found = choices(work.listed(ANN, "BOLD blue", inks))
+    assert set(found) == {inks[0]}
+    assert "#bold #wet" in found[inks[0]]
+    card, title, tags = work.describe(ANN, [inks[0]])
+    assert (title, tags) == ("Blue ink", "bold, wet")
+    assert "ink" in card
+    deleted, undo, news = work.delete(ANN, inks)
+    assert undo["visible"]
+    assert not own & {row["id"] for row in news["catalog"]}
+    assert not own & set(choices(work.listed(ANN, "", inks)))
+    undo, news = work.undo(ANN, deleted)
+    assert not undo["visible"]
+    assert own <= {row["id"] for row in news["catalog"]}
+
+
+def test_an_exported_map_comes_in_again_as_it_was(studio: Studio, inks: list[str]) -> None:
+    work = LibraryWork(studio)
+    files = work.export(ANN, inks)["value"]
+    said, news, *_ = work.take_in(BOB, files)
+    assert "2 maps are in" in said
+    mine = studio.library.maps(owner_of(BOB), include_gallery=False)
+    digests = {studio.library.row(map_id, owner_of(ANN)).digest for map_id in inks}
+    assert {row.digest for row in mine} == digests
+    assert len(news["add"]) == 1
+
+
+def screen(painter: str, writer: str, state: Any, modality: str) -> list[Any]:
+    state["state"]["modality"] = modality
+    return [state, painter, "ab\nba", 3, writer, "ab", 4, 6]
+
+
+@pytest.fixture
+def shown(painter: str, writer: str, inks: list[str]) -> list[Any]:
+    """A screen with two maps, one of them inverse, in the image tab."""
+    state = rack((inks[0], 0.8), (inks[1], 0.2))
+    state["state"]["rows"][1]["inverse"] = True
+    return screen(painter, writer, state, "image")
+
+
+def test_a_bundle_makes_the_same_picture_in_a_studio_that_is_new(
+    studio: Studio, shown: list[Any], painter: str, tmp_path: Path
+) -> None:
+    (bundle,) = LibraryWork(studio).bundle(ANN, *shown)["value"]
+    before = Pictures(studio).look(ANN, painter, shown[0], "ab\nba", 3)[0]
+    other = Studio(Settings(home=tmp_path / "other"), environment={})
+    try:
+        said, news, prompts, seed, *texts = LibraryWork(other).take_in(BOB, [bundle])
+        assert "2 maps are in" in said
+        assert (prompts, seed, news["ask"]) == ("ab\nba", 3, True)
+        assert texts == [gr.skip()] * 3
+        again = Pictures(other).look(BOB, painter, {"state": news["state"]}, prompts, seed)[0]
+        # The titles differ, for an inverse is a map of its own there; the pictures do not.
+        assert pictures_in(again) == pictures_in(before)
+        LibraryWork(other).take_in(BOB, [bundle])
+        assert len(other.library.maps(owner_of(BOB), include_gallery=False)) == 2
+    finally:
+        other.close()
+
+
+def pictures_in(html: str) -> list[str]:
+    return [part.split('"')[0] for part in html.split('src="')[1:]]
+
+
+def test_the_python_makes_what_the_screen_shows(
+    studio: Studio, shown: list[Any], painter: str, tmp_path: Path
+) -> None:
+    code, files = LibraryWork(studio).code(ANN, *shown)
+    assert len(files["value"]) == 2
+    folder = Path(files["value"][0]).parent
+    (folder / "scene.py").write_text(code)
+    ran = subprocess.run(
+        [sys.executable, "scene.py"],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    after = Pictures(studio).look(ANN, painter, shown[0], "ab\nba", 3)[1][1]
+    saved = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
+    assert any(picture.resize(after.size) == after for picture in saved), [
+        p.name for p in folder.iterdir()
+    ]
+
+
+def test_a_text_screen_makes_a_bundle_and_python(
+    studio: Studio, painter: str, writer: str, words: str
+) -> None:
+    work, state = LibraryWork(studio), rack((words, 0.8))
+    on = screen(painter, writer, state, "text")
+    (bundle,) = work.bundle(ANN, *on)["value"]
+    read = read_bundle(bundle)
+    mix = studio.mix(owner_of(ANN), RackState.from_page(state), writer)
+    assert read.texts == (tuple(Texts(studio).pair(mix, writer, "ab", 4, 6)),)
+    _, news, *fields = work.take_in(ANN, [bundle])
+    assert fields == [gr.skip(), gr.skip(), "ab", 4, 6]
+    assert news["state"]["modality"] == "text"
+    # The visitor has that map already.
+    assert [row["id"] for row in news["state"]["rows"]] == [words]
+
+
+def test_a_link_holds_the_screen(studio: Studio, shown: list[Any]) -> None:
+    link = LibraryWork(studio).link(ANN, *shown)
+    restored = Screen.from_link(link.removeprefix("?scene="))
+    assert restored.rack == RackState.from_page(shown[0])
+    assert (restored.image_prompts, restored.image_seed, restored.tokens) == ("ab\nba", 3, 6)
+
+
+def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[str]) -> None:
+    work = LibraryWork(studio)
+    for attempt in (
+        lambda: work.rename(BOB, [inks[0]], "mine", ""),
+        lambda: work.delete(BOB, [inks[0]]),
+        lambda: work.export(BOB, [inks[0]]),
+        lambda: work.describe(BOB, [inks[0]]),
+        lambda: work.push(BOB, [inks[0]], "a/b", "token"),
+    ):
+        with pytest.raises(gr.Error, match="no map"):
+            attempt()
+    assert inks[0] not in choices(work.listed(BOB, "", []))
+    work.delete(ANN, [inks[0]])
+    with pytest.raises(gr.Error, match="brought back"):
+        work.undo(BOB, [inks[0]])
+
+
+def test_what_cannot_be_taken_in_is_a_message(studio: Studio, tmp_path: Path) -> None:
+    work = LibraryWork(studio)
+    for name in ("junk.safetensors", "junk.zip"):
+        (tmp_path / name).write_bytes(b"junk")
+        with pytest.raises(gr.Error, match="junk|zip"):
+            work.take_in(ANN, [str(tmp_path / name)])
+    with pytest.raises(gr.Error, match="tick one"):
+        work.delete(ANN, [])

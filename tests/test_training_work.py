@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from lineas_core.prompts import PromptSet
+from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.settings import Settings
+from lineas_core.studio.store import StoreError
+from lineas_core.studio.training_work import TrainingWork
+from lineas_core.studio.visitors import owner_of
+from tests.studio_parts import ANN, BOB, finished, studio, writer
+
+__all__ = ["studio", "writer"]
+
+NIGHT = PromptSet.load("night")
+TABLE = [[a, b, ""] for a, b in zip(NIGHT.source[:8], NIGHT.target[:8], strict=True)]
+
+
+def start(studio: Studio, model: str, steps: float, rate: float = 0.01, key: str = ANN) -> dict:
+    work = TrainingWork(studio)
+    shown = work.start(key, "text", model, "Night", "night", TABLE, "ab", steps, rate, None)
+    return dict(zip(work.NAMES, shown, strict=True))
+
+
+def poll(studio: Studio, seen: object, key: str = ANN) -> dict:
+    work = TrainingWork(studio)
+    return dict(zip(work.NAMES, work.poll(key, seen), strict=True))
+
+
+def test_a_job_trains_in_the_background_and_its_map_comes_onto_the_rack(
+    studio: Studio, writer: str
+) -> None:
+    shown = start(studio, writer, 4)
+    assert shown["timer"].active
+    assert shown["train"]["interactive"] is False
+    assert shown["cancel"]["interactive"] is True
+    job = finished(studio, shown["seen"]["job"], owner_of(ANN))
+    assert job.status == "done", job.message
+    end = poll(studio, {**shown["seen"], "running": True})
+    assert not end["timer"].active
+    assert "on the rack now" in end["progress"]
+    assert end["rack"]["add"] == [job.map_id]
+    assert job.map_id in [row["id"] for row in end["rack"]["catalog"]]
+    assert end["live"].count("<figure") == 4
+    assert "ls-health" in end["health"]
+    assert "Night" in end["recent"]
+    # What was shown is not sent again, nor the map put on the rack a second time.
+    assert all(part == gr.skip() for part in poll(studio, end["seen"]).values())
+    again = dict(zip(TrainingWork.NAMES, TrainingWork(studio).open(ANN, job.id), strict=True))
+    assert again["seen"]["job"] == job.id
+    assert again["rack"] == gr.skip()
+
+
+def test_a_job_is_cancelled_tried_again_and_filmed(studio: Studio, writer: str) -> None:
+    shown, owner = start(studio, writer, 2000), owner_of(ANN)
+    while not (job := studio.jobs.get(shown["seen"]["job"], owner)) or not job.frames:
+        assert job is None or not job.finished, job.message
+        time.sleep(0.05)
+    work = TrainingWork(studio)
+    work.cancel(ANN, shown["seen"])
+    job = finished(studio, job.id, owner)
+    assert job.status == "cancelled"
+    assert job.map_id
+    end = poll(studio, shown["seen"])
+    assert "kept" in end["progress"]
+    assert end["retry"]["visible"] is end["film"]["visible"] is True
+    assert Path(work.film(ANN, end["seen"])).read_bytes().startswith(b"GIF89a")
+    again = dict(zip(work.NAMES, work.retry(ANN, end["seen"]), strict=True))
+    second = studio.jobs.get(again["seen"]["job"], owner)
+    assert second is not None
+    assert (second.parent, second.changes) == (job.id, job.changes)
+    work.cancel(ANN, again["seen"])
+    assert finished(studio, second.id, owner).status == "cancelled"
+
+
+def test_nobody_sees_or_stops_anothers_job(studio: Studio, writer: str) -> None:
+    shown = start(studio, writer, 2000)
+    work = TrainingWork(studio)
+    for stranger in (
+        poll(studio, shown["seen"], BOB),
+        dict(zip(work.NAMES, work.open(BOB, shown["seen"]["job"]), strict=True)),
+    ):
+        assert stranger["seen"]["job"] == ""
+        assert stranger["recent"] == ""
+    work.cancel(BOB, shown["seen"])
+    job = studio.jobs.get(shown["seen"]["job"], owner_of(ANN))
+    assert job is not None
+    assert not job.stopping
+    work.cancel(ANN, shown["seen"])
+    finished(studio, job.id, owner_of(ANN))
+
+
+def test_limits_and_mistakes_become_messages(studio: Studio, writer: str, tmp_path: Path) -> None:
+    with pytest.raises(gr.Error, match="2000 at most"):
+        start(studio, writer, 2001)
+    with pytest.raises(gr.Error, match="give 4 or more"):
+        TrainingWork(studio).start(ANN, "text", writer, "x", "x", TABLE[:2], "ab", 2, None, None)
+    failed = finished(studio, start(studio, str(tmp_path / "no"), 2)["seen"]["job"], owner_of(ANN))
+    assert "config.json" in failed.message
+    demo = Studio(Settings(home=tmp_path / "demo", demo=True), environment={})
+    try:
+        with pytest.raises(gr.Error, match="this Space has smollm2"):
+            start(demo, writer, 2)
+    finally:
+        demo.close()
+
+
+def test_a_folder_has_one_studio_at_a_time(studio: Studio) -> None:
+    with pytest.raises(StoreError, match="Another LinEAS Studio"):
+        Studio(studio.settings, environment={})
+    studio.close()
+    Studio(studio.settings, environment={}).close()
