@@ -32,7 +32,7 @@ def write(
     ),
     model: Annotated[str, typer.Option("--model", "-m", help="The one that writes.")] = "smollm2",
     count: Annotated[int, typer.Option(help="Prompts a side.")] = 32,
-    seconds: Annotated[float, typer.Option(help="Stop after this long.")] = 90.0,
+    seconds: Annotated[float, typer.Option(help="Stop after this long.")] = 85.0,
     seed: Annotated[int, typer.Option(help="Same seed, same prompts.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,

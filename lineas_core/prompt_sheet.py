@@ -16,7 +16,7 @@ BATCH = 32
 SMALLEST_BATCH = 8
 TRIES_A_PROMPT = 16
 # Of what is wanted, how much more is written to choose from.
-SPARE = 0.375
+SPARE = 0.5
 # First words -> how many prompts of a side may share them.
 SAME_BEGINNING = {2: 2, 3: 1}
 SAME_WORD = 3
@@ -116,9 +116,9 @@ class Sheet:
         return "source" if len(self._texts["source"]) < len(self._texts["target"]) else "target"
 
     def batch(self, side: Side) -> int:
-        """How many to write at once: twice what is missing, as about half are refused."""
+        """How many to write at once: more than what is missing, as about a quarter are refused."""
         missing = self._room - len(self._texts[side])
-        return max(SMALLEST_BATCH, min(BATCH, 2 * missing))
+        return max(SMALLEST_BATCH, min(BATCH, missing * 3 // 2))
 
     def take(self, side: Side, text: str, flaw: str, loss: float, plain: bool = False) -> bool:
         """Accept a text that has no flaw and is like no other; say whether it was.

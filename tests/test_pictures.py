@@ -11,6 +11,7 @@ from lineas_core.metrics import clip
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.settings import Settings
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 from tests.studio_parts import ANN, BOB, inks, painter, rack, studio, words, writer
@@ -150,6 +151,15 @@ def test_mistakes_about_pictures_become_messages(
             pictures.look(*arguments)
     with pytest.raises(gr.Error, match="No map is on"):
         pictures.grid(ANN, painter, rack(), "ab", 3)
+
+
+def test_a_demo_loads_no_model_but_the_catalogues(painter: str, tmp_path: Path) -> None:
+    demo = Studio(Settings(home=tmp_path / "demo", demo=True), environment={})
+    try:
+        with pytest.raises(gr.Error, match="this Space has smollm2"):
+            Pictures(demo).look(ANN, painter, rack(), "ab", 3)
+    finally:
+        demo.close()
 
 
 def test_another_visitor_is_not_steered_by_ones_maps(

@@ -80,6 +80,14 @@ def test_a_saved_set_is_its_visitors_own_and_trains_the_same(studio: Studio) -> 
     assert update["value"] not in [chosen for _, chosen in work.choices(owner_of(BOB), "text")]
     with pytest.raises(gr.Error, match="no prompt set"):
         work.choose(BOB, update["value"])
+    with pytest.raises(gr.Error, match="no prompt set"):
+        work.delete(BOB, "text", update["value"])
+    shown, deleted, undo = work.delete(ANN, "text", update["value"])
+    assert update["value"] not in [chosen for _, chosen in shown["choices"]]
+    assert undo["visible"]
+    assert work.undelete(ANN, "text", deleted)[0]["value"] == update["value"]
+    with pytest.raises(gr.Error, match="ships with the app"):
+        work.delete(ANN, "text", "night")
 
 
 def test_a_set_is_downloaded_as_files_that_load(studio: Studio) -> None:

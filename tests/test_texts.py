@@ -93,7 +93,8 @@ def test_readouts_are_those_of_the_metrics(tiny: LanguageModel) -> None:
 def test_texts_are_shown_as_text_with_the_concepts_marked() -> None:
     grid = TextGrid(["<b>A"], [0.0, 1.0], [["<script>x</script>", " soccer & <i>tea</i> moon"]])
     plain = Readout((), None, "why <not>", None)
-    shown = render_texts.text_sweep(grid, [plain, plain], ["football", "night"])
+    shown = render_texts.text_sweep(grid, [plain, plain], ["football", "night"], 7)
+    assert "seed 7" in shown
     assert "<script>" not in shown
     assert "<i>" not in shown
     assert "<not>" not in shown

@@ -15,7 +15,7 @@ from lineas_core.errors import ConfigError
 from lineas_core.models.language import LanguageModel
 
 # Lines differ by their starts; more noise brings more nonsense than variety.
-TEMPERATURE = 0.55
+TEMPERATURE = 0.4
 TOP_K = 40
 MOST_NEW_TOKENS = 30
 END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\bMt)(?<!\b[A-Z])[.!?…]+(?=\s|$)")

@@ -86,7 +86,7 @@ class Studio:
         self._alone = _only_one(home)
         self.store = Store(home / "studio.db", wal=not settings.network_disk)
         self.library = Library(self.store, home / "maps", gallery=GALLERY)
-        self.shelf = Shelf(home)
+        self.shelf = Shelf(home, only_catalog=settings.demo)
         self.turns = Turns()
         self.jobs = Jobs(
             self.store,

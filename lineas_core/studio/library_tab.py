@@ -95,6 +95,9 @@ def build_library_tab(
                     info="For private repositories and uploads; not kept",
                     elem_id="hub-token",
                 )
+                # Logins are there on a Space whose card asks for them.
+                if "OAUTH_CLIENT_ID" in studio.environment:
+                    gr.LoginButton(size="sm")
                 with gr.Row():
                     push = gr.Button("Push the chosen map", size="sm", elem_id="hub-push")
                     install = gr.Button("Install", size="sm", elem_id="hub-install")

@@ -165,10 +165,17 @@ class LibraryWork:
         return f"?scene={shown.to_link()}"
 
     @with_messages
-    def push(self, key: str, chosen: Sequence[str], repo: str, token: str) -> str:
-        """Upload the first chosen map with the visitor's own token."""
+    def push(
+        self,
+        key: str,
+        chosen: Sequence[str],
+        repo: str,
+        token: str,
+        login: gr.OAuthToken | None = None,
+    ) -> str:
+        """Upload the first chosen map with the visitor's own token or login."""
         owner, map_id = owner_of(key), _one(chosen)
-        _token(token)
+        token = _token(token, login)
         row = self._studio.library.row(map_id, owner)
         url = push_map(
             self._studio.library.file(map_id, owner), repo.strip(), token=token, private=True,
@@ -177,10 +184,13 @@ class LibraryWork:
         return f'<p class="ls-hint" role="status">Pushed: <a href="{escape(url)}">{escape(url)}</a>'
 
     @with_messages
-    def install(self, key: str, repo: str, token: str) -> tuple[str, Any]:
+    def install(
+        self, key: str, repo: str, token: str, login: gr.OAuthToken | None = None
+    ) -> tuple[str, Any]:
         """Fetch a map from the Hub."""
         owner = owner_of(key)
-        smap, origin = install_map(repo.strip(), token=token.strip() or None)
+        own = token.strip() or (login.token if login else None)
+        smap, origin = install_map(repo.strip(), token=own)
         row = self._studio.library.add_map(owner, smap, tags=(origin.repo,))
         words = f"Installed {row.title} from {origin.repo} at {origin.revision[:12]}."
         return (
@@ -283,9 +293,12 @@ def _one(chosen: Sequence[str] | None) -> str:
     return chosen[0]
 
 
-def _token(token: str) -> None:
-    if not token.strip():
+def _token(token: str, login: gr.OAuthToken | None) -> str:
+    if token.strip():
+        return token.strip()
+    if login is None:
         raise ConfigError(
-            "There is no Hugging Face token; paste one with write access, which is used for this "
-            "upload only and not kept."
+            "There is no Hugging Face token; log in, or paste one with write access, which is "
+            "used for this upload only and not kept."
         )
+    return str(login.token)

@@ -147,6 +147,24 @@ class PromptWork:
         return gr.update(choices=choices, value=row.id), f"Saved as {row.prompts.title!r}."
 
     @with_messages
+    def delete(self, key: str, modality: Modality, chosen: str) -> tuple[Any, str, Any]:
+        """Take a set of the visitor's out of the list; what was deleted, to bring it back."""
+        owner = owner_of(key)
+        if chosen in shipped_prompt_sets():
+            raise PromptError("This set ships with the app and stays; yours can be deleted.")
+        self._studio.library.delete_prompts(chosen, owner)
+        choices = self.choices(owner, modality)
+        return gr.update(choices=choices, value=choices[0][1]), chosen, gr.update(visible=True)
+
+    @with_messages
+    def undelete(self, key: str, modality: Modality, deleted: str) -> tuple[Any, Any]:
+        """Bring back the set that was deleted last."""
+        owner = owner_of(key)
+        row = self._studio.library.undelete_prompts(deleted, owner)
+        choices = self.choices(owner, modality)
+        return gr.update(choices=choices, value=row.id), gr.update(visible=False)
+
+    @with_messages
     def download(self, modality: Modality, name: str, concept: str, table: Table) -> list[str]:
         """The table as a JSON and a CSV file."""
         prompts = prompt_set(modality, name, concept, table)

@@ -53,8 +53,10 @@ def readout(figures: Readout) -> str:
     return f'<p class="ls-readout">{"".join(items)}</p>'
 
 
-def text_sweep(grid: TextGrid, readouts: Sequence[Readout], concepts: Sequence[str]) -> str:
-    """A table: seeds down, strengths across, readouts in the last row."""
+def text_sweep(
+    grid: TextGrid, readouts: Sequence[Readout], concepts: Sequence[str], seed: int
+) -> str:
+    """A table: seeds from `seed` on down, strengths across, readouts in the last row."""
     head = "".join(f"<th scope='col'>{strength:g}</th>" for strength in grid.strengths)
     rows = []
     for number, (prompt, texts) in enumerate(zip(grid.prompts, grid.texts, strict=True)):
@@ -62,7 +64,7 @@ def text_sweep(grid: TextGrid, readouts: Sequence[Readout], concepts: Sequence[s
             f'<td><b>{escape(prompt)}</b><span class="ls-text">{mark(text, concepts)}</span></td>'
             for text in texts
         )
-        rows.append(f"<tr><th scope='row'>seed {number + 1}</th>{cells}</tr>")
+        rows.append(f"<tr><th scope='row'>seed {seed + number}</th>{cells}</tr>")
     measured = "".join(f"<td>{readout(figures)}</td>" for figures in readouts)
     scorers = ", ".join(dict.fromkeys(figures.scorer for figures in readouts))
     return (

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from lineas_core.errors import ConfigError
 from lineas_core.models import Model, load_model
 from lineas_core.models.catalog import catalog
 
@@ -16,12 +17,17 @@ class Shelf:
     Args:
         home: where converted models are kept.
         load: name, home -> model.
+        only_catalog: refuse all but the catalogue's models, which a visitor could name.
     """
 
     def __init__(
-        self, home: Path, load: Callable[[str, Path], Model] = lambda n, h: load_model(n, home=h)
+        self,
+        home: Path,
+        load: Callable[[str, Path], Model] = lambda n, h: load_model(n, home=h),
+        *,
+        only_catalog: bool = False,
     ) -> None:
-        self._home, self._load = home, load
+        self._home, self._load, self._only_catalog = home, load, only_catalog
         self._models: dict[str, Model] = {}
         self._loading = threading.Lock()
 
@@ -29,12 +35,23 @@ class Shelf:
         """Whether the model is in memory already."""
         return name in self._models
 
+    def check(self, name: str) -> None:
+        """Refuse a model that may not be loaded here.
+
+        Raises:
+            ConfigError: it is not one of the catalogue's, where only they may be loaded.
+        """
+        if self._only_catalog and name not in catalog():
+            raise ConfigError(f"model is {name!r}; this Space has {', '.join(catalog())}.")
+
     def get(self, name: str) -> Model:
         """The model of that name; another of its kind makes room for it.
 
         Raises:
+            ConfigError: it is not one of the catalogue's, where only they may be loaded.
             ModelError: it cannot be loaded.
         """
+        self.check(name)
         model = self._models.get(name)
         if model is not None:
             return model

@@ -9,7 +9,7 @@ from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.image_tab import SteerTab
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
 
-OPENINGS = ["Once upon a time", "My friends and I", "People often talk about", "I think that"]
+OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
 
 
 def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> SteerTab:
@@ -29,7 +29,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
                 allow_custom_value=not studio.settings.demo,
             )
             with gr.Row():
-                seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="text-seed")
+                seed = gr.Number(3, label="Seed", precision=0, min_width=80, elem_id="text-seed")
                 samples = gr.Number(
                     3, label="Samples", precision=0, minimum=1, maximum=MOST_SAMPLES, min_width=80
                 )

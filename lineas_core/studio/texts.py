@@ -69,7 +69,7 @@ class Texts:
         grid, readouts = self.table(
             mix, model, prompt, int(seed), checked_length(prompt, tokens), samples
         )
-        return render_texts.text_sweep(grid, readouts, mix.concepts)
+        return render_texts.text_sweep(grid, readouts, mix.concepts, int(seed))
 
     def table(
         self, mix: Mix, model: str, prompt: str, seed: int, tokens: int, samples: float

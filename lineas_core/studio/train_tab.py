@@ -103,6 +103,11 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
             with gr.Row():
                 save = gr.Button("Save as a set", size="sm", elem_id="save-set")
                 share = gr.Button("Download", size="sm", elem_id="download-set")
+                remove = gr.Button("Delete set", size="sm", elem_id="delete-set", min_width=90)
+            restore = gr.Button(
+                "Undo: bring the set back", size="sm", visible=False, elem_id="undo-set"
+            )
+            deleted = gr.State("")
             said = gr.HTML(elem_id="set-said")
             shared = gr.File(label="The set", visible=False, elem_id="set-files")
         with gr.Column(scale=2, min_width=320):
@@ -164,6 +169,9 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
         lambda: gr.update(visible=True), None, shared, **quiet
     )
+
+    remove.click(prompts.delete, [key, modality, chosen], [chosen, deleted, restore], **quiet)
+    restore.click(prompts.undelete, [key, modality, deleted], [chosen, restore], **quiet)
 
     asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma]
     train.click(work.start, asked, shown, trigger_mode="once", **quiet)

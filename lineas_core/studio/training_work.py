@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.errors import ConfigError
-from lineas_core.models.catalog import catalog
 from lineas_core.prompts import PromptSet
 from lineas_core.studio import render, render_jobs
 from lineas_core.studio.callbacks import Studio, with_messages
@@ -98,8 +97,7 @@ class TrainingWork:
             raise ConfigError(
                 f"steps is {changes['steps']}; {settings.most_steps} at most are allowed here."
             )
-        if settings.demo and model not in catalog():
-            raise ConfigError(f"model is {model!r}; this Space has {', '.join(catalog())}.")
+        self._studio.shelf.check(model)
         return self._studio.jobs.start(
             owner, model, prompts, changes, preview_prompt=preview_prompt, title=prompts.title
         )
