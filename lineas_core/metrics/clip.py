@@ -36,7 +36,7 @@ Item = TypeVar("Item")
 
 
 class Scores(list[float]):
-    """One cosine per image, in [-1, 1], and the name of the scorer they come from.
+    """One number per item, and the name of the scorer they come from.
 
     Scores of two scorers do not compare: each has a space of its own.
 
