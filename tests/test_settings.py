@@ -37,3 +37,10 @@ def test_demo_mode_halves_what_was_chosen(tmp_path: Path) -> None:
 def test_a_bad_value_names_its_variable(variable: str, value: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{variable} is '{value}'"):
         Settings.from_environment({variable: value}, tmp_path)
+
+
+def test_a_spaces_storage_is_taken_for_a_network_mount(tmp_path: Path) -> None:
+    assert Settings.from_environment({}, Path("/data")).network_disk
+    assert not Settings.from_environment({"LINEAS_NETWORK_DISK": "0"}, Path("/data")).network_disk
+    assert Settings.from_environment({"LINEAS_HOME": str(tmp_path)}).home == tmp_path
+    assert not Settings.from_environment({"LINEAS_HOME": str(tmp_path)}).network_disk

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError
-from lineas_core.home import lineas_home
+from lineas_core.home import SPACE_STORAGE, lineas_home
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -30,7 +30,9 @@ class Settings:
         "DEMO_MODE", False, "For public Spaces: catalogue models only, and the limits below halved"
     )
     network_disk: bool = _setting(
-        "LINEAS_NETWORK_DISK", False, "LINEAS_HOME is a network mount: the database avoids WAL"
+        "LINEAS_NETWORK_DISK",
+        False,
+        "LINEAS_HOME is a network mount, as `/data` on a Space: the database avoids WAL",
     )
     most_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
     most_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
@@ -52,7 +54,9 @@ class Settings:
         Raises:
             ConfigError: a variable has no usable value; the message names it.
         """
-        values: dict[str, Any] = {"home": home or lineas_home()}
+        folder = home or lineas_home(environment)
+        # A Space's storage is a mount, whose locks write-ahead logging does not survive.
+        values: dict[str, Any] = {"home": folder, "network_disk": folder == SPACE_STORAGE}
         for setting in fields(cls):
             variable = setting.metadata.get("variable", "")
             if variable in environment:
