@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lineas_core.metrics.concepts import concept_words
+from lineas_core.models.continuer import Stop
 from lineas_core.prompt_flaws import content_words, stem_of
 from lineas_core.prompt_marks import first_like
 from lineas_core.prompts import PromptSet, Side
@@ -21,7 +22,6 @@ SPARE = 0.5
 SAME_BEGINNING = {2: 2, 3: 1}
 SAME_WORD = 3
 
-Stop = Callable[[], bool]
 Clock = Callable[[], float]
 
 

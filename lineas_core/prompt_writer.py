@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError, PromptError
-from lineas_core.models.continuer import Continuer, Written
+from lineas_core.models.continuer import Continuer, Stop, Written
 from lineas_core.models.language import LanguageModel
 from lineas_core.prompt_flaws import STOP_WORDS, Topic, any_form, caption_flaw, sentence_flaw
-from lineas_core.prompt_sheet import Clock, Draft, Sheet, Stop
+from lineas_core.prompt_sheet import Clock, Draft, Sheet
 from lineas_core.prompts import Side
 
 COUNT = 32

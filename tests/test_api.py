@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
@@ -24,6 +25,7 @@ import lineas_core as lc
 from lineas_core.home import lineas_home
 from lineas_core.metrics import clip
 from lineas_core.models import as_image_model, as_language_model
+from lineas_core.studio.api import Api
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.page import build_page
 from lineas_core.studio.settings import Settings
@@ -33,6 +35,12 @@ from tests.studio_parts import ANN, BOB, SITE, add_map, finished, writer
 from tests.test_clip import save_small_clip
 
 __all__ = ["writer"]
+
+pytestmark = [
+    # Of Gradio's queue, when it sums up its latest calls.
+    pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
+    pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
+]
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WORDS = {"model.layers.1.post_attention_layernorm": 16}
@@ -96,9 +104,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 @pytest.fixture(scope="module")
 def app(studio: Studio) -> Iterator[str]:
     page = build_page(studio)
-    _, url, _ = page.launch(
-        prevent_thread_lock=True, quiet=True, ssr_mode=False, mcp_server=True
-    )
+    _, url, _ = page.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False, mcp_server=True)
     yield url.rstrip("/")
     page.close()
 
@@ -231,6 +237,19 @@ def test_a_mistake_gets_a_message_and_leaves_no_trace(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
+def test_a_public_space_loads_models_of_the_catalogue_only(
+    tmp_path: Path, painter: str, writer: str
+) -> None:
+    demo = Studio(Settings(home=tmp_path, demo=True), environment={})
+    try:
+        with pytest.raises(gr.Error, match="this Space has smollm2"):
+            Api(demo).picture(ANN, ["ab"], [], [], painter)
+        with pytest.raises(gr.Error, match="this Space has smollm2"):
+            Api(demo).complete(ANN, "ab", [], [], writer)
+    finally:
+        demo.close()
+
+
 def test_the_functions_are_tools_of_an_mcp_server(app: str) -> None:
     tools, key, maps, refused = asyncio.run(converse(app))
     assert {f"/{tool.name}" for tool in tools} == set(FUNCTIONS)
@@ -285,6 +304,8 @@ def test_the_example_of_the_docs_runs(
     names: dict[str, Any] = {}
     exec(example.replace("http://127.0.0.1:7860", app), names)
     assert names["job"]["status"] == "done"
-    assert [Image.open(f"picture-{n}.png").size for n in (0, 1)] == [(64, 64)] * 2
+    for number in range(2):
+        with Image.open(f"picture-{number}.png") as picture:
+            assert picture.size == (64, 64)
     assert names["text"].strip()
     assert "done: step 20 of 20" in capsys.readouterr().out

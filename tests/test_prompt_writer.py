@@ -15,17 +15,11 @@ import lineas_core as lc
 from lineas_core.cli_prompts import register
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models.continuer import Continuer
-from lineas_core.prompt_flaws import caption_flaw, sentence_flaw
+from lineas_core.prompt_flaws import sentence_flaw
 from lineas_core.prompt_marks import first_like, line_marks
 from lineas_core.prompt_sheet import Draft
 from lineas_core.prompt_writer import write_image_prompts, write_text_prompts
 from lineas_core.subjects import SUBJECTS
-
-STARTS = [" A", " The old", " Every morning", " I", " Two", " At the end of", " We", " My"]
-
-
-def never() -> bool:
-    return False
 
 
 @pytest.fixture(scope="module")
@@ -39,35 +33,6 @@ def roomy(small_models, tmp_path_factory) -> lc.LanguageModel:
     return lc.load_model(str(folder), device="cpu")
 
 
-def test_losses_are_those_of_the_whole_text_read_at_once(roomy) -> None:
-    leads = ("Sentences about bees:\n-", "Other:\n-")
-    here, there = (Continuer(roomy, lead) for lead in leads)
-    lines = here.write(STARTS, range(8), never)
-    assert here.losses(lines) == pytest.approx([line.loss for line in lines], abs=1e-4)
-    for writer, lead in zip((here, there), leads, strict=True):
-        expected = []
-        for line in lines:
-            before = [*roomy.tokenizer(lead)["input_ids"], *line.ids[0]]
-            whole = torch.tensor([before + list(line.ids[1])])
-            predicted = roomy.module(whole).logits[0, len(before) - 1 : -1]
-            expected.append(
-                float(torch.nn.functional.cross_entropy(predicted, whole[0, len(before) :]))
-            )
-        assert writer.losses(lines) == pytest.approx(expected, abs=1e-4)
-
-
-def test_a_line_depends_on_its_start_and_seed_alone(roomy) -> None:
-    writer = Continuer(roomy, "Sentences:\n-")
-    together = writer.write(STARTS, range(8), never)
-    assert len({len(line.ids[1]) for line in together}) > 1, "lines end at different times"
-    for i, line in list(enumerate(together))[::3]:
-        (alone,) = writer.write([STARTS[i]], [i], never)
-        assert alone.ids == line.ids
-        assert alone.loss == pytest.approx(line.loss, abs=1e-4)
-    (other,) = writer.write([STARTS[0]], [99], never)
-    assert other.ids != together[0].ids
-
-
 def test_a_random_model_falls_short_and_says_so(roomy) -> None:
     drafts = list(write_text_prompts(roomy, "bees", count=1, seed=3))
     last = drafts[-1]
@@ -77,14 +42,6 @@ def test_a_random_model_falls_short_and_says_so(roomy) -> None:
     assert f"among {last.tried} written" in last.message
     with pytest.raises(PromptError, match="give 4 or more"):
         last.to_prompt_set("bees", "Bees")
-
-
-def test_the_same_seed_writes_the_same(roomy) -> None:
-    first, second = (
-        Continuer(roomy, "Sentences:\n-").write(STARTS, range(seed, seed + 8), never)
-        for seed in (5, 5)
-    )
-    assert first == second
 
 
 @pytest.mark.parametrize("calls", [0, 1, 40])
@@ -117,48 +74,31 @@ def test_wrong_arguments(roomy, tiny, write) -> None:
         next(write(tiny, "bees"))
 
 
-@pytest.mark.parametrize(
-    ("text", "flaw"),
-    [
-        ("The baker weighed the flour twice before adding yeast.", ""),
-        ("It was Dr. Smith's first day at the clinic.", ""),
-        ("He came late.", "length"),
-        ("word " * 31 + ".", "length"),
-        ("Here is a sentence that you asked for.", "about the task"),
-        ('She said "hello" to the old man.', "odd"),
-        ("1. The cat sat on the mat.", "odd"),
-        ("The cat cat sat on the mat.", "odd"),
-        ("- The cat sat on the mat.", "odd"),
-        ("The cat sat on the", "unfinished"),
-        ("the cat sat on the mat.", "unfinished"),
-        ("The volcano erupts after the volcanic storm.", "repeats itself"),
-    ],
-)
-def test_flaws_of_sentences(text: str, flaw: str) -> None:
-    assert sentence_flaw(text) == flaw
+def test_a_way_of_speaking_is_only_written_about(roomy) -> None:
+    def message(concept: str) -> str:
+        return list(write_text_prompts(roomy, concept, should_stop=lambda: True))[-1].message
+
+    assert "A pirate accent is a way of speaking" in message("a pirate accent")
+    assert "formal English is" not in message("pirates of English harbours")
 
 
-@pytest.mark.parametrize(
-    ("text", "flaw"),
-    [
-        ("a lion in the snow", ""),
-        ("lion", "length"),
-        ("a lion next to the", "unfinished"),
-        ("a lion, a tiger", "odd"),
-        ("a caption of a lion", "about the task"),
-        ("a round window next to a window", "repeats itself"),
-    ],
-)
-def test_flaws_of_captions(text: str, flaw: str) -> None:
-    assert caption_flaw(text) == flaw
+def test_a_concept_is_not_among_its_own_lessons(roomy, monkeypatch) -> None:
+    leads = []
 
+    class Listening(Continuer):
+        def __init__(self, model, lead: str) -> None:
+            leads.append(lead)
+            super().__init__(model, lead)
 
-def test_a_draft_becomes_a_set() -> None:
-    lines = tuple("abcd"), tuple("efgh")
-    prompts = Draft("Football", *lines).to_prompt_set("mine", "Mine")
-    assert (prompts.source, prompts.target) == ([*"abcd"], [*"efgh"])
-    assert (prompts.concept, prompts.modality) == ("football", "text")
-    assert Draft("Football", *lines).to_prompt_set("m", "M", "image").concept == "Football"
+    monkeypatch.setattr("lineas_core.prompt_writer.Continuer", Listening)
+    for concept in ("trains", "Honey", "old books"):
+        leads.clear()
+        list(write_text_prompts(roomy, concept, should_stop=lambda: True))
+        words, target, source = leads
+        named = concept.lower().split()[-1].removesuffix("s")
+        for lead in (words, target):
+            assert named not in lead.lower().replace(f"about {concept.lower()}", "")
+        assert target.replace(concept, "everyday life") == source
 
 
 @pytest.mark.embedded
@@ -169,8 +109,8 @@ def test_the_embedded_model_writes_about_a_concept(smollm2) -> None:
     assert not last.message
     assert len(last.source) == len(last.target) == 8
     for before, after in pairwise(drafts):
-        assert after.source[: len(before.source)] == before.source
-        assert after.target[: len(before.target)] == before.target
+        assert len(before.source) <= len(after.source)
+        assert len(before.target) <= len(after.target)
     assert line_marks(last.source, last.target) == []
     assert all(sentence_flaw(text) == "" for text in last.source + last.target)
     assert not any(re.search("chess", text, re.IGNORECASE) for text in last.source)

@@ -3,25 +3,50 @@
 Each takes the visitor's key, as the page does, and gives JSON.
 """
 
-from __future__ import annotations
-
+# Types are no strings here: Gradio shows a return type only as it stands in the signature.
 import base64
+import functools
+import inspect
 import io
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import gradio as gr
 from PIL import Image
+from pydantic import ValidationError, validate_call
 
 from lineas_core.errors import ConfigError
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.callbacks import Studio, with_messages
-from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.mix import Mix
+from lineas_core.studio.pictures import Pictures, checked_prompts
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.store import JobRow, MapRow
 from lineas_core.studio.texts import Texts, checked_length
 from lineas_core.studio.training_work import TrainingWork
 from lineas_core.studio.visitors import new_key, owner_of
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """With arguments of the types it names, or a message that names the one that is not."""
+    validated = validate_call(function)
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return validated(*args, **kwargs)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place, *inside = first["loc"]
+            name = ".".join(map(str, [names[place] if isinstance(place, int) else place, *inside]))
+            raise ConfigError(f"{name} is {first['input']!r}: {first['msg']}.") from error
+
+    return call
 
 
 class Api:
@@ -35,6 +60,7 @@ class Api:
         self._studio = studio
 
     @with_messages
+    @checked
     def new_visitor(self) -> str:
         """A new visitor's key. Maps and jobs belong to whoever knows the key they were made with.
 
@@ -44,6 +70,7 @@ class Api:
         return new_key()
 
     @with_messages
+    @checked
     def list_maps(self, visitor: str, search: str = "") -> list[dict[str, Any]]:
         """The visitor's maps and those that ship with the app.
 
@@ -57,6 +84,7 @@ class Api:
         return [_map(row) for row in self._studio.library.maps(owner_of(visitor), search=search)]
 
     @with_messages
+    @checked
     def list_prompt_sets(self, visitor: str, modality: str = "text") -> list[dict[str, str]]:
         """The prompt sets that a map can be trained on.
 
@@ -71,6 +99,7 @@ class Api:
         return [{"id": chosen, "title": title} for title, chosen in choices]
 
     @with_messages
+    @checked
     def train(
         self,
         visitor: str,
@@ -112,6 +141,7 @@ class Api:
         return _job(TrainingWork(self._studio).queue(owner, model, prompts, changes))
 
     @with_messages
+    @checked
     def job(self, visitor: str, job_id: str) -> dict[str, Any]:
         """A training job as it is now.
 
@@ -126,6 +156,7 @@ class Api:
         return _job(found) if found else {}
 
     @with_messages
+    @checked
     def cancel(self, visitor: str, job_id: str) -> bool:
         """Stop a training job within a step; what it has learned is kept.
 
@@ -139,6 +170,7 @@ class Api:
         return self._studio.jobs.cancel(job_id, owner_of(visitor))
 
     @with_messages
+    @checked
     def complete(
         self,
         visitor: str,
@@ -163,11 +195,11 @@ class Api:
         Returns:
             The continuation.
         """
-        rack = _rack(maps, strengths)
-        mix = self._studio.mix(owner_of(visitor), rack, model)
+        mix = self._mix(visitor, maps, strengths, model)
         return Texts(self._studio).once(mix, model, prompt, seed, checked_length(prompt, tokens))
 
     @with_messages
+    @checked
     def picture(
         self,
         visitor: str,
@@ -191,14 +223,23 @@ class Api:
             images (PNG as data addresses), clip (concept -> CLIPScore of each), kept (IMGScore of
             each) and scorer.
         """
-        mix = self._studio.mix(owner_of(visitor), _rack(maps, strengths), model)
-        found = Pictures(self._studio).make(mix, model, prompts, seed)
+        mix = self._mix(visitor, maps, strengths, model)
+        found = Pictures(self._studio).make(mix, model, checked_prompts(prompts), seed)
         return {
             "images": [_address(image) for image in found.after],
             "clip": found.clip,
             "kept": found.kept,
             "scorer": found.scorer,
         }
+
+    def _mix(self, visitor: str, maps: list[str], strengths: list[float], model: str) -> Mix:
+        mix = self._studio.mix(owner_of(visitor), _rack(maps, strengths), model)
+        found = {row.id for row in mix.rows}
+        if missing := [name for name in maps if name not in found]:
+            raise ConfigError(
+                f"There is no map {missing[0]!r} of {model} here; list_maps tells which there are."
+            )
+        return mix
 
 
 def add_api(studio: Studio) -> None:

@@ -117,6 +117,10 @@ class Studio:
         kind = "language" if modality == "text" else "diffusion"
         return [entry for entry in catalog().values() if entry.kind == kind]
 
+    def load(self, model: str) -> None:
+        """Have the model in memory: what a process with a lent GPU loads is gone with it."""
+        self.shelf.get(model)
+
     def on_gpu(self, function: Callable[P, R]) -> Callable[P, R]:
         """The function as it must be called for its GPU work; see `gpu.py`."""
         return on_gpu(function, self.environment)
@@ -134,6 +138,7 @@ class Studio:
         if len(mix.maps) < 2:
             return {}
         with self.turns.sliders():
+            self.load(model)
             found = self._effects(mix, model, prompts)
         return {row.id: effect.share for row, effect in zip(mix.rows, found, strict=True)}
 

@@ -42,6 +42,8 @@ def build_page(studio: Studio) -> gr.Blocks:
     """Lay out the page and wire it to `studio`."""
     with gr.Blocks(title="LinEAS Studio", analytics_enabled=False) as page:
         key = gr.BrowserState("", storage_key="lineas-visitor", secret=studio.store.secret())
+        # First: names of functions belong to who comes first, and the page has its own `cancel`.
+        add_api(studio)
         job = gr.State("")
         gr.HTML(HEAD, apply_default_css=False)
         with gr.Row(equal_height=False):
@@ -64,7 +66,6 @@ def build_page(studio: Studio) -> gr.Blocks:
                     scene = [images.prompts, images.seed, texts.prompts, texts.seed, tokens]
                     build_library_tab(studio, key, rack, library_tab, Fields(screen, scene))
         _wire_opening(page, Opening(studio), key, job, rack, tabs, images, texts, train)
-        add_api(studio)
     page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=studio.settings.concurrency)
     return page
 

@@ -90,6 +90,7 @@ class Pictures:
     def make(self, mix: Mix, model: str, prompts: list[str], seed: int) -> Look:
         """The pictures and their scores; a scorer that cannot be loaded leaves them unscored."""
         with self._studio.turns.sliders():
+            self._studio.load(model)
             return self._look(mix, model, prompts, seed)
 
     def _look_here(self, mix: Mix, model: str, prompts: list[str], seed: int) -> Look:
@@ -138,6 +139,7 @@ class Pictures:
         owner = owner_of(key)
         with self._studio.turns.sliders():
             maps = {row.id: self._studio.library.map(row.id, owner) for row in mix.rows}
+            self._studio.load(recipe.model)
             grid, scores = self._grid(recipe, maps, mix.rows[0].concept)
         folder = Path(tempfile.mkdtemp(dir=self._studio.downloads.name))
         picture, sidecar, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
@@ -179,6 +181,19 @@ def recipe_of(mix: Mix, model: str, prompts: Sequence[str], seed: int, sweep: in
         ),
         down=CROSSED if sweep == 2 else (),
     )
+
+
+def checked_prompts(prompts: list[str]) -> list[str]:
+    """The prompts.
+
+    Raises:
+        PromptError: there is none, or there are too many.
+    """
+    if not prompts:
+        raise PromptError("There is no prompt; write one on a line, or press Surprise me.")
+    if len(prompts) > MOST_PROMPTS:
+        raise PromptError(f"{len(prompts)} prompts; {MOST_PROMPTS} at most are pictured at once.")
+    return prompts
 
 
 def lines_of(prompts: str) -> list[str]:

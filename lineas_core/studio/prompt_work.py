@@ -123,6 +123,7 @@ class PromptWork:
             raise PromptError("Say in a few words what the prompts are to be about.")
         yield gr.skip(), '<p class="ls-hint" role="status">Loading the language model…</p>', concept
         with self._studio.turns.sliders():
+            self._studio.load(writer)
             for draft in self._drafts(writer, modality, concept, int(seed)):
                 state = draft.message or "Done." if draft.done else "Writing…"
                 table, marks = self._shown(draft.source, draft.target, [state])
@@ -133,8 +134,9 @@ class PromptWork:
     ) -> Iterator[Draft]:
         model = as_language_model(self._studio.shelf.get(writer))
         if modality == "image":
-            return write_image_prompts(model, concept, subjects=SUBJECTS, seed=seed)
-        return write_text_prompts(model, concept, seed=seed)
+            yield from write_image_prompts(model, concept, subjects=SUBJECTS, seed=seed)
+        else:
+            yield from write_text_prompts(model, concept, seed=seed)
 
     @with_messages
     def save(

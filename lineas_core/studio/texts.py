@@ -48,6 +48,7 @@ class Texts:
         length = checked_length(prompt, tokens)
         titles = ("Unsteered", mix.titles or "No map is on")
         with self._studio.turns.sliders():
+            self._studio.load(model)
             for texts, readouts in self._pair(mix, model, prompt, int(seed), length):
                 yield render_texts.pair(
                     prompt, titles, texts, mix.concepts, writing=not readouts, readouts=readouts
@@ -81,17 +82,20 @@ class Texts:
         if not 1 <= count <= MOST_SAMPLES:
             raise ConfigError(f"samples is {count}; choose 1 to {MOST_SAMPLES}.")
         with self._studio.turns.sliders():
+            self._studio.load(model)
             return self._table(mix, model, prompt, range(seed, seed + count), tokens)
 
     def pair(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> Sequence[str]:
         """The unsteered and the steered completion, whole."""
         with self._studio.turns.sliders():
+            self._studio.load(model)
             *_, (texts, _) = self._pair(mix, model, prompt, seed, tokens)
         return texts
 
     def once(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> str:
         """One completion with the maps on."""
         with self._studio.turns.sliders():
+            self._studio.load(model)
             return self._once(mix, model, prompt, seed, tokens)
 
     def _pair_here(

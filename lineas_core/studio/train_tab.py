@@ -20,6 +20,8 @@ REMEMBER_JOB = """(seen) => {
     window.parent?.postMessage({ queryString: url.search.slice(1) }, "*");
 }"""
 
+TAKE_FILM = "() => { setTimeout(() => document.querySelector('#reel')?.click(), 50); }"
+
 
 @dataclass(frozen=True)
 class TrainTab:
@@ -132,8 +134,10 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                                   min_width=100)  # fmt: skip
             bar = gr.HTML(render_jobs.progress(None), elem_id="progress", min_height=44)
             live = gr.HTML(render_jobs.live(None, None), elem_id="live", min_height=260)
-            film = gr.DownloadButton("Film of the training", visible=False, size="sm",
-                                     elem_id="film")  # fmt: skip
+            film = gr.Button("Film of the training", visible=False, size="sm", elem_id="film")
+            # A download button gives what it has when it is clicked: this one is clicked when the
+            # film is made.
+            reel = gr.DownloadButton("Film", visible="hidden", elem_id="reel")
             health = gr.HTML(elem_id="health")
             recent = gr.HTML(elem_id="recent")
     shown = [seen, timer, bar, live, health, train, cancel, retry, film, recent, rack]
@@ -179,7 +183,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     retry.click(work.retry, [key, seen], shown, **quiet)
     timer.tick(work.poll, [key, seen], shown, trigger_mode="once", **quiet)
     seen.change(None, seen, None, js=REMEMBER_JOB)
-    film.click(work.film, [key, seen], film, **quiet)
+    film.click(work.film, [key, seen], reel, **quiet).success(None, None, None, js=TAKE_FILM)
     return TrainTab(shown, work, modality, chosen)
 
 

@@ -1,0 +1,112 @@
+"""The app as users start it, in a process and a folder of its own, while it is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from lineas_core.home import lineas_home
+
+ROOT = Path(__file__).resolve().parents[1]
+MOST_SECONDS_TO_START = 120.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running app.
+
+    Attributes:
+        url: of its page.
+        process: that serves it.
+        seconds: from the start of the process to the first answer.
+    """
+
+    url: str
+    process: psutil.Popen
+    seconds: float
+
+    @property
+    def mebibytes(self) -> float:
+        """Resident memory of the process and its children."""
+        family = [self.process, *self.process.children(recursive=True)]
+        return float(sum(member.memory_info().rss for member in family)) / 2**20
+
+
+@contextmanager
+def serving(**environment: str) -> Iterator[Server]:
+    """Start app.py on a free port and an empty LINEAS_HOME; stop it at the end.
+
+    Args:
+        environment: variables besides those of this process.
+
+    Raises:
+        RuntimeError: it ended, or did not answer in time; the message holds its log.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="lineas-benchmark-") as folder:
+        home, log = Path(folder), Path(folder) / "log"
+        converted = lineas_home() / "models"
+        if converted.is_dir():
+            (home / "models").symlink_to(converted)
+        variables = {"LINEAS_HOME": folder, "GRADIO_SERVER_PORT": str(port), **environment}
+        with log.open("wb") as file:
+            began = time.perf_counter()
+            process = psutil.Popen(
+                [sys.executable, "app.py"],
+                cwd=ROOT,
+                env={**os.environ, **variables},
+                stdout=file,
+                stderr=file,
+            )
+            try:
+                while not _answers(url):
+                    if process.poll() is not None or (
+                        time.perf_counter() - began > MOST_SECONDS_TO_START
+                    ):
+                        raise RuntimeError(f"app.py does not serve {url}:\n{log.read_text()}")
+                    time.sleep(0.01)
+                yield Server(url, process, time.perf_counter() - began)
+            finally:
+                process.terminate()
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+
+def show(figure: str, **values: object) -> None:
+    """Print a figure as one JSON line; numbers with three digits behind the point."""
+    rounded = {n: round(v, 3) if isinstance(v, float) else v for n, v in values.items()}
+    print(json.dumps({"figure": figure, **rounded}), flush=True)
+
+
+def spread(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, 95th percentile (the nearest rank) and how many there are."""
+    ordered = sorted(seconds)
+    rank = max(0, -(-95 * len(ordered) // 100) - 1)
+    return {"p50": statistics.median(ordered), "p95": ordered[rank], "count": len(ordered)}
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

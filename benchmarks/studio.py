@@ -1,0 +1,236 @@
+"""How fast the app answers: `python -m benchmarks.studio startup | slider | visitors`.
+
+One JSON object a line. Each command starts the app in a folder of its own, and stops it.
+
+startup: seconds from the start of app.py to the page's first answer, and how many of them are not
+the import of torch and gradio. slider: in Chromium, seconds from letting a strength slider go to
+the new picture on the page. visitors: see `benchmarks/visitors.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gradio_client import Client
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from benchmarks.serving import Server, serving, show, spread
+from benchmarks.visitors import measure_visitors
+from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.settings import Settings
+from lineas_core.studio.visitors import new_key
+
+IMPORTS = "import torch, gradio"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+         "--disable-background-networking", "--disable-component-update"]  # fmt: skip
+PROMPT, MAP = "a cat", "emoji-pixel-art"
+SLIDER = f'#rack [data-id="{MAP}"] input[type=range]'
+# Model and prompt set of the other visitor's map.
+TRAINED = {
+    "a text map": ("smollm2", "football"),
+    "an image map": ("emoji-onestep", "emoji-watercolor"),
+}
+SECONDS_FOR_AN_ANSWER = 60_000
+
+# Notes when a strength was let go, and when the picture at that strength was first painted.
+WATCH = """
+window.benchmark = { released: {}, painted: {} };
+document.addEventListener("change", (event) => {
+  if (event.target.type === "range") {
+    window.benchmark.released[Number(event.target.value).toFixed(2)] ??= performance.now();
+  }
+}, true);
+addEventListener("DOMContentLoaded", () => new MutationObserver(async () => {
+  const figure = document.querySelector("#pictures .ls-picture");
+  const strength = figure?.dataset.mix.match(/ (-?[0-9.]+)$/)?.[1];
+  if (!strength || strength in window.benchmark.painted) return;
+  window.benchmark.painted[strength] = 0;
+  await figure.querySelector("img").decode();
+  requestAnimationFrame(() => { window.benchmark.painted[strength] = performance.now(); });
+}).observe(document.body, { childList: true, subtree: true }));
+"""
+PAINTED = "(strength) => window.benchmark.painted[strength]"
+FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+
+
+def measure_startup(runs: int) -> None:
+    """The page's first answer against the imports that it cannot do without, in turns."""
+    pages, imports = [], []
+    for _ in range(runs):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", IMPORTS], check=True)
+        imports.append(time.perf_counter() - began)
+        with serving() as server:
+            pages.append(server.seconds)
+    page, imported = statistics.median(pages), statistics.median(imports)
+    show("startup", seconds=page, imports=imported, added=page - imported, target=2.0, runs=runs)
+
+
+def measure_slider(count: int) -> None:
+    """Alone, while another visitor's map trains, and from a fresh page's first paint."""
+    with serving() as server, _chromium() as browser:
+        other = Client(server.url, verbose=False, download_files=False)
+        visitor = other.predict(api_name="/new_visitor")
+        other.predict(visitor, [PROMPT], [MAP], [0.5], api_name="/picture")
+        other.predict(visitor, PROMPT, [], [], "smollm2", 0, 1, api_name="/complete")
+        first = _first_picture(browser, server)
+        show("first paint to a changed picture", seconds=first, target=10.0)
+        page = _opened(browser, server)
+        inside = _callback_seconds(count)
+        alone = _releases(page, count, seed=0)
+        outside = 1 - statistics.median(inside) / statistics.median(alone)
+        show(
+            "slider to new picture",
+            **spread(alone),
+            target=0.4,
+            callback_p50=statistics.median(inside),
+            share_outside_callback=outside,
+        )
+        for seed, (kind, (model, prompts)) in enumerate(TRAINED.items(), start=1):
+            with _training(other, visitor, model, prompts):
+                found = _releases(page, count, seed)
+            show(f"slider to new picture while {kind} trains", **spread(found), target=1.5)
+
+
+@contextmanager
+def _chromium() -> Iterator[Browser]:
+    path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
+    if path is None:
+        raise RuntimeError("No Chromium is installed. Try: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def _opened(browser: Browser, server: Server) -> Page:
+    """A page with one prompt, whose first picture is there."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(SECONDS_FOR_AN_ANSWER)
+    page.add_init_script(WATCH)
+    page.goto(server.url)
+    page.locator("#pictures img").first.wait_for()
+    page.keyboard.press("Escape")
+    page.locator("#image-prompts textarea").fill(PROMPT)
+    page.locator("#show").click()
+    page.wait_for_function("document.querySelectorAll('#pictures img').length === 1")
+    return page
+
+
+def _first_picture(browser: Browser, server: Server) -> float:
+    """Seconds from a fresh page's first paint until the slider has changed the picture."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(SECONDS_FOR_AN_ANSWER)
+    page.add_init_script(WATCH)
+    page.goto(server.url)
+    picture = page.locator("#pictures img").first
+    before = picture.get_attribute("src")
+    page.keyboard.press("Escape")
+    strength = _drag(page, 0.3)
+    page.wait_for_function(PAINTED, arg=strength)
+    assert picture.get_attribute("src") != before
+    seconds = (page.evaluate(PAINTED, strength) - page.evaluate(FIRST_PAINT)) / 1000
+    page.close()
+    return float(seconds)
+
+
+def _releases(page: Page, count: int, seed: int) -> list[float]:
+    """Seconds from letting the slider go to the picture, for each of `count` strengths."""
+    places = [n / 100 for n in range(5, 96)]
+    found: list[float] = []
+    for place in random.Random(seed).sample(places, min(count, len(places))):
+        page.evaluate("window.benchmark.released = {}; window.benchmark.painted = {}")
+        strength = _drag(page, place)
+        page.wait_for_function(PAINTED, arg=strength)
+        released, painted = page.evaluate(
+            "(s) => [window.benchmark.released[s], window.benchmark.painted[s]]", strength
+        )
+        # One that was painted while the slider moved, at a strength where it then stopped.
+        found.append(max(0.0, painted - released) / 1000)
+        page.wait_for_timeout(300)
+    return found
+
+
+def _drag(page: Page, place: float) -> str:
+    """Drag the slider to a share of its length as a hand does; the strength it was let go at."""
+    slider = page.locator(SLIDER)
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    assert box is not None
+    now = float(slider.input_value())
+    height = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 8 + now * (box["width"] - 16), height)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 8 + place * (box["width"] - 16), height, steps=8)
+    page.mouse.up()
+    return f"{float(slider.input_value()):.2f}"
+
+
+@contextmanager
+def _training(client: Client, visitor: str, model: str, prompts: str) -> Iterator[None]:
+    """Within the block a map of another visitor trains."""
+
+    def news() -> dict[str, Any]:
+        found: dict[str, Any] = client.predict(visitor, job["id"], api_name="/job")
+        return found
+
+    job = client.predict(visitor, model, prompts, steps=2000, api_name="/train")
+    while not news()["step"]:
+        time.sleep(0.2)
+    yield
+    if (end := news())["status"] != "running":
+        raise RuntimeError(f"The map did not train all the time: {end}")
+    client.predict(visitor, job["id"], api_name="/cancel")
+    while news()["status"] == "running":
+        time.sleep(0.2)
+
+
+def _callback_seconds(count: int) -> list[float]:
+    """Of the callback alone, in this process, for strengths never shown."""
+    with tempfile.TemporaryDirectory() as folder:
+        studio = Studio(Settings(home=Path(folder)), environment={})
+        pictures, key, times = Pictures(studio), new_key(), []
+        for n in range(count + 3):
+            rack = {"state": {"rows": [{"id": MAP, "strength": 0.1 + 0.8 * n / count}]}}
+            began = time.perf_counter()
+            pictures.look(key, "emoji-onestep", rack, PROMPT, 0)
+            times.append(time.perf_counter() - began)
+        studio.close()
+    return times[3:]
+
+
+def main() -> None:
+    """Measure what was asked for, and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studio")
+    figures = parser.add_subparsers(dest="figure", required=True)
+    startup = figures.add_parser("startup")
+    startup.add_argument("--runs", type=int, default=3)
+    slider = figures.add_parser("slider")
+    slider.add_argument("--count", type=int, default=60, help="releases for each figure")
+    visitors = figures.add_parser("visitors")
+    visitors.add_argument("--seconds", type=float, default=300)
+    visitors.add_argument("--visitors", type=int, default=20)
+    asked = parser.parse_args()
+    if asked.figure == "startup":
+        measure_startup(asked.runs)
+    elif asked.figure == "slider":
+        measure_slider(asked.count)
+    elif not measure_visitors(asked.visitors, asked.seconds):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
