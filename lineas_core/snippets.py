@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lineas_core.errors import ConfigError
-
-LARGEST_SEED = 2**63 - 1
+from lineas_core.models.batches import LARGEST_SEED
 
 
 @dataclass(frozen=True)

@@ -166,9 +166,11 @@ def test_what_was_seen_is_not_run_again(scorer: lc.ClipScorer) -> None:
 
 
 def test_the_least_recent_embedding_is_forgotten(
-    scorer: lc.ClipScorer, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(clip, "_loaded", {})
     monkeypatch.setattr(clip, "CACHED_EMBEDDINGS", 3)
+    scorer = lc.load_scorer(str(folder), device="cpu")
     seen = count_calls(scorer)
     a, b, c, d = pictures(4)
     rows = scorer.image_embeddings([a, b, c])

@@ -175,3 +175,20 @@ def test_surprises_go_through_all_subjects_before_they_repeat(studio: Studio) ->
         shown = pictures.surprise(shown)
         seen += shown.splitlines()
     assert sorted(seen) == sorted(SUBJECTS)
+
+
+def test_of_each_kind_one_model_stays_in_memory(
+    studio: Studio, painter: str, writer: str, small_models: dict[str, Path]
+) -> None:
+    first = studio.shelf.get(writer)
+    studio.shelf.get(painter)
+    assert studio.shelf.get(writer) is first
+    other = str(small_models["gpt2"])
+    studio.shelf.get(other)
+    assert [studio.shelf.has(name) for name in (writer, painter, other)] == [False, True, True]
+
+
+def test_seeds_out_of_range_are_messages(studio: Studio, painter: str) -> None:
+    for seed in (-1, 2**63):
+        with pytest.raises(gr.Error, match=f"seed is {seed}; choose 0 to"):
+            Pictures(studio).look(ANN, painter, rack(), "ab", seed)

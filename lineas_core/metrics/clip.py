@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from torch.nn.functional import normalize
 
 from lineas_core.devices import choose_device
 from lineas_core.errors import ConfigError, ModelError
+from lineas_core.recent import Recent
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 DEFAULT_SCORER = "clip-emoji"
@@ -78,8 +78,8 @@ class ClipScorer:
         self.preprocess = preprocess
         self.tokenizer = tokenizer
         self._device = next(model.parameters()).device
-        self._images = _Recent()
-        self._texts = _Recent()
+        self._images: Recent[Tensor] = Recent(CACHED_EMBEDDINGS)
+        self._texts: Recent[Tensor] = Recent(CACHED_EMBEDDINGS)
         self._lock = threading.Lock()
 
     def image_embeddings(self, images: Sequence[Image.Image]) -> Float[Tensor, "n d"]:
@@ -123,7 +123,7 @@ class ClipScorer:
         self,
         items: Sequence[Item],
         keys: Sequence[Hashable],
-        recent: _Recent,
+        recent: Recent[Tensor],
         encode: Callable[[list[Item]], Tensor],
     ) -> Tensor:
         """A row for every item; the model runs once for each key not seen lately."""
@@ -142,24 +142,6 @@ class ClipScorer:
                     rows[key] = row.clone()
                     recent.put(key, rows[key])
         return torch.stack([rows[key] for key in keys])
-
-
-class _Recent:
-    """The embeddings used last, CACHED_EMBEDDINGS at most."""
-
-    def __init__(self) -> None:
-        self._rows: OrderedDict[Hashable, Tensor] = OrderedDict()
-
-    def get(self, key: Hashable) -> Tensor | None:
-        if key not in self._rows:
-            return None
-        self._rows.move_to_end(key)
-        return self._rows[key]
-
-    def put(self, key: Hashable, row: Tensor) -> None:
-        self._rows[key] = row
-        if len(self._rows) > CACHED_EMBEDDINGS:
-            self._rows.popitem(last=False)
 
 
 def clip_score(

@@ -13,6 +13,7 @@ from lineas_core.maps import SteeringMap, Strength
 from lineas_core.steering import Steering
 
 Item = TypeVar("Item")
+LARGEST_SEED = 2**63 - 1
 
 
 class Cells(NamedTuple):
@@ -53,13 +54,15 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
     """One seed for each of `count` prompts.
 
     Raises:
-        ConfigError: there are several, and not `count`.
+        ConfigError: there are several, and not `count`; or one is out of range.
     """
-    if isinstance(seed, int):
-        return [seed] * count
-    if len(seed) != count:
-        raise ConfigError(f"{len(seed)} seeds for {count} prompts; give one, or one for each.")
-    return list(seed)
+    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise ConfigError(f"{len(seeds)} seeds for {count} prompts; give one, or one for each.")
+    for number in seeds:
+        if not 0 <= number <= LARGEST_SEED:
+            raise ConfigError(f"seed is {number}; choose 0 to {LARGEST_SEED}.")
+    return seeds
 
 
 def rows_of(maps: Steering, part: slice, count: int) -> list[tuple[SteeringMap, Strength]]:

@@ -19,6 +19,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.metrics.clip import clip_score, img_score
 from lineas_core.models import as_image_model
 from lineas_core.models.diffusion import ImageGrid
+from lineas_core.recent import Recent
 from lineas_core.studio import charts, render
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.mix import Mix
@@ -30,6 +31,7 @@ STRENGTHS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
 CROSSED = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_PROMPTS = 8
 SURPRISES = 4
+UNTOUCHED = 64
 # Answers under this come while a slider still moves.
 LIVE_SECONDS = 0.4
 ORDER = random.Random(0).sample(SUBJECTS, len(SUBJECTS))
@@ -65,6 +67,8 @@ class Pictures:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        # A slider moves over the same prompts: their untouched pictures are half of the work.
+        self._untouched: Recent[list[Image.Image]] = Recent(UNTOUCHED)
         self._look, self._grid = studio.on_gpu(self._look_here), studio.on_gpu(self._grid_here)
 
     @with_messages
@@ -95,13 +99,11 @@ class Pictures:
 
     def _look_here(self, mix: Mix, model: str, prompts: list[str], seed: int) -> Look:
         loaded = as_image_model(self._studio.shelf.get(model))
-        if mix.maps:
-            # One batch: strength 0 is the untouched model, bit for bit.
-            maps = [(smap, _pairs(strength, len(prompts))) for smap, strength in mix.steer]
-            images = loaded.generate([*prompts, *prompts], maps, seed=seed)
-            before, after = images[: len(prompts)], images[len(prompts) :]
-        else:
-            before = after = loaded.generate(prompts, seed=seed)
+        before = self._untouched.get((model, seed, *prompts))
+        if before is None:
+            before = loaded.generate(prompts, seed=seed)
+            self._untouched.put((model, seed, *prompts), before)
+        after = loaded.generate(prompts, mix.steer, seed=seed) if mix.maps else before
         try:
             clip = {text: list(clip_score(after, text)) for text in mix.concepts}
             found = img_score(after, before)
@@ -215,12 +217,6 @@ def _scores(grid: ImageGrid, concept: str, *, crossed: bool) -> GridScores | Non
         return score_grid(grid, concept, crossed=crossed)
     except LineasError:
         return None
-
-
-def _pairs(strength: float, count: int) -> Any:
-    import torch
-
-    return torch.tensor([0.0] * count + [strength] * count)
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

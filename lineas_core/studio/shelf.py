@@ -57,14 +57,14 @@ class Shelf:
             return model
         with self._loading:
             if name not in self._models:
-                kept = {n: m for n, m in self._models.items() if kind_of(n) != kind_of(name)}
-                # The old one goes first: two do not always fit.
-                self._models = kept
-                self._models = {**kept, name: self._load(name, self._home)}
+                entry = catalog().get(name)
+                if entry is not None:
+                    # The old one goes first: two do not always fit.
+                    self._drop("text" if entry.kind == "language" else "image")
+                model = self._load(name, self._home)
+                self._drop(model.modality)
+                self._models = {**self._models, name: model}
             return self._models[name]
 
-
-def kind_of(model: str) -> str:
-    """language or diffusion; a model outside the catalogue is a kind of its own."""
-    entry = catalog().get(model)
-    return entry.kind if entry else model
+    def _drop(self, modality: str) -> None:
+        self._models = {n: m for n, m in self._models.items() if m.modality != modality}
