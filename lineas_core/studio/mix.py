@@ -39,8 +39,10 @@ class Mix:
     @property
     def titles(self) -> str:
         """In words, as "Watercolor 0.80 + Neon 0.30"."""
-        named = zip(self.rows, self.strengths, strict=True)
-        return " + ".join(f"{row.title} {strength:.2f}" for row, strength in named)
+        return " + ".join(
+            f"{row.title}{' inverse' if inverse else ''} {strength:.2f}"
+            for row, strength, inverse in zip(self.rows, self.strengths, self.inverses, strict=True)
+        )
 
 
 def mix_of(rack: RackState, library: Library, owner: str, model: str) -> Mix:

@@ -182,7 +182,7 @@ class PromptWork:
         rows = max(len(source), len(target), 1)
         marks: dict[int, list[str]] = {}
         for mark in line_marks(source, target):
-            marks.setdefault(mark.line, []).append(f"{mark.side} {mark.message}")
+            marks.setdefault(mark.line, []).append(f"{mark.side}: {mark.message}")
         table = [
             [
                 source[n] if n < len(source) else "",

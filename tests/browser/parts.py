@@ -1,0 +1,195 @@
+"""What every browser test needs: the app as a process, and hands for its page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from lineas_core.home import lineas_home
+
+# Machines may be slow.
+SECONDS = 120
+expect.set_options(timeout=SECONDS * 1000)
+
+ROOT = Path(__file__).resolve().parents[2]
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+# Inside Gradio's own table, where no attribute of ours goes: a column that cannot be edited is
+# marked by an aria-label on a div without a role (aria-prohibited-attr).
+EXCLUDED = [['#prompt-table [aria-label="Static column"]']]
+TABS = ("Images", "Text", "Train", "Understand", "Library")
+
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.embedded,
+    pytest.mark.skipif(
+        CHROMIUM is None and not os.environ.get("CI"),
+        reason="no Chromium: install it with `apt-get install chromium`",
+    ),
+]
+
+
+class Server:
+    """The app as users start it, with a home of its own and the model that is converted already.
+
+    Args:
+        folder: that its home and its log are put in.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.home, self._log = folder / "home", folder / "log"
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, and wait until the page answers."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        converted, link = lineas_home() / "models", self.home / "models"
+        if converted.is_dir() and not link.exists():
+            link.symlink_to(converted)
+        # As many threads as in tests: sums in another order are other maps.
+        environment = {
+            **os.environ,
+            "LINEAS_HOME": str(self.home),
+            "GRADIO_SERVER_PORT": str(self._port),
+            "OMP_NUM_THREADS": "2",
+        }
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
+            )
+        wait_for(self._answers)
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it."""
+        assert self._process
+        self._process.send_signal(how)
+        self._process.wait(timeout=SECONDS)
+
+    def wipe(self) -> None:
+        """Remove all that it keeps, but for the model that it converted."""
+        shutil.rmtree(self.home)
+
+    def log(self) -> str:
+        """What it has written."""
+        return self._log.read_text(errors="replace")
+
+    def _answers(self) -> bool:
+        assert self._process
+        assert self._process.poll() is None, self.log()
+        try:
+            urllib.request.urlopen(self.url, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
+
+class Visitor:
+    """A person with a browser: pages whose errors are noted.
+
+    Args:
+        context: their browser.
+        url: of the app.
+        tour: whether they have not seen the tour yet.
+    """
+
+    def __init__(self, context: BrowserContext, url: str, *, tour: bool = False) -> None:
+        self.context, self.url, self.errors = context, url, list[str]()
+        if not tour:
+            context.add_init_script("localStorage.setItem('lineas-tour-seen', '1')")
+        context.set_default_timeout(SECONDS * 1000)
+
+    def open(self, address: str = "") -> Page:
+        """A new page at `address`, when the rack is there and the first pictures are."""
+        page = self.context.new_page()
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on(
+            "console",
+            lambda message: self.errors.append(message.text) if message.type == "error" else None,
+        )
+        page.goto(self.url + "/" + address)
+        expect(page.locator(".rack-row").first).to_be_visible()
+        expect(page.locator("#pictures img").first).to_be_attached()
+        return page
+
+
+def wait_for(found: Any, seconds: float = SECONDS) -> Any:
+    """What `found()` gives, as soon as that is something."""
+    end = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.1)
+    return value
+
+
+def go_to(page: Page, tab: str) -> None:
+    """Open a tab."""
+    page.get_by_role("tab", name=tab).click()
+
+
+def unfold(page: Page, accordion: str) -> None:
+    """Open the accordion of that id."""
+    page.locator(f"#{accordion} > button").click()
+
+
+def sources(images: Locator) -> list[str]:
+    """The pictures themselves, as the page holds them."""
+    found: list[str] = images.evaluate_all("images => images.map(image => image.src)")
+    return found
+
+
+def pictures_of(page: Page, mix: str) -> list[str]:
+    """The pictures on the image tab, as soon as they are those of that mix."""
+    expect(page.locator(f'#pictures [data-mix="{mix}"] img')).to_have_count(4)
+    return sources(page.locator("#pictures img"))
+
+
+def row_of(page: Page, title: str) -> Locator:
+    """A map's row in the rack."""
+    return page.locator(".rack-row").filter(has=page.get_by_text(title, exact=True))
+
+
+def switch(page: Page, title: str) -> Locator:
+    """A map's switch."""
+    return row_of(page, title).get_by_role("switch")
+
+
+def slider(page: Page, title: str) -> Locator:
+    """A map's slider."""
+    return row_of(page, title).get_by_role("slider")
+
+
+def on_rack(page: Page) -> list[str]:
+    """Titles in the rack, first applied first."""
+    return page.locator(".rack-name span").all_inner_texts()
+
+
+def serious(page: Page) -> list[str]:
+    """What axe-core finds that is serious or critical."""
+    # Nothing that fades in or out, such as a toast, may be taken for faint text.
+    page.mouse.move(0, 0)
+    found = Axe().run(page, context={"exclude": EXCLUDED}).response["violations"]
+    return [
+        f"{rule['id']} {node['target']}: {node['failureSummary']}"
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]

@@ -1,0 +1,283 @@
+"""The train tab: prompts in, training watched, left, found again, stopped, killed, and used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
+
+import lineas_core as lc
+from lineas_core.studio.training import checkpoint_of
+from lineas_core.training_state import TrainState
+from tests.browser.parts import (
+    MARKS,
+    Server,
+    Visitor,
+    go_to,
+    on_rack,
+    row_of,
+    serious,
+    slider,
+    sources,
+    unfold,
+    wait_for,
+)
+
+pytestmark = MARKS
+
+
+@pytest.fixture
+def train(page: Page) -> Page:
+    """A page on the train tab, with the first prompt set in the table."""
+    go_to(page, "Train")
+    expect(cell(page, 1, 0)).to_have_text("a tiger")
+    return page
+
+
+def cell(page: Page, line: int, column: int) -> Locator:
+    """A cell of the table of prompts; lines are counted from 1, as the table shows them."""
+    return page.get_by_test_id(f"cell-{line - 1}-{column}")
+
+
+def write_into(page: Page, line: int, column: int, text: str) -> None:
+    cell(page, line, column).dblclick()
+    page.keyboard.press("Control+A")
+    page.keyboard.type(text)
+    page.keyboard.press("Enter")
+    # A chosen cell also holds the button of its menu.
+    expect(cell(page, line, column)).to_contain_text(text)
+
+
+def file(name: str, text: str) -> FilePayload:
+    return {"name": name, "mimeType": "text/plain", "buffer": text.encode()}
+
+
+def upload(page: Page, *files: FilePayload) -> None:
+    unfold(page, "uploads")
+    page.locator("#prompt-files input[type=file]").set_input_files(list(files))
+
+
+def choose_text(page: Page) -> None:
+    """Steer text, which puts the first set of text prompts into the table."""
+    page.get_by_role("radio", name="Text").check()
+    expect(page.locator("#set-concept textarea")).to_have_value("football")
+
+
+def start(page: Page, steps: int) -> None:
+    unfold(page, "settings")
+    page.get_by_label("Steps").fill(str(steps))
+    page.locator("#train").click()
+    expect(page.locator("#cancel")).to_be_enabled()
+
+
+def ended(page: Page, status: str) -> Locator:
+    """The line of a job that has ended so."""
+    line = page.locator(f"#progress [data-status={status}]")
+    expect(line).to_be_visible()
+    return line
+
+
+def test_a_set_is_chosen_a_cell_edited_and_a_duplicate_marked(train: Page) -> None:
+    counts = train.locator("#counts")
+    expect(counts).to_contain_text("32 / 32 source · 32 / 32 target")
+    train.get_by_label("Prompt set").click()
+    train.get_by_role("option", name="Emoji: watercolor").click()
+    expect(cell(train, 1, 1)).to_contain_text("watercolor")
+    expect(train.locator("#set-concept textarea")).to_have_value("watercolor")
+
+    other = cell(train, 3, 0).inner_text().strip()
+    expect(cell(train, 1, 2)).to_have_text("")
+    write_into(train, 1, 0, other)
+    expect(cell(train, 3, 2)).to_have_text(re.compile("source repeats source line 1;"))
+    expect(counts).to_contain_text("marked")
+    write_into(train, 1, 0, "a quiet volcano")
+    expect(cell(train, 3, 2)).to_have_text("")
+
+
+def test_a_csv_is_uploaded(train: Page) -> None:
+    lines = [f"a {thing},a {thing} in fog" for thing in ("fox", "boat", "tower", "lamp", "fox")]
+    upload(train, file("fog.csv", "\n".join(["source,target", *lines])))
+    expect(cell(train, 2, 1)).to_have_text("a boat in fog")
+    expect(train.locator("#counts")).to_contain_text("5 / 32 source · 5 / 32 target")
+    expect(cell(train, 5, 2)).to_have_text(re.compile("source repeats source line 1;"))
+
+
+def test_two_text_files_are_uploaded(train: Page) -> None:
+    upload(
+        train,
+        file("source.txt", "a fox\na boat\na tower\na lamp\n"),
+        file("target.txt", "a fox at night\na boat at night\na tower at night\na lamp at night\n"),
+    )
+    expect(cell(train, 4, 1)).to_have_text("a lamp at night")
+    expect(cell(train, 4, 0)).to_have_text("a lamp")
+    expect(train.locator("#counts")).to_contain_text("4 / 32 source · 4 / 32 target")
+
+
+def test_lines_are_pasted(train: Page) -> None:
+    unfold(train, "uploads")
+    for side, ending in (("source", ""), ("target", " in snow")):
+        lines = [f"a {thing}{ending}" for thing in ("fox", "boat", "tower", "lamp")]
+        train.get_by_label("Or paste lines, CSV or JSON").fill("\n".join(lines))
+        train.locator(f"#paste-{side}").click()
+        expect(train.locator("#counts")).to_contain_text(f"4 / 32 {side}")
+    expect(cell(train, 2, 0)).to_have_text("a boat")
+    expect(cell(train, 2, 1)).to_have_text("a boat in snow")
+
+
+def test_prompts_are_written_saved_found_and_downloaded(train: Page, visitor: Visitor) -> None:
+    choose_text(train)
+    unfold(train, "writer")
+    train.locator("#idea textarea").fill("volcanoes")
+    train.locator("#write").click()
+    counts = train.locator("#counts")
+    expect(counts).to_contain_text("Writing…")
+    # They stream in; a few are enough here.
+    expect(counts).to_have_text(re.compile(r"([4-9]|\d\d) / 32 source · ([4-9]|\d\d) / 32 target"))
+    train.locator("#stop-writing").click()
+    expect(train.locator("#set-name textarea")).to_have_value("volcanoes")
+    source, target = (cell(train, 1, column).inner_text().strip() for column in (0, 1))
+    assert source
+    assert re.search("volcan|lava|erupt|magma|ash", target, re.IGNORECASE), target
+
+    train.locator("#save-set").click()
+    expect(train.locator("#set-said")).to_contain_text("Saved as 'volcanoes'.")
+    train.locator("#download-set").click()
+    files = train.locator("#set-files a.download-link")
+    expect(files).to_have_count(2)
+    texts = []
+    for n in range(2):
+        with train.expect_download() as download:
+            files.nth(n).click()
+        texts.append(download.value.path().read_text(encoding="utf-8-sig"))
+    saved = json.loads(texts[0])
+    assert (saved["source"][0], saved["target"][0]) == (source, target)
+    assert next(csv.DictReader(io.StringIO(texts[1])))["source"] == source
+
+    again = visitor.open()
+    go_to(again, "Train")
+    expect(cell(again, 1, 0)).to_have_text("a tiger")
+    choose_text(again)
+    again.get_by_label("Prompt set").click()
+    again.get_by_role("option", name="volcanoes (yours)").click()
+    expect(cell(again, 1, 1)).to_have_text(target)
+    again.close()
+
+
+def test_training_is_watched_left_found_again_cancelled_and_tried_again(
+    train: Page, visitor: Visitor
+) -> None:
+    start(train, 400)
+    live = train.locator("#live [data-step]")
+    expect(live).to_have_attribute("data-step", re.compile("[1-9]"))
+    step = int(live.get_attribute("data-step") or 0)
+    untouched, steered = sources(train.locator("#live img"))
+    assert untouched
+    expect(train.locator("#live img").nth(1)).not_to_have_attribute("src", steered)
+    assert int(live.get_attribute("data-step") or 0) > step
+    expect(train.locator("#live .ls-spark")).to_have_count(2)
+    expect(train.locator("#progress")).to_have_text(re.compile(r"Step \d+ of 400 · .* left"))
+    job = train.locator("#progress [data-job]").get_attribute("data-job")
+    address = train.url
+    assert address.endswith(f"?job={job}")
+    train.close()
+
+    found = visitor.open(address.rpartition("/")[2])
+    expect(found.get_by_role("tab", name="Train")).to_have_attribute("aria-selected", "true")
+    expect(found.locator(f"#progress [data-job='{job}']")).to_contain_text("of 400")
+    found.locator("#cancel").click()
+    expect(ended(found, "cancelled")).to_contain_text("The map reached so far is kept.")
+    expect(found.locator("#train")).to_be_enabled()
+    expect(found.locator("#health strong")).to_be_visible()
+    assert on_rack(found)[0] == "Emoji: pixel art"
+
+    film = found.locator("#film")
+    expect(film).to_be_visible()
+    with found.expect_download() as download:
+        film.click()
+    assert download.value.path().read_bytes().startswith(b"GIF89a")
+
+    found.locator("#retry").click()
+    other = found.locator(f"#progress [data-status=running]:not([data-job='{job}'])")
+    expect(other).to_be_visible()
+    expect(found.locator("#recent")).to_contain_text("tried again")
+    found.locator("#cancel").click()
+    ended(found, "cancelled")
+    expect(found.locator("#live img")).to_have_count(2)
+    found.close()
+
+
+def test_a_finished_map_comes_onto_the_rack_and_steers(train: Page) -> None:
+    train.locator("#set-name textarea").fill("My pixels")
+    start(train, 8)
+    expect(ended(train, "done")).to_contain_text("It is on the rack now")
+    expect(train.locator(".rack-name span").first).to_have_text("My pixels")
+    expect(row_of(train, "My pixels").get_by_role("switch")).to_be_checked()
+    expect(train.locator("#live img")).to_have_count(2)
+    assert serious(train) == []
+    go_to(train, "Images")
+    slider(train, "My pixels").focus()
+    train.keyboard.press("Home")
+    shown = train.locator("#pictures [data-mix='My pixels 0.00'] img")
+    expect(shown).to_have_count(4)
+    untouched = sources(shown)
+    slider(train, "My pixels").focus()
+    train.keyboard.press("End")
+    shown = train.locator("#pictures [data-mix='My pixels 1.00'] img")
+    expect(shown).to_have_count(4)
+    assert set(sources(shown)).isdisjoint(untouched)
+
+
+STEPS = 30
+
+
+@pytest.fixture
+def other_server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_killed_training_goes_on_to_the_identical_map(
+    browser: Browser, other_server: Server
+) -> None:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    visitor = Visitor(context, other_server.url)
+    page = visitor.open()
+    go_to(page, "Train")
+    expect(cell(page, 1, 0)).to_have_text("a tiger")
+    start(page, STEPS)
+    job = wait_for(lambda: page.locator("#progress [data-job]").get_attribute("data-job"))
+    address = page.url.rpartition("/")[2]
+    checkpoint = checkpoint_of(other_server.home, job)
+    wait_for(checkpoint.exists)
+    page.close()
+    other_server.stop(signal.SIGKILL)
+    done = len(TrainState.load(checkpoint).losses)
+    assert 0 < done < STEPS
+    assert not list(other_server.home.glob("maps/*.safetensors"))
+
+    other_server.start()
+    page = visitor.open(address)
+    expect(ended(page, "done")).to_contain_text(f"{STEPS} steps")
+    context.close()
+    assert visitor.errors == []
+
+    (path,) = other_server.home.glob("maps/*.safetensors")
+    model = lc.load_model("emoji-onestep", device="cpu")
+    config = lc.TrainConfig.for_model(model, steps=STEPS)
+    undisturbed = lc.train(model, lc.PromptSet.load("emoji-pixel-art"), config).map
+    assert comparable(lc.SteeringMap.load(path)) == comparable(undisturbed)
+
+
+def comparable(smap: lc.SteeringMap) -> str:
+    """The map's digest, but for its name and the time when it was made."""
+    return replace(smap, info=replace(smap.info, created="", name="")).digest()
