@@ -96,7 +96,7 @@ def test_a_set_is_chosen_a_cell_edited_and_a_duplicate_marked(train: Page) -> No
     other = cell(train, 3, 0).inner_text().strip()
     expect(cell(train, 1, 2)).to_have_text("")
     write_into(train, 1, 0, other)
-    expect(cell(train, 3, 2)).to_have_text(re.compile("source repeats source line 1;"))
+    expect(cell(train, 3, 2)).to_have_text(re.compile("source: repeats source line 1;"))
     expect(counts).to_contain_text("marked")
     write_into(train, 1, 0, "a quiet volcano")
     expect(cell(train, 3, 2)).to_have_text("")
@@ -107,7 +107,7 @@ def test_a_csv_is_uploaded(train: Page) -> None:
     upload(train, file("fog.csv", "\n".join(["source,target", *lines])))
     expect(cell(train, 2, 1)).to_have_text("a boat in fog")
     expect(train.locator("#counts")).to_contain_text("5 / 32 source · 5 / 32 target")
-    expect(cell(train, 5, 2)).to_have_text(re.compile("source repeats source line 1;"))
+    expect(cell(train, 5, 2)).to_have_text(re.compile("source: repeats source line 1;"))
 
 
 def test_two_text_files_are_uploaded(train: Page) -> None:
