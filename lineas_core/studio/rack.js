@@ -210,6 +210,8 @@ function receive() {
   for (const id of patch.add ?? []) {
     const map = known(id);
     if (!map) continue;
+    // A new map is shown, whichever tab was open before.
+    local.state.modality = map.modality;
     for (const row of local.state.rows) if (known(row.id)?.modality === map.modality) row.on = false;
     local.state.rows = [{ id, on: true, strength: map.recommended ?? 1, inverse: false },
       ...local.state.rows.filter((row) => row.id !== id)];
