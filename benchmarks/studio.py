@@ -121,6 +121,7 @@ def _opened(browser: Browser, server: Server) -> Page:
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(SECONDS_FOR_AN_ANSWER)
     page.add_init_script(WATCH)
+    page.add_init_script("localStorage.setItem('lineas-tour-seen', '1')")
     page.goto(server.url)
     page.locator("#pictures img").first.wait_for()
     page.keyboard.press("Escape")
