@@ -58,6 +58,9 @@ class Api:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        # Once: what they remember serves every call, and GPU functions are known at the start.
+        self._texts, self._pictures = Texts(studio), Pictures(studio)
+        self._prompts, self._training = PromptWork(studio), TrainingWork(studio)
 
     @with_messages
     @checked
@@ -95,7 +98,7 @@ class Api:
         Returns:
             id and title of each set.
         """
-        choices = PromptWork(self._studio).choices(owner_of(visitor), modality)
+        choices = self._prompts.choices(owner_of(visitor), modality)
         return [{"id": chosen, "title": title} for title, chosen in choices]
 
     @with_messages
@@ -126,7 +129,7 @@ class Api:
         """
         owner = owner_of(visitor)
         if prompt_set:
-            prompts = PromptWork(self._studio).find(owner, prompt_set)
+            prompts = self._prompts.find(owner, prompt_set)
         else:
             kinds = {entry.id: "image" for entry in self._studio.models("image")}
             prompts = PromptSet(
@@ -138,7 +141,7 @@ class Api:
                 modality="image" if model in kinds else "text",
             )
         changes = {"steps": steps} if steps else {}
-        return _job(TrainingWork(self._studio).queue(owner, model, prompts, changes))
+        return _job(self._training.queue(owner, model, prompts, changes))
 
     @with_messages
     @checked
@@ -196,7 +199,7 @@ class Api:
             The continuation.
         """
         mix = self._mix(visitor, maps, strengths, model)
-        return Texts(self._studio).once(mix, model, prompt, seed, checked_length(prompt, tokens))
+        return self._texts.once(mix, model, prompt, seed, checked_length(prompt, tokens))
 
     @with_messages
     @checked
@@ -224,7 +227,7 @@ class Api:
             each) and scorer.
         """
         mix = self._mix(visitor, maps, strengths, model)
-        found = Pictures(self._studio).make(mix, model, checked_prompts(prompts), seed)
+        found = self._pictures.make(mix, model, checked_prompts(prompts), seed)
         return {
             "images": [_address(image) for image in found.after],
             "clip": found.clip,

@@ -112,6 +112,10 @@ class Studio:
         self._alone.release()
         self.downloads.cleanup()
 
+    def download_folder(self) -> Path:
+        """A new folder for what one visitor downloads."""
+        return Path(tempfile.mkdtemp(dir=self.downloads.name))
+
     def models(self, modality: str) -> list[CatalogEntry]:
         """The catalogue's models of "text" or "image"; the embedded one comes first."""
         kind = "language" if modality == "text" else "diffusion"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -23,6 +22,7 @@ from lineas_core.models.diffusion import ImageGrid
 from lineas_core.prompts import PromptSet
 from lineas_core.snippets import Scene, snippet
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.gallery import GALLERY
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.pictures import Pictures, lines_of
 from lineas_core.studio.rack import RackState, Slot, patch
@@ -96,7 +96,7 @@ class LibraryWork:
     @with_messages
     def export(self, key: str, chosen: Sequence[str]) -> Any:
         """The chosen maps as files."""
-        owner, folder = owner_of(key), self._folder()
+        owner, folder = owner_of(key), self._studio.download_folder()
         _one(chosen)
         files: dict[str, Path] = {}
         for map_id in chosen:
@@ -137,7 +137,7 @@ class LibraryWork:
         scene, maps = scene_of(shown, mix, prompts)
         grid, texts = self._result(scene, mix)
         path = write_bundle(
-            self._folder() / "scene.zip",
+            self._studio.download_folder() / "scene.zip",
             Bundle(
                 scene,
                 maps,
@@ -154,7 +154,7 @@ class LibraryWork:
         """Python for what is on the screen, and the map files that it loads."""
         shown, mix, prompts = self._screen(owner_of(key), screen)
         scene, maps = scene_of(shown, mix, prompts)
-        folder = self._folder()
+        folder = self._studio.download_folder()
         files = [str(smap.save(folder / name)) for name, smap in maps.items()]
         return snippet(scene), gr.update(value=files, visible=bool(files))
 
@@ -257,15 +257,12 @@ class LibraryWork:
     def _rack(self, owner: str) -> Any:
         return patch(rows=self._studio.library.maps(owner))
 
-    def _folder(self) -> Path:
-        return Path(tempfile.mkdtemp(dir=self._studio.downloads.name))
-
 
 def label_of(row: MapRow) -> str:
     """A map in one line."""
     made = (
         "shipped"
-        if row.owner == "gallery"
+        if row.owner == GALLERY
         else f"{datetime.fromtimestamp(row.created).astimezone():%d %b %H:%M}"
     )
     tags = "".join(f" #{tag}" for tag in row.tags)

@@ -79,6 +79,7 @@ class Opening:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
+        self._prompts = PromptWork(studio)
 
     @with_messages
     def arrive(self, key: str, request: gr.Request) -> tuple[Any, ...]:
@@ -90,7 +91,7 @@ class Opening:
             owner = owner_of(key)
         asked = dict(request.query_params)
         rows = self._studio.library.maps(owner)
-        choices = PromptWork(self._studio).choices(owner, "image")
+        choices = self._prompts.choices(owner, "image")
         tab, fields, state = gr.skip(), (gr.skip(),) * 7, first_rack(rows)
         if code := asked.get("scene"):
             try:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -143,7 +141,7 @@ class Pictures:
             maps = {row.id: self._studio.library.map(row.id, owner) for row in mix.rows}
             self._studio.load(recipe.model)
             grid, scores = self._grid(recipe, maps, mix.rows[0].concept)
-        folder = Path(tempfile.mkdtemp(dir=self._studio.downloads.name))
+        folder = self._studio.download_folder()
         picture, sidecar, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
         draw_grid(grid, scores).save(picture)
         sidecar.write_text(recipe.to_json(scores), encoding="utf-8")

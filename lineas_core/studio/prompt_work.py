@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -47,10 +47,9 @@ class PromptWork:
             for row in self._studio.library.prompt_sets(owner)
             if row.prompts.modality == modality
         ]
-        shipped = [(name, PromptSet.load(name)) for name in shipped_prompt_sets()]
         return own + [
             (prompts.title or name, name)
-            for name, prompts in shipped
+            for name, prompts in _shipped().items()
             if prompts.modality == modality
         ]
 
@@ -63,9 +62,9 @@ class PromptWork:
         for row in self._studio.library.prompt_sets(owner):
             if row.id == chosen:
                 return row.prompts
-        if chosen not in shipped_prompt_sets():
+        if chosen not in _shipped():
             raise PromptError(f"There is no prompt set {chosen!r}. Choose one of the list.")
-        return PromptSet.load(chosen)
+        return _shipped()[chosen]
 
     @with_messages
     def choose(self, key: str, chosen: str | None) -> tuple[Any, ...]:
@@ -152,7 +151,7 @@ class PromptWork:
     def delete(self, key: str, modality: Modality, chosen: str) -> tuple[Any, str, Any]:
         """Take a set of the visitor's out of the list; what was deleted, to bring it back."""
         owner = owner_of(key)
-        if chosen in shipped_prompt_sets():
+        if chosen in _shipped():
             raise PromptError("This set ships with the app and stays; yours can be deleted.")
         self._studio.library.delete_prompts(chosen, owner)
         choices = self.choices(owner, modality)
@@ -170,7 +169,7 @@ class PromptWork:
     def download(self, modality: Modality, name: str, concept: str, table: Table) -> list[str]:
         """The table as a JSON and a CSV file."""
         prompts = prompt_set(modality, name, concept, table)
-        folder = Path(tempfile.mkdtemp(dir=self._studio.downloads.name))
+        folder = self._studio.download_folder()
         files = {**write_prompts(prompts, "json"), **write_prompts(prompts, "csv")}
         for file, data in files.items():
             (folder / file).write_bytes(data)
@@ -200,6 +199,12 @@ class PromptWork:
         warned = f" · {lines} marked" if marks else ""
         said = "".join(f"<p>{escape(note)}</p>" for note in notes)
         return table, f'<div class="ls-counts" role="status"><p>{counts}{warned}</p>{said}</div>'
+
+
+@cache
+def _shipped() -> dict[str, PromptSet]:
+    """The sets that ship, by name: read once, not at every opening of the page."""
+    return {name: PromptSet.load(name) for name in shipped_prompt_sets()}
 
 
 def sides_of(table: Table) -> tuple[list[str], list[str]]:

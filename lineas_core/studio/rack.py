@@ -10,6 +10,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from lineas_core.errors import ConfigError
+from lineas_core.studio.gallery import GALLERY
 from lineas_core.studio.store import MapRow
 
 HERE = Path(__file__).parent
@@ -140,7 +141,7 @@ def patch(
                 "modality": row.modality,
                 "model": row.model,
                 "recommended": row.recommended,
-                "own": row.owner != "gallery",
+                "own": row.owner != GALLERY,
             }
             for row in rows
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +137,7 @@ class TrainingWork:
         film = self._studio.jobs.film(seen.job, owner_of(key))
         if film is None:
             raise ConfigError("There are no frames of this job any more.")
-        path = Path(tempfile.mkdtemp(dir=self._studio.downloads.name)) / "training.gif"
+        path = self._studio.download_folder() / "training.gif"
         path.write_bytes(film)
         return str(path)
 
@@ -163,7 +162,7 @@ class TrainingWork:
             gr.update(interactive=running),
             gr.update(visible=job is not None and job.status in ("failed", "cancelled")),
             gr.update(visible=bool(job and not running and job.frames)),
-            render_jobs.recent(jobs.recent(owner)[:RECENT], now.job),
+            render_jobs.recent(jobs.recent(owner, RECENT), now.job),
             rack,
         )
 
