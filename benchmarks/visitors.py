@@ -204,21 +204,21 @@ def measure_visitors(count: int, seconds: float) -> bool:
         _load_models(server)
         until = time.monotonic() + seconds
         people = _at_once(lambda number: Visitor(number, server.url, tally, until), range(count))
-        start = server.mebibytes
+        memory = [server.mebibytes]
         threads = [threading.Thread(target=person.live, daemon=True) for person in people]
         for thread in threads:
             thread.start()
-        time.sleep(max(0.0, until - seconds / 2 - time.monotonic()))
-        middle = server.mebibytes
+        for tenth in range(1, 11):
+            time.sleep(max(0.0, until - seconds * (1 - tenth / 10) - time.monotonic()))
+            memory.append(server.mebibytes)
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()) + 2 * PATIENCE)
         if any(thread.is_alive() for thread in threads):
             tally.errors.append("A visitor still waits for an answer.")
-        end = server.mebibytes
     wrong = tally.wrong + _compared(tally)
     for kind, times in sorted(tally.seconds.items()):
         show(f"visitors: {kind}", **spread(times))
-    show("visitors: memory in MiB", start=start, middle=middle, end=end)
+    show("visitors: memory in MiB, each tenth of the time", memory=[round(m) for m in memory])
     show(
         "visitors",
         visitors=count,

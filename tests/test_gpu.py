@@ -22,14 +22,16 @@ import torch
 import lineas_core as lc
 from lineas_core.studio import training
 from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.gpu import lends_gpu, on_gpu
+from lineas_core.studio.gpu import FEWEST_SECONDS, SECONDS, lends_gpu, on_gpu
 from lineas_core.studio.pictures import Pictures
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.settings import Settings
+from lineas_core.studio.slices import expected_seconds
 from lineas_core.studio.store import JobRow
 from lineas_core.studio.texts import Texts
 from lineas_core.studio.visitors import owner_of
+from lineas_core.training_state import TrainState
 from tests.studio_parts import ANN, SITE, add_map, finished, painter, rack, writer
 
 __all__ = ["painter", "writer"]
@@ -66,7 +68,8 @@ def GPU(duration):
                 tell("error", error)
 
         def news(args, kwargs):
-            calls.append((function.__name__, duration))
+            seconds = duration(*args, **kwargs) if callable(duration) else duration
+            calls.append((function.__name__, seconds))
             near, far = fork.Pipe(duplex=False)
             process = fork.Process(target=work, args=(far, pickle.dumps((args, kwargs))))
             process.start()
@@ -244,7 +247,18 @@ def test_a_map_is_the_same_in_slices_where_a_gpu_is_lent(
     assert sliced.health == whole.health
     assert sliced.frames == STEPS
     assert len(spaces.calls) == STEPS + 1
-    assert all(seconds > training.SECONDS_A_SLICE for _, seconds in spaces.calls)
+    asked = [seconds for _, seconds in spaces.calls]
+    # Nothing is known before the first slice and the first check; then slices are short.
+    assert (asked[0], asked[-1]) == (SECONDS, SECONDS)
+    assert all(FEWEST_SECONDS <= seconds < SECONDS for seconds in asked[1:-1])
+
+
+def test_a_slice_asks_for_what_its_steps_will_take(prompts: lc.PromptSet) -> None:
+    config = lc.TrainConfig(steps=100)
+    assert expected_seconds(prompts, config, None, budget=20.0) == 20.0
+    late = TrainState(run={}, tensors={}, losses=(1.0,) * 90, seconds=45.0)
+    assert expected_seconds(prompts, config, late, budget=20.0) == 5.0
+    assert expected_seconds(prompts, config, late, budget=2.0) == 2.5
 
 
 def test_a_mistake_in_a_lent_call_is_told_as_anywhere(

@@ -81,10 +81,10 @@ def test_a_bundle_makes_the_same_picture_in_a_studio_that_is_new(
     before = Pictures(studio).look(ANN, painter, shown[0], "ab\nba", 3)[0]
     other = Studio(Settings(home=tmp_path / "other"), environment={})
     try:
-        said, news, prompts, seed, *texts = LibraryWork(other).take_in(BOB, [bundle])
+        said, news, model, prompts, seed, *texts = LibraryWork(other).take_in(BOB, [bundle])
         assert "2 maps are in" in said
-        assert (prompts, seed, news["ask"]) == ("ab\nba", 3, True)
-        assert texts == [gr.skip()] * 3
+        assert (model, prompts, seed, news["ask"]) == (painter, "ab\nba", 3, True)
+        assert texts == [gr.skip()] * 4
         again = Pictures(other).look(BOB, painter, {"state": news["state"]}, prompts, seed)[0]
         # The titles differ, for an inverse is a map of its own there; the pictures do not.
         assert pictures_in(again) == pictures_in(before)
@@ -131,7 +131,7 @@ def test_a_text_screen_makes_a_bundle_and_python(
     mix = studio.mix(owner_of(ANN), RackState.from_page(state), writer)
     assert read.texts == (tuple(Texts(studio).pair(mix, writer, "ab", 4, 6)),)
     _, news, *fields = work.take_in(ANN, [bundle])
-    assert fields == [gr.skip(), gr.skip(), "ab", 4, 6]
+    assert fields == [gr.skip(), gr.skip(), gr.skip(), writer, "ab", 4, 6]
     assert news["state"]["modality"] == "text"
     # The visitor has that map already.
     assert [row["id"] for row in news["state"]["rows"]] == [words]

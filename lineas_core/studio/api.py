@@ -9,7 +9,7 @@ import functools
 import inspect
 import io
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import gradio as gr
 from PIL import Image
@@ -112,6 +112,7 @@ class Api:
         target: list[str] | None = None,
         concept: str = "",
         steps: int = 0,
+        modality: Literal["", "text", "image"] = "",
     ) -> dict[str, Any]:
         """Train a map in the background.
 
@@ -123,6 +124,8 @@ class Api:
             target: prompts to steer towards, 4 or more.
             concept: what the targets have.
             steps: 0 takes what suits the model.
+            modality: "text" or "image", for a model outside the catalogue; empty takes the
+                catalogue's word, or text.
 
         Returns:
             The job: id, status, step, steps, loss, map_id and message. Ask `job` for news.
@@ -138,7 +141,7 @@ class Api:
                 source=list(source or ()),
                 target=list(target or ()),
                 concept=concept,
-                modality="image" if model in kinds else "text",
+                modality=modality or ("image" if model in kinds else "text"),
             )
         changes = {"steps": steps} if steps else {}
         return _job(self._training.queue(owner, model, prompts, changes))

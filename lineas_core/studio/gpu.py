@@ -6,18 +6,27 @@ after the seconds it has asked for. Elsewhere the same functions run as they are
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from lineas_core.models import Model
+from lineas_core.prompts import PromptSet
 from lineas_core.studio.shelf import Shelf
-from lineas_core.studio.slices import SliceRunner
+from lineas_core.studio.slices import SliceResult, SliceRunner, expected_seconds, run_slice
+from lineas_core.trainer import TrainConfig
+from lineas_core.training_state import TrainState
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-SECONDS = 60
 T = TypeVar("T")
+
+# Asked for where nothing is known yet, and at most; a shorter call is served sooner.
+SECONDS = 60
+FEWEST_SECONDS = 5
+# A call may take so many times what is expected before it is cut off.
+MARGIN = 1.5
 
 
 def lends_gpu(environment: Mapping[str, str]) -> bool:
@@ -26,14 +35,16 @@ def lends_gpu(environment: Mapping[str, str]) -> bool:
 
 
 def on_gpu(
-    function: Callable[P, R], environment: Mapping[str, str], seconds: int = SECONDS
+    function: Callable[P, R],
+    environment: Mapping[str, str],
+    seconds: int | Callable[P, int] = SECONDS,
 ) -> Callable[P, R]:
     """The function as it must be called for its GPU work.
 
     Args:
         function: takes and returns what can be pickled.
         environment: such as `os.environ`.
-        seconds: it may take at most.
+        seconds: it may take at most; a function of the same arguments says so for each call.
     """
     if not lends_gpu(environment):
         return function
@@ -59,9 +70,44 @@ def slices_on_gpu(shelf: Shelf, environment: Mapping[str, str]) -> SliceRunner |
     ) -> T:
         return function(shelf.get(model), *args, **kwargs)
 
-    lent = on_gpu(call, environment)
+    return _Lent(call, environment).run
 
-    def run(function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
-        return lent(model.id, function, args, kwargs)
 
-    return run
+class _Lent:
+    """Calls where a GPU is lent, each for as long as earlier ones say that it will take.
+
+    Args:
+        call: takes a model's id, a function and its arguments.
+        environment: such as `os.environ`.
+    """
+
+    def __init__(self, call: Callable[..., Any], environment: Mapping[str, str]) -> None:
+        # Model and function -> the most seconds that a call took beside its training steps.
+        self._beside: dict[tuple[str, str], float] = {}
+        self._call = on_gpu(call, environment, self._seconds)
+
+    def run(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
+        """A `SliceRunner`."""
+        began = time.monotonic()
+        found: T = self._call(model.id, function, args, kwargs)
+        took = time.monotonic() - began
+        if isinstance(found, SliceResult):
+            took -= found.state.seconds - _seconds_before(*args, **kwargs)
+        key = (model.id, function.__name__)
+        self._beside[key] = max(took, self._beside.get(key, 0.0))
+        return found
+
+    def _seconds(
+        self, model: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> int:
+        beside = self._beside.get((model, function.__name__))
+        if beside is None:
+            return SECONDS
+        steps = expected_seconds(*args, **kwargs) if function is run_slice else 0.0
+        return min(SECONDS, max(FEWEST_SECONDS, math.ceil(MARGIN * (beside + steps))))
+
+
+def _seconds_before(
+    prompts: PromptSet, config: TrainConfig, state: TrainState | None, **_: Any
+) -> float:
+    return state.seconds if state is not None else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -20,24 +19,18 @@ TO_ADDRESS = """(code) => {
 }"""
 
 
-@dataclass(frozen=True)
-class Fields:
-    """The components that hold what the tabs that steer show.
-
-    Attributes:
-        screen: the rack and the fields of `Screen`, in order.
-        scene: what a bundle sets: prompts and seed of the image tab, prompt, seed and tokens of
-            the text tab.
-    """
-
-    screen: Sequence[Any]
-    scene: Sequence[Any]
-
-
 def build_library_tab(
-    studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab, fields: Fields
+    studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab, fields: Sequence[Any]
 ) -> None:
-    """Lay out the tab, and wire it."""
+    """Lay out the tab, and wire it.
+
+    Args:
+        studio: the state.
+        key: of the visitor.
+        rack: the maps.
+        tab: that this is.
+        fields: the components of the other tabs that hold the fields of `Screen`, in order.
+    """
     work = LibraryWork(studio)
     deleted = gr.State([])
     with gr.Row(equal_height=False):
@@ -117,12 +110,12 @@ def build_library_tab(
         work.listed, *again, **quiet
     )
     export.click(work.export, [key, chosen], exported, **quiet)
-    files.upload(work.take_in, [key, files], [said, rack, *fields.scene], **busy).success(
+    files.upload(work.take_in, [key, files], [said, rack, *fields], **busy).success(
         work.listed, *again, **quiet
     )
-    code.click(work.code, [key, *fields.screen], [python, map_files], **quiet)
-    bundle.click(work.bundle, [key, *fields.screen], zipped, **busy)
-    link.click(work.link, [key, *fields.screen], address, **quiet).success(
+    code.click(work.code, [key, rack, *fields], [python, map_files], **quiet)
+    bundle.click(work.bundle, [key, rack, *fields], zipped, **busy)
+    link.click(work.link, [key, rack, *fields], address, **quiet).success(
         None, address, address, js=TO_ADDRESS
     )
     push.click(work.push, [key, chosen, repo, token], said, **busy)

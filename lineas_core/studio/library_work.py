@@ -118,16 +118,22 @@ class LibraryWork:
                 raise MapError(f"{path.name} is larger than {MOST_IMPORT // 2**20} MiB.")
             if path.suffix == ".zip":
                 bundle = read_bundle(path)
+                self._studio.shelf.check(bundle.scene.model)
                 notes += bundle.notes
                 rows, scene = self._unpack(owner, bundle), bundle.scene
             else:
                 rows.append(self._studio.library.add_map(owner, SteeringMap.load(path)))
         notes.append(f"{len(rows)} maps are in.")
+        if scene is not None and scene.strengths:
+            swept = ", ".join(f"{strength:g}" for strength in scene.strengths)
+            notes.append(f"It sweeps the strengths {swept}; the grid buttons show a sweep.")
+        if scene is not None and len(set(scene.seeds)) > 1:
+            notes.append(f"It has a seed for each prompt; the screen shows seed {scene.seeds[0]}.")
         words = '<p class="ls-hint" role="status">' + "<br>".join(map(escape, notes)) + "</p>"
         if scene is None:
             added = [row.id for row in rows[:1]]
             news = patch(rows=self._studio.library.maps(owner), add=added)
-            return (words, news, *(gr.skip(),) * 5)
+            return (words, news, *(gr.skip(),) * 7)
         return (words, *self._scene(owner, scene, rows))
 
     @with_messages
@@ -212,7 +218,7 @@ class LibraryWork:
         return rows
 
     def _scene(self, owner: str, scene: Scene, rows: Sequence[MapRow]) -> tuple[Any, ...]:
-        """The rack's patch, then prompts and seeds of the image and the text tab, and tokens."""
+        """The rack's patch, then what the fields of `Screen` hold."""
         slots = tuple(
             Slot(row.id, True, 1.0 if strength is None else strength)
             for row, (_, strength) in zip(rows, scene.maps, strict=True)
@@ -222,10 +228,10 @@ class LibraryWork:
             state=RackState(slots, modality=scene.modality),
             ask=True,
         )
-        text, seed = "\n".join(scene.prompts), scene.seeds[0]
+        shown = (scene.model, "\n".join(scene.prompts), scene.seeds[0])
         if scene.modality == "image":
-            return (news, text, seed, *(gr.skip(),) * 3)
-        return (news, gr.skip(), gr.skip(), text, seed, scene.max_new_tokens)
+            return (news, *shown, *(gr.skip(),) * 4)
+        return (news, *(gr.skip(),) * 3, *shown, scene.max_new_tokens)
 
     def _result(
         self, scene: Scene, mix: Mix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lineas_core.errors import LineasError
 from lineas_core.studio.api import add_api
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.image_tab import SteerTab, build_image_tab
-from lineas_core.studio.library_tab import Fields, build_library_tab
+from lineas_core.studio.library_tab import build_library_tab
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState, Slot, build_rack, patch
 from lineas_core.studio.scenes import Screen
@@ -60,12 +61,10 @@ def build_page(studio: Studio) -> gr.Blocks:
                 with gr.Tab("Understand", id="understand") as understand_tab:
                     build_understand_tab(studio, key, rack, understand_tab)
                 with gr.Tab("Library", id="library") as library_tab:
-                    tokens = texts.asked[-1]
-                    screen = [rack, images.model, images.prompts, images.seed, texts.model,
-                              texts.prompts, texts.seed, tokens]  # fmt: skip
-                    scene = [images.prompts, images.seed, texts.prompts, texts.seed, tokens]
-                    build_library_tab(studio, key, rack, library_tab, Fields(screen, scene))
-        _wire_opening(page, Opening(studio), key, job, rack, tabs, images, texts, train)
+                    fields = [images.model, images.prompts, images.seed, texts.model,
+                              texts.prompts, texts.seed, texts.asked[-1]]  # fmt: skip
+                    build_library_tab(studio, key, rack, library_tab, fields)
+        _wire_opening(page, Opening(studio), key, job, rack, tabs, images, texts, train, fields)
     page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=studio.settings.concurrency)
     return page
 
@@ -138,10 +137,9 @@ def _wire_opening(
     images: SteerTab,
     texts: SteerTab,
     train: TrainTab,
+    fields: Sequence[Any],
 ) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    fields = [images.model, images.prompts, images.seed, texts.model, texts.prompts, texts.seed,
-              texts.asked[-1]]  # fmt: skip
     arrived = page.load(opening.arrive, key, [key, job, rack, tabs, train.chosen, *fields], **quiet)
     arrived.then(images.show, images.asked, images.outputs, concurrency_id="sliders", **quiet)
     arrived.then(train.work.open, [key, job], train.outputs, **quiet)

@@ -151,6 +151,24 @@ def run_slice(
     return SliceResult(trainer.state, tuple(events), trainer.done, preview, diverged)
 
 
+def expected_seconds(
+    prompts: PromptSet,
+    config: TrainConfig,
+    state: TrainState | None,
+    *,
+    budget: float,
+    **_: object,
+) -> float:
+    """Of the steps of a slice with these arguments, by the pace of those before it.
+
+    The last one may begin just before the budget is spent.
+    """
+    if state is None or not state.losses:
+        return budget
+    pace = state.seconds / len(state.losses)
+    return min(budget + pace, (config.steps - len(state.losses)) * pace)
+
+
 def check_run(
     model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
 ) -> CheckedMap:
