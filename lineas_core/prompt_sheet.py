@@ -17,9 +17,11 @@ BATCH = 32
 SMALLEST_BATCH = 8
 TRIES_A_PROMPT = 16
 # Of what is wanted, how much more is written to choose from.
-SPARE = 0.5
-# First words -> how many prompts of a side may share them.
+SPARE = 2.0
+# First words -> how many prompts of a side may share them. More are written: the likeliest stay.
 SAME_BEGINNING = {2: 2, 3: 1}
+# As many prompts of a side may share so many last words.
+SAME_END = {3: 2}
 SAME_WORD = 3
 
 Clock = Callable[[], float]
@@ -71,8 +73,25 @@ class Draft:
         )
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A prompt that may be kept.
+
+    Attributes:
+        text: the prompt.
+        loss: the smaller, the sooner it is kept.
+        most: what it shares with others -> how many of those kept may share it.
+        partner: the target that goes with a source.
+    """
+
+    text: str
+    loss: float
+    most: Mapping[tuple[str, ...], int]
+    partner: str
+
+
 class Sheet:
-    """Counts the prompts that were written and keeps the good ones.
+    """Collects the prompts that were written, and keeps the likeliest that differ.
 
     Args:
         concept: what they are about.
@@ -95,9 +114,9 @@ class Sheet:
         self.concept, self._count, self._seconds = concept, count, seconds
         self._asked, self._clock, self._begun = should_stop, clock, clock()
         self._note = note
-        self._texts: dict[Side, list[str]] = {"source": [], "target": []}
-        self._losses: dict[Side, list[float]] = {"source": [], "target": []}
-        self._seen: Counter[tuple[str, ...]] = Counter()
+        self._lines: dict[Side, list[_Line]] = {"source": [], "target": []}
+        # Chosen anew when a side has grown; each draft and each batch asks for them.
+        self._kept: dict[Side, tuple[int, tuple[_Line, ...]]] = {}
         self._refused: Counter[str] = Counter()
         self._tried = 0
         self._room = count + int(SPARE * count)
@@ -108,59 +127,59 @@ class Sheet:
 
     def ended(self, sides: Sequence[Side]) -> bool:
         """Whether there is nothing more to write."""
-        full = all(len(self._texts[side]) >= self._room for side in sides)
-        return full or self._tired() or self.stop()
+        return all(map(self._full, sides)) or self._tired() or self.stop()
 
     def shortest(self) -> Side:
-        """The side that has the fewest prompts."""
-        return "source" if len(self._texts["source"]) < len(self._texts["target"]) else "target"
+        """The side that needs more."""
+        sides: tuple[Side, Side] = ("target", "source")
+        return min(sides, key=lambda side: (self._full(side), len(self._lines[side])))
 
     def batch(self, side: Side) -> int:
         """How many to write at once: more than what is missing, as about a quarter are refused."""
-        missing = self._room - len(self._texts[side])
+        missing = self._room - len(self._lines[side])
         return max(SMALLEST_BATCH, min(BATCH, missing * 3 // 2))
 
-    def take(self, side: Side, text: str, flaw: str, loss: float, plain: bool = False) -> bool:
-        """Accept a text that has no flaw and is like no other; say whether it was.
+    def take(
+        self,
+        side: Side,
+        text: str,
+        flaw: str,
+        loss: float,
+        *,
+        plain: bool = False,
+        partner: str = "",
+    ) -> None:
+        """Note a text that has no flaw.
 
         Args:
             side: source or target.
             text: what was written.
             flaw: what is wrong with it already.
             loss: the smaller, the sooner it is kept.
-            plain: refuse what others on this side are about.
+            plain: keep few that are about the same things.
+            partner: the target that goes with a source.
         """
-        if len(self._texts[side]) >= self._room:
-            return False
         self._tried += 1
-        words = text.lower().split()
-        beginnings = {(side, *words[:n]): most for n, most in SAME_BEGINNING.items()}
-        if not flaw and any(self._seen[key] >= most for key, most in beginnings.items()):
-            flaw = "begins alike"
-        # Sentences about a concept share its words; everyday ones should be about many things.
-        kept = {(side, stem_of(word)) for word in content_words(text)} if plain else set()
-        if not flaw and any(self._seen[key] >= SAME_WORD for key in kept):
-            flaw = "same word again"
-        if not flaw and first_like(text, self._texts[side]) is not None:
-            flaw = "near duplicate"
+        if not flaw and any(line.text == text for line in self._lines[side]):
+            flaw = "written before"
         if flaw:
             self._refused[flaw] += 1
-            return False
-        self._seen.update([*beginnings, *kept])
-        self.add(side, text, loss)
-        return True
-
-    def add(self, side: Side, text: str, loss: float) -> None:
-        """Accept a text."""
-        self._texts[side].append(text)
-        self._losses[side].append(loss)
+            return
+        words = text.lower().split()
+        most = {("begins", *words[:n]): most for n, most in SAME_BEGINNING.items()}
+        most |= {("ends", *words[-n:]): most for n, most in SAME_END.items()}
+        if plain:
+            # Sentences about a concept share its words; everyday ones should be about many things.
+            most |= {("about", stem_of(word)): SAME_WORD for word in content_words(text)}
+        self._lines[side].append(_Line(text, loss, most, partner))
 
     def draft(self, done: bool = False) -> Draft:
         """What there is now."""
+        source, target = self._best("source"), self._best("target")
         return Draft(
             concept=self.concept,
-            source=self._best("source"),
-            target=self._best("target"),
+            source=tuple(line.text for line in source),
+            target=tuple(line.text for line in target) or tuple(line.partner for line in source),
             refused=dict(self._refused),
             tried=self._tried,
             seconds=self._clock() - self._begun,
@@ -168,19 +187,42 @@ class Sheet:
             message=" ".join(filter(None, [self._shortfall(), self._note])) if done else "",
         )
 
-    def _best(self, side: Side) -> tuple[str, ...]:
-        losses = self._losses[side]
-        kept = sorted(range(len(losses)), key=losses.__getitem__)[: self._count]
-        return tuple(self._texts[side][i] for i in sorted(kept))
+    def _best(self, side: Side) -> tuple[_Line, ...]:
+        """The likeliest that differ, in the order they were written."""
+        lines = self._lines[side]
+        length, kept = self._kept.get(side, (0, ()))
+        if length != len(lines):
+            kept = self._chosen(lines)
+            self._kept[side] = len(lines), kept
+        return kept
+
+    def _chosen(self, lines: Sequence[_Line]) -> tuple[_Line, ...]:
+        shared: Counter[tuple[str, ...]] = Counter()
+        chosen: list[int] = []
+        for i in sorted(range(len(lines)), key=lambda i: lines[i].loss):
+            line = lines[i]
+            if any(shared[key] >= most for key, most in line.most.items()):
+                continue
+            if first_like(line.text, [lines[j].text for j in chosen]) is not None:
+                continue
+            chosen.append(i)
+            shared.update(line.most.keys())
+            if len(chosen) == self._count:
+                break
+        return tuple(lines[i] for i in sorted(chosen))
+
+    def _full(self, side: Side) -> bool:
+        return len(self._lines[side]) >= self._room and len(self._best(side)) >= self._count
 
     def _shortfall(self) -> str:
-        got = {side: min(len(texts), self._count) for side, texts in self._texts.items()}
-        if min(got.values()) >= self._count:
+        draft = self._best("source"), self._best("target") or self._best("source")
+        got = [len(lines) for lines in draft]
+        if min(got) >= self._count:
             return ""
         why = f"in {self._seconds:.0f} s" if self._late() else f"among {self._tried} written"
         why = "before it was stopped" if self._stopped() else why
         return (
-            f"Wrote {got['source']} source and {got['target']} target prompts of {self._count} "
+            f"Wrote {got[0]} source and {got[1]} target prompts of {self._count} "
             f"each {why}. Add the rest by hand, or write again with another seed or other words."
         )
 

@@ -158,9 +158,8 @@ def write_image_prompts(
             flaw = caption_flaw(text) or _unfinished(line)
             if not flaw and subjects and not any(_names(text, thing) for thing in subjects):
                 flaw = "unknown thing"
-            if sheet.take("source", text, flaw, line.loss):
-                drawn = rng.sample(tags, rng.randint(1, min(3, len(tags))))
-                sheet.add("target", ", ".join([text, *drawn]), line.loss)
+            drawn = rng.sample(tags, rng.randint(1, min(3, len(tags))))
+            sheet.take("source", text, flaw, line.loss, partner=", ".join([text, *drawn]))
         yield sheet.draft()
     yield sheet.draft(done=True)
 

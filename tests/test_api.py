@@ -57,6 +57,7 @@ FUNCTIONS = {
         "target": "None | list[str]",
         "concept": "str",
         "steps": "int",
+        "modality": "Literal['', 'text', 'image']",
     },
     "/job": {"visitor": "str", "job_id": "str"},
     "/cancel": {"visitor": "str", "job_id": "str"},

@@ -17,37 +17,68 @@ def sheet(count: int, seconds: float = 1000.0) -> Sheet:
 def test_the_likeliest_are_kept_in_the_order_they_were_written() -> None:
     rng = random.Random(0)
     some = sheet(8)
-    losses = [rng.random() for _ in range(12)]
-    for word, loss in zip(WORDS, losses, strict=False):
-        assert some.take("target", f"{word} falls on {word[::-1]}", "", loss)
-    assert not some.take("target", "zebra runs to town", "", 0.0), "half as many again are enough"
-    kept = [word for word, loss in zip(WORDS, losses, strict=False) if loss <= sorted(losses)[7]]
+    losses = [rng.random() for _ in WORDS]
+    for word, loss in zip(WORDS, losses, strict=True):
+        some.take("target", f"{word} falls on {word[::-1]}", "", loss)
+    kept = [word for word, loss in zip(WORDS, losses, strict=True) if loss <= sorted(losses)[7]]
     assert [text.split()[0] for text in some.draft().target] == kept
-    assert some.draft().tried == 12
+    assert some.draft().tried == len(WORDS)
 
 
-def test_what_is_like_others_is_refused() -> None:
+def test_of_lines_that_are_alike_the_likeliest_stay() -> None:
     some = sheet(8)
-    assert some.take("source", "The cat sat by the window.", "", 1.0, plain=True)
-    assert not some.take("source", "The cat sat on a roof.", "", 1.0, plain=True)
-    assert not some.take("source", "A cat sat by the window.", "", 1.0, plain=True)
-    assert some.take("source", "My window is open.", "", 1.0, plain=True)
-    assert some.take("source", "Every window breaks.", "", 1.0, plain=True)
-    assert not some.take("source", "Rain hits the window.", "", 1.0, plain=True)
-    assert not some.take("source", "Rain falls.", "length", 1.0, plain=True)
-    assert some.draft().refused == {
-        "begins alike": 1,
-        "near duplicate": 1,
-        "same word again": 1,
-        "length": 1,
+    lines = {
+        "The cat sat by the window.": 1.0,
+        "The cat sat on a roof.": 0.5,  # Begins like the first.
+        "A cat sat on a roof.": 0.9,  # Almost the one before.
+        "My window is open.": 0.3,
+        "Every window breaks at night.": 0.4,
+        "Rain hits the window.": 0.8,
+        "We cleaned the window today.": 0.2,
     }
+    for text, loss in lines.items():
+        some.take("source", text, "", loss, plain=True)
+    assert some.draft().source == (
+        "The cat sat on a roof.",
+        "My window is open.",
+        "Every window breaks at night.",
+        "We cleaned the window today.",
+    )
+
+
+def test_what_has_a_flaw_or_was_written_before_is_refused() -> None:
+    some = sheet(8)
+    for flaw in ("", "", "length"):
+        some.take("target", "The bees sleep.", flaw, 1.0)
+    assert some.draft().target == ("The bees sleep.",)
+    assert some.draft().refused == {"written before": 1, "length": 1}
+
+
+def test_a_target_that_goes_with_a_source_stays_beside_it() -> None:
+    some = sheet(2)
+    for loss, name in enumerate(["apple", "brick", "cloud"]):
+        some.take("source", f"one {name}", "", -loss, partner=f"one {name}, neon")
+    draft = some.draft()
+    assert draft.source == ("one brick", "one cloud")
+    assert draft.target == ("one brick, neon", "one cloud, neon")
+
+
+def test_more_is_written_than_is_kept() -> None:
+    some = sheet(2)
+    taken = 0
+    while not some.ended(("target",)):
+        word = WORDS[taken]
+        some.take("target", f"{word} falls on {word[::-1]}", "", 1.0)
+        taken += 1
+    assert taken == 6
+    assert len(some.draft().target) == 2
 
 
 def test_time_that_ends_with_enough_is_no_shortfall() -> None:
     some = sheet(2, seconds=20.0)
     for side in ("source", "target"):
-        assert some.take(side, f"{side} one", "", 1.0)
-        assert some.take(side, f"Another for {side}", "", 1.0)
+        some.take(side, f"{side} one", "", 1.0)
+        some.take(side, f"Another for {side}", "", 1.0)
     assert not some.ended(("source", "target"))
     while not some.stop():
         pass
