@@ -21,7 +21,7 @@ SPARE = 2.0
 # First words -> how many prompts of a side may share them. More are written: the likeliest stay.
 SAME_BEGINNING = {2: 2, 3: 1}
 # As many prompts of a side may share so many last words.
-SAME_END = {3: 2}
+SAME_END = {3: 1}
 SAME_WORD = 3
 
 Clock = Callable[[], float]
