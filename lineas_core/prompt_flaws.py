@@ -29,9 +29,10 @@ UNWANTED = re.compile(
     r"[\"“”„«»*#_<>\[\]{}|:;()/\\=~^]|https?|www|\d|^\W|\ufffd|(?:^|\s)'|'(?:\s|$)|\b(\w+) \1\b",
     re.IGNORECASE,
 )
-# Where a small model puts its concept when nothing better comes to its mind.
+# What a small model writes of any concept when nothing better comes to its mind.
 SWEEPING = re.compile(
-    r"\b(whole|entire) (town|city|village|world|country|family|earth)\b|\bin the world was\b",
+    r"\b(whole|entire) (town|city|village|world|country|family|earth)\b|\bin the world was\b|"
+    r"\bfor the first time\b|\bthe ancient times\b|\b(one day|because of (it|them))[.!]$",
     re.IGNORECASE,
 )
 META = re.compile(
