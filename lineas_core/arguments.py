@@ -51,6 +51,25 @@ def load_image(name: str, device: str) -> DiffusionModel:
     return as_image_model(load(name, device))
 
 
+def pairs_of(pairs: list[str]) -> dict[str, str]:
+    """`completions=50` and the like, as name and text."""
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} is not a setting; write it as completions=50.")
+        found[name] = text
+    return found
+
+
+def seeds_of(text: str) -> list[int]:
+    """Seeds, separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"seeds is {text!r}; give whole numbers separated by commas.") from error
+
+
 def split_spec(spec: str) -> tuple[str, float | None]:
     """FILE or FILE@STRENGTH, in two parts; None where no strength is given."""
     path, at, strength = spec.rpartition("@")
