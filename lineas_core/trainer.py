@@ -56,6 +56,10 @@ class TrainConfig:
         pooling: of activations over tokens, or over height and width.
         holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
         seed: of minibatches and of the held-out draw.
+        order: of lin-act, mean-act and gaussian-act: "sequential" fits each site through those
+            before it, "parallel" all on the untouched model.
+        trim: of lin-act: share of the samples at either end that the fit leaves out; below 0.5.
+        top_sites: of iti-c: how many sites are steered, best probe first; 0 is all.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -73,6 +77,9 @@ class TrainConfig:
     pooling: Pooling = "mean"
     holdout: float = 0.2
     seed: int = 0
+    order: Literal["sequential", "parallel"] = "sequential"
+    trim: float = 0.0
+    top_sites: int = 0
 
     def __post_init__(self) -> None:
         checks = {
@@ -86,6 +93,9 @@ class TrainConfig:
             "prox_step": (self.prox_step in ("rate", "paper"), "rate or paper"),
             "pooling": (self.pooling in get_args(Pooling), "mean, last or max"),
             "holdout": (0 <= self.holdout <= 0.5, "0 to 0.5"),
+            "order": (self.order in ("sequential", "parallel"), "sequential or parallel"),
+            "trim": (0 <= self.trim < 0.5, "0 or more, and below 0.5"),
+            "top_sites": (self.top_sites >= 0, "0 or more"),
         }
         for name, (fine, expected) in checks.items():
             if not fine:
@@ -171,9 +181,10 @@ class Trainer:
         prompts: the source and target.
         config: the settings; the model's shipped ones by default.
         state: of an earlier run with the same prompts and settings, to go on from.
+        start: the map of the first step, for the same sites; the identity by default.
 
     Raises:
-        ConfigError: `state` belongs to other prompts or settings.
+        ConfigError: `state` belongs to other prompts or settings, or `start` to other sites.
         SiteError: the sites match nothing, or do not run once a pass.
     """
 
@@ -183,6 +194,8 @@ class Trainer:
         prompts: PromptSet,
         config: TrainConfig | None = None,
         state: TrainState | None = None,
+        *,
+        start: SteeringMap | None = None,
     ) -> None:
         self.model = model
         self.prompts = prompts
@@ -192,21 +205,20 @@ class Trainer:
         self._source = model.prepare(self.train_prompts.source)
         target = model.prepare(self.train_prompts.target)
         self.sites = execution_order(model, self._source, model.sites(pattern))
+        pooling, size = self.config.pooling, self.config.batch_size
         self._target = pooled_activations(
-            model,
-            target,
-            self.sites,
-            pooling=self.config.pooling,
-            batch_size=self.config.batch_size,
+            model, target, self.sites, pooling=pooling, batch_size=size
         )
         device = next(iter(self._target.values())).device
+        identity = SteeringMap.identity({name: z.shape[1] for name, z in self._target.items()})
+        if start is not None and start.fingerprint() != identity.fingerprint():
+            raise ConfigError("start has other sites than this run; give a map of the same ones.")
+        self._start = {"start": start.digest()} if start else {}
         self._params = {
-            name: BatchAffine(
-                *(torch.zeros(z.shape[1], device=device, requires_grad=True) for _ in range(2))
-            )
-            for name, z in self._target.items()
+            name: BatchAffine((scale - 1).to(device), shift.to(device, copy=True))
+            for name, (scale, shift) in (start or identity).sites.items()
         }
-        flat = [p for affine in self._params.values() for p in affine]
+        flat = [p.requires_grad_() for affine in self._params.values() for p in affine]
         self._optimizer: torch.optim.Optimizer
         if self.config.optimizer == "sgd":
             self._optimizer = torch.optim.SGD(flat, lr=self.config.rate)
@@ -339,6 +351,7 @@ class Trainer:
             "prompts": self.prompts.hash(),
             "config": asdict(self.config),
             "sites": self.sites,
+            **self._start,
         }
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ is a least-squares line through the sorted pairs.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lineas_core.errors import ConfigError
@@ -48,33 +48,45 @@ def delta(
     return weights.to(u) @ (u[rows_u.to(u.device)] - v[rows_v.to(v.device)]).square()
 
 
-def affine_transport(u: Float[Tensor, "n d"], v: Float[Tensor, "m d"]) -> Affine:
+def affine_transport(u: Float[Tensor, "n d"], v: Float[Tensor, "m d"], trim: float = 0.0) -> Affine:
     """The affine map that best transports each column of `u` to that of `v` (Lin-AcT, Eq. 5).
 
-    `argmin_{w,b}  mean_i (w u_(i) + b - v_(i))^2` over the sorted samples:
-    `w = cov(u_sorted, v_sorted) / var(u)`, `b = mean(v) - w mean(u)`. A column of `u` that does
-    not vary is shifted only.
+    `argmin_{w,b}  integral over t in [trim, 1 - trim] of (w Q_u(t) + b - Q_v(t))^2`, with Q the
+    empirical quantile functions: for n = m and no trim the mean over the sorted samples.
+    `w = cov(Q_u, Q_v) / var(Q_u)`, `b = mean(Q_v) - w mean(Q_u)`. A column of `u` that does not
+    vary is shifted only.
 
     Args:
         u: source activations, shape (n, d).
         v: target activations, shape (m, d).
+        trim: share of the samples at either end that the fit leaves out, in [0, 0.5); a sample
+            that is in by a part counts for that part.
 
     Returns:
         Scale and shift, each of shape (d,), float32, on the CPU. The scale is never negative.
 
     Raises:
-        ConfigError: one of them has no rows.
+        ConfigError: one of them has no rows, or `trim` is out of range.
     """
     _refuse_empty(u, v)
+    if not 0 <= trim < 0.5:
+        raise ConfigError(f"trim is {trim}; it must be 0 or more, and below 0.5.")
     rows_u, rows_v, weights = _coupling(len(u), len(v))
+    ends = weights.cumsum(dim=0).clamp(trim, 1 - trim)
+    weights = torch.diff(ends, prepend=ends.new_tensor([trim])) / (1 - 2 * trim)
     x = u.detach().double().cpu().sort(dim=0).values[rows_u]
     y = v.detach().double().cpu().sort(dim=0).values[rows_v]
     mean_x, mean_y = weights @ x, weights @ y
     variance = weights @ (x - mean_x).square()
     covariance = weights @ ((x - mean_x) * (y - mean_y))
-    varies = variance > 1e-12 * mean_x.square().clamp(min=1e-12)
-    scale = torch.where(varies, covariance / torch.where(varies, variance, 1.0), 1.0)
+    moving = varies(mean_x, variance)
+    scale = torch.where(moving, covariance / torch.where(moving, variance, 1.0), 1.0)
     return Affine(scale.float(), (mean_y - scale * mean_x).float())
+
+
+def varies(mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
+    """Which coordinates vary by more than rounding, so that a scale can be fitted to them."""
+    return variance > 1e-12 * mean.square().clamp(min=1e-12)
 
 
 def _coupling(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,17 @@ from typing import Protocol, runtime_checkable
 from lineas_core.activations import Steerable
 from lineas_core.errors import ConfigError
 from lineas_core.maps import SteeringMap
-from lineas_core.methods import lin_act, lineas
+from lineas_core.methods import (
+    actadd,
+    aura,
+    caa,
+    gaussian_act,
+    iti_c,
+    lin_act,
+    lineas,
+    mean_act,
+    repe,
+)
 from lineas_core.prompts import PromptSet
 from lineas_core.trainer import TrainConfig
 
@@ -23,7 +33,33 @@ class Fit(Protocol):
         ...
 
 
-METHODS: Mapping[str, Fit] = MappingProxyType({"lineas": lineas.fit, "lin-act": lin_act.fit})
+METHODS: Mapping[str, Fit] = MappingProxyType(
+    {
+        "lineas": lineas.fit,
+        "lin-act": lin_act.fit,
+        "mean-act": mean_act.fit,
+        "gaussian-act": gaussian_act.fit,
+        "iti-c": iti_c.fit,
+        "caa": caa.fit,
+        "actadd": actadd.fit,
+        "aura": aura.fit,
+        "repe": repe.fit,
+    }
+)
+# As they are shown to people.
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "lineas": "LinEAS",
+        "lin-act": "Lin-AcT",
+        "mean-act": "Mean-AcT",
+        "gaussian-act": "Gaussian-AcT",
+        "iti-c": "ITI-c",
+        "caa": "CAA",
+        "actadd": "ActAdd",
+        "aura": "AurA",
+        "repe": "RePE",
+    }
+)
 
 
 def fit(

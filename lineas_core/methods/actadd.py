@@ -1,0 +1,33 @@
+"""ActAdd, activation addition (Turner et al., 2023): the difference of one pair of prompts.
+
+    w = 1        b = target_1 - source_1, at the last token
+
+on the untouched model. The pair is the first target and the first source prompt that are not
+held out. The paper adds the differences of several tokens at the first positions of one layer;
+a map of this library is the same at every position, so the last token, which has read the whole
+prompt, stands for it, at every site.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lineas_core.activations import Steerable
+from lineas_core.maps import Affine, SteeringMap
+from lineas_core.methods.shared import fit_parallel, shift_by
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+
+
+def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    """Fit in closed form; on image models the mean over height and width is the token.
+
+    Of the configuration it reads sites, batch_size, holdout and seed.
+    """
+    return fit_parallel(model, prompts, config, "actadd", move_first, pooling="last")
+
+
+def move_first(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
+    """The shift from the first source prompt to the first target prompt."""
+    return shift_by(target[0] - source[0])

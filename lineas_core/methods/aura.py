@@ -1,0 +1,46 @@
+"""AurA (Suau et al., ICML 2024): quieten the neurons that detect a concept.
+
+    w = 1 - Gini = 1 - 2 (AUROC - 0.5) where AUROC > 0.5, else 1        b = 0
+
+AUROC is that of a neuron's pooled activation as a detector of the source. So the source are
+prompts WITH the concept to remove, the target prompts without; a neuron that tells them apart
+without a mistake is silenced, and the map cannot bring anything in.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lineas_core.activations import Steerable
+from lineas_core.maps import Affine, SteeringMap
+from lineas_core.methods.shared import fit_parallel
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+
+
+def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    """Fit in closed form on the untouched model, with the paper's maximum over tokens.
+
+    Of the configuration it reads sites, batch_size, holdout and seed.
+    """
+    return fit_parallel(model, prompts, config, "aura", dampen, pooling="max")
+
+
+def dampen(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
+    """The scale of every neuron by how well it detects the source."""
+    gini = 2 * (auroc(source, target) - 0.5)
+    scale = (1 - gini.clamp(min=0)).float()
+    return Affine(scale, torch.zeros_like(scale))
+
+
+def auroc(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Float[Tensor, " d"]:
+    """Area under the ROC curve of each column as a detector of `source`.
+
+    The share of (source, target) pairs in which the source is higher; a tie counts for half.
+    """
+    ordered, scores = target.T.contiguous().sort(dim=1).values, source.T.contiguous()
+    below = torch.searchsorted(ordered, scores)
+    not_above = torch.searchsorted(ordered, scores, right=True)
+    return (below + not_above).sum(dim=1) / (2 * len(source) * len(target))

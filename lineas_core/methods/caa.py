@@ -1,0 +1,25 @@
+"""CAA, contrastive activation addition (Rimsky et al., ACL 2024).
+
+    w = 1        b = mean(target) - mean(source), at the last token
+
+on the untouched model. The paper averages the differences of answer pairs, which is the
+difference of the means, so prompts need no partner here. It adds b at one layer, at the tokens
+after the question; this adds it at every site and token.
+"""
+
+from __future__ import annotations
+
+from lineas_core.activations import Steerable
+from lineas_core.maps import SteeringMap
+from lineas_core.methods.mean_act import move_mean
+from lineas_core.methods.shared import fit_parallel
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+
+
+def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    """Fit in closed form; on image models the mean over height and width is the token.
+
+    Of the configuration it reads sites, batch_size, holdout and seed.
+    """
+    return fit_parallel(model, prompts, config, "caa", move_mean, pooling="last")

@@ -1,0 +1,41 @@
+"""Gaussian-AcT: optimal transport between normal distributions, coordinate by coordinate.
+
+    w = std(target) / std(source)        b = mean(target) - w mean(source)
+
+The optimal map where both sides are normal (Peyré and Cuturi, Computational Optimal Transport,
+2019, Chapter 2). Rodriguez et al. (ICLR 2025) fit the same kind of map to the sorted samples;
+this one uses the moments only.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lineas_core.activations import Steerable
+from lineas_core.maps import Affine, SteeringMap
+from lineas_core.methods.shared import fit_in_order
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+from lineas_core.transport import varies
+
+
+def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    """Fit in closed form.
+
+    Of the configuration it reads order, sites, pooling, batch_size, holdout and seed.
+    """
+    return fit_in_order(model, prompts, config, "gaussian-act", match_moments)
+
+
+def match_moments(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
+    """The map after which mean and standard deviation of the source are those of the target.
+
+    A coordinate of the source that does not vary is shifted only.
+    """
+    variance, mean = torch.var_mean(source, dim=0, correction=0)
+    aimed_variance, aimed_mean = torch.var_mean(target, dim=0, correction=0)
+    moving = varies(mean, variance)
+    scale = torch.where(moving, (aimed_variance / torch.where(moving, variance, 1.0)).sqrt(), 1.0)
+    return Affine(scale.float(), (aimed_mean - scale * mean).float())

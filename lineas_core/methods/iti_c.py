@@ -1,0 +1,77 @@
+"""ITI-c, inference-time intervention with a classifier (Li et al., NeurIPS 2023).
+
+    w = 1        b = ALPHA * sigma * v
+
+on the untouched model: v is the weight vector, of length 1, of a logistic probe that tells target
+from source, and sigma the standard deviation of all activations along it. The paper steers the
+attention heads with the best probes; this steers sites, all of them or the best.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lineas_core.activations import Steerable
+from lineas_core.maps import Affine, SteeringMap
+from lineas_core.methods.shared import both_sides, prepare_training, shift_by
+from lineas_core.origin import describe_map
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+
+# The paper's 15 is for 48 of 1,024 attention heads; here every site may be steered. On all 30
+# norms of smollm2 with the football prompts (16 completions of 24 tokens), perplexity is 10 at 0,
+# 15 to 16 at 1, 28 to 57 at 2 and above 60 at 3; football turns up at 1 only (0 to 2 of 16).
+ALPHA = 1.0
+FOLDS = 5
+
+
+def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    """Fit a probe at every site, and steer the `config.top_sites` with the best ones.
+
+    The best probe is the one with the highest cross-validated accuracy; of equal ones the first
+    in the model. Of the configuration it reads top_sites, sites, pooling, batch_size, holdout
+    and seed.
+    """
+    sides = both_sides(model, prepare_training(model, prompts, config), config)
+    kept = list(sides)
+    if 0 < config.top_sites < len(sides):
+        accuracies = {site: probe_accuracy(*sides[site]) for site in sides}
+        best = sorted(sides, key=lambda site: -accuracies[site])[: config.top_sites]
+        kept = [site for site in sides if site in best]
+    sites = {site: move_along_probe(*sides[site]) for site in kept}
+    return SteeringMap(sites, describe_map(model, prompts, "iti-c", config))
+
+
+def move_along_probe(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
+    """The shift along the probe's weights. A site where nothing differs is left as it is."""
+    rows, labels = _labelled(source, target)
+    weights = _probe().fit(rows, labels).coef_[0]
+    length = float(np.linalg.norm(weights))
+    direction = weights / length if length else weights
+    return shift_by(torch.from_numpy(ALPHA * (rows @ direction).std() * direction))
+
+
+def probe_accuracy(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> float:
+    """Mean accuracy of the probe on the folds that it was not fitted to."""
+    from sklearn.model_selection import cross_val_score
+
+    rows, labels = _labelled(source, target)
+    folds = min(FOLDS, len(source), len(target))
+    return float(cross_val_score(_probe(), rows, labels, cv=folds, scoring="accuracy").mean())
+
+
+def _probe() -> Any:
+    # scikit-learn takes a second to import, which no other method needs.
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=1000)
+
+
+def _labelled(source: Tensor, target: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    rows = torch.cat([source, target]).numpy()
+    return rows, np.repeat([0, 1], [len(source), len(target)])

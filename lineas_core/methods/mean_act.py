@@ -1,0 +1,30 @@
+"""Mean-AcT (Rodriguez et al., ICLR 2025): move the mean of each coordinate.
+
+    w = 1        b = mean(target) - mean(source)
+
+Lin-AcT without the scale.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from lineas_core.activations import Steerable
+from lineas_core.maps import Affine, SteeringMap
+from lineas_core.methods.shared import fit_in_order, shift_by
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+
+
+def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    """Fit in closed form.
+
+    Of the configuration it reads order, sites, pooling, batch_size, holdout and seed.
+    """
+    return fit_in_order(model, prompts, config, "mean-act", move_mean)
+
+
+def move_mean(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
+    """The shift by the difference of the means."""
+    return shift_by(target.mean(dim=0) - source.mean(dim=0))

@@ -1,0 +1,141 @@
+"""What the closed-form methods share: each gives a site its map from two sets of activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lineas_core.activations import (
+    Inputs,
+    Pooling,
+    Steerable,
+    execution_order,
+    pooled_activations,
+)
+from lineas_core.maps import Affine, BatchAffine, SteeringMap
+from lineas_core.origin import describe_map
+from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+
+
+@runtime_checkable
+class FitSite(Protocol):
+    """The map of one site, from the pooled activations of source and target prompts there.
+
+    The activations are on the CPU, in float64; the map is in float32.
+    """
+
+    def __call__(self, source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
+        """Fit it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a map is fitted on.
+
+    Attributes:
+        source: the prepared source prompts, without those held out.
+        target: the prepared target prompts, likewise.
+        sites: in the order in which the model runs them.
+    """
+
+    source: Inputs
+    target: Inputs
+    sites: Sequence[str]
+
+
+def prepare_training(model: Steerable, prompts: PromptSet, config: TrainConfig) -> Training:
+    """The prompts and sites that `config` chooses: those that train LinEAS too."""
+    training, _ = prompts.split(config.holdout, config.seed)
+    source, target = model.prepare(training.source), model.prepare(training.target)
+    sites = execution_order(model, source, model.sites(config.sites or model.default_sites))
+    return Training(source, target, sites)
+
+
+def both_sides(
+    model: Steerable, training: Training, config: TrainConfig
+) -> dict[str, tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]]:
+    """Site -> pooled activations of the source and of the target, on the untouched model.
+
+    They are on the CPU and in float64, which not every accelerator has.
+    """
+    source, target = (
+        pooled_activations(
+            model, side, training.sites, pooling=config.pooling, batch_size=config.batch_size
+        )
+        for side in (training.source, training.target)
+    )
+    return {site: (_exact(source[site]), _exact(target[site])) for site in training.sites}
+
+
+def fit_parallel(
+    model: Steerable,
+    prompts: PromptSet,
+    config: TrainConfig,
+    method: str,
+    fit_site: FitSite,
+    pooling: Pooling | None = None,
+) -> SteeringMap:
+    """Fit every site on the untouched model.
+
+    Args:
+        model: its weights are not changed.
+        prompts: the source and target.
+        config: sites, pooling, batch_size, holdout and seed are read.
+        method: a key of `METHODS`.
+        fit_site: the method.
+        pooling: where the method fixes it, in place of the configuration's; the map says so.
+            Image models have no last token: "last" is the mean there.
+    """
+    training = prepare_training(model, prompts, config)
+    if pooling is not None:
+        no_tokens = training.source.mask is None
+        config = replace(config, pooling="mean" if pooling == "last" and no_tokens else pooling)
+    sites = {
+        site: fit_site(source, target)
+        for site, (source, target) in both_sides(model, training, config).items()
+    }
+    return SteeringMap(sites, describe_map(model, prompts, method, config))
+
+
+def fit_in_order(
+    model: Steerable, prompts: PromptSet, config: TrainConfig, method: str, fit_site: FitSite
+) -> SteeringMap:
+    """Fit the sites in the order that `config.order` names.
+
+    "sequential" is site after site: the source runs through the sites steered so far, the target
+    through none (Rodriguez et al., ICLR 2025, Section 3.2). "parallel" is `fit_parallel`.
+    """
+    if config.order == "parallel":
+        return fit_parallel(model, prompts, config, method, fit_site)
+    training = prepare_training(model, prompts, config)
+    size, pooling = config.batch_size, config.pooling
+    aims = pooled_activations(
+        model, training.target, training.sites, pooling=pooling, batch_size=size
+    )
+    fitted: dict[str, Affine] = {}
+    live: dict[str, BatchAffine] = {}
+    for site in training.sites:
+        here = pooled_activations(
+            model, training.source, [*fitted, site], pooling=pooling, batch_size=size, maps=live
+        )[site]
+        fitted[site] = fit_site(_exact(here), _exact(aims[site]))
+        live[site] = BatchAffine(
+            (fitted[site].scale - 1).to(here.device), fitted[site].shift.to(here.device)
+        )
+    return SteeringMap(fitted, describe_map(model, prompts, method, config))
+
+
+def shift_by(shift: Float[Tensor, " d"]) -> Affine:
+    """The map that adds `shift` and scales nothing."""
+    return Affine(torch.ones(len(shift)), shift.float())
+
+
+def _exact(z: Tensor) -> Tensor:
+    return z.cpu().double()
