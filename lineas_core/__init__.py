@@ -7,6 +7,7 @@ print(model.generate(["Once upon a time"], steer=[(result.map, 1.0)]))
 """
 
 from lineas_core.composition import Effect, effects
+from lineas_core.early_stop import Stopped, train_until, warm_start
 from lineas_core.errors import (
     ConfigError,
     LineasError,
@@ -26,6 +27,7 @@ from lineas_core.models.diffusion import DiffusionModel, ImageGrid
 from lineas_core.models.language import LanguageModel, TextGrid
 from lineas_core.prompts import PromptIssue, PromptSet, load_jigsaw
 from lineas_core.recommend import Recommendation, recommend_strength
+from lineas_core.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
 from lineas_core.steering import steer
 from lineas_core.trainer import (
     DivergedError,
@@ -52,14 +54,18 @@ __all__ = [
     "MapError",
     "MapInfo",
     "ModelError",
+    "PathConfig",
     "PromptError",
     "PromptIssue",
     "PromptSet",
     "Recommendation",
     "Scores",
     "SiteError",
+    "SparsePath",
+    "SparsePoint",
     "SteeringMap",
     "StepEvent",
+    "Stopped",
     "TextGrid",
     "TrainConfig",
     "TrainResult",
@@ -77,7 +83,10 @@ __all__ = [
     "load_scorer",
     "load_toxicity_scorer",
     "recommend_strength",
+    "sparsest",
     "steer",
     "toxicity",
     "train",
+    "train_until",
+    "warm_start",
 ]

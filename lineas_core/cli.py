@@ -6,6 +6,8 @@ With --json the result goes to standard output as one JSON value, and nothing el
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -21,16 +23,17 @@ from lineas_core.arguments import (
     load_image,
     load_text,
     numbers,
+    pairs_of,
+    seeds_of,
     split_spec,
     swept_maps,
     train_settings,
 )
 from lineas_core.errors import ConfigError, LineasError
+from lineas_core.evaluation import NAMES, find_table
 from lineas_core.terminal import InterruptFlag, console, out, plain, show, training_progress
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from lineas_core.grids import GridRecipe
 
 app = typer.Typer(
@@ -54,7 +57,9 @@ def train(
     prompts: Annotated[str, typer.Argument(help="A shipped set's name, or a JSON file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the map goes.")],
     model: ModelName = "smollm2",
-    method: Annotated[str, typer.Option(help="lineas or lin-act.")] = "lineas",
+    method: Annotated[
+        str, typer.Option(help="lineas, lin-act, or another of docs/methods.md.")
+    ] = "lineas",
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of TrainConfig, as steps=200; repeat for more."),
@@ -270,58 +275,41 @@ def prompts(
 
 @app.command()
 def evaluate(
-    table: Annotated[str, typer.Argument(help="Which table: concepts or styles.")],
+    table: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}.")],
     model: Annotated[str, typer.Option("--model", "-m", help="The embedded one by default.")] = "",
-    only: Annotated[
+    seeds: Annotated[str, typer.Option(help="Separated by commas.")] = "0",
+    setting: Annotated[
         list[str] | None,
-        typer.Option(help="A prompt set; repeat for more. All of the table's by default."),
+        typer.Option("--set", help="A size of the table, as completions=50; repeat for more."),
     ] = None,
-    completions: Annotated[int, typer.Option(help="concepts: per strength.")] = 100,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A folder; user data by default.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Measure the methods, and print a table."""
-    if table == "concepts":
-        results, text = _evaluate_concepts(model, only or [], completions, device)
-    elif table == "styles":
-        results, text = _evaluate_styles(model, only or [], device)
-    else:
-        raise ConfigError(f"table is {table!r}; choose concepts or styles.")
+    """Make a table of the papers: CSV, Markdown and a plot. What is measured already is kept."""
+    found = find_table(table)
+    sizes, chosen = found.sized(pairs_of(setting or [])), seeds_of(seeds)
+
+    from lineas_core.evaluation.bench import Bench
+    from lineas_core.evaluation.tables import write_results
+    from lineas_core.home import lineas_home
+
+    loaded = load(model or found.model, device)
+    folder = output or lineas_home() / "evaluation" / re.sub(r"[^\w.-]+", "-", loaded.id)
+    results = found.measure(Bench(loaded, folder, _tell), sizes, chosen)
+    command = " ".join(["python -m lineas_core", *map(shlex.quote, sys.argv[1:])])
+    files = write_results(found, results, folder, command, chosen)
     if as_json:
-        show(results.to_dict(orient="records"), as_json)
+        show({"files": [str(file) for file in files]}, as_json)
     else:
-        print(text)
+        print(found.write(results))
+        _tell(f"in {folder}: {', '.join(file.name for file in files)}")
 
 
 cli_prompts.register(app)
 cli_sharing.register(app)
-
-
-def _evaluate_concepts(
-    model: str, only: list[str], completions: int, device: str
-) -> tuple[pd.DataFrame, str]:
-    from lineas_core.evaluation.concepts import concept_table, evaluate_concepts
-    from lineas_core.metrics.concepts import concept_words
-
-    results = evaluate_concepts(
-        load_text(model or "smollm2", device),
-        only or list(concept_words()),
-        completions=completions,
-        on_event=_tell,
-    )
-    return results, concept_table(results)
-
-
-def _evaluate_styles(model: str, only: list[str], device: str) -> tuple[pd.DataFrame, str]:
-    from lineas_core.evaluation.styles import evaluate_styles, gain_at_equal_image, style_table
-    from lineas_core.prompts import shipped_prompt_sets
-
-    styles = only or [name for name in shipped_prompt_sets() if name.startswith("emoji-")]
-    results = evaluate_styles(load_image(model or "emoji-onestep", device), styles, on_event=_tell)
-    gains = gain_at_equal_image(results, "lineas", "lin-act")
-    lines = [style_table(results), "", "CLIPScore of lineas less lin-act at equal IMGScore:"]
-    lines += [f"  {style}: {gain:+.3f}" for style, gain in gains.items()]
-    return results, "\n".join([*lines, f"  mean: {gains.mean():+.3f}"])
 
 
 def _write_grid(recipe: GridRecipe, output: Path, device: str, as_json: bool) -> None:

@@ -5,14 +5,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
 import lineas_core as lc
 from lineas_core.cli import app
-from lineas_core.evaluation.styles import evaluate_styles, gain_at_equal_image, style_table
 from lineas_core.grids import GridRecipe, UsedMap, draw_film, draw_grid, score_grid
 from lineas_core.metrics import clip
 from lineas_core.models.diffusion import DiffusionModel
@@ -118,69 +116,6 @@ def test_the_picture_and_the_film_show_every_cell() -> None:
         middles = [frame[20, 20 + 40 * row].astype(int) for row in range(3)]
         wanted = np.array([row[column] for row in colours])
         assert np.abs(np.stack(middles) - wanted).max() < 16
-
-
-def test_the_style_table_covers_methods_and_strengths(
-    painter: DiffusionModel, scorer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The small model reads sixteen letters.
-    prompts = lc.PromptSet(
-        name="ink",
-        modality="image",
-        source=["ab", "ba", "cab", "bc"],
-        target=["ab ink", "ba ink", "cab ink", "bc ink"],
-        concept="ink",
-    )
-    file = str(prompts.save(tmp_path / "ink.json"))
-    monkeypatch.setattr(
-        "lineas_core.models.diffusion.TRAIN_DEFAULTS",
-        {"optimizer": "adamw", "rate": 1e-3, "steps": 2},
-    )
-    results = evaluate_styles(
-        painter, [file], strengths=[0, 1], prompts=["aa", "bb", "cc"], scorer=scorer
-    )
-    assert list(results["method"]) == ["lineas", "lineas", "lin-act", "lin-act"]
-    assert results["image"][[0, 2]].tolist() == pytest.approx([1, 1])
-    assert results["clip"][0] == pytest.approx(results["clip"][2])
-    assert set(results["scorer"]) == {scorer}
-    table = style_table(results).splitlines()
-    assert len(table) == 4
-    assert table[0].count("|") == 6
-
-
-def test_gain_at_equal_image_compares_curves_not_strengths() -> None:
-    def rows(method: str, points: list[tuple[float, float]]) -> list[dict]:
-        return [
-            {"style": "x", "method": method, "strength": i, "image": image, "clip": score}
-            for i, (image, score) in enumerate(points)
-        ]
-
-    # On the line 1 - image, and a tenth above it but for the start; strengths do not match.
-    theirs = rows("b", [(1.0, 0.0), (0.9, 0.1), (0.4, 0.6)])
-    ours = rows("a", [(1.0, 0.1), (0.6, 0.5), (0.2, 0.9)])
-    gains = gain_at_equal_image(pd.DataFrame(ours + theirs), "a", "b")
-    assert gains["x"] == pytest.approx(0.1)
-
-
-def test_gain_at_equal_image_takes_the_best_strength_that_leaves_enough_of_the_picture() -> None:
-    # IMGScore falls and rises again, as it does where a map overshoots.
-    points = {"a": [(1.0, 0.0), (0.5, 0.2), (0.8, 0.4)], "b": [(1.0, 0.1), (0.7, 0.05), (0.5, 0.3)]}
-    results = pd.DataFrame(
-        {"style": "x", "method": method, "strength": i, "image": image, "clip": score}
-        for method, curve in points.items()
-        for i, (image, score) in enumerate(curve)
-    )
-    strengths = np.linspace(0, 2, 20_001)
-    dense = {
-        m: [np.interp(strengths, range(3), axis) for axis in zip(*c, strict=True)]
-        for m, c in points.items()
-    }
-    levels = np.linspace(0.5, 1.0, 2_001)
-    best = {
-        m: [clip[image >= level].max() for level in levels] for m, (image, clip) in dense.items()
-    }
-    wanted = np.mean(np.subtract(best["a"], best["b"]))
-    assert gain_at_equal_image(results, "a", "b")["x"] == pytest.approx(wanted, abs=3e-3)
 
 
 def test_a_grid_made_from_a_terminal_can_be_made_again(

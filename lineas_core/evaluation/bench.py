@@ -128,7 +128,7 @@ def spread(results: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> p
     """
     groups = results.groupby(list(by), sort=False)[list(values)]
     means, deviations = groups.mean(), groups.std(ddof=1).fillna(0.0)
-    return means.join(deviations, rsuffix="_sd").reset_index()
+    return means.join(deviations.add_suffix("_sd")).reset_index()
 
 
 def _read(file: Path) -> Any:

@@ -7,20 +7,23 @@ under the unsteered model.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
-from lineas_core.evaluation.tables import strength_table
+from lineas_core.evaluation.bench import Bench, Cell, Row, spread
+from lineas_core.evaluation.tables import Table, strength_table, with_spread
 from lineas_core.maps import SteeringMap
-from lineas_core.methods import fit
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
-from lineas_core.models.language import LanguageModel
+from lineas_core.models import as_language_model
 from lineas_core.prompts import PromptSet
+from lineas_core.trainer import TrainConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OPENINGS = (
     "Once upon a time",
@@ -33,105 +36,124 @@ FIRST_SEED = 1000
 
 
 @dataclass(frozen=True)
-class ConceptRow:
-    """One cell of the table.
-
-    Attributes:
-        concept: name of the prompt set and of the word list.
-        method: how the map was learned.
-        strength: of the map.
-        presence: share of completions with the concept.
-        perplexity: of the completions, under the unsteered model.
-        completions: how many.
-        fit_seconds: what the map took to learn.
-    """
-
-    concept: str
-    method: str
-    strength: float
-    presence: float
-    perplexity: float
-    completions: int
-    fit_seconds: float
-
-
-def evaluate_concepts(
-    model: LanguageModel,
-    concepts: Sequence[str],
-    methods: Sequence[str] = ("lineas", "lin-act"),
-    *,
-    completions: int = 100,
-    strengths: Sequence[float] = STRENGTHS,
-    on_event: Callable[[str], object] | None = None,
-) -> pd.DataFrame:
-    """Fit a map by each method to each concept's shipped prompts, and measure it.
+class Sizes:
+    """What is measured.
 
     Args:
-        model: the model to steer, which is also the judge of fluency.
-        concepts: names of shipped prompt sets that have a word list.
-        methods: names of methods (`lineas_core.methods`).
-        completions: per strength, shared among the four openings, each with a seed of its own.
-        strengths: of the maps.
-        on_event: told in a line what goes on.
-
-    Returns:
-        One row per concept, method and strength, with the fields of `ConceptRow`.
+        concepts: names of prompt sets that have a word list.
+        methods: keys of `METHODS`.
+        completions: per strength, shared among the four openings.
+        tokens: of a completion, at most.
     """
-    tell = on_event or (lambda line: None)
-    rows: list[ConceptRow] = []
-    # Strength 0 is the untouched model, whatever the map: its completions are made once.
-    untouched: Completions | None = None
-    for concept in concepts:
-        prompts = PromptSet.load(concept)
-        for method in methods:
-            tell(f"{concept}: fitting {method}")
-            began = time.perf_counter()
-            smap = fit(method, model, prompts)
-            seconds = time.perf_counter() - began
-            for strength in strengths:
-                tell(f"{concept}: {completions} completions, {method} at strength {strength:g}")
-                if strength == 0 and untouched is not None:
-                    made = untouched
-                else:
-                    made = complete(model, smap, strength, completions)
-                if strength == 0:
-                    untouched = made
-                present = concept_presence(made.texts, concept)
-                rows.append(
-                    ConceptRow(
-                        concept=concept,
-                        method=method,
-                        strength=strength,
-                        presence=sum(present) / len(present),
-                        perplexity=made.perplexity,
-                        completions=completions,
-                        fit_seconds=seconds,
-                    )
-                )
-    return pd.DataFrame(rows)
+
+    concepts: tuple[str, ...] = ("football", "night")
+    methods: tuple[str, ...] = ("lineas", "lin-act")
+    completions: int = 80
+    tokens: int = 80
 
 
 class Completions(NamedTuple):
-    """Completions at one strength, and their perplexity under the unsteered model."""
+    """Completions, and their perplexity under the unsteered model."""
 
     texts: list[str]
     perplexity: float
 
 
-def complete(model: LanguageModel, smap: SteeringMap, strength: float, count: int) -> Completions:
-    """Complete the openings in turn, `count` times in all, each with a seed of its own."""
+def complete(
+    bench: Bench, smap: SteeringMap, strength: float, count: int, tokens: int, seed: int
+) -> Completions:
+    """Complete the openings in turn, `count` times in all, each with noise of its own."""
     openings = [OPENINGS[i % len(OPENINGS)] for i in range(count)]
-    texts = model.generate(
-        openings,
-        [(smap, strength)],
-        seed=[FIRST_SEED + i for i in range(count)],
-        batch_size=100,
-    )
-    return Completions(texts, perplexity(model, openings, texts))
+    noise = range(FIRST_SEED + seed * count, FIRST_SEED + (seed + 1) * count)
+    texts = bench.texts(openings, [(smap, strength)], noise, max_new_tokens=tokens, batch_size=100)
+    return Completions(texts, perplexity(as_language_model(bench.model), openings, texts))
 
 
-def concept_table(results: pd.DataFrame) -> str:
-    """The results as a Markdown table: a row per concept and method, a column per strength."""
-    return strength_table(
-        results, "concept", lambda row: f"{row.presence:.0%} / {row.perplexity:.1f}"
-    )
+def presence(texts: Sequence[str], concept: str) -> float:
+    """Share of the texts that hold the concept."""
+    return sum(concept_presence(texts, concept)) / len(texts)
+
+
+def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
+    """A row per concept, method, seed (of training and of the completions) and strength."""
+    for concept in sizes.concepts:
+        concept_presence([], concept)
+
+    def measure_cell(cell: Cell) -> list[Row]:
+        config = TrainConfig.for_model(bench.model, seed=cell["seed"])
+        fitted = bench.fit(cell["method"], PromptSet.load(cell["concept"]), config)
+        rows: list[Row] = []
+        for strength in STRENGTHS:
+            made = complete(
+                bench, fitted.map, strength, cell["completions"], cell["tokens"], cell["seed"]
+            )
+            rows.append(
+                {
+                    "strength": strength,
+                    "presence": presence(made.texts, cell["concept"]),
+                    "perplexity": made.perplexity,
+                    "fit_seconds": fitted.seconds,
+                }
+            )
+        return rows
+
+    cells = [
+        {
+            "concept": concept,
+            "method": method,
+            "seed": seed,
+            "completions": sizes.completions,
+            "tokens": sizes.tokens,
+        }
+        for concept in sizes.concepts
+        for method in sizes.methods
+        for seed in seeds
+    ]
+    return bench.rows("concepts", cells, measure_cell)
+
+
+def write(results: pd.DataFrame) -> str:
+    """Presence / perplexity, a row per concept and method, a column per strength."""
+
+    def cell(row: Any) -> str:
+        shown = with_spread(row.presence, row.presence_sd, ".0%")
+        return f"{shown} / {with_spread(row.perplexity, row.perplexity_sd, '.1f')}"
+
+    return strength_table(_means(results), "concept", cell)
+
+
+def draw(results: pd.DataFrame, figure: Figure) -> None:
+    """Presence above perplexity over strength, a column of plots per concept."""
+    means = _means(results)
+    concepts = list(means["concept"].unique())
+    axes = figure.subplots(2, len(concepts), sharex=True, sharey="row", squeeze=False)
+    for column, concept in enumerate(concepts):
+        found = means[means["concept"] == concept]
+        for method, line in found.groupby("method", sort=False):
+            for row, value in enumerate(("presence", "perplexity")):
+                axes[row, column].errorbar(
+                    line["strength"], line[value], line[f"{value}_sd"], marker="o", label=method
+                )
+        axes[0, column].set_title(concept)
+        axes[1, column].set_xlabel("strength")
+    axes[0, 0].set_ylabel("share with the concept")
+    axes[1, 0].set_ylabel("perplexity")
+    axes[1, 0].set_yscale("log")
+    axes[0, 0].legend()
+
+
+def _means(results: pd.DataFrame) -> pd.DataFrame:
+    by = ["concept", "method", "strength"]
+    return spread(results, by, ["presence", "perplexity", "fit_seconds"])
+
+
+TABLE = Table(
+    name="concepts",
+    title="Concept presence and perplexity at each strength",
+    source="LinEAS, Section 4.1: concepts in language models",
+    model="smollm2",
+    sizes=Sizes,
+    measure=measure,
+    write=write,
+    draw=draw,
+)

@@ -30,7 +30,7 @@ class Table:
         title: in a line.
         source: the paper's own.
         model: that is measured by default.
-        sizes: a frozen dataclass of ints, floats and tuples of str; its defaults suit the
+        sizes: a frozen dataclass of ints, floats, and tuples of one kind; its defaults suit the
             embedded models.
         measure: bench, sizes, seeds -> results, a row for each thing measured.
         write: results -> Markdown.

@@ -1,0 +1,290 @@
+"""The sparsest map that does nearly what the dense one does.
+
+The penalty's weight gamma is no number that a person can choose: the same one leaves all of a map
+on one model and nothing on another. What can be chosen is how much of the effect is to be kept.
+So the maps of a falling sequence of gammas are learned,
+
+    gamma_max > gamma_max * ratio > gamma_max * ratio^2 > ...
+
+from the identity, which is the solution at gamma_max, each point started at the one before
+(pathwise descent, Friedman et al. 2010), until one of them keeps enough.
+
+The penalty shrinks what it leaves, so a sparse map falls short of what its neurons could do. A map
+that comes near enough is therefore learned once more without the penalty, on the coordinates that
+it found and no others (the relaxed lasso, Meinshausen 2007).
+
+The effect of a map is the share of the held-out distance to the target that it closes,
+1 - Delta(steered) / Delta(untouched), with Delta summed over sites.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from lineas_core.activations import (
+    Inputs,
+    Steerable,
+    execution_order,
+    pooled_activations,
+    pooled_forward,
+)
+from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
+from lineas_core.errors import ConfigError, TrainingError
+from lineas_core.maps import Affine, BatchAffine, SteeringMap
+from lineas_core.methods.lineas import fit as fit_lineas
+from lineas_core.origin import describe_map
+from lineas_core.prompts import PromptSet
+from lineas_core.steering import steer
+from lineas_core.trainer import TrainConfig
+from lineas_core.transport import delta
+
+# A penalised map with a smaller share of the effect asked for is too sparse for a refit to help.
+PROMISING = 0.7
+
+
+@dataclass(frozen=True)
+class PathConfig:
+    """How the sequence of gammas is walked.
+
+    Args:
+        points: gammas at most, >= 1.
+        ratio: of each to the one before, in (0, 1).
+        steps: proximal gradient steps at each, >= 1.
+        refit_steps: gradient steps without the penalty on the support found; 0 keeps the
+            penalised map.
+
+    Raises:
+        ConfigError: a value is out of range; the message names it.
+    """
+
+    points: int = 15
+    ratio: float = 0.6
+    steps: int = 5
+    refit_steps: int = 15
+
+    def __post_init__(self) -> None:
+        checks = {
+            "points": (self.points >= 1, "1 or more"),
+            "ratio": (0 < self.ratio < 1, "between 0 and 1"),
+            "steps": (self.steps >= 1, "1 or more"),
+            "refit_steps": (self.refit_steps >= 0, "0 or more"),
+        }
+        for name, (fine, expected) in checks.items():
+            if not fine:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePoint:
+    """A map on the path.
+
+    Attributes:
+        gamma: of the penalty that chose its coordinates; 0 is the dense map.
+        map: on them, refitted if its effect was near enough.
+        effect: share of the held-out distance to the target that it closes; 1 is all of it.
+    """
+
+    gamma: float
+    map: SteeringMap
+    effect: float
+
+    @property
+    def support(self) -> float:
+        """Share of coordinates that the map changes."""
+        return self.map.support()
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePath:
+    """The maps of a path, and the one that its budget chooses.
+
+    Attributes:
+        points: from the largest gamma down.
+        dense: the map that they are measured by.
+        kept: share of the dense map's effect that the chosen one must have.
+    """
+
+    points: tuple[SparsePoint, ...]
+    dense: SparsePoint
+    kept: float
+
+    @property
+    def chosen(self) -> SparsePoint:
+        """The map of least support with enough effect: the dense one where no other has it."""
+        enough = [p for p in self.points if p.effect >= self.kept * self.dense.effect]
+        return min([*enough, self.dense], key=lambda point: point.support)
+
+
+def sparsest(
+    model: Steerable,
+    prompts: PromptSet,
+    config: TrainConfig | None = None,
+    *,
+    kept: float = 0.95,
+    dense: SteeringMap | None = None,
+    path: PathConfig = PathConfig(),
+    on_point: Callable[[SparsePoint], object] | None = None,
+) -> SparsePath:
+    """The sparsest map that keeps `kept` of the dense map's effect on held-out prompts.
+
+    The path ends at the first point that does.
+
+    Args:
+        model: its weights are not changed.
+        prompts: the source and target.
+        config: settings of the dense map, with gamma 0; the model's shipped ones by default. The
+            path reads of them sites, pooling, holdout, seed, l1 and group; it takes all training
+            prompts in every step, batch_size at a time, and needs no rate.
+        kept: share of the effect, in (0, 1].
+        dense: the dense map, if it is there already; trained by `config` otherwise.
+        path: how the gammas are walked.
+        on_point: called with every point.
+
+    Raises:
+        ConfigError: a value is out of range, or nothing is held out.
+        TrainingError: the dense map has no effect that could be kept.
+    """
+    if not 0 < kept <= 1:
+        raise ConfigError(f"kept is {kept!r}; it must be above 0 and at most 1.")
+    config = config or TrainConfig.for_model(model)
+    if config.gamma:
+        raise ConfigError(f"gamma is {config.gamma:g}; the dense map is that of gamma 0.")
+    fitter = SparseFitter(model, prompts, config)
+    if dense is None:
+        dense = fit_lineas(model, prompts, config)
+    whole = SparsePoint(0.0, dense, fitter.effect(dense))
+    if whole.effect <= 0:
+        raise TrainingError(
+            f"The dense map closes {whole.effect:.0%} of the held-out distance; there is no "
+            "effect to keep. Train it for more steps, or on more prompts."
+        )
+    points: list[SparsePoint] = []
+    for point in fitter.path(path, refit_above=PROMISING * kept * whole.effect):
+        points.append(point)
+        if on_point:
+            on_point(point)
+        if point.effect >= kept * whole.effect:
+            break
+    return SparsePath(tuple(points), whole, kept)
+
+
+class SparseFitter:
+    """Learns sparse maps on the training prompts, and measures maps on those held out.
+
+    Args:
+        model: its weights are not changed.
+        prompts: the source and target.
+        config: sites, pooling, holdout, seed, batch_size, l1 and group are read.
+
+    Raises:
+        ConfigError: nothing is held out or penalised.
+        SiteError: the sites match nothing, or do not run once a pass.
+    """
+
+    def __init__(self, model: Steerable, prompts: PromptSet, config: TrainConfig) -> None:
+        if not config.holdout:
+            raise ConfigError("holdout is 0; the effect is measured on held-out prompts: give 0.2.")
+        if not config.l1 + config.group:
+            raise ConfigError("l1 and group are 0; set one above 0, or nothing is penalised.")
+        self._model, self._prompts, self._config = model, prompts, config
+        training, held_out = prompts.split(config.holdout, config.seed)
+        self._source, self._held_source = map(model.prepare, (training.source, held_out.source))
+        self.sites = execution_order(
+            model, self._source, model.sites(config.sites or model.default_sites)
+        )
+        self._aims = self._activations(model.prepare(training.target))
+        self._held_aims = self._activations(model.prepare(held_out.target))
+        self._untouched = self._distance(self._activations(self._held_source))
+
+    def effect(self, smap: SteeringMap) -> float:
+        """Share of the held-out distance that a map closes, over the sites of the settings."""
+        with steer(self._model, [(smap, 1.0)]):
+            left = self._distance(self._activations(self._held_source))
+        return 1 - left / self._untouched if self._untouched else 0.0
+
+    def identity(self) -> list[Float[Tensor, " _"]]:
+        """The parts of the map that changes nothing: w - 1 and b of each site, in order."""
+        return [torch.zeros_like(self._aims[site][0]) for site in self.sites for _ in range(2)]
+
+    def loss(self, parts: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, ""]:
+        """Delta summed over sites on all training prompts, differentiable in the parts."""
+        size = self._config.batch_size
+        found: dict[str, list[Tensor]] = {site: [] for site in self.sites}
+        for start in range(0, len(self._source), size):
+            rows = self._source.rows(range(start, min(start + size, len(self._source))))
+            run = partial(self._forward, rows)
+            # Sorting needs all prompts at once; the activations inside the model are kept for one
+            # batch only, and made again on the way back.
+            small = len(self._source) <= size
+            batch = run(*parts) if small else checkpoint(run, *parts, use_reentrant=False)
+            for site in self.sites:
+                found[site].append(batch[site])
+        terms = [delta(torch.cat(found[s]), self._aims[s]).mean() for s in self.sites]
+        return torch.stack(terms).sum()
+
+    def gamma_max(self) -> float:
+        """The gamma at and above which the map stays the identity."""
+        here = Place.at(self.loss, self.identity())
+        return largest_gamma(here.gradient, self._config.l1, self._config.group)
+
+    def path(self, path: PathConfig, refit_above: float = -math.inf) -> Iterator[SparsePoint]:
+        """The points from the largest gamma down, each learned when it is asked for.
+
+        Args:
+            path: how the gammas are walked.
+            refit_above: effect of a penalised map, below which it is not refitted.
+        """
+        here = Place.at(self.loss, self.identity())
+        gamma = largest_gamma(here.gradient, self._config.l1, self._config.group)
+        for _ in range(path.points):
+            gamma *= path.ratio
+            penalty = SparsePenalty(gamma, self._config.l1, self._config.group)
+            here = descend(self.loss, here, penalty, steps=path.steps)
+            point = self._point(here, gamma)
+            if path.refit_steps and point.effect >= refit_above:
+                point = self._point(self._refitted(here, path.refit_steps), gamma)
+            yield point
+
+    def _refitted(self, here: Place, steps: int) -> Place:
+        free = [part != 0 for part in here.values]
+        return descend(self.loss, here, SparsePenalty(0.0), steps=steps, free=free)
+
+    def _point(self, here: Place, gamma: float) -> SparsePoint:
+        smap = self._as_map(here.values, gamma)
+        return SparsePoint(gamma, smap, self.effect(smap))
+
+    def _as_map(self, parts: Sequence[Tensor], gamma: float) -> SteeringMap:
+        sites = {
+            site: Affine(1 + gain.cpu(), shift.cpu().clone())
+            for site, gain, shift in zip(self.sites, parts[::2], parts[1::2], strict=True)
+        }
+        config = replace(self._config, gamma=gamma)
+        return SteeringMap(sites, describe_map(self._model, self._prompts, "lineas-sparse", config))
+
+    def _forward(self, rows: Inputs, *parts: Tensor) -> dict[str, Tensor]:
+        maps = {
+            site: BatchAffine(gain, shift)
+            for site, gain, shift in zip(self.sites, parts[::2], parts[1::2], strict=True)
+        }
+        pooling = self._config.pooling
+        return pooled_forward(self._model, rows, self.sites, pooling=pooling, maps=maps)
+
+    def _activations(self, inputs: Inputs) -> dict[str, Tensor]:
+        return pooled_activations(
+            self._model,
+            inputs,
+            self.sites,
+            pooling=self._config.pooling,
+            batch_size=self._config.batch_size,
+        )
+
+    def _distance(self, found: Mapping[str, Tensor]) -> float:
+        return sum(float(delta(found[s], self._held_aims[s]).mean()) for s in self.sites)

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+import lineas_core as lc
+from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
+from lineas_core.sparsify import PathConfig, SparseFitter, SparsePath, SparsePoint, sparsest
+
+CONFIG = lc.TrainConfig(steps=40, rate=0.3, group=0.0, batch_size=8, holdout=0.25)
+COUPLES = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.3, 2.0)]
+
+
+def least_squares(seed: int, widths: Sequence[int]):
+    """A smooth convex loss of one vector per width, in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    width = sum(widths)
+    a = torch.randn(3 * width, width, generator=generator, dtype=torch.float64)
+    y = a @ (3 * torch.randn(width, generator=generator, dtype=torch.float64)) + 1
+
+    def loss(parts: Sequence[Tensor]) -> Tensor:
+        return (a @ torch.cat(list(parts)) - y).square().mean()
+
+    return loss, [torch.zeros(width, dtype=torch.float64) for width in widths]
+
+
+@pytest.mark.parametrize(("l1", "group"), COUPLES)
+def test_gamma_max_is_where_zero_stops_being_the_solution(l1: float, group: float) -> None:
+    loss, zero = least_squares(0, (5, 7))
+    leaves = [z.requires_grad_() for z in zero]
+    gamma = largest_gamma(torch.autograd.grad(loss(leaves), leaves), l1, group)
+    for factor, moves in ((1.001, False), (0.99, True)):
+        penalty = SparsePenalty(gamma * factor, l1, group)
+        found = descend(loss, Place.at(loss, zero), penalty, steps=100)
+        assert any(bool(part.any()) for part in found.values) == moves
+
+
+@pytest.mark.parametrize(("l1", "group"), [(1.0, 0.0), (0.0, 1.0)])
+def test_gamma_max_of_one_penalty_alone_is_a_norm(l1: float, group: float) -> None:
+    parts = [torch.randn(5), torch.randn(9)]
+    wanted = max(float(p.abs().max()) if l1 else float(p.norm()) / math.sqrt(len(p)) for p in parts)
+    assert largest_gamma(parts, l1, group) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(("l1", "group"), COUPLES)
+@pytest.mark.parametrize("share", [0.6, 0.2, 0.02])
+def test_descent_finds_what_a_general_solver_finds(l1: float, group: float, share: float) -> None:
+    widths = (4, 6)
+    loss, zero = least_squares(1, widths)
+    leaves = [z.requires_grad_() for z in zero]
+    gamma = share * largest_gamma(torch.autograd.grad(loss(leaves), leaves), l1, group)
+    penalty = SparsePenalty(gamma, l1, group)
+    found = descend(loss, Place.at(loss, zero), penalty, steps=300)
+
+    def objective(both: Tensor, rounding: float) -> Tensor:
+        """Of the positive and the negative part of x; the norm's corner at 0 is rounded off."""
+        up, down = both.chunk(2)
+        parts = (up - down).split(widths)
+        norms = sum(math.sqrt(len(p)) * (p.square().sum() + rounding**2).sqrt() for p in parts)
+        return loss(parts) + gamma * (l1 * both.sum() + group * norms)
+
+    def with_slope(x: np.ndarray) -> tuple[float, np.ndarray]:
+        both = torch.from_numpy(x).requires_grad_()
+        value = objective(both, 1e-5)
+        return value.item(), torch.autograd.grad(value, both)[0].numpy()
+
+    size = 2 * sum(widths)
+    best = minimize(
+        with_slope, np.ones(size), jac=True, bounds=[(0, None)] * size, method="L-BFGS-B",
+        options={"ftol": 1e-13, "gtol": 1e-9, "maxiter": 5000},
+    )  # fmt: skip
+    x = torch.cat(found.values)
+    ours = float(objective(torch.cat([x.clamp(min=0), (-x).clamp(min=0)]), 0.0))
+    assert ours == pytest.approx(best.fun, rel=1e-5)
+    # The solver stops short of exact zeros; what it finds large, we find too.
+    theirs = torch.from_numpy(best.x[: size // 2] - best.x[size // 2 :])
+    torch.testing.assert_close(x, theirs, rtol=0.02, atol=0.02)
+
+
+def test_every_step_lowers_the_objective_from_any_first_length() -> None:
+    loss, zero = least_squares(2, (6,))
+    penalty = SparsePenalty(0.1, 1.0, 1.0)
+    for length in (1e-3, 1.0, 1e3):
+        place, reached = replace(Place.at(loss, zero), length=length), []
+        for _ in range(15):
+            place = descend(loss, place, penalty, steps=1)
+            reached.append(float(loss(place.values)) + sum(map(penalty.value, place.values)))
+            assert place.loss == pytest.approx(float(loss(place.values)))
+        assert reached == sorted(reached, reverse=True)
+        assert reached[-1] < 0.5 * float(loss(zero))
+
+
+def test_entries_that_are_not_free_stay() -> None:
+    loss, zero = least_squares(3, (6,))
+    free = [torch.tensor([True, False, True, False, True, False])]
+    place = Place.at(loss, zero)
+    found = descend(loss, place, SparsePenalty(0.0), steps=200, free=free).values[0]
+    assert torch.equal(found != 0, free[0])
+    # The least-squares solution on the free columns alone.
+    leaves = [found.clone().requires_grad_()]
+    slope = torch.autograd.grad(loss(leaves), leaves)[0]
+    assert float(slope[free[0]].abs().max()) < 1e-6
+
+
+def test_a_path_goes_from_few_coordinates_to_many(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    fitter = SparseFitter(tiny, prompts, CONFIG)
+    points = list(fitter.path(PathConfig(points=6, ratio=0.5, steps=6, refit_steps=3)))
+    gamma = fitter.gamma_max()
+    assert [p.gamma for p in points] == pytest.approx([gamma * 0.5**k for k in range(1, 7)])
+    supports = [p.support for p in points]
+    assert 0 < supports[0] < 0.6
+    assert supports == sorted(supports)
+    assert supports[-1] > 1.5 * supports[0]
+    assert points[-1].effect > points[0].effect
+    assert points[0].map.info.config["gamma"] == points[0].gamma
+
+
+@pytest.mark.parametrize(("l1", "group"), COUPLES)
+def test_the_first_point_is_next_to_the_identity(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, l1: float, group: float
+) -> None:
+    fitter = SparseFitter(tiny, prompts, replace(CONFIG, l1=l1, group=group))
+    gamma = fitter.gamma_max()
+
+    def moved(share: float) -> bool:
+        penalty = SparsePenalty(share * gamma, l1, group)
+        found = descend(fitter.loss, Place.at(fitter.loss, fitter.identity()), penalty, steps=3)
+        return any(bool(part.any()) for part in found.values)
+
+    assert not moved(1.001)
+    assert moved(0.98)
+
+
+def test_warm_started_points_are_solutions(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
+    fitter = SparseFitter(tiny, prompts, CONFIG)
+    path = PathConfig(points=2, ratio=0.3, steps=15, refit_steps=0)
+    for point in fitter.path(path):
+        penalty = SparsePenalty(point.gamma, CONFIG.l1, CONFIG.group)
+
+        def objective(parts: Sequence[Tensor], penalty: SparsePenalty = penalty) -> float:
+            return float(fitter.loss(parts)) + sum(map(penalty.value, parts))
+
+        # Plain proximal gradient from the identity, in many short steps.
+        cold = fitter.identity()
+        for _ in range(40):
+            leaves = [part.requires_grad_() for part in cold]
+            slopes = torch.autograd.grad(fitter.loss(leaves), leaves)
+            cold = [
+                penalty.shrink((part - 0.3 * slope).detach(), 0.3)
+                for part, slope in zip(leaves, slopes, strict=True)
+            ]
+        warm = [v for a in point.map.sites.values() for v in (a.scale - 1, a.shift)]
+        assert objective(warm) <= objective(cold) * 1.005
+
+
+def test_refitting_keeps_the_zeros_and_gains(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
+    fitter = SparseFitter(tiny, prompts, CONFIG)
+    plain, refitted = (
+        list(fitter.path(PathConfig(points=2, ratio=0.5, steps=5, refit_steps=steps)))
+        for steps in (0, 10)
+    )
+    for before, after in zip(plain, refitted, strict=True):
+        for site, affine in before.map.sites.items():
+            kept = after.map.sites[site]
+            assert not bool((kept.scale != 1)[affine.scale == 1].any())
+            assert not bool((kept.shift != 0)[affine.shift == 0].any())
+        losses = [
+            float(fitter.loss([v for a in p.map.sites.values() for v in (a.scale - 1, a.shift)]))
+            for p in (before, after)
+        ]
+        assert losses[1] < losses[0]
+
+
+def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    heard: list[SparsePoint] = []
+    found = sparsest(tiny, prompts, CONFIG, kept=0.8, on_point=heard.append)
+    chosen = found.chosen
+    assert chosen.effect >= 0.8 * found.dense.effect > 0
+    assert chosen.support < found.dense.support == 1
+    assert tuple(heard) == found.points
+    assert all(point.effect < 0.8 * found.dense.effect for point in found.points[:-1])
+    again = sparsest(tiny, prompts, CONFIG, kept=0.8, dense=found.dense.map)
+    assert again.chosen.support == chosen.support
+    # The share closed, from activations that no code of the path has made.
+    _, held_out = prompts.split(CONFIG.holdout, CONFIG.seed)
+    report = lc.health.check_health(tiny, chosen.map, held_out, held_out)
+    assert chosen.effect == pytest.approx(1 - report.training.ratio, rel=1e-4)
+
+
+def test_a_path_that_keeps_too_little_ends_in_the_dense_map(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    path = PathConfig(points=2, ratio=0.9, steps=1, refit_steps=0)
+    found = sparsest(tiny, prompts, CONFIG, path=path)
+    assert len(found.points) == 2
+    assert found.chosen is found.dense
+
+
+def test_ties_and_better_points_are_chosen_by_support() -> None:
+    def point(effect: float, changed: int) -> SparsePoint:
+        shift = torch.zeros(10)
+        shift[:changed] = 1
+        return SparsePoint(0.1, lc.SteeringMap({"n": lc.Affine(torch.ones(10), shift)}), effect)
+
+    points = (point(0.2, 1), point(0.6, 5), point(0.58, 3), point(0.59, 8))
+    assert SparsePath(points, point(0.6, 10), 0.95).chosen is points[2]
+
+
+def test_batches_do_not_change_the_loss_or_its_slope(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    found = []
+    for size in (8, 4, 2):
+        fitter = SparseFitter(tiny, prompts, replace(CONFIG, batch_size=size))
+        leaves = [part.add(0.1).requires_grad_() for part in fitter.identity()]
+        loss = fitter.loss(leaves)
+        found.append((loss.detach(), *torch.autograd.grad(loss, leaves)))
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_done_is_said(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
+    with pytest.raises(lc.ConfigError, match="holdout is 0"):
+        sparsest(tiny, prompts, replace(CONFIG, holdout=0))
+    with pytest.raises(lc.ConfigError, match=r"kept is 1\.5"):
+        sparsest(tiny, prompts, CONFIG, kept=1.5)
+    with pytest.raises(lc.ConfigError, match=r"gamma is 0\.1"):
+        sparsest(tiny, prompts, replace(CONFIG, gamma=0.1))
+    with pytest.raises(lc.ConfigError, match="l1 and group are 0"):
+        sparsest(tiny, prompts, replace(CONFIG, l1=0.0, group=0.0))
+    still = lc.SteeringMap.identity(dict.fromkeys(tiny.sites("post_layernorm"), 16))
+    with pytest.raises(lc.TrainingError, match="no effect to keep"):
+        sparsest(tiny, prompts, CONFIG, dense=still)
+    for name, value in {"points": 0, "ratio": 1.0, "steps": 0, "refit_steps": -1}.items():
+        with pytest.raises(lc.ConfigError, match=f"{name} is {value!r}"):
+            PathConfig(**{name: value})
+
+
+def test_maps_far_from_enough_are_not_refitted(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    fitter = SparseFitter(tiny, prompts, CONFIG)
+    walk = PathConfig(points=1, ratio=0.5, steps=2, refit_steps=3)
+    penalised = next(fitter.path(replace(walk, refit_steps=0))).effect
+    assert next(fitter.path(walk, refit_above=penalised + 0.01)).effect == penalised
+    assert next(fitter.path(walk, refit_above=penalised - 0.01)).effect != penalised
