@@ -58,6 +58,7 @@ FUNCTIONS = {
         "concept": "str",
         "steps": "int",
         "modality": "Literal['', 'text', 'image']",
+        "method": "str",
     },
     "/job": {"visitor": "str", "job_id": "str"},
     "/cancel": {"visitor": "str", "job_id": "str"},
@@ -167,6 +168,19 @@ def test_a_map_is_trained_found_and_steers(
     assert ask(client, "/cancel", me, job["id"]) is False
 
 
+def test_a_method_without_steps_is_trained(
+    client: Client, studio: Studio, writer: str, prompts: lc.PromptSet
+) -> None:
+    me = ask(client, "/new_visitor")
+    job = ask(
+        client, "/train", me, writer, "", prompts.source, prompts.target, "ab", method="mean-act"
+    )
+    finished(studio, job["id"], owner_of(me))
+    job = ask(client, "/job", me, job["id"])
+    assert (job["status"], job["step"], job["steps"]) == ("done", 1, 1), job["message"]
+    assert studio.library.row(job["map_id"], owner_of(me)).method == "mean-act"
+
+
 def test_pictures_are_those_of_the_library(
     client: Client, studio: Studio, painter: str, ink: str
 ) -> None:
@@ -211,6 +225,12 @@ def test_nobody_sees_or_stops_anothers_job_or_map(
         ("/train", [ANN, "smollm2", "", ["a"], ["b"]], "give 4 or more"),
         ("/train", [ANN, "smollm2", "football", None, None, "", "many"], "steps is 'many'"),
         ("/train", [ANN, "smollm2", "football", None, None, "", 2001], "2000 at most"),
+        ("/train", [ANN, "smollm2", "football", None, None, "", 0, "", "magic"], "choose one of"),
+        (
+            "/train",
+            [ANN, "smollm2", "football", None, None, "", 5, "", "mean-act"],
+            "steps is 5, but Mean-AcT is fitted in one go",
+        ),
         ("/complete", [ANN, " ", [], []], "prompt is empty"),
         ("/complete", [ANN, "ab", [], [], "smollm2", 0, 1000], "tokens is 1000"),
         ("/complete", [ANN, "ab", [], [], "smollm2", 0, "x"], "tokens is 'x'"),

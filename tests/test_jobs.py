@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,11 +16,14 @@ import torch
 from PIL import Image
 
 import lineas_core as lc
+from lineas_core.methods import METHODS, TITLES
+from lineas_core.studio import fits
 from lineas_core.studio.frames import load_frame
 from lineas_core.studio.jobs import JobError, Jobs
 from lineas_core.studio.library import Library
 from lineas_core.studio.slices import check_run, run_slice
 from lineas_core.studio.store import JobRow, Store
+from lineas_core.studio.store_schema import MIGRATIONS, migrate
 from lineas_core.studio.training import checkpoint_of, frames_of
 from lineas_core.studio.turns import Turns
 from tests.small_pipelines import small_sd
@@ -144,6 +148,91 @@ def test_a_job_ends_with_the_map_of_a_plain_run(
     steered = tiny.generate(["ab"], [(shop.map(job), 1.0)], seed=0, max_new_tokens=24)
     assert [frames[-1].unsteered, frames[-1].steered] == [*plain, *steered]
     assert jobs.film(job.id, "ada").startswith(b"GIF89a")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lineas"])
+def test_a_method_without_steps_ends_with_the_map_that_it_fits(
+    shop: Shop, tiny: lc.LanguageModel, prompts: lc.PromptSet, method: str
+) -> None:
+    jobs, changes = shop.jobs(), {"batch_size": 4, "holdout": 0.25}
+    job = jobs.start("ada", "tiny", prompts, changes, method=method, preview_prompt="ab")
+    assert (job.steps, job.method) == (1, method)
+    assert jobs.work()
+    row = shop.row(job)
+    assert (row.status, row.step, row.message) == ("done", 1, "")
+    wanted = lc.fit(method, tiny, prompts, lc.TrainConfig.for_model(tiny, **changes))
+    assert same(shop.map(job), wanted)
+    kept = shop.library.row(row.map_id, "ada")
+    assert (kept.method, kept.losses) == (method, ())
+    assert kept.title == f"{prompts.title or prompts.name} · {TITLES[method]}"
+    assert row.health == kept.health is not None
+    [frame] = [load_frame(path) for path in jobs.frames(job.id, "ada")]
+    steered = tiny.generate(["ab"], [(wanted, 1.0)], seed=0, max_new_tokens=24)
+    assert [frame.steered] == steered
+    assert jobs.film(job.id, "ada") is None
+
+
+def test_a_fit_is_stopped_or_put_back_before_its_end(
+    shop: Shop, prompts: lc.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fits, "SECONDS_BETWEEN_LOOKS", 0.0)
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    job = jobs.start("ada", "tiny", prompts, {}, method="lin-act")
+    turns.act = lambda: jobs.cancel(job.id, "ada")
+    jobs.work()
+    assert (shop.row(job).status, shop.row(job).map_id) == ("cancelled", "")
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    job = jobs.start("ada", "tiny", prompts, {}, method="lin-act")
+    turns.act = jobs.close
+    jobs.work()
+    assert (shop.row(job).status, shop.row(job).attempts) == ("queued", 0)
+    assert shop.jobs().work()
+    assert shop.row(job).status == "done"
+
+
+def test_a_fit_elsewhere_gives_the_same_map(
+    shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel
+) -> None:
+    calls: list[str] = []
+
+    def elsewhere(function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(function.__name__)
+        args, kwargs = pickle.loads(pickle.dumps((args, kwargs)))
+        return pickle.loads(pickle.dumps(function(model, *args, **kwargs)))
+
+    jobs = shop.jobs(slice_runner=elsewhere)
+    job = jobs.start("ada", "tiny", prompts, {}, method="mean-act", preview_prompt="ab")
+    jobs.work()
+    assert shop.row(job).status == "done", shop.row(job).message
+    assert calls == ["run_fit", "check_map"]
+    assert same(shop.map(job), lc.fit("mean-act", tiny, prompts))
+
+
+def test_a_database_of_version_1_has_jobs_of_lineas(
+    tmp_path: Path, prompts: lc.PromptSet, tiny: lc.LanguageModel
+) -> None:
+    new = Shop(tmp_path / "new", tiny)
+    job = new.jobs().start("ada", "tiny", prompts, CHANGES)
+    new.store.close()
+    # The row as version 1 kept it.
+    with sqlite3.connect(tmp_path / "new" / "studio.db") as db:
+        names = [column[1] for column in db.execute("PRAGMA table_info(jobs)")]
+        columns = ", ".join(name for name in names if name != "method")
+        values = db.execute(f"SELECT {columns} FROM jobs").fetchone()
+    db.close()
+    (tmp_path / "old").mkdir()
+    old = sqlite3.connect(tmp_path / "old" / "studio.db", isolation_level=None)
+    migrate(old, MIGRATIONS[:1])
+    old.execute(f"INSERT INTO jobs ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+    old.close()
+    shop = Shop(tmp_path / "old", tiny)
+    assert shop.row(job) == job
+    assert shop.row(job).method == "lineas"
+    assert shop.jobs().work()
+    assert shop.row(job).status == "done"
+    shop.store.close()
 
 
 def test_frames_of_an_image_model_are_pictures(tmp_path: Path, prompts: lc.PromptSet) -> None:
@@ -362,9 +451,14 @@ def test_failures_become_messages_and_the_next_job_runs(
 
 def test_mistakes_in_settings_show_before_the_queue(shop: Shop, prompts: lc.PromptSet) -> None:
     jobs = shop.jobs()
-    for changes, message in (({"rate": -1.0}, "rate is -1"), ({"stepz": 3}, "stepz")):
+    for changes, method, message in (
+        ({"rate": -1.0}, "lineas", "rate is -1"),
+        ({"stepz": 3}, "lineas", "stepz"),
+        ({"steps": 3}, "mean-act", "Mean-AcT is fitted in one go"),
+        ({}, "magic", "method is 'magic'"),
+    ):
         with pytest.raises(lc.ConfigError, match=message):
-            jobs.start("ada", "smollm2", prompts, changes)
+            jobs.start("ada", "smollm2", prompts, changes, method=method)
     assert jobs.recent("ada") == []
     assert jobs.start("ada", "smollm2", prompts, {}).steps == 60
 
@@ -394,14 +488,14 @@ def test_three_attempts_and_no_more(shop: Shop, prompts: lc.PromptSet) -> None:
 
 def test_a_retry_names_its_parent_and_has_its_settings(shop: Shop, prompts: lc.PromptSet) -> None:
     jobs = shop.jobs()
-    job = jobs.start("ada", "tiny", prompts, CHANGES, preview_prompt="ab", title="T")
+    job = jobs.start("ada", "tiny", prompts, {}, method="caa", preview_prompt="ab", title="T")
     with pytest.raises(JobError, match="is queued"):
         jobs.retry(job.id, "ada")
     jobs.cancel(job.id, "ada")
     again = jobs.retry(job.id, "ada")
     assert (again.parent, again.status, again.id != job.id) == (job.id, "queued", True)
-    assert (again.prompts, again.changes, again.preview_prompt, again.title) == (
-        prompts, CHANGES, "ab", "T",
+    assert (again.prompts, again.changes, again.method, again.preview_prompt, again.title) == (
+        prompts, {}, "caa", "ab", "T",
     )  # fmt: skip
     jobs.work()
     assert shop.row(again).status == "done"

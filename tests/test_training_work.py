@@ -6,11 +6,13 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
+from lineas_core.methods import METHODS, TITLES
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.store import StoreError
 from lineas_core.studio.training_work import TrainingWork
+from lineas_core.studio.understand_tab import Understanding
 from lineas_core.studio.visitors import owner_of
 from tests.studio_parts import ANN, BOB, finished, studio, writer
 
@@ -20,9 +22,16 @@ NIGHT = PromptSet.load("night")
 TABLE = [[a, b, ""] for a, b in zip(NIGHT.source[:8], NIGHT.target[:8], strict=True)]
 
 
-def start(studio: Studio, model: str, steps: float, rate: float = 0.01, key: str = ANN) -> dict:
+def start(
+    studio: Studio,
+    model: str,
+    steps: float,
+    rate: float = 0.01,
+    key: str = ANN,
+    method: str = "lineas",
+) -> dict:
     work = TrainingWork(studio)
-    shown = work.start(key, "text", model, "Night", "night", TABLE, "ab", steps, rate, None)
+    shown = work.start(key, "text", model, "Night", "night", TABLE, "ab", steps, rate, None, method)
     return dict(zip(work.NAMES, shown, strict=True))
 
 
@@ -53,6 +62,35 @@ def test_a_job_trains_in_the_background_and_its_map_comes_onto_the_rack(
     again = dict(zip(TrainingWork.NAMES, TrainingWork(studio).open(ANN, job.id), strict=True))
     assert again["seen"]["job"] == job.id
     assert again["rack"] == gr.skip()
+
+
+def test_a_map_of_a_method_without_steps_is_shown_with_the_same_readouts(
+    studio: Studio, writer: str
+) -> None:
+    # Numbers of a training in steps may still be in their fields, which are hidden.
+    shown = start(studio, writer, 900, method="mean-act")
+    job = finished(studio, shown["seen"]["job"], owner_of(ANN))
+    assert (job.status, job.method, job.changes) == ("done", "mean-act", {}), job.message
+    end = poll(studio, {**shown["seen"], "running": True})
+    assert "Trained by Mean-AcT in" in end["progress"]
+    assert end["rack"]["add"] == [job.map_id]
+    assert "Night · Mean-AcT" in [row["title"] for row in end["rack"]["catalog"]]
+    assert end["live"].count("<figure") == 2
+    assert "ls-health" in end["health"]
+    assert end["film"]["visible"] is False
+    understood = Understanding(studio).show(ANN, job.map_id)
+    assert "mean-act" in understood[-1]
+    assert "ls-health" in understood[0]
+
+
+def test_settings_are_shown_to_methods_that_read_them() -> None:
+    numbers, said = TrainingWork.settings_of("lineas")
+    assert numbers["visible"] is True
+    assert "Empty fields" in said
+    for method in set(METHODS) - {"lineas"}:
+        numbers, said = TrainingWork.settings_of(method)
+        assert numbers["visible"] is False
+        assert TITLES[method] in said
 
 
 def test_a_job_is_cancelled_tried_again_and_filmed(studio: Studio, writer: str) -> None:

@@ -28,7 +28,7 @@ from lineas_core.home import lineas_home
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "images" / "studio"
-TABS = ("Images", "Text", "Train", "Understand", "Library")
+TABS = ("Images", "Text", "Train", "Compare", "Understand", "Library")
 WIDTHS = {1440: 900, 390: 844}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FILM = {"width": 1080, "height": 640}
@@ -87,6 +87,10 @@ def fill(page: Page, tab: str) -> None:
         if page.locator("[data-status=done]").count() == 0:
             page.locator("#train").click()
             expect(page.locator("[data-status=done]")).to_be_visible(timeout=300_000)
+    elif tab == "Compare":
+        expect(page.locator("#versus-figures td").first).to_be_visible()
+        page.locator("#versus-show").click()
+        expect(page.locator("#beside td img")).to_have_count(9)
     elif tab == "Understand":
         expect(page.locator("#support-plot .js-plotly-plot")).to_be_visible()
         expect(page.locator("#delta-plot .js-plotly-plot")).to_be_visible()

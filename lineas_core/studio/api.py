@@ -113,6 +113,7 @@ class Api:
         concept: str = "",
         steps: int = 0,
         modality: Literal["", "text", "image"] = "",
+        method: str = "lineas",
     ) -> dict[str, Any]:
         """Train a map in the background.
 
@@ -123,9 +124,10 @@ class Api:
             source: prompts to steer, 4 or more.
             target: prompts to steer towards, 4 or more.
             concept: what the targets have.
-            steps: 0 takes what suits the model.
+            steps: 0 takes what suits the model; only "lineas" has steps.
             modality: "text" or "image", for a model outside the catalogue; empty takes the
                 catalogue's word, or text.
+            method: "lineas", or one that is fitted in one go, such as "lin-act" or "mean-act".
 
         Returns:
             The job: id, status, step, steps, loss, map_id and message. Ask `job` for news.
@@ -144,7 +146,7 @@ class Api:
                 modality=modality or ("image" if model in kinds else "text"),
             )
         changes = {"steps": steps} if steps else {}
-        return _job(self._training.queue(owner, model, prompts, changes))
+        return _job(self._training.queue(owner, model, prompts, changes, method=method))
 
     @with_messages
     @checked

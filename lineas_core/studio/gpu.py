@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from lineas_core.models import Model
 from lineas_core.prompts import PromptSet
+from lineas_core.studio.fits import run_fit
 from lineas_core.studio.shelf import Shelf
 from lineas_core.studio.slices import SliceResult, SliceRunner, expected_seconds, run_slice
 from lineas_core.trainer import TrainConfig
@@ -101,7 +102,8 @@ class _Lent:
         self, model: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> int:
         beside = self._beside.get((model, function.__name__))
-        if beside is None:
+        # How long a fit takes is the method's; what another one took tells nothing.
+        if beside is None or function is run_fit:
             return SECONDS
         steps = expected_seconds(*args, **kwargs) if function is run_slice else 0.0
         return min(SECONDS, max(FEWEST_SECONDS, math.ceil(MARGIN * (beside + steps))))

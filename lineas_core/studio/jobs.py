@@ -12,18 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError, LineasError
+from lineas_core.methods import METHODS, TITLES
 from lineas_core.models import Model
 from lineas_core.models.catalog import catalog
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.frames import draw_film, frame_files, load_frames
 from lineas_core.studio.library import LONGEST_TITLE, Library
 from lineas_core.studio.store import JobRow, Store
+from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.training import SliceRunner, frames_of, run_job
 from lineas_core.studio.turns import Turns
 from lineas_core.trainer import TrainConfig
 
 SECONDS_BETWEEN_LOOKS = 1.0
 OPENING = "Once upon a time"
+# Settings that only a training in steps reads.
+OF_STEPS = ("steps", "rate", "optimizer", "gamma", "l1", "group", "prox_step")
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +90,7 @@ class Jobs:
         prompts: PromptSet,
         changes: Mapping[str, Any],
         *,
+        method: str = STEPWISE,
         preview_prompt: str = "",
         title: str = "",
         parent: str = "",
@@ -97,23 +102,26 @@ class Jobs:
             model: the name it is loaded by.
             prompts: the source and target.
             changes: settings that differ from the model's shipped ones.
+            method: a key of `METHODS`.
             preview_prompt: of the frames; an opening, or the first source prompt, by default.
-            title: what people read; that of the prompts by default.
+            title: what people read; that of the prompts, and the method, by default.
             parent: id of the job that this one tries again.
 
         Raises:
-            ConfigError: there is no such setting, or a value is out of range.
+            ConfigError: there is no such setting or method, or a value is out of range.
             JobError: the queue is full, or the visitor has as many jobs as one may.
         """
+        config = _config(model, method, changes)
         job = JobRow(
             id=uuid.uuid4().hex,
             owner=owner,
             model=model,
-            title=(title.strip() or prompts.title or prompts.name)[:LONGEST_TITLE],
+            method=method,
+            title=title.strip()[:LONGEST_TITLE] or _title(prompts, method),
             prompts=prompts,
             changes=dict(changes),
             preview_prompt=preview_prompt.strip() or _preview_prompt(prompts),
-            steps=_config(model, changes).steps,
+            steps=config.steps if method == STEPWISE else 1,
             parent=parent,
         )
         with self._starting:
@@ -171,6 +179,7 @@ class Jobs:
             job.model,
             job.prompts,
             job.changes,
+            method=job.method,
             preview_prompt=job.preview_prompt,
             title=job.title,
             parent=job.id,
@@ -201,8 +210,9 @@ class Jobs:
         return frame_files(frames_of(self._folder, job_id)) if self.get(job_id, owner) else []
 
     def film(self, job_id: str, owner: str) -> bytes | None:
-        """The job's frames as a GIF; None while there are none."""
-        if self.get(job_id, owner) is None:
+        """The job's frames as a GIF; None while there are none, and of a method without steps."""
+        job = self.get(job_id, owner)
+        if job is None or not job.stepwise:
             return None
         frames = load_frames(frames_of(self._folder, job_id))
         return draw_film(frames) if frames else None
@@ -285,17 +295,32 @@ class Jobs:
     def _seconds_left(self, job: JobRow) -> float | None:
         if job.status == "running" and job.phase in ("training", "checking") and job.step:
             return job.seconds_left
-        pace = self._store.seconds_a_step(job.model)
+        pace = self._store.seconds_a_step(job.model, job.method)
         return None if pace is None else pace * (job.steps - job.step)
 
 
-def _config(model: str, changes: Mapping[str, Any]) -> TrainConfig:
+def _config(model: str, method: str, changes: Mapping[str, Any]) -> TrainConfig:
     """The settings as far as they are known without the model, so that mistakes show at once."""
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+    if method != STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
+        raise ConfigError(
+            f"{idle[0]} is {changes[idle[0]]!r}, but {TITLES[method]} is fitted in one go and does "
+            f"not read it. Leave it out, or train with {TITLES[STEPWISE]}."
+        )
     entry = catalog().get(model)
     try:
         return TrainConfig(**{**(entry.train if entry else {}), **changes})
     except TypeError as error:
         raise ConfigError(f"A training setting is of the wrong name or kind: {error}.") from error
+
+
+def _title(prompts: PromptSet, method: str) -> str:
+    """That of the prompts; a method that is not the usual one is named."""
+    title, named = prompts.title or prompts.name, f" · {TITLES[method]}"
+    if method == STEPWISE:
+        return title[:LONGEST_TITLE]
+    return title[: LONGEST_TITLE - len(named)] + named
 
 
 def _preview_prompt(prompts: PromptSet) -> str:

@@ -266,13 +266,15 @@ class LibraryWork:
 
 def label_of(row: MapRow) -> str:
     """A map in one line."""
-    made = (
-        "shipped"
-        if row.owner == GALLERY
-        else f"{datetime.fromtimestamp(row.created).astimezone():%d %b %H:%M}"
-    )
     tags = "".join(f" #{tag}" for tag in row.tags)
-    return f"{row.title} · {row.model} · {row.method} · {made}{tags}"
+    return f"{row.title} · {row.model} · {row.method} · {made_on(row)}{tags}"
+
+
+def made_on(row: MapRow) -> str:
+    """When a map came into the library, or that it ships with the app."""
+    if row.owner == GALLERY:
+        return "shipped"
+    return f"{datetime.fromtimestamp(row.created).astimezone():%d %b %H:%M}"
 
 
 def _card(row: MapRow) -> str:

@@ -12,6 +12,7 @@ import gradio as gr
 from lineas_core.errors import LineasError
 from lineas_core.studio.api import add_api
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.compare_tab import build_compare_tab
 from lineas_core.studio.image_tab import SteerTab, build_image_tab
 from lineas_core.studio.library_tab import build_library_tab
 from lineas_core.studio.prompt_work import PromptWork
@@ -58,6 +59,8 @@ def build_page(studio: Studio) -> gr.Blocks:
                     texts = build_text_tab(studio, key, rack, texts_tab)
                 with gr.Tab("Train", id="train"):
                     train = build_train_tab(studio, key, rack)
+                with gr.Tab("Compare", id="compare") as compare_tab:
+                    build_compare_tab(studio, key, rack, compare_tab)
                 with gr.Tab("Understand", id="understand") as understand_tab:
                     build_understand_tab(studio, key, rack, understand_tab)
                 with gr.Tab("Library", id="library") as library_tab:

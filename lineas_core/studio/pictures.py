@@ -89,13 +89,31 @@ class Pictures:
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
         return shown, (_enlarged(found.before[0]), _enlarged(found.after[0])), news
 
-    def make(self, mix: Mix, model: str, prompts: list[str], seed: int) -> Look:
-        """The pictures and their scores; a scorer that cannot be loaded leaves them unscored."""
+    def make(
+        self,
+        mix: Mix,
+        model: str,
+        prompts: list[str],
+        seed: int,
+        concepts: Sequence[str] | None = None,
+    ) -> Look:
+        """The pictures and their scores; a scorer that cannot be loaded leaves them unscored.
+
+        Args:
+            mix: the maps that are on.
+            model: an image model's name.
+            prompts: one for each picture.
+            seed: of the noise.
+            concepts: to score for; those of the maps by default.
+        """
         with self._studio.turns.sliders():
             self._studio.load(model)
-            return self._look(mix, model, prompts, seed)
+            asked = mix.concepts if concepts is None else list(concepts)
+            return self._look(mix, model, prompts, seed, asked)
 
-    def _look_here(self, mix: Mix, model: str, prompts: list[str], seed: int) -> Look:
+    def _look_here(
+        self, mix: Mix, model: str, prompts: list[str], seed: int, concepts: list[str]
+    ) -> Look:
         loaded = as_image_model(self._studio.shelf.get(model))
         before = self._untouched.get((model, seed, *prompts))
         if before is None:
@@ -103,7 +121,7 @@ class Pictures:
             self._untouched.put((model, seed, *prompts), before)
         after = loaded.generate(prompts, mix.steer, seed=seed) if mix.maps else before
         try:
-            clip = {text: list(clip_score(after, text)) for text in mix.concepts}
+            clip = {text: list(clip_score(after, text)) for text in concepts}
             found = img_score(after, before)
             return Look(prompts, before, after, clip, list(found), found.scorer)
         except LineasError as error:

@@ -124,7 +124,7 @@ def pictures(
     cards = "".join(
         f'<figure class="ls-picture" data-mix="{escape(label, quote=True)}">'
         f"{image_tag(image, f'{prompt}, {label}')}<figcaption>{escape(prompt)}"
-        f"{_scores({name: scores[n] for name, scores in clip.items()}, kept[n])}</figcaption>"
+        f"{score_line({name: scores[n] for name, scores in clip.items()}, kept[n])}</figcaption>"
         "</figure>"
         for n, (prompt, image) in enumerate(zip(prompts, images, strict=True))
     )
@@ -163,11 +163,11 @@ def picture_grid(grid: ImageGrid, scores: GridScores | None, swept: str) -> str:
 
 def _cell(scores: GridScores | None, row: int, column: int) -> str:
     if scores is None:
-        return _scores({}, None)
-    return _scores({scores.style: scores.clip[row][column]}, scores.image[row][column])
+        return score_line({}, None)
+    return score_line({scores.style: scores.clip[row][column]}, scores.image[row][column])
 
 
-def _scores(clip: Mapping[str, float], image: float | None) -> str:
+def score_line(clip: Mapping[str, float], image: float | None) -> str:
     """CLIPScore for each concept, then IMGScore."""
     items = [
         f'<span title="CLIPScore with “{escape(name, quote=True)}”">'

@@ -7,9 +7,11 @@ from html import escape
 
 from PIL import Image
 
+from lineas_core.methods import TITLES
 from lineas_core.studio.frames import Frame
 from lineas_core.studio.render import image_tag
 from lineas_core.studio.store import JobRow
+from lineas_core.studio.store_rows import STEPWISE
 
 PHASE_TEXT = {
     "": "Starting",
@@ -26,13 +28,19 @@ STATUS_TEXT = {
 }
 
 
-def progress(job: JobRow | None, waiting: int = 0, left: float | None = None) -> str:
+def progress(
+    job: JobRow | None,
+    waiting: int = 0,
+    left: float | None = None,
+    done: str = "It is on the rack now: move its slider.",
+) -> str:
     """One line and a bar: where a job is.
 
     Args:
         job: None before any.
         waiting: its place in the queue; 0 once it runs.
         left: seconds until it ends, where that is known.
+        done: said of its map when all went well.
     """
     if job is None:
         return '<div class="ls-hint">Choose prompts and train: it takes about a minute.</div>'
@@ -41,19 +49,23 @@ def progress(job: JobRow | None, waiting: int = 0, left: float | None = None) ->
     if job.status == "queued" and waiting:
         text += f" · number {waiting} in the queue"
         text += f" · about {_duration(left)} until it is done" if left is not None else ""
+    elif job.status == "running" and job.phase == "training" and not job.stepwise:
+        text = f"Fitting by {TITLES[job.method]}"
+        text += f" · {_duration(left)} left" if left is not None else ""
     elif job.status == "running" and job.phase == "training" and job.step:
         text = f"Step {job.step} of {job.steps}"
         text += f" · {_duration(left)} left" if left is not None else ""
         text += f" · loss {job.loss:.4f}" if job.loss is not None else ""
     elif job.finished and job.step:
-        text += f" · {job.step} steps in {_duration(job.seconds)}"
+        text += f" · {job.step} steps" if job.stepwise else f" by {TITLES[job.method]}"
+        text += f" in {_duration(job.seconds)}"
         text += f" · loss {job.loss:.4f}" if job.loss is not None else ""
     if job.message:
         text += f". {job.message}"
     elif job.status == "cancelled" and job.map_id:
         text += ". The map reached so far is kept."
     elif job.status == "done":
-        text += ". It is on the rack now: move its slider."
+        text += f". {done}"
     return (
         f'<div class="ls-progress" data-status="{job.status}" data-job="{job.id}" role="status">'
         f'<div class="ls-track" role="progressbar" aria-label="training progress" '
@@ -71,13 +83,14 @@ def live(job: JobRow | None, frame: Frame | None) -> str:
             "what it does to one prompt, every few seconds.</p></div>"
         )
     if frame is None:
-        sides = '<p class="ls-hint">The first look comes after the first step.</p>'
+        when = "after the first step" if job.stepwise else "when it is fitted"
+        sides = f'<p class="ls-hint">The first look comes {when}.</p>'
     else:
         sides = "".join(
             f"<figure><figcaption>{title}</figcaption>{_sample(sample, title)}</figure>"
             for title, sample in (
                 ("untouched", frame.unsteered),
-                (f"step {frame.step}", frame.steered),
+                (f"step {frame.step}" if job.stepwise else TITLES[job.method], frame.steered),
             )
         )
     curves = _spark("loss", job.losses) + _spark("neurons changed", job.supports, share=True)
@@ -86,6 +99,16 @@ def live(job: JobRow | None, frame: Frame | None) -> str:
         f'<p class="ls-caption">{escape(job.preview_prompt)}</p><div class="ls-frames">{sides}'
         f'</div><div class="ls-sparks">{curves}</div></div>'
     )
+
+
+def settings(method: str) -> str:
+    """Which settings a method reads."""
+    said = (
+        "Empty fields take what suits the model."
+        if method == STEPWISE
+        else f"{TITLES[method]} is fitted in one go, in seconds: it has no steps, rate or sparsity."
+    )
+    return f'<p class="ls-hint">{escape(said)}</p>'
 
 
 def recent(jobs: Sequence[JobRow], shown: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from lineas_core.errors import ConfigError, TrainingError
-from lineas_core.health import HealthReport
+from lineas_core.health import HealthReport, check_health
 from lineas_core.maps import SteeringMap
 from lineas_core.models import Model
 from lineas_core.prompts import PromptSet
@@ -33,9 +33,10 @@ log = logging.getLogger(__name__)
 class SliceRunner(Protocol):
     """Calls `function(model, *args, **kwargs)` where the device is, and gives back what it gives.
 
-    The function is `run_slice` or `check_run` of this module; but for the model, which is to be
-    found again by its id, all that goes in and comes out can be pickled. `run_slice` is given its
-    `budget` in seconds; preparing, which comes before, and a preview, after, take some more.
+    The function is `run_slice`, `check_run` or `check_map` of this module, or `run_fit`; but for
+    the model, which is to be found again by its id, all that goes in and comes out can be pickled.
+    `run_slice` is given its `budget` in seconds; preparing, which comes before, and a preview,
+    after, take some more.
     """
 
     def __call__(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
@@ -173,19 +174,22 @@ def check_run(
     model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
 ) -> CheckedMap:
     """The map of a run as it stands, its health, and the strength to start with if it is asked."""
-    trainer = Trainer(model, prompts, config, state)
+    smap = Trainer(model, prompts, config, state).map
+    return check_map(model, prompts, config, smap, recommend=recommend)
+
+
+def check_map(
+    model: Model, prompts: PromptSet, config: TrainConfig, smap: SteeringMap, *, recommend: bool
+) -> CheckedMap:
+    """A map with its health, and the strength to start with if it is asked."""
+    training, held_out = prompts.split(config.holdout, config.seed)
     health, strength = None, None
+    how: dict[str, Any] = {"pooling": config.pooling, "batch_size": config.batch_size}
     try:
-        health = trainer.result().health
+        health = check_health(model, smap, training, held_out, **how)
         if recommend:
-            strength = recommend_strength(
-                model,
-                trainer.map,
-                trainer.held_out,
-                pooling=config.pooling,
-                batch_size=config.batch_size,
-            ).strength
+            strength = recommend_strength(model, smap, held_out, **how).strength
     except Exception:
         # What was learned is not lost because it could not be measured.
         log.exception("a map is kept without all of its figures")
-    return CheckedMap(trainer.map, health, strength)
+    return CheckedMap(smap, health, strength)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.studio.store_rows import (
+    STEPWISE,
     TERMINAL,
     UNFINISHED,
     JobRow,
@@ -159,12 +160,13 @@ class Store:
         ids = self._values(f"SELECT id FROM jobs WHERE status = 'queued' {_IN_TURN}")
         return ids.index(job_id) + 1 if job_id in ids else 0
 
-    def seconds_a_step(self, model: str) -> float | None:
-        """As measured by the model's newest job that made one."""
+    def seconds_a_step(self, model: str, method: str = STEPWISE) -> float | None:
+        """As measured by the newest job of the model and method that made one."""
         found = self._values(
-            "SELECT seconds / step FROM jobs WHERE model = ? AND step > 0 "
+            "SELECT seconds / step FROM jobs WHERE model = ? AND method = ? AND step > 0 "
             "ORDER BY number DESC LIMIT 1",
             model,
+            method,
         )
         return float(found[0]) if found else None
 

@@ -15,6 +15,8 @@ from lineas_core.prompts import PromptSet
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
+# The method that trains in steps; all others are fitted in one go.
+STEPWISE = "lineas"
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
 
 Row = TypeVar("Row", bound="JobRow | MapRow | PromptRow")
@@ -31,6 +33,7 @@ class JobRow:
         status: done, failed and cancelled are for good.
         phase: what a running job does.
         model: the name it is loaded by.
+        method: a key of `lineas_core.methods.METHODS`.
         title: what people read.
         prompts: the source and target.
         changes: settings that differ from the model's shipped ones.
@@ -59,6 +62,7 @@ class JobRow:
     owner: str
     model: str
     prompts: PromptSet
+    method: str = STEPWISE
     seq: int = 1
     status: Status = "queued"
     phase: Phase = ""
@@ -83,6 +87,11 @@ class JobRow:
     created: float = 0.0
     started: float = 0.0
     finished: float = 0.0
+
+    @property
+    def stepwise(self) -> bool:
+        """Whether it trains step by step; else it is fitted in one go, which counts as a step."""
+        return self.method == STEPWISE
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,8 @@ MIGRATIONS: tuple[Migration, ...] = (
         )""",
         "CREATE INDEX prompt_sets_by_owner ON prompt_sets (owner, number)",
     ),
+    # Until then there was one method.
+    ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'lineas'",),
 )
 
 

@@ -33,8 +33,9 @@ class Texts:
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
-        self._pair, self._table, self._once = (
+        self._pair, self._sides, self._table, self._once = (
             studio.on_gpu(self._pair_here),
+            studio.on_gpu(self._sides_here),
             studio.on_gpu(self._table_here),
             studio.on_gpu(self._once_here),
         )
@@ -92,6 +93,20 @@ class Texts:
             *_, (texts, _) = self._pair(mix, model, prompt, seed, tokens)
         return texts
 
+    def sides(
+        self,
+        sides: Sequence[Steering],
+        concepts: Sequence[str],
+        model: str,
+        prompt: str,
+        seed: int,
+        tokens: int,
+    ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
+        """A completion for each side, as they are written; readouts of them come at the end."""
+        with self._studio.turns.sliders():
+            self._studio.load(model)
+            yield from self._sides(sides, concepts, model, prompt, seed, tokens)
+
     def once(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> str:
         """One completion with the maps on."""
         with self._studio.turns.sliders():
@@ -101,11 +116,22 @@ class Texts:
     def _pair_here(
         self, mix: Mix, model: str, prompt: str, seed: int, tokens: int
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
+        yield from self._sides_here([[], mix.steer], mix.concepts, model, prompt, seed, tokens)
+
+    def _sides_here(
+        self,
+        sides: Sequence[Steering],
+        concepts: Sequence[str],
+        model: str,
+        prompt: str,
+        seed: int,
+        tokens: int,
+    ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
         loaded = as_language_model(self._studio.shelf.get(model))
-        texts: Sequence[str] = ("", "")
-        for texts in stream_pair(loaded, prompt, mix.steer, seed, tokens):
+        texts: Sequence[str] = ("",) * len(sides)
+        for texts in stream_sides(loaded, prompt, sides, seed, tokens):
             yield texts, []
-        yield texts, [read_out(loaded, prompt, [text], mix.concepts) for text in texts]
+        yield texts, [read_out(loaded, prompt, [text], concepts) for text in texts]
 
     def _table_here(
         self, mix: Mix, model: str, prompt: str, seeds: Sequence[int], tokens: int
@@ -127,13 +153,32 @@ class Texts:
 def stream_pair(
     model: LanguageModel, prompt: str, steer: Steering, seed: int, tokens: int
 ) -> Iterator[Sequence[str]]:
-    """[unsteered, steered] so far, at every look, and whole at the end.
+    """[unsteered, steered] so far, as `stream_sides` gives them."""
+    yield from stream_sides(model, prompt, [[], steer], seed, tokens)
+
+
+def stream_sides(
+    model: LanguageModel, prompt: str, sides: Sequence[Steering], seed: int, tokens: int
+) -> Iterator[Sequence[str]]:
+    """The completion of each side so far, at every look, and whole at the end.
 
     Leaving the iterator stops the writing within a few tokens.
+
+    Args:
+        model: that writes all of them at once.
+        prompt: what they follow.
+        sides: the maps that each is steered by, at one strength for a map.
+        seed: of each.
+        tokens: to write.
     """
     import torch
 
-    pair: list[Any] = [(smap, torch.tensor([0.0, strength])) for smap, strength in steer]
+    # One batch: a map's strength is 0 in all samples but those of its own side.
+    together: list[Any] = [
+        (smap, torch.eye(len(sides))[n] * strength)
+        for n, side in enumerate(sides)
+        for smap, strength in side
+    ]
     news: queue.SimpleQueue[list[str] | BaseException | None] = queue.SimpleQueue()
     left = threading.Event()
 
@@ -146,7 +191,11 @@ def stream_pair(
         try:
             news.put(
                 model.generate(
-                    [prompt, prompt], pair, seed=seed, max_new_tokens=tokens, on_texts=tell
+                    [prompt] * len(sides),
+                    together,
+                    seed=seed,
+                    max_new_tokens=tokens,
+                    on_texts=tell,
                 )
             )
             news.put(None)

@@ -9,7 +9,8 @@ import gradio as gr
 from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.prompt_work import PromptWork
-from lineas_core.studio.training_work import TrainingWork
+from lineas_core.studio.store_rows import STEPWISE
+from lineas_core.studio.training_work import TrainingWork, method_choices
 
 FIRST = {"image": "emoji-pixel-art", "text": "football"}
 # Puts the job into the address, so that the page finds it when it is opened again.
@@ -118,13 +119,16 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                 label="Watch it on this prompt", elem_id="preview-prompt", max_lines=2
             )
             with gr.Accordion("Settings", open=False, elem_id="settings"):
-                with gr.Row():
+                method = gr.Dropdown(
+                    method_choices(), value=STEPWISE, label="Method", elem_id="method"
+                )
+                with gr.Row() as numbers:
                     steps = gr.Number(
                         None, label="Steps", precision=0, min_width=90, elem_id="steps"
                     )
                     rate = gr.Number(None, label="Learning rate", min_width=90)
                     gamma = gr.Number(None, label="Sparsity", min_width=90)
-                gr.HTML('<p class="ls-hint">Empty fields take what suits the model.</p>')
+                said_of_settings = gr.HTML(render_jobs.settings(STEPWISE), elem_id="settings-said")
             with gr.Row():
                 train = gr.Button("Train", variant="primary", elem_id="train", size="md",
                                   min_width=120)  # fmt: skip
@@ -177,7 +181,8 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     remove.click(prompts.delete, [key, modality, chosen], [chosen, deleted, restore], **quiet)
     restore.click(prompts.undelete, [key, modality, deleted], [chosen, restore], **quiet)
 
-    asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma]
+    asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma, method]
+    method.change(work.settings_of, method, [numbers, said_of_settings], **quiet)
     train.click(work.start, asked, shown, trigger_mode="once", **quiet)
     cancel.click(work.cancel, [key, seen], shown, **quiet)
     retry.click(work.retry, [key, seen], shown, **quiet)

@@ -1,20 +1,29 @@
-"""One job's run: loading, slices of training, the health check, and the map that is kept."""
+"""One job's run: loading, slices of training or a fit, the health check, the map that is kept."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
 from lineas_core.errors import LineasError, TrainingError
 from lineas_core.models import Model
+from lineas_core.studio.fits import run_fit
 from lineas_core.studio.frames import Frame, Sample, frame_files, save_frame
 from lineas_core.studio.library import Library
-from lineas_core.studio.slices import SliceResult, SliceRunner, check_run, run_slice
+from lineas_core.studio.slices import (
+    CheckedMap,
+    SliceResult,
+    SliceRunner,
+    check_map,
+    check_run,
+    run_slice,
+)
 from lineas_core.studio.store import JobRow, Status, Store
 from lineas_core.studio.turns import Turns
 from lineas_core.trainer import StepEvent, TrainConfig
@@ -24,6 +33,8 @@ __all__ = ["SliceResult", "SliceRunner", "check_run", "frames_of", "run_job", "r
 
 SECONDS_A_NEWS = 0.25
 SECONDS_A_SLICE = 20.0
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -105,9 +116,15 @@ class _Run:
         self._unsteered: Sample | None = None
 
     def go(self, load_model: Callable[[str], Model]) -> None:
-        """Load, train, check, keep."""
+        """Load, train or fit, check, keep."""
         model = load_model(self._job.model)
         config = TrainConfig.for_model(model, **self._job.changes)
+        if self._job.stepwise:
+            self._train(model, config)
+        else:
+            self._fit(model, config)
+
+    def _train(self, model: Model, config: TrainConfig) -> None:
         state = self._resume()
         self._store.progress(self._job.id, phase="training", steps=config.steps)
         done, diverged = False, ""
@@ -122,10 +139,50 @@ class _Run:
         elif self._store.stop_asked(self._job.id):
             self._finish("cancelled", model, config, state)
         else:
-            # The program closes, which is not the job's fault: the attempt does not count.
-            self._store.transition(
-                self._job.id, {"running"}, "queued", attempts=self._job.attempts - 1
+            self._put_back()
+
+    def _fit(self, model: Model, config: TrainConfig) -> None:
+        job = self._job
+        self._store.progress(job.id, phase="training")
+        arguments = (job.prompts, config, job.method)
+        if self._slice_runner is None:
+            self._turns.give_way()
+            fitted = run_fit(
+                model,
+                *arguments,
+                should_stop=self._should_stop,
+                give_way=self._turns.give_way,
+                preview_prompt=job.preview_prompt,
+                clock=self._clock,
             )
+        else:
+            fitted = self._slice_runner(
+                run_fit, model, *arguments, preview_prompt=job.preview_prompt
+            )
+        if (smap := fitted.map) is None:
+            if self._store.stop_asked(job.id):
+                self._store.transition(job.id, {"running"}, "cancelled")
+            else:
+                self._put_back()
+            return
+        self._store.progress(
+            job.id, phase="checking", step=1, seconds=fitted.seconds, support=smap.support()
+        )
+        if fitted.preview is not None:
+            self._keep_frame(fitted.preview)
+        self._keep(
+            "done", lambda: self._call(check_map, model, job.prompts, config, smap, recommend=True)
+        )
+
+    def _put_back(self) -> None:
+        # The program closes, which is not the job's fault: the attempt does not count.
+        self._store.transition(self._job.id, {"running"}, "queued", attempts=self._job.attempts - 1)
+
+    def _call(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
+        """Call it where the device is."""
+        if self._slice_runner is None:
+            return function(model, *args, **kwargs)
+        return self._slice_runner(function, model, *args, **kwargs)
 
     def _should_stop(self) -> bool:
         return self._closing() or self._store.stop_asked(self._job.id)
@@ -187,15 +244,27 @@ class _Run:
             seconds=state.seconds,
             seconds_left=0.0,
         )
+        arguments = (job.prompts, config, state)
+        self._keep(
+            status,
+            lambda: self._call(check_run, model, *arguments, recommend=status == "done"),
+            state.losses,
+            message,
+        )
+
+    def _keep(
+        self,
+        status: Status,
+        check: Callable[[], CheckedMap],
+        losses: Sequence[float] = (),
+        message: str = "",
+    ) -> None:
+        """Check and keep a map, and end the job with it."""
+        job = self._job
         # A program that was killed between keeping the map and saying so has kept it already.
         row = self._library.map_of_job(job.id, job.owner)
         if row is None:
-            arguments = (job.prompts, config, state)
-            recommend = status == "done"
-            if self._slice_runner is None:
-                checked = check_run(model, *arguments, recommend=recommend)
-            else:
-                checked = self._slice_runner(check_run, model, *arguments, recommend=recommend)
+            checked = check()
             row = self._library.add_map(
                 job.owner,
                 checked.map,
@@ -203,7 +272,7 @@ class _Run:
                 prompts=job.prompts,
                 health=checked.health,
                 recommended=checked.recommended,
-                losses=state.losses,
+                losses=losses,
                 job=job.id,
             )
         self._store.transition(

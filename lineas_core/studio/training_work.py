@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.errors import ConfigError
+from lineas_core.methods import METHODS, TITLES
 from lineas_core.prompts import PromptSet
 from lineas_core.studio import render, render_jobs
 from lineas_core.studio.callbacks import Studio, with_messages
@@ -16,6 +17,7 @@ from lineas_core.studio.frames import Frame, load_frame
 from lineas_core.studio.prompt_work import Modality, Table, prompt_set
 from lineas_core.studio.rack import patch
 from lineas_core.studio.store import JobRow
+from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.visitors import owner_of
 
 RECENT = 6
@@ -64,8 +66,12 @@ class TrainingWork:
         steps: float | None,
         rate: float | None,
         gamma: float | None,
+        method: str = STEPWISE,
     ) -> tuple[Any, ...]:
-        """Queue a job on the table's prompts; empty settings are the model's shipped ones."""
+        """Queue a job on the table's prompts; empty settings are the model's shipped ones.
+
+        The numbers are those of a training in steps: a method without steps leaves them.
+        """
         changes: dict[str, Any] = {}
         if steps:
             changes["steps"] = int(steps)
@@ -73,9 +79,16 @@ class TrainingWork:
             changes["rate"] = float(rate)
         if gamma is not None:
             changes["gamma"] = float(gamma)
+        if method != STEPWISE:
+            changes = {}
         prompts = prompt_set(modality, name, concept, table)
-        job = self.queue(owner_of(key), model, prompts, changes, preview_prompt)
+        job = self.queue(owner_of(key), model, prompts, changes, preview_prompt, method)
         return self._shown(key, job, Seen())
+
+    @staticmethod
+    def settings_of(method: str) -> tuple[Any, Any]:
+        """The settings that the method reads, and what is said of them."""
+        return gr.update(visible=method == STEPWISE), render_jobs.settings(method)
 
     def queue(
         self,
@@ -84,11 +97,12 @@ class TrainingWork:
         prompts: PromptSet,
         changes: dict[str, Any],
         preview_prompt: str = "",
+        method: str = STEPWISE,
     ) -> JobRow:
         """Queue a job within the host's limits.
 
         Raises:
-            ConfigError: a limit is passed, or the model is not to be had here.
+            ConfigError: a limit is passed, or the model or the method is not to be had here.
             JobError: the queue is full.
         """
         settings = self._studio.settings
@@ -98,7 +112,7 @@ class TrainingWork:
             )
         self._studio.shelf.check(model)
         return self._studio.jobs.start(
-            owner, model, prompts, changes, preview_prompt=preview_prompt, title=prompts.title
+            owner, model, prompts, changes, method=method, preview_prompt=preview_prompt
         )
 
     @with_messages
@@ -161,10 +175,15 @@ class TrainingWork:
             gr.update(interactive=not running),
             gr.update(interactive=running),
             gr.update(visible=job is not None and job.status in ("failed", "cancelled")),
-            gr.update(visible=bool(job and not running and job.frames)),
+            gr.update(visible=bool(job and not running and job.frames and job.stepwise)),
             render_jobs.recent(jobs.recent(owner, RECENT), now.job),
             rack,
         )
+
+
+def method_choices() -> list[tuple[str, str]]:
+    """(title, name) of every method."""
+    return [(TITLES[name], name) for name in METHODS]
 
 
 def _newest(files: list[Path]) -> Frame | None:

@@ -32,7 +32,7 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 # Inside Gradio's own table, where no attribute of ours goes: a column that cannot be edited is
 # marked by an aria-label on a div without a role (aria-prohibited-attr).
 EXCLUDED = [['#prompt-table [aria-label="Static column"]']]
-TABS = ("Images", "Text", "Train", "Understand", "Library")
+TABS = ("Images", "Text", "Train", "Compare", "Understand", "Library")
 
 MARKS = [
     pytest.mark.browser,

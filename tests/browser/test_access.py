@@ -48,6 +48,10 @@ def fill(page: Page, tab: str) -> None:
             unfold(page, accordion)
         page.locator("#download-set").click()
         expect(page.locator("#set-files a.download-link")).to_have_count(2)
+    elif tab == "Compare":
+        expect(page.locator("#versus-figures td").first).to_be_visible()
+        page.locator("#versus-show").click()
+        expect(page.locator("#beside td img")).to_have_count(9)
     elif tab == "Understand":
         expect(page.locator("#understand-health strong")).to_be_visible()
         for plot in ("support", "spread", "delta"):
