@@ -603,4 +603,7 @@ def test_a_map_that_cannot_be_measured_is_kept(
     monkeypatch.setattr(tiny, "surprise", lambda texts: 1 / 0)
     checked = check_run(tiny, prompts, config, trainer.state, recommend=True)
     assert checked.health is None
-    assert checked.map.digest() == trainer.map.digest()
+    # Not their digests, which hold the second in which each was made.
+    for site, affine in trainer.map.sites.items():
+        assert torch.equal(checked.map.sites[site].scale, affine.scale)
+        assert torch.equal(checked.map.sites[site].shift, affine.shift)
