@@ -31,7 +31,7 @@ $(VENV)/app.done: requirements.txt
 	$(BIN)/pip install --quiet --no-deps $(WHEEL)
 	touch $@
 
-$(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt
+$(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt requirements-rivals.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
-	$(BIN)/pip install --quiet --no-deps $(RIVAL)
+	$(BIN)/pip install --quiet --no-deps $(RIVAL) -r requirements-rivals.txt
 	touch $@

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 NAMES = (
     "concepts", "toxicity", "sparsity", "composition", "layers", "truthfulness", "styles", "steps",
+    "rivals",
 )  # fmt: skip
 
 
