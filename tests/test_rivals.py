@@ -155,7 +155,7 @@ def test_reft_names_what_is_wrong(tiny: lc.LanguageModel) -> None:
         ReftConfig(steps=0)
     with pytest.raises(lc.ConfigError, match="rate is nan"):
         ReftConfig(rate=float("nan"))
-    with pytest.raises(lc.SiteError, match="no layer 3; it has 0 to 2"):
+    with pytest.raises(lc.SiteError, match="no layer 3; choose from 0 to 2"):
         fit_reft(tiny, ["xyz"], ReftConfig(layers=(1, 3)))
 
 

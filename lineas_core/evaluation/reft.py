@@ -32,7 +32,8 @@ class ReftConfig:
     """How LoReFT is trained.
 
     Args:
-        layers: numbers of the layers, from 0; empty is all.
+        layers: numbers of the layers, from 0; empty takes those a quarter, half and three quarters
+            of the way up. Random values in every layer ruin a small model before training begins.
         rank: of R, 1 to the width of the model.
         steps: gradient steps, >= 1.
         rate: of AdamW at the first step, > 0; it falls to 0 in a straight line.
@@ -45,8 +46,8 @@ class ReftConfig:
 
     layers: tuple[int, ...] = ()
     rank: int = 4
-    steps: int = 40
-    rate: float = 2e-3
+    steps: int = 30
+    rate: float = 1e-3
     batch_size: int = 32
     seed: int = 0
 
@@ -100,8 +101,9 @@ def fit_reft(model: LanguageModel, prompts: Sequence[str], config: ReftConfig) -
     names = layer_names(model)
     wrong = [layer for layer in config.layers if not 0 <= layer < len(names)]
     if wrong:
-        raise SiteError(f"The model has no layer {wrong[0]}; it has 0 to {len(names) - 1}.")
-    chosen = [names[layer] for layer in config.layers or range(len(names))]
+        raise SiteError(f"The model has no layer {wrong[0]}; choose from 0 to {len(names) - 1}.")
+    spread = sorted({len(names) * quarter // 4 for quarter in (1, 2, 3)})
+    chosen = [names[layer] for layer in config.layers or spread]
     inputs = model.prepare(prompts)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
