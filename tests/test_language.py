@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lineas_core as lc
@@ -71,6 +72,23 @@ def test_the_same_seed_gives_the_same_noise_in_every_row_and_batch() -> None:
     assert torch.equal(rows[0], rows[2])
     assert not torch.equal(rows[0], rows[1])
     assert torch.equal(GumbelNoise([8])(torch.empty(0), logits[:1])[0], rows[1])
+
+
+def test_noise_is_gumbels_and_independent_of_neighbours() -> None:
+    sampler = GumbelNoise([3, 4])
+    first, second = (sampler(torch.empty(0), torch.zeros(2, 50_000)) for _ in range(2))
+    assert stats.kstest(first[0].numpy(), stats.gumbel_r.cdf).pvalue > 0.01
+    neighbours = [(first[0], first[1]), (first[0], second[0]), (first[0, 1:], first[0, :-1])]
+    for one, other in neighbours:
+        assert stats.pearsonr(one.numpy(), other.numpy()).pvalue > 0.01
+
+
+def test_only_the_likeliest_tokens_may_be_taken_with_the_noise_they_always_have() -> None:
+    logits = torch.randn(3, 200, generator=torch.Generator().manual_seed(0))
+    noisy = GumbelNoise([1, 2, 3], top_k=5)(torch.empty(0), logits)
+    best = logits >= logits.topk(5).values[:, -1:]
+    assert torch.equal(noisy.isfinite(), best)
+    assert torch.equal(noisy[best], GumbelNoise([1, 2, 3])(torch.empty(0), logits)[best])
 
 
 def test_a_seed_belongs_to_its_sample_whatever_the_batch(tiny: lc.LanguageModel) -> None:

@@ -58,10 +58,10 @@ class SparsitySizes:
 
     concepts: tuple[str, ...] = tuple(concept_words())
     kept: float = 0.95
-    points: int = 12
-    ratio: float = 0.6
-    path_steps: int = 4
-    refit_steps: int = 12
+    points: int = 8
+    ratio: float = 0.5
+    path_steps: int = 6
+    refit_steps: int = 18
     curves: tuple[str, ...] = ("football",)
     steps: tuple[int, ...] = (3,)
     curve_points: int = 5

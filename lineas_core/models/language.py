@@ -202,10 +202,9 @@ class LanguageModel:
             part = slice(start, start + batch_size)
             processors = transformers.LogitsProcessorList()
             if temperature > 0:
-                processors.append(transformers.TemperatureLogitsWarper(float(temperature)))
-                if top_k:
-                    processors.append(transformers.TopKLogitsWarper(top_k))
-                processors.append(GumbelNoise(seeds[part]))
+                if temperature != 1:
+                    processors.append(transformers.TemperatureLogitsWarper(float(temperature)))
+                processors.append(GumbelNoise(seeds[part], top_k))
 
             def tell(
                 unfinished: list[str], done: list[str] = texts, after: int = len(rows[part])

@@ -14,29 +14,43 @@ from torch import Tensor
 
 TOKENS_A_LOOK = 3
 
+# SplitMix64: the step from one number to the next, and shifts and factors of its finaliser.
+GAMMA = 0x9E3779B97F4A7C15
+MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+LAST_SHIFT = 31
+# Fewer bits than float32 holds, so that no number rounds to 1.
+BITS = 23
+
 
 class GumbelNoise:
     """Turns taking the likeliest token into sampling, with a stream of noise for each seed.
 
     `argmax_j (logit_j + g_j)` with g from the standard Gumbel distribution is a sample of
-    softmax(logits) (Gumbel 1954; Maddison et al. 2014). Rows of one seed get the same noise.
+    softmax(logits) (Gumbel 1954; Maddison et al. 2014). The noise of a token depends on the seed,
+    the step and the token alone, and is only drawn for the tokens that may be taken: at position j
+    it is made of the j-th number of a SplitMix64 stream (Steele, Lea and Flood 2014), which needs
+    none of those before.
+
+    Args:
+        seeds: one for each row.
+        top_k: sample among the k likeliest tokens; 0 is all of them.
     """
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        distinct = list(dict.fromkeys(seeds))
-        self._generators = [torch.Generator().manual_seed(seed) for seed in distinct]
-        self._rows = torch.tensor([distinct.index(seed) for seed in seeds])
+    def __init__(self, seeds: Sequence[int], top_k: int = 0) -> None:
+        self._seeds, self._top_k = [_mixed(seed) for seed in seeds], top_k
+        self._step = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Add the next noise of each row to its logits."""
-        tiny = torch.finfo(torch.float32).tiny
-        noise = torch.stack(
-            [
-                -torch.empty(scores.shape[1]).exponential_(generator=g).clamp(min=tiny).log()
-                for g in self._generators
-            ]
-        )
-        return scores.float() + noise[self._rows].to(scores.device)
+        """Logits with the next noise of each row; -inf at tokens that may not be taken."""
+        scores = scores.float()
+        states = [_signed(_mixed(seed + self._step)) for seed in self._seeds]
+        self._step += 1
+        rows = torch.tensor(states, device=scores.device)[:, None]
+        if not 0 < self._top_k < scores.shape[1]:
+            return scores + _gumbel(rows, torch.arange(scores.shape[1], device=scores.device))
+        values, tokens = scores.topk(self._top_k)
+        noisy = values + _gumbel(rows, tokens)
+        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, noisy)
 
 
 class TellSoFar:
@@ -64,3 +78,31 @@ class TellSoFar:
             )
             self._tell(texts)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
+def _mixed(number: int) -> int:
+    """SplitMix64's finaliser of `number` + GAMMA, as an unsigned 64-bit number."""
+    mask = 2**64 - 1
+    x = (number + GAMMA) & mask
+    for shift, factor in MIX:
+        x = ((x ^ (x >> shift)) * factor) & mask
+    return x ^ (x >> LAST_SHIFT)
+
+
+def _signed(number: int) -> int:
+    return number - 2**64 if number >= 2**63 else number
+
+
+def _gumbel(states: Tensor, places: Tensor) -> Tensor:
+    """Standard Gumbel noise of the numbers at `places` of the streams `states`, both int64."""
+    x = states + (places + 1) * _signed(GAMMA)
+    for shift, factor in MIX:
+        x = (x ^ _shifted(x, shift)) * _signed(factor)
+    x = x ^ _shifted(x, LAST_SHIFT)
+    uniform = (_shifted(x, 64 - BITS).float() + 0.5) / 2**BITS
+    return -(-uniform.log()).log()
+
+
+def _shifted(x: Tensor, shift: int) -> Tensor:
+    """x >> shift of the unsigned number; torch's own repeats the sign."""
+    return (x >> shift) & ((1 << (64 - shift)) - 1)
