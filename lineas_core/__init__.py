@@ -29,14 +29,8 @@ from lineas_core.prompts import PromptIssue, PromptSet, load_jigsaw
 from lineas_core.recommend import Recommendation, recommend_strength
 from lineas_core.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
 from lineas_core.steering import steer
-from lineas_core.trainer import (
-    DivergedError,
-    StepEvent,
-    TrainConfig,
-    Trainer,
-    TrainResult,
-    train,
-)
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import DivergedError, StepEvent, Trainer, TrainResult, train
 from lineas_core.training_state import TrainState
 from lineas_core.version import __version__
 

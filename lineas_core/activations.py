@@ -19,12 +19,32 @@ Pooling = Literal["mean", "last", "max"]
 
 
 @runtime_checkable
+class Packed(Protocol):
+    """Real tokens of all prompts in one row (`models/packing.py`)."""
+
+    @property
+    def ends(self) -> Tensor:
+        """Where each prompt has its last token."""
+
+    @property
+    def averages(self) -> Tensor:
+        """Times the row, the mean over each prompt's tokens."""
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """(real, d) -> (n, longest, d)."""
+
+
+@runtime_checkable
 class Inputs(Protocol):
     """Prepared prompts: what a model's `forward` takes, with a row per prompt."""
 
     @property
     def mask(self) -> Bool[Tensor, "n tokens"] | None:
         """True at real tokens; None where the model does not read tokens."""
+
+    @property
+    def packing(self) -> Packed | None:
+        """How the real tokens lie in a row where the model runs them without padding."""
 
     def __len__(self) -> int: ...
 
@@ -79,35 +99,46 @@ class _LastSiteReached(BaseException):
 
 
 def pool(
-    z: Tensor, pooling: Pooling, mask: Bool[Tensor, "batch tokens"] | None
+    z: Tensor,
+    pooling: Pooling,
+    mask: Bool[Tensor, "batch tokens"] | None,
+    packing: Packed | None = None,
 ) -> Float[Tensor, "batch d"]:
     """One value per sample and coordinate, in float32.
 
     Args:
         z: (batch, d, height, width), pooled over height and width; or (batch, tokens, d), pooled
-            over the tokens at which `mask` is True; or (batch, d), as it is.
+            over the tokens at which `mask` is True; or (1, real tokens, d), with `packing`; or
+            (batch, d), as it is.
         pooling: mean, last (real token) or max. For 4-D activations `last` does not exist.
         mask: real tokens, which come first in a row; None counts all.
+        packing: of the tokens, where they all lie in one row.
 
     Raises:
         ConfigError: `pooling` does not exist for such activations.
     """
-    z = z.float()
     if z.ndim == 2:
-        return z
+        return z.float()
     if z.ndim == 4:
         if pooling == "last":
             raise ConfigError("pooling 'last' needs tokens; choose mean or max for images.")
+        z = z.float()
         return z.mean(dim=(2, 3)) if pooling == "mean" else z.amax(dim=(2, 3))
+    if packing is not None:
+        if pooling == "last":
+            return z[0, packing.ends.to(z.device)].float()
+        if pooling == "mean":
+            return packing.averages.to(z.device) @ z[0].float()
+        z = packing.spread(z[0])
     if mask is None or mask.shape != z.shape[:2]:
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
     real = mask[..., None]
     if pooling == "mean":
-        return (z * real).sum(dim=1) / real.sum(dim=1)
+        return (z.float() * real).sum(dim=1) / real.sum(dim=1)
     if pooling == "max":
-        return z.masked_fill(~real, -torch.inf).amax(dim=1)
+        return z.masked_fill(~real, -torch.inf).amax(dim=1).float()
     last = mask.sum(dim=1) - 1
-    return z[torch.arange(len(z), device=z.device), last]
+    return z[torch.arange(len(z), device=z.device), last].float()
 
 
 def pooled_forward(
@@ -137,7 +168,7 @@ def pooled_forward(
     def record(name: str, z: Tensor) -> Tensor:
         if maps is not None and name in maps:
             z = apply_affine(name, maps[name], z)
-        found[name] = pool(z, pooling, inputs.mask)
+        found[name] = pool(z, pooling, inputs.mask, inputs.packing)
         if name == sites[-1]:
             raise _LastSiteReached
         return z

@@ -97,7 +97,7 @@ def fixed_maps(specs: list[str]) -> list[tuple[SteeringMap, float]]:
 
 def train_settings(pairs: list[str]) -> dict[str, Any]:
     """`steps=200` and the like, each value in the type of the setting."""
-    from lineas_core.trainer import TrainConfig
+    from lineas_core.train_config import TrainConfig
 
     settings: dict[str, Any] = {}
     for pair in pairs:

@@ -15,7 +15,8 @@ from lineas_core.maps import SteeringMap
 from lineas_core.methods import fit
 from lineas_core.prompts import PromptSet, Sides
 from lineas_core.steering import steer
-from lineas_core.trainer import StepEvent, TrainConfig, Trainer
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import StepEvent, Trainer
 from lineas_core.transport import delta
 
 WARM_STRENGTHS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)

@@ -39,7 +39,8 @@ from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
 from lineas_core.proximal import sparse_group_shrink
 from lineas_core.steering import steer
-from lineas_core.trainer import DIVERGED, StepEvent, TrainConfig
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import DIVERGED, StepEvent
 from lineas_core.transport import delta
 
 Learned = Sequence[tuple[SteeringMap, PromptSet]]

@@ -43,7 +43,7 @@ from lineas_core.methods.lineas import fit as fit_lineas
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
 from lineas_core.steering import steer
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 from lineas_core.transport import delta
 
 # A penalised map with a smaller share of the effect asked for is too sparse for a refit to help.

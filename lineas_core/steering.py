@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from lineas_core.errors import SiteError
@@ -132,9 +133,31 @@ def apply_affine(name: str, affine: BatchAffine, z: Tensor) -> Tensor:
                 "given. Give one strength per sample, or one number for all."
             )
         shape[0] = batch
-    wide = z.float()
-    steered = wide + (affine.gain.view(shape) * wide + affine.shift.view(shape))
-    return steered.to(z.dtype)
+    steered: Tensor = _Apply.apply(z, affine.gain.view(shape), affine.shift.view(shape))
+    return steered
+
+
+class _Apply(torch.autograd.Function):
+    """z + gain * z + shift in float32: a few kernels, that keep z alone for the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+        ctx.save_for_backward(z, gain)
+        wide = z.float()
+        return torch.addcmul(shift, gain, wide).add_(wide).to(z.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        z, gain = ctx.saved_tensors
+        wide = gradient.float()
+        back, along, summed = None, None, None
+        if ctx.needs_input_grad[0]:
+            back = torch.addcmul(wide, gain, wide).to(z.dtype)
+        if ctx.needs_input_grad[1]:
+            along = (wide * z).sum_to_size(gain.shape)
+        if ctx.needs_input_grad[2]:
+            summed = wide.sum_to_size(gain.shape)
+        return back, along, summed
 
 
 def _scoped(name: str, function: Callable[[Tensor], Tensor], token: object) -> Any:

@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lineas_core.activations import (
-    Pooling,
     Steerable,
     execution_order,
     pooled_activations,
@@ -32,90 +31,11 @@ from lineas_core.maps import Affine, BatchAffine, SteeringMap
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
 from lineas_core.proximal import sparse_group_shrink
+from lineas_core.train_config import TrainConfig
 from lineas_core.training_state import TrainState
 from lineas_core.transport import delta
 
 DIVERGED = 10.0
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a map is trained. The defaults are the paper's for language models.
-
-    Args:
-        steps: gradient steps, >= 1.
-        rate: learning rate at the first step, > 0; it falls to 0 by a half cosine.
-        optimizer: "sgd" or "adamw" (whose weight decay draws towards the identity).
-        batch_size: source and target prompts a step, drawn without replacement.
-        gamma: weight of the sparse penalty, >= 0; 0 leaves the map dense.
-        l1: weight of single neurons in the penalty, >= 0.
-        group: weight of whole sites in the penalty, >= 0.
-        prox_step: "rate" thresholds by rate * gamma, the proximal gradient method; "paper" by
-            gamma, as Algorithm 1 is printed.
-        sites: preset or regular expression; empty takes the model's default.
-        pooling: of activations over tokens, or over height and width.
-        holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
-        seed: of minibatches and of the held-out draw.
-        order: of lin-act, mean-act and gaussian-act: "sequential" fits each site through those
-            before it, "parallel" all on the untouched model.
-        trim: of lin-act: share of the samples at either end that the fit leaves out; below 0.5.
-        top_sites: of iti-c: how many sites are steered, best probe first; 0 is all.
-
-    Raises:
-        ConfigError: a value is out of range; the message names it.
-    """
-
-    steps: int = 1000
-    rate: float = 0.1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    batch_size: int = 32
-    gamma: float = 0.0
-    l1: float = 1.0
-    group: float = 1.0
-    prox_step: Literal["rate", "paper"] = "rate"
-    sites: str = ""
-    pooling: Pooling = "mean"
-    holdout: float = 0.2
-    seed: int = 0
-    order: Literal["sequential", "parallel"] = "sequential"
-    trim: float = 0.0
-    top_sites: int = 0
-
-    def __post_init__(self) -> None:
-        checks = {
-            "steps": (self.steps >= 1, "1 or more"),
-            "rate": (0 < self.rate < math.inf, "a number above 0"),
-            "optimizer": (self.optimizer in ("sgd", "adamw"), "sgd or adamw"),
-            "batch_size": (self.batch_size >= 2, "2 or more"),
-            "gamma": (0 <= self.gamma < math.inf, "0 or more"),
-            "l1": (0 <= self.l1 < math.inf, "0 or more"),
-            "group": (0 <= self.group < math.inf, "0 or more"),
-            "prox_step": (self.prox_step in ("rate", "paper"), "rate or paper"),
-            "pooling": (self.pooling in get_args(Pooling), "mean, last or max"),
-            "holdout": (0 <= self.holdout <= 0.5, "0 to 0.5"),
-            "order": (self.order in ("sequential", "parallel"), "sequential or parallel"),
-            "trim": (0 <= self.trim < 0.5, "0 or more, and below 0.5"),
-            "top_sites": (self.top_sites >= 0, "0 or more"),
-        }
-        for name, (fine, expected) in checks.items():
-            if not fine:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
-
-    @classmethod
-    def for_model(cls, model: Steerable, **changes: Any) -> TrainConfig:
-        """The shipped settings for `model`, with `changes`.
-
-        Raises:
-            ConfigError: there is no such setting, or a value is out of range.
-        """
-        settings = {**model.train_defaults, **changes}
-        unknown = set(settings) - set(cls.__dataclass_fields__)
-        if unknown:
-            raise ConfigError(
-                f"There is no setting {sorted(unknown)[0]!r}; there are "
-                f"{', '.join(cls.__dataclass_fields__)}."
-            )
-        return cls(**settings)
 
 
 @dataclass(frozen=True)
@@ -206,11 +126,13 @@ class Trainer:
         target = model.prepare(self.train_prompts.target)
         self.sites = execution_order(model, self._source, model.sites(pattern))
         pooling, size = self.config.pooling, self.config.batch_size
-        self._target = pooled_activations(
-            model, target, self.sites, pooling=pooling, batch_size=size
-        )
-        device = next(iter(self._target.values())).device
-        identity = SteeringMap.identity({name: z.shape[1] for name, z in self._target.items()})
+        aims = pooled_activations(model, target, self.sites, pooling=pooling, batch_size=size)
+        device = aims[self.sites[0]].device
+        identity = SteeringMap.identity({name: z.shape[1] for name, z in aims.items()})
+        self._widths = list(identity.widths.values())
+        # All sites side by side, so that one sort serves them all.
+        self._target = _side_by_side(aims, self.sites)
+        self._whole = self._target.sort(dim=0).values if len(target) <= size else None
         if start is not None and start.fingerprint() != identity.fingerprint():
             raise ConfigError("start has other sites than this run; give a map of the same ones.")
         self._start = {"start": start.digest()} if start else {}
@@ -328,7 +250,13 @@ class Trainer:
             pooling=self.config.pooling,
             maps=self._params,
         )
-        return {n: delta(z, self._target[n][target]).mean() for n, z in found.items()}
+        steered = _side_by_side(found, self.sites)
+        if self._whole is not None:
+            distances = delta(steered, self._whole, v_sorted=True)
+        else:
+            distances = delta(steered, self._target[target])
+        parts = distances.split(self._widths)
+        return {site: part.mean() for site, part in zip(self.sites, parts, strict=True)}
 
     @torch.no_grad()
     def _shrink(self, rate: float) -> None:
@@ -363,6 +291,12 @@ class Trainer:
             generator=self._generator,
         )
         self.losses, self.seconds = list(state.losses), state.seconds
+
+
+def _side_by_side(found: Mapping[str, Tensor], sites: Sequence[str]) -> Tensor:
+    """(n, sum of widths); on the device of the first site, where a model lies on several."""
+    device = found[sites[0]].device
+    return torch.cat([found[site].to(device) for site in sites], dim=1)
 
 
 def train(

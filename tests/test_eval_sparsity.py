@@ -15,7 +15,7 @@ from lineas_core.evaluation.sparsity import SparsitySizes, budgeted
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.sparsify import PathConfig, SparseFitter
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 SMALL = SparsitySizes(
     concepts=("football",), kept=0.5, points=3, ratio=0.4, path_steps=1, refit_steps=1,

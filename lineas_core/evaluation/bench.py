@@ -12,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,12 @@ from lineas_core.maps import SteeringMap
 from lineas_core.methods import fit
 from lineas_core.models import Model, as_language_model
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import DivergedError
 from lineas_core.version import __version__
+
+# Rates that are tried for a map.
+TRIES = 3
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
@@ -75,9 +79,22 @@ class Bench:
         return pd.DataFrame(found)
 
     def fit(self, method: str, prompts: PromptSet, config: TrainConfig) -> Fitted:
-        """The map of a method, learned once for the same prompts and settings."""
+        """The map of a method, learned once for the same prompts and settings.
+
+        Where training diverges it is begun again at a fifth of the rate, as the error says.
+        """
         key = {"method": method, "prompts": prompts.hash(), "config": repr(config)}
-        return self.learned(key, lambda: fit(method, self.model, prompts, config))
+
+        def learn(config: TrainConfig = config, tries: int = TRIES) -> SteeringMap:
+            try:
+                return fit(method, self.model, prompts, config)
+            except DivergedError as error:
+                if tries == 1:
+                    raise
+                self.tell(f"{error} It is learned again at a fifth of the rate.")
+                return learn(replace(config, rate=config.rate / 5), tries - 1)
+
+        return self.learned(key, learn)
 
     def learned(self, key: Mapping[str, Any], learn: Callable[[], SteeringMap]) -> Fitted:
         """What `learn` gives, learned once for the same key."""

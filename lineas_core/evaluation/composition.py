@@ -35,7 +35,7 @@ from lineas_core.models import as_language_model
 from lineas_core.models.language import LanguageModel
 from lineas_core.prompts import PromptSet
 from lineas_core.refine import refine
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models import as_language_model
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

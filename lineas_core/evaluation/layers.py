@@ -18,7 +18,7 @@ from lineas_core.evaluation.bench import Bench, Cell, Row, spread
 from lineas_core.evaluation.tables import Table, fields, markdown, with_spread
 from lineas_core.prompts import PromptSet
 from lineas_core.sparsify import PathConfig, SparseFitter, SparsePoint
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

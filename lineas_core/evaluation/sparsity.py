@@ -27,7 +27,7 @@ from lineas_core.models import as_language_model
 from lineas_core.prompts import PromptSet
 from lineas_core.sparsify import PathConfig, SparseFitter, SparsePoint, sparsest
 from lineas_core.steering import steer
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

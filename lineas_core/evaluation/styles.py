@@ -31,7 +31,7 @@ from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.prompts import PromptSet
 from lineas_core.recommend import LARGE_SCORER, SMALL_SIDE
 from lineas_core.subjects import SUBJECTS
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,7 @@ from lineas_core.evaluation.tables import Table, markdown, with_spread
 from lineas_core.methods import METHODS, TITLES
 from lineas_core.models import as_language_model
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,7 +21,7 @@ from lineas_core.methods import (
     repe,
 )
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 
 @runtime_checkable

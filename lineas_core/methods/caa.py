@@ -14,7 +14,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.methods.mean_act import move_mean
 from lineas_core.methods.shared import fit_parallel
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:

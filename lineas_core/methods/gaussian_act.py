@@ -17,7 +17,7 @@ from lineas_core.activations import Steerable
 from lineas_core.maps import Affine, SteeringMap
 from lineas_core.methods.shared import fit_in_order
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 from lineas_core.transport import varies
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from lineas_core.activations import Steerable
 from lineas_core.maps import SteeringMap
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig, Trainer
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import Trainer
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:

@@ -20,7 +20,7 @@ from lineas_core.activations import Steerable
 from lineas_core.maps import Affine, SteeringMap
 from lineas_core.methods.shared import fit_parallel, shift_by
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:

@@ -20,7 +20,7 @@ from lineas_core.activations import (
 from lineas_core.maps import Affine, BatchAffine, SteeringMap
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 
 @runtime_checkable

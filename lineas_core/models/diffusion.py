@@ -60,7 +60,7 @@ class DiffusionInputs:
         conditioning: what the denoiser reads of them, unsteered.
         latents: what it denoises, one row per prompt.
         timestep: of the first step; a number.
-        mask: None, for images have no padding.
+        mask, packing: None, for images have no padding.
     """
 
     prompts: tuple[str, ...]
@@ -68,6 +68,7 @@ class DiffusionInputs:
     latents: Tensor
     timestep: Tensor
     mask: None = None
+    packing: None = None
 
     def __len__(self) -> int:
         return len(self.prompts)

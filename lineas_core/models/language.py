@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.loading import loading
+from lineas_core.models.packing import Packing, enable
 from lineas_core.models.sampling import GumbelNoise, TellSoFar
 from lineas_core.models.sites import match_sites
 from lineas_core.steering import Steering
@@ -29,10 +31,16 @@ class TokenRows:
     """Prompts as token ids, real tokens first, padding after them.
 
     A causal model never looks ahead, so padding behind a prompt changes nothing before it.
+
+    Attributes:
+        ids: of the tokens.
+        mask: True at real ones.
+        packs: the model runs them without padding.
     """
 
     ids: Int[Tensor, "n tokens"]
     mask: Bool[Tensor, "n tokens"]
+    packs: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -42,7 +50,12 @@ class TokenRows:
         chosen = torch.as_tensor(list(indices), device=self.ids.device)
         mask = self.mask[chosen]
         longest = int(mask.sum(dim=1).max())
-        return TokenRows(self.ids[chosen, :longest], mask[:, :longest])
+        return TokenRows(self.ids[chosen, :longest], mask[:, :longest], self.packs)
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How the model runs them: None is row by row, with the padding."""
+        return Packing.of(self.mask) if self.packs and not bool(self.mask.all()) else None
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class LanguageModel:
         self.module: transformers.PreTrainedModel = module.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.entry = entry
+        self._packs = enable(module)
 
     @classmethod
     def from_pretrained(
@@ -144,13 +158,23 @@ class LanguageModel:
         Raises:
             PromptError: a prompt is empty, or longer than the model reads.
         """
-        return self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
+        padded = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
+        return replace(padded, packs=self._packs)
 
     def forward(self, inputs: TokenRows) -> None:
         """Run the layers, without the head, for what hooks see of it."""
-        self.module.base_model(
-            input_ids=inputs.ids, attention_mask=inputs.mask.long(), use_cache=False
-        )
+        packing = inputs.packing
+        if packing is None:
+            self.module.base_model(
+                input_ids=inputs.ids, attention_mask=inputs.mask.long(), use_cache=False
+            )
+            return
+        with packing.active():
+            self.module.base_model(
+                input_ids=inputs.ids[inputs.mask][None],
+                position_ids=packing.positions,
+                use_cache=False,
+            )
 
     def generate(
         self,

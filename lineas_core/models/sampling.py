@@ -99,10 +99,12 @@ def _gumbel(states: Tensor, places: Tensor) -> Tensor:
     for shift, factor in MIX:
         x = (x ^ _shifted(x, shift)) * _signed(factor)
     x = x ^ _shifted(x, LAST_SHIFT)
-    uniform = (_shifted(x, 64 - BITS).float() + 0.5) / 2**BITS
-    return -(-uniform.log()).log()
+    uniform: Tensor = (_shifted(x, 64 - BITS).float() + 0.5) / 2**BITS
+    noise: Tensor = -(-uniform.log()).log()
+    return noise
 
 
 def _shifted(x: Tensor, shift: int) -> Tensor:
     """x >> shift of the unsigned number; torch's own repeats the sign."""
-    return (x >> shift) & ((1 << (64 - shift)) - 1)
+    moved: Tensor = (x >> shift) & ((1 << (64 - shift)) - 1)
+    return moved

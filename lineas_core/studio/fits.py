@@ -17,7 +17,8 @@ from lineas_core.prompts import PromptSet
 from lineas_core.steering import site_hooks
 from lineas_core.studio.frames import Frame
 from lineas_core.studio.previews import Previews
-from lineas_core.trainer import StepEvent, TrainConfig
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import StepEvent
 
 SECONDS_BETWEEN_LOOKS = 0.5
 

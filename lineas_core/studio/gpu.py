@@ -16,7 +16,7 @@ from lineas_core.prompts import PromptSet
 from lineas_core.studio.fits import run_fit
 from lineas_core.studio.shelf import Shelf
 from lineas_core.studio.slices import SliceResult, SliceRunner, expected_seconds, run_slice
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 from lineas_core.training_state import TrainState
 
 P = ParamSpec("P")

@@ -22,7 +22,7 @@ from lineas_core.studio.store import JobRow, Store
 from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.training import SliceRunner, frames_of, run_job
 from lineas_core.studio.turns import Turns
-from lineas_core.trainer import TrainConfig
+from lineas_core.train_config import TrainConfig
 
 SECONDS_BETWEEN_LOOKS = 1.0
 OPENING = "Once upon a time"

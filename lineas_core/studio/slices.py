@@ -20,7 +20,8 @@ from lineas_core.prompts import PromptSet
 from lineas_core.recommend import recommend_strength
 from lineas_core.studio.frames import Frame, Sample
 from lineas_core.studio.previews import Previews
-from lineas_core.trainer import StepEvent, TrainConfig, Trainer
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import StepEvent, Trainer
 from lineas_core.training_state import TrainState
 
 SECONDS_A_CHECKPOINT = 2.0

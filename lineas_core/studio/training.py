@@ -26,7 +26,8 @@ from lineas_core.studio.slices import (
 )
 from lineas_core.studio.store import JobRow, Status, Store
 from lineas_core.studio.turns import Turns
-from lineas_core.trainer import StepEvent, TrainConfig
+from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import StepEvent
 from lineas_core.training_state import TrainState
 
 __all__ = ["SliceResult", "SliceRunner", "check_run", "frames_of", "run_job", "run_slice"]

@@ -1,0 +1,90 @@
+"""How a map is learned: the settings that every method reads its part of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from lineas_core.activations import Pooling, Steerable
+from lineas_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a map is trained. The defaults are the paper's for language models.
+
+    Args:
+        steps: gradient steps, >= 1.
+        rate: learning rate at the first step, > 0; it falls to 0 by a half cosine.
+        optimizer: "sgd" or "adamw" (whose weight decay draws towards the identity).
+        batch_size: source and target prompts a step, drawn without replacement.
+        gamma: weight of the sparse penalty, >= 0; 0 leaves the map dense.
+        l1: weight of single neurons in the penalty, >= 0.
+        group: weight of whole sites in the penalty, >= 0.
+        prox_step: "rate" thresholds by rate * gamma, the proximal gradient method; "paper" by
+            gamma, as Algorithm 1 is printed.
+        sites: preset or regular expression; empty takes the model's default.
+        pooling: of activations over tokens, or over height and width.
+        holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
+        seed: of minibatches and of the held-out draw.
+        order: of lin-act, mean-act and gaussian-act: "sequential" fits each site through those
+            before it, "parallel" all on the untouched model.
+        trim: of lin-act: share of the samples at either end that the fit leaves out; below 0.5.
+        top_sites: of iti-c: how many sites are steered, best probe first; 0 is all.
+
+    Raises:
+        ConfigError: a value is out of range; the message names it.
+    """
+
+    steps: int = 1000
+    rate: float = 0.1
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    batch_size: int = 32
+    gamma: float = 0.0
+    l1: float = 1.0
+    group: float = 1.0
+    prox_step: Literal["rate", "paper"] = "rate"
+    sites: str = ""
+    pooling: Pooling = "mean"
+    holdout: float = 0.2
+    seed: int = 0
+    order: Literal["sequential", "parallel"] = "sequential"
+    trim: float = 0.0
+    top_sites: int = 0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "steps": (self.steps >= 1, "1 or more"),
+            "rate": (0 < self.rate < math.inf, "a number above 0"),
+            "optimizer": (self.optimizer in ("sgd", "adamw"), "sgd or adamw"),
+            "batch_size": (self.batch_size >= 2, "2 or more"),
+            "gamma": (0 <= self.gamma < math.inf, "0 or more"),
+            "l1": (0 <= self.l1 < math.inf, "0 or more"),
+            "group": (0 <= self.group < math.inf, "0 or more"),
+            "prox_step": (self.prox_step in ("rate", "paper"), "rate or paper"),
+            "pooling": (self.pooling in get_args(Pooling), "mean, last or max"),
+            "holdout": (0 <= self.holdout <= 0.5, "0 to 0.5"),
+            "order": (self.order in ("sequential", "parallel"), "sequential or parallel"),
+            "trim": (0 <= self.trim < 0.5, "0 or more, and below 0.5"),
+            "top_sites": (self.top_sites >= 0, "0 or more"),
+        }
+        for name, (fine, expected) in checks.items():
+            if not fine:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
+
+    @classmethod
+    def for_model(cls, model: Steerable, **changes: Any) -> TrainConfig:
+        """The shipped settings for `model`, with `changes`.
+
+        Raises:
+            ConfigError: there is no such setting, or a value is out of range.
+        """
+        settings = {**model.train_defaults, **changes}
+        unknown = set(settings) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ConfigError(
+                f"There is no setting {sorted(unknown)[0]!r}; there are "
+                f"{', '.join(cls.__dataclass_fields__)}."
+            )
+        return cls(**settings)
