@@ -68,6 +68,7 @@ class Sizes:
         refine_steps: of a refinement.
         refine_rate: its learning rate.
         judged: completions of each pair that the model judges; 0 is none.
+        read: completions of each pair whose perplexity is measured.
     """
 
     concepts: tuple[str, ...] = ("football", "fishing", "day", "night", "elephant")
@@ -78,6 +79,7 @@ class Sizes:
     refine_steps: int = 20
     refine_rate: float = 1.0
     judged: int = 16
+    read: int = 64
 
 
 def yes_log_odds(model: LanguageModel, texts: Sequence[str], concept: str) -> list[float]:
@@ -86,9 +88,7 @@ def yes_log_odds(model: LanguageModel, texts: Sequence[str], concept: str) -> li
     The model is run as it is steered now: call it outside of `steer`.
     """
     asked = [QUESTION.format(concept=concept, text=text) for text in texts]
-    answers = [" Yes"] * len(asked) + [" No"] * len(asked)
-    losses = [float(loss.sum()) for loss in model.token_losses(answers, [*asked, *asked])]
-    return [no - yes for yes, no in zip(losses[: len(asked)], losses[len(asked) :], strict=True)]
+    return model.log_odds(asked, " Yes", " No")
 
 
 def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
@@ -200,9 +200,12 @@ def _complete(bench: Bench, cell: Cell, maps: Sequence[SteeringMap]) -> Completi
         [(smap, cell["strength"]) for smap in maps],
         noise,
         max_new_tokens=cell["tokens"],
-        batch_size=100,
+        batch_size=200,
     )
-    return Completions(texts, perplexity(as_language_model(bench.model), openings, texts))
+    read = slice(cell["read"])
+    return Completions(
+        texts, perplexity(as_language_model(bench.model), openings[read], texts[read])
+    )
 
 
 def write(results: pd.DataFrame) -> str:

@@ -293,20 +293,56 @@ class LanguageModel:
         for begin in range(0, len(rows), batch_size):
             part = slice(begin, begin + batch_size)
             batch = self._pad(rows[part], left=False)
-            logits = self.module(
-                input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False
-            ).logits
+            first = min(starts[part]) - 1
+            logits = self._logits(batch, first)
             for row, start, scores in zip(rows[part], starts[part], logits, strict=True):
-                predicted = scores[start - 1 : len(row) - 1].float()
+                predicted = scores[start - 1 - first : len(row) - 1 - first].float()
                 wanted = torch.tensor(row[start:], device=scores.device, dtype=torch.long)
                 losses.append(
                     nn.functional.cross_entropy(predicted, wanted, reduction="none").cpu()
                 )
         return losses
 
+    @torch.no_grad()
+    def log_odds(
+        self, contexts: Sequence[str], yes: str, no: str, batch_size: int = 32
+    ) -> list[float]:
+        """log p(yes) - log p(no) behind each context, by the first token in which they differ.
+
+        Raises:
+            ConfigError: one of the two begins with the other.
+        """
+        tokens = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (yes, no)]
+        pairs = list(zip(*tokens, strict=False))
+        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if shared is None:
+            raise ConfigError(f"{yes!r} and {no!r} begin alike; give two different answers.")
+        one, other = pairs[shared]
+        rows = [self._encode(c, i) + tokens[0][:shared] for i, c in enumerate(contexts)]
+        found: list[float] = []
+        for begin in range(0, len(rows), batch_size):
+            part = rows[begin : begin + batch_size]
+            first = min(map(len, part)) - 1
+            logits = self._logits(self._pad(part, left=False), first).float()
+            for row, scores in zip(part, logits, strict=True):
+                last = scores[len(row) - 1 - first]
+                found.append(float(last[one] - last[other]))
+        return found
+
     def surprise(self, prompts: Sequence[str]) -> float:
         """Perplexity of `prompts` under the model as it is steered now, over all their tokens."""
         return perplexity_of(self.token_losses(prompts))
+
+    def _logits(self, batch: TokenRows, first: int) -> Float[Tensor, "n kept vocabulary"]:
+        """Of the columns from `first` on: the head costs as much as several layers."""
+        logits: Tensor = self.module(
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
+            use_cache=False,
+            logits_to_keep=batch.ids.shape[1] - first,
+        ).logits
+        # A model that does not know the setting gives all columns.
+        return logits[:, first - batch.ids.shape[1] :]
 
     def _encode(self, prompt: str, index: int, room: int = 0) -> list[int]:
         ids: list[int] = self.tokenizer(prompt)["input_ids"] if prompt else []
