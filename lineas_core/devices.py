@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psutil  # type: ignore[import-untyped]
 import torch
 
 from lineas_core.errors import ConfigError
@@ -25,3 +26,10 @@ def choose_device(device: str) -> torch.device:
             f"device is {device!r}, which this machine does not have. Use 'auto' or 'cpu'."
         ) from error
     return chosen
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free now, on the device or, for a CPU, on the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)

@@ -124,17 +124,27 @@ def apply_affine(name: str, affine: BatchAffine, z: Tensor) -> Tensor:
             f"Site {name!r} has width {width} on this model and {affine.gain.shape[-1]} in the "
             "map. The map was made for another model; use it with the model it names."
         )
-    shape = [1] * z.ndim
-    shape[channels] = width
-    if affine.gain.ndim == 2:
-        if batch != len(affine.gain):
-            raise SiteError(
-                f"Site {name!r} sees a batch of {batch}, but {len(affine.gain)} strengths were "
-                "given. Give one strength per sample, or one number for all."
-            )
-        shape[0] = batch
-    steered: Tensor = _Apply.apply(z, affine.gain.view(shape), affine.shift.view(shape))
+    gain, shift = affine
+    if gain.ndim == 2 or z.ndim == 4:
+        shape = [1] * z.ndim
+        shape[channels] = width
+        if gain.ndim == 2:
+            if batch != len(gain):
+                raise SiteError(
+                    f"Site {name!r} sees a batch of {batch}, but {len(gain)} strengths were "
+                    "given. Give one strength per sample, or one number for all."
+                )
+            shape[0] = batch
+        gain, shift = gain.view(shape), shift.view(shape)
+    if not torch.is_grad_enabled():
+        return _affine(z, gain, shift)
+    steered: Tensor = _Apply.apply(z, gain, shift)
     return steered
+
+
+def _affine(z: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
+    wide = z.float()
+    return torch.addcmul(shift, gain, wide).add_(wide).to(z.dtype)
 
 
 class _Apply(torch.autograd.Function):
@@ -143,8 +153,7 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
         ctx.save_for_backward(z, gain)
-        wide = z.float()
-        return torch.addcmul(shift, gain, wide).add_(wide).to(z.dtype)
+        return _affine(z, gain, shift)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:

@@ -26,7 +26,12 @@ import lineas_core as lc
 from lineas_core.activations import Steerable, execution_order, pooled_forward
 from lineas_core.maps import BatchAffine
 from lineas_core.models.catalog import CatalogEntry, catalog
-from lineas_core.models.diffusion import NOISE_SEED, TRAIN_DEFAULTS, DiffusionModel
+from lineas_core.models.diffusion import (
+    NOISE_SEED,
+    NUMBERS_A_PIXEL,
+    TRAIN_DEFAULTS,
+    DiffusionModel,
+)
 from lineas_core.models.pipelines import plan_memory
 from tests.conftest import random_map
 from tests.small_pipelines import (
@@ -355,6 +360,24 @@ def test_a_sweep_is_one_generation_per_strength(emoji: DiffusionModel) -> None:
     plain = emoji.sweep(PROMPTS, [(swept, None)], [0, 1], seed=5)
     untouched = emoji.generate([p for p in PROMPTS for _ in range(2)], seed=5)
     assert (pixels([row[0] for row in plain.images]) == pixels(untouched[::2])).all()
+
+
+def test_as_many_images_run_at_once_as_memory_holds(
+    emoji: DiffusionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    handle = emoji.pipeline.unet.register_forward_pre_hook(
+        lambda module, args: seen.append(len(args[0]))
+    )
+    together = emoji.generate(PROMPTS, seed=1)
+    one_image = emoji.size**2 * NUMBERS_A_PIXEL * 4
+    monkeypatch.setattr("lineas_core.models.diffusion.free_bytes", lambda device: 5 * one_image)
+    apart = emoji.generate(PROMPTS, seed=1)
+    monkeypatch.setattr("lineas_core.models.diffusion.free_bytes", lambda device: 0)
+    emoji.generate(PROMPTS[:2], seed=1)
+    handle.remove()
+    assert seen == [3, 2, 1, 1, 1]
+    assert np.abs(pixels(together) - pixels(apart)).max() <= 1
 
 
 def test_steps_and_timesteps_can_be_chosen(emoji: DiffusionModel) -> None:

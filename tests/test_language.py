@@ -59,6 +59,22 @@ def test_greedy_completions_are_those_of_plain_transformers(
         assert tiny.generate([text], temperature=0, max_new_tokens=8) == [wanted]
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
+def test_rows_that_end_leave_the_others_as_they_are(
+    architecture: str, small_models: dict[str, Path]
+) -> None:
+    model = lc.load_model(str(small_models[architecture]), device="cpu")
+    # So many ends that rows leave at different times.
+    model.module.generation_config.eos_token_id = list(range(0, 300, 25))
+    smap = random_map(dict.fromkeys(model.sites("post_layernorm"), 16), 0, spread=0.1)
+    prompts, strengths = TEXTS * 6, torch.linspace(0, 1, 18)
+    together = model.generate(prompts, [(smap, strengths)], seed=list(range(18)), max_new_tokens=40)
+    assert len({len(text) for text in together}) > 4
+    for i, text in enumerate(together):
+        steer = [(smap, float(strengths[i]))]
+        assert model.generate([prompts[i]], steer, seed=i, max_new_tokens=40) == [text]
+
+
 def test_gumbel_noise_samples_the_softmax() -> None:
     logits = torch.tensor([0.0, 1.0, 2.0, -torch.inf]).repeat(20_000, 1)
     drawn = GumbelNoise(range(20_000))(torch.empty(0), logits).argmax(1)

@@ -65,7 +65,7 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
     return seeds
 
 
-def rows_of(maps: Steering, part: slice, count: int) -> list[tuple[SteeringMap, Strength]]:
+def rows_of(maps: Steering, part: Sequence[int], count: int) -> list[tuple[SteeringMap, Strength]]:
     """The pairs for some of `count` samples: strengths that are per sample are cut down to them.
 
     Raises:
@@ -78,6 +78,6 @@ def rows_of(maps: Steering, part: slice, count: int) -> list[tuple[SteeringMap, 
                 raise ConfigError(
                     f"{len(strength)} strengths for {count} prompts; give one, or one for each."
                 )
-            strength = strength[part]
+            strength = strength[list(part)]
         cut.append((smap, strength))
     return cut

@@ -13,6 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from lineas_core.devices import free_bytes
 from lineas_core.errors import ConfigError, ModelError, PromptError
 from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
@@ -23,6 +24,12 @@ from lineas_core.steering import Steering
 from lineas_core.steering import steer as steering
 
 MOST_STEPS = 50
+# What generating holds at its peak, in the decoder: about 4 GiB for 1024 pixels a side in half
+# precision.
+NUMBERS_A_PIXEL = 2048
+# Of the free memory, the rest being for whoever else uses the device.
+BUDGET = 0.5
+MOST_AT_ONCE = 64
 # For models outside the catalogue: few-step models are what the paper steers.
 DEFAULT_STEPS = 4
 # The paper's settings for images.
@@ -226,7 +233,7 @@ class DiffusionModel:
         seed: int | Sequence[int] = 0,
         steps: int | None = None,
         timesteps: Sequence[int] | None = None,
-        batch_size: int = 8,
+        batch_size: int | None = None,
     ) -> list[Image]:
         """One image for each prompt, with `steer` on.
 
@@ -239,7 +246,8 @@ class DiffusionModel:
             seed: one for all prompts, or one for each.
             steps: 1 to 50; the model's own by default.
             timesteps: falling, where the scheduler takes them; the model's own by default.
-            batch_size: images that run at once.
+            batch_size: images that run at once; by default as many as half of the free memory
+                holds.
 
         Raises:
             ConfigError: a setting is out of range.
@@ -248,16 +256,18 @@ class DiffusionModel:
         """
         seeds = seeds_for(seed, len(prompts))
         schedule = self._schedule(steps, timesteps)
+        if batch_size is None:
+            batch_size = self._fitting()
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
         self._check(prompts)
         images: list[Image] = []
         for start in range(0, len(prompts), batch_size):
-            part = slice(start, start + batch_size)
-            generators = _generators(seeds[part])
+            part = range(start, min(start + batch_size, len(prompts)))
+            generators = _generators([seeds[i] for i in part])
             noise = self._denoiser.noise(generators)
             with self._lock, steering(self, rows_of(steer, part, len(prompts))):
-                conditioning = self._denoiser.encode(list(prompts[part]))
+                conditioning = self._denoiser.encode([prompts[i] for i in part])
                 try:
                     images += self._denoiser.call(conditioning, noise, generators, schedule)
                 except torch.OutOfMemoryError as error:
@@ -301,6 +311,12 @@ class DiffusionModel:
                         f"Prompt {number} ({prompt[:40]!r}) has {count} tokens; {self.id} reads "
                         f"{limit}. Shorten it."
                     )
+
+    def _fitting(self) -> int:
+        """How many images run at once within the memory budget."""
+        itemsize = next(self._denoiser.module.parameters()).dtype.itemsize
+        one = self.size**2 * NUMBERS_A_PIXEL * itemsize
+        return min(max(int(free_bytes(self.device) * BUDGET / one), 1), MOST_AT_ONCE)
 
     def _encoders_hooked(self) -> bool:
         """Whether something waits to see, or to change, what happens inside a text encoder."""

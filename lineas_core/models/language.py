@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +17,10 @@ from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
+from lineas_core.models.decoding import decode
 from lineas_core.models.loading import loading
 from lineas_core.models.packing import Packing, enable
-from lineas_core.models.sampling import GumbelNoise, TellSoFar
+from lineas_core.models.sampling import GumbelNoise
 from lineas_core.models.sites import match_sites
 from lineas_core.steering import Steering
 from lineas_core.steering import steer as steering
@@ -176,6 +178,7 @@ class LanguageModel:
                 use_cache=False,
             )
 
+    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[str],
@@ -223,24 +226,37 @@ class LanguageModel:
         rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
         texts: list[str] = []
         for start in range(0, len(rows), batch_size):
-            part = slice(start, start + batch_size)
-            processors = transformers.LogitsProcessorList()
-            if temperature > 0:
-                if temperature != 1:
-                    processors.append(transformers.TemperatureLogitsWarper(float(temperature)))
-                processors.append(GumbelNoise(seeds[part], top_k))
+            part = range(start, min(start + batch_size, len(rows)))
+            noise = GumbelNoise([seeds[i] for i in part], top_k) if temperature > 0 else None
+            before = []
+            if temperature not in (0, 1):
+                before.append(transformers.TemperatureLogitsWarper(float(temperature)))
+
+            def steered(
+                chosen: list[int], part: range = part
+            ) -> contextlib.AbstractContextManager[None]:
+                return steering(self, rows_of(steer, [part[i] for i in chosen], len(rows)))
 
             def tell(
-                unfinished: list[str], done: list[str] = texts, after: int = len(rows[part])
+                unfinished: list[list[int]], done: list[str] = texts, part: range = part
             ) -> None:
-                waiting = len(rows) - len(done) - after
                 if on_texts:
-                    on_texts([*done, *unfinished, *[""] * waiting])
+                    waiting = [""] * (len(rows) - part.stop)
+                    on_texts([*done, *self._texts(unfinished), *waiting])
 
-            with steering(self, rows_of(steer, part, len(rows))):
-                texts += self._decode(
-                    rows[part], processors, max_new_tokens, tell if on_texts else None
-                )
+            batch = self._pad([rows[i] for i in part], left=True)
+            tokens = decode(
+                self.module,
+                batch.ids,
+                batch.mask.long(),
+                steered=steered,
+                noise=noise,
+                before_noise=before,
+                max_new_tokens=max_new_tokens,
+                pad=self._pad_id,
+                tell=tell if on_texts else None,
+            )
+            texts += self._texts(tokens)
         return texts
 
     def sweep(
@@ -370,34 +386,8 @@ class LanguageModel:
     def _pad_id(self) -> int:
         return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
 
-    @torch.no_grad()
-    def _decode(
-        self,
-        rows: Sequence[Sequence[int]],
-        processors: transformers.LogitsProcessorList,
-        max_new_tokens: int,
-        tell: Callable[[list[str]], object] | None,
-    ) -> list[str]:
-        batch = self._pad(rows, left=True)
-        watching = transformers.StoppingCriteriaList()
-        if tell:
-            watching.append(TellSoFar(self.tokenizer, batch.ids.shape[1], tell))
-        output = self.module.generate(
-            batch.ids,
-            attention_mask=batch.mask.long(),
-            logits_processor=processors,
-            stopping_criteria=watching,
-            generation_config=transformers.GenerationConfig(
-                do_sample=False,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=self._pad_id,
-                eos_token_id=self.module.generation_config.eos_token_id,
-                bos_token_id=self.module.generation_config.bos_token_id,
-            ),
-        )
-        texts: list[str] = self.tokenizer.batch_decode(
-            output[:, batch.ids.shape[1] :], skip_special_tokens=True
-        )
+    def _texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return texts
 
 

@@ -1,18 +1,15 @@
-"""Sampling whose noise belongs to the seed, not to the batch, and that can be watched.
+"""Sampling whose noise belongs to the seed, not to the batch.
 
-transformers calls these as its own logits processors and stopping criteria. They do not derive
-from those, whose import takes seconds.
+transformers calls it as one of its own logits processors. It does not derive from them, whose
+import takes seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-import transformers
 from torch import Tensor
-
-TOKENS_A_LOOK = 3
 
 # SplitMix64: the step from one number to the next, and shifts and factors of its finaliser.
 GAMMA = 0x9E3779B97F4A7C15
@@ -40,6 +37,10 @@ class GumbelNoise:
         self._seeds, self._top_k = [_mixed(seed) for seed in seeds], top_k
         self._step = 0
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        self._seeds = [self._seeds[row] for row in rows]
+
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Logits with the next noise of each row; -inf at tokens that may not be taken."""
         scores = scores.float()
@@ -51,33 +52,6 @@ class GumbelNoise:
         values, tokens = scores.topk(self._top_k)
         noisy = values + _gumbel(rows, tokens)
         return torch.full_like(scores, -torch.inf).scatter_(1, tokens, noisy)
-
-
-class TellSoFar:
-    """Stops nothing: tells what has been written so far, every few tokens.
-
-    Args:
-        tokenizer: decodes.
-        prompt_tokens: columns of the prompts, left out.
-        tell: called with one text a row.
-    """
-
-    def __init__(
-        self,
-        tokenizer: transformers.PreTrainedTokenizerBase,
-        prompt_tokens: int,
-        tell: Callable[[list[str]], object],
-    ) -> None:
-        self._tokenizer, self._start, self._tell = tokenizer, prompt_tokens, tell
-
-    def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
-        """No row is to stop."""
-        if (input_ids.shape[1] - self._start) % TOKENS_A_LOOK == 0:
-            texts = self._tokenizer.batch_decode(
-                input_ids[:, self._start :], skip_special_tokens=True
-            )
-            self._tell(texts)
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _mixed(number: int) -> int:

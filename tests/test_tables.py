@@ -1,0 +1,50 @@
+"""Every table, by its one command, offline, on the embedded models: small, but the real thing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from lineas_core.cli import app
+from lineas_core.evaluation import NAMES
+
+SMALL = {
+    "concepts": "concepts=football methods=mean-act completions=4 tokens=8",
+    "toxicity": "methods=mean-act layer_methods=mean-act layers=layernorm opening_count=4 "
+    "completions=1 tokens=8 sentence_count=4 questions=4",
+    "sparsity": "concepts=football points=2 path_steps=1 refit_steps=1 curve_points=1 steps=1 "
+    "completions=4 tokens=8",
+    "composition": "concepts=football,night completions=4 tokens=8 judged=1 refine_steps=1",
+    "layers": "couples=1:0,0:1 points=2 steps=1",
+    "truthfulness": "methods=mean-act questions=8",
+    "styles": "styles=emoji-pixel-art removals=emoji-pixel-art methods=mean-act pictures=2",
+    "steps": "prompts=4 steps=2 methods=mean-act limit=2 completions=4 tokens=8",
+    "rivals": "concepts=football methods=mean-act completions=4 tokens=8 reft_steps=1 rl_steps=1 "
+    "rl_openings=4",
+}
+
+
+def test_every_table_has_a_small_size() -> None:
+    assert set(SMALL) == set(NAMES)
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+@pytest.mark.parametrize("name", NAMES)
+def test_a_table_runs_offline(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    sizes = [word for size in SMALL[name].split() for word in ("--set", size)]
+    ended = CliRunner().invoke(app, ["evaluate", name, *sizes, "--output", str(tmp_path)])
+    assert ended.exit_code == 0, ended.output
+    results = pd.read_csv(tmp_path / f"{name}.csv")
+    assert len(results) > 1
+    assert results.select_dtypes("number").notna().any().all()
+    text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")
+    assert f"evaluate {name}" in text
+    assert "| --- |" in text
+    with Image.open(tmp_path / f"{name}.png") as plot:
+        assert len(plot.convert("RGB").resize((64, 36)).getcolors() or ()) > 2
