@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from lineas_core.errors import ConfigError, SiteError
 from lineas_core.maps import BatchAffine
@@ -148,6 +149,7 @@ def pooled_forward(
     *,
     pooling: Pooling = "mean",
     maps: Mapping[str, BatchAffine] | None = None,
+    rows_at_once: int = 0,
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Pooled activations of one batch at `sites`, after `maps`; the pass ends at the last site.
 
@@ -159,10 +161,31 @@ def pooled_forward(
         sites: in the order in which the model runs them (see `execution_order`).
         pooling: see `pool`.
         maps: site -> gain and shift that act on the site before it is pooled.
+        rows_at_once: run so many prompts at a time, and make what the gradient needs of each part
+            once more on the way back, so that memory holds one part only (Chen et al. 2016);
+            0 runs all at once.
 
     Raises:
         SiteError: a site was not reached, or does not put out a tensor.
     """
+    count = len(inputs)
+    if not 0 < rows_at_once < count:
+        return _forward(model, inputs, sites, pooling, maps)
+    parts = []
+    for start in range(0, count, rows_at_once):
+        rows = inputs.rows(range(start, min(start + rows_at_once, count)))
+        run = partial(_forward, model, rows, sites, pooling, maps)
+        parts.append(checkpoint(run, use_reentrant=False))
+    return {site: torch.cat([part[site] for part in parts]) for site in sites}
+
+
+def _forward(
+    model: Steerable,
+    inputs: Inputs,
+    sites: Sequence[str],
+    pooling: Pooling,
+    maps: Mapping[str, BatchAffine] | None,
+) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
     def record(name: str, z: Tensor) -> Tensor:

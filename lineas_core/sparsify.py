@@ -22,12 +22,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from lineas_core.activations import (
     Inputs,
@@ -216,18 +214,20 @@ class SparseFitter:
 
     def loss(self, parts: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, ""]:
         """Delta summed over sites on all training prompts, differentiable in the parts."""
-        size = self._config.batch_size
-        found: dict[str, list[Tensor]] = {site: [] for site in self.sites}
-        for start in range(0, len(self._source), size):
-            rows = self._source.rows(range(start, min(start + size, len(self._source))))
-            run = partial(self._forward, rows)
-            # Sorting needs all prompts at once; the activations inside the model are kept for one
-            # batch only, and made again on the way back.
-            small = len(self._source) <= size
-            batch = run(*parts) if small else checkpoint(run, *parts, use_reentrant=False)
-            for site in self.sites:
-                found[site].append(batch[site])
-        terms = [delta(torch.cat(found[s]), self._aims[s]).mean() for s in self.sites]
+        maps = {
+            site: BatchAffine(gain, shift)
+            for site, gain, shift in zip(self.sites, parts[::2], parts[1::2], strict=True)
+        }
+        # Sorting needs all prompts at once; memory need not.
+        found = pooled_forward(
+            self._model,
+            self._source,
+            self.sites,
+            pooling=self._config.pooling,
+            maps=maps,
+            rows_at_once=self._config.batch_size,
+        )
+        terms = [delta(found[s], self._aims[s]).mean() for s in self.sites]
         return torch.stack(terms).sum()
 
     def gamma_max(self) -> float:
@@ -268,14 +268,6 @@ class SparseFitter:
         }
         config = replace(self._config, gamma=gamma)
         return SteeringMap(sites, describe_map(self._model, self._prompts, "lineas-sparse", config))
-
-    def _forward(self, rows: Inputs, *parts: Tensor) -> dict[str, Tensor]:
-        maps = {
-            site: BatchAffine(gain, shift)
-            for site, gain, shift in zip(self.sites, parts[::2], parts[1::2], strict=True)
-        }
-        pooling = self._config.pooling
-        return pooled_forward(self._model, rows, self.sites, pooling=pooling, maps=maps)
 
     def _activations(self, inputs: Inputs) -> dict[str, Tensor]:
         return pooled_activations(
