@@ -17,6 +17,7 @@ from lineas_core.errors import (
     SiteError,
     TrainingError,
 )
+from lineas_core.folding import fold
 from lineas_core.health import HealthReport
 from lineas_core.maps import Affine, MapInfo, SteeringMap, compose
 from lineas_core.methods import fit
@@ -29,6 +30,7 @@ from lineas_core.prompts import PromptIssue, PromptSet, load_jigsaw
 from lineas_core.recommend import Recommendation, recommend_strength
 from lineas_core.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
 from lineas_core.steering import steer
+from lineas_core.to_peft import to_peft
 from lineas_core.train_config import TrainConfig
 from lineas_core.trainer import DivergedError, StepEvent, Trainer, TrainResult, train
 from lineas_core.training_state import TrainState
@@ -71,6 +73,7 @@ __all__ = [
     "compose",
     "effects",
     "fit",
+    "fold",
     "img_score",
     "load_jigsaw",
     "load_model",
@@ -79,6 +82,7 @@ __all__ = [
     "recommend_strength",
     "sparsest",
     "steer",
+    "to_peft",
     "toxicity",
     "train",
     "train_until",
