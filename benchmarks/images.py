@@ -6,27 +6,15 @@ that is, in this run on this machine.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Callable
 
 import lineas_core as lc
+from benchmarks.machine import seconds, show
 from lineas_core.grids import score_grid
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.studio.pictures import STRENGTHS
 from lineas_core.subjects import SUBJECTS
-
-
-def seconds(action: Callable[[], object], runs: int) -> float:
-    """The median over `runs`, after one that is not counted."""
-    action()
-    times = []
-    for _ in range(runs):
-        began = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def main() -> None:
@@ -44,17 +32,23 @@ def main() -> None:
         grid = model.sweep(SUBJECTS[:4], [(smap, None)], STRENGTHS, seed=next(count))
         score_grid(grid, prompts.concept)
 
-    plain = seconds(lambda: model.generate(SUBJECTS[:1], seed=next(count)), 20)
+    def plain_image() -> None:
+        model.generate(SUBJECTS[:1], seed=next(count))
+
+    def steered_image() -> None:
+        model.generate(SUBJECTS[:1], [(smap, 1.0)], seed=next(count))
+
+    plain = statistics.median(seconds(plain_image, 20))
     figures = {
         "one image": plain,
-        "one steered image": seconds(
-            lambda: model.generate(SUBJECTS[:1], [(smap, 1.0)], seed=next(count)), 20
+        "one steered image": statistics.median(seconds(steered_image, 20)),
+        "grid of 4 prompts by 7 strengths, with scores": statistics.median(
+            seconds(grid_with_scores, 5)
         ),
-        "grid of 4 prompts by 7 strengths, with scores": seconds(grid_with_scores, 5),
         "training a style map": training,
     }
     for name, value in figures.items():
-        print(json.dumps({"figure": name, "seconds": round(value, 4), "images": value / plain}))
+        show(name, seconds=value, images=value / plain)
 
 
 if __name__ == "__main__":

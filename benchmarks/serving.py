@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,19 +87,6 @@ def serving(**environment: str) -> Iterator[Server]:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-
-
-def show(figure: str, **values: object) -> None:
-    """Print a figure as one JSON line; numbers with three digits behind the point."""
-    rounded = {n: round(v, 3) if isinstance(v, float) else v for n, v in values.items()}
-    print(json.dumps({"figure": figure, **rounded}), flush=True)
-
-
-def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 95th percentile (the nearest rank) and how many there are."""
-    ordered = sorted(seconds)
-    rank = max(0, -(-95 * len(ordered) // 100) - 1)
-    return {"p50": statistics.median(ordered), "p95": ordered[rank], "count": len(ordered)}
 
 
 def _answers(url: str) -> bool:

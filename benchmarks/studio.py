@@ -25,7 +25,8 @@ from typing import Any
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.serving import Server, serving, show, spread
+from benchmarks.machine import show, spread
+from benchmarks.serving import Server, serving
 from benchmarks.visitors import measure_visitors
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import Pictures

@@ -24,7 +24,8 @@ from gradio_client import Client
 from PIL import Image
 
 import lineas_core as lc
-from benchmarks.serving import Server, serving, show, spread
+from benchmarks.machine import show, spread
+from benchmarks.serving import Server, serving
 from lineas_core.models import as_image_model, as_language_model
 from lineas_core.studio.callbacks import GALLERY
 from lineas_core.subjects import SUBJECTS

@@ -1,0 +1,29 @@
+"""All figures that need no GPU, one after the other: `python -m benchmarks`, `make bench`.
+
+Each benchmark runs in a process of its own, so that none finds the memory or the caches of another.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+NAMES = ("training", "steering", "sweeps", "folding", "growth")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run those that are named, or all; 1 if one of them failed."""
+    names = list(sys.argv[1:] if argv is None else argv) or list(NAMES)
+    failed = [
+        name
+        for name in names
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode
+    ]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Floating-point operations of one training step of a language model: the useful ones only.
+
+    frozen weight, real token:  2 forward, 2 for the gradient to the activations, none to itself
+    QK^T and AV, token pair:    4 head_dim a head forward, twice that backward
+
+A pair is a real token and one that it may see, itself among them: n (n + 1) / 2 of n tokens, the
+causal half. Padding counts nothing, and neither do norms, activation functions, embeddings, the
+maps and the loss. The forward pass ends at the last site; backward, nothing below the first site
+has a gradient. Target activations are computed once, before the first step, and are no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from lineas_core.models.language import LanguageModel, TokenRows
+
+SITE = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of one step.
+
+    Attributes:
+        linear: of the frozen weights.
+        attention: of QK^T and AV.
+        tokens: real ones.
+    """
+
+    linear: int
+    attention: int
+    tokens: int
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.linear + self.attention
+
+
+@torch.no_grad()
+def count_work(model: LanguageModel, source: TokenRows, sites: Sequence[str]) -> Work:
+    """Of one step on the source prompts; see the module's first lines.
+
+    Args:
+        model: that is steered.
+        source: the prompts of the step.
+        sites: that have a map.
+    """
+    tokens, lengths = int(source.mask.sum()), source.mask.sum(dim=1).tolist()
+    pairs = sum(n * (n + 1) // 2 for n in lengths)
+    named = dict(model.module.named_modules())
+    begun = _order(model, source, sites)
+    first = begun.index(SITE)
+    last = len(begun) - 1 - begun[::-1].index(SITE)
+    linear, attention = 0, 0
+    for place, name in enumerate(begun[:last]):
+        module, with_gradient = named[name], place > first
+        if name == SITE:
+            continue
+        if _is_linear(module):
+            linear += 2 * module.weight.numel() * tokens * (2 if with_gradient else 1)
+        else:
+            heads = model.module.config.num_attention_heads
+            attention += 4 * heads * module.head_dim * pairs * (3 if with_gradient else 1)
+    return Work(linear, attention, tokens)
+
+
+def _order(model: LanguageModel, source: TokenRows, sites: Sequence[str]) -> list[str]:
+    """Names of linear and attention modules as they begin, and SITE where one has put out."""
+    begun: list[str] = []
+
+    def note(name: str, *_: object) -> None:
+        begun.append(name)
+
+    with ExitStack() as stack:
+        for name, module in model.module.named_modules():
+            if _is_linear(module) or _is_attention(module):
+                stack.callback(module.register_forward_pre_hook(partial(note, name)).remove)
+            if name in sites:
+                stack.callback(module.register_forward_hook(partial(note, SITE)).remove)
+        model.forward(source.rows([0]))
+    return begun
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | Conv1D)
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return type(module).__name__.endswith("Attention")

@@ -1,0 +1,150 @@
+"""How the time grows: `python -m benchmarks.growth`.
+
+Seconds of a training step against prompts, tokens, sites and width, and seconds of a sweep of
+texts against strengths, on a small model with random weights. The figure is the exponent p of the
+curve seconds = c * size^p, fitted to the medians; the points are printed and plotted.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from transformers import LlamaConfig
+
+import lineas_core as lc
+from benchmarks.inputs import random_map, random_model, random_prompts
+from benchmarks.machine import CPU, extent, report, seconds
+
+PLOTS = Path(__file__).resolve().parents[1] / "docs" / "images" / "performance"
+PROMPTS, TOKENS, WIDTH, LAYERS = 32, 24, 256, 8
+NEW_TOKENS, ROWS = 16, 4
+CURVES = {
+    "prompts": (8, 16, 32, 64),
+    "tokens": (8, 16, 32, 64, 96),
+    "sites": (2, 4, 8),
+    "width": (64, 128, 256, 512),
+    "strengths": (1, 2, 4, 8, 16),
+}
+
+
+def measure_curve(
+    name: str, sizes: Sequence[int], runs: int, plots: Path, width: int = WIDTH
+) -> None:
+    """Print one curve and its exponent, and plot it.
+
+    Args:
+        name: a key of `CURVES`.
+        sizes: its points, rising.
+        runs: of each point.
+        plots: the folder that NAME.png goes to.
+        width: of the model, where it is not what grows.
+    """
+    times = [_seconds_at(name, size, runs, width) for size in sizes]
+    medians = [statistics.median(found) for found in times]
+    what = "a sweep" if name == "strengths" else "a training step"
+    report(
+        f"exponent of the time of {what} by {name}",
+        exponent(sizes, medians),
+        spread=None,
+        seeds=[0],
+        points=[{name: size, **extent(found)} for size, found in zip(sizes, times, strict=True)],
+    )
+    plots.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    draw(figure, name, f"seconds of {what}", sizes, times)
+    figure.savefig(plots / f"{name}.png", dpi=120)
+
+
+def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
+    """The slope of log time over log size, by least squares.
+
+    >>> round(exponent([1, 2, 4], [3, 12, 48]), 6)
+    2.0
+    """
+    x, y = [math.log(size) for size in sizes], [math.log(time) for time in times]
+    return statistics.linear_regression(x, y).slope
+
+
+def draw(
+    figure: Figure, name: str, unit: str, sizes: Sequence[int], times: Sequence[Sequence[float]]
+) -> None:
+    """Medians with smallest and largest, on logarithmic axes, with the fitted exponent."""
+    medians = [statistics.median(found) for found in times]
+    axes = figure.add_subplot()
+    below = [middle - min(found) for middle, found in zip(medians, times, strict=True)]
+    above = [max(found) - middle for middle, found in zip(medians, times, strict=True)]
+    axes.errorbar(sizes, medians, yerr=[below, above], marker="o", capsize=3)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_xlabel(name)
+    axes.set_ylabel(unit)
+    axes.set_title(f"time grows with {name} to the {exponent(sizes, medians):.2f}")
+    axes.grid(alpha=0.3)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print and plot."""
+    parser = ArgumentParser(prog="python -m benchmarks.growth")
+    parser.add_argument("--curves", nargs="+", default=list(CURVES), choices=list(CURVES))
+    parser.add_argument("--points", type=int, default=5, help="of each curve, smallest first")
+    parser.add_argument("--runs", type=int, default=5, help="of each point")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the model")
+    parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the plots")
+    chosen = parser.parse_args(argv)
+    for name in chosen.curves:
+        measure_curve(name, CURVES[name][: chosen.points], chosen.runs, chosen.plots, chosen.width)
+
+
+def _seconds_at(name: str, size: int, runs: int, width: int) -> list[float]:
+    """Of one point: everything at its usual size, save what grows."""
+    model = _model(size if name == "width" else width)
+    if name == "strengths":
+        openings = random_prompts(ROWS, TOKENS).source
+        smap = random_map(model, model.sites("layernorm"), openings[0])
+        strengths = [n / size for n in range(size)]
+        return seconds(
+            lambda: model.sweep(openings, [(smap, None)], strengths, max_new_tokens=NEW_TOKENS),
+            runs,
+        )
+    prompts = random_prompts(
+        size if name == "prompts" else PROMPTS, size if name == "tokens" else TOKENS
+    )
+    config = lc.TrainConfig(
+        rate=1e-3,
+        holdout=0.0,
+        batch_size=len(prompts.source),
+        sites=_sites(size) if name == "sites" else "",
+    )
+    return seconds(lc.Trainer(model, prompts, config).step, runs)
+
+
+def _model(width: int) -> lc.LanguageModel:
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        # No end of text, so that every sweep writes as much.
+        eos_token_id=None,
+    )
+    return random_model(f"random llama of width {width}", config, CPU, torch.float32)
+
+
+def _sites(count: int) -> str:
+    """The norm before the MLP of `count` layers, spread evenly from the first to the last."""
+    layers = [round(i * (LAYERS - 1) / (count - 1)) for i in range(count)]
+    return rf"model\.layers\.({'|'.join(map(str, layers))})\.post_attention_layernorm"
+
+
+if __name__ == "__main__":
+    main()
