@@ -53,10 +53,17 @@ def rows_that_fit(
     sites: Sequence[str],
     maps: Mapping[str, BatchAffine],
     pooling: Pooling = "mean",
+    *,
+    batch_size: int,
 ) -> int:
     """How many prompts a step runs at once within half of the free memory: 0 is all of them.
 
     The longest prompt is run alone, and the others are taken to be as long.
+
+    Args:
+        model, sites, maps, pooling: as for `bytes_kept`.
+        inputs: all that steps are drawn from.
+        batch_size: prompts of a step.
     """
     longest = 0
     if inputs.mask is not None:
@@ -64,4 +71,4 @@ def rows_that_fit(
     one = bytes_kept(model, inputs.rows([longest]), sites, maps, pooling)
     device = next(model.module.parameters()).device
     fitting = int(free_bytes(device) * BUDGET / max(one, 1))
-    return 0 if fitting >= len(inputs) else max(fitting, 1)
+    return 0 if fitting >= min(batch_size, len(inputs)) else max(fitting, 1)

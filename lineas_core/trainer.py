@@ -5,7 +5,8 @@
                       + R(w, b)
 
 (LinEAS, Eq. 4, with the penalty of `proximal.py`.) The model's weights stay frozen; gradients
-flow through it from every site into the maps of all earlier ones.
+flow through it from every site into the maps of all earlier ones. Where several processes were
+launched together, each runs its share of the prompts (`distributed.py`); the map is the same.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from lineas_core.activations import (
     pooled_activations,
     pooled_forward,
 )
+from lineas_core.distributed import ranks
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.health import HealthReport, check_health
 from lineas_core.maps import Affine, BatchAffine, SteeringMap
+from lineas_core.memory import rows_that_fit
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
 from lineas_core.proximal import sparse_group_shrink
@@ -104,7 +107,8 @@ class Trainer:
         start: the map of the first step, for the same sites; the identity by default.
 
     Raises:
-        ConfigError: `state` belongs to other prompts or settings, or `start` to other sites.
+        ConfigError: `state` belongs to other prompts or settings, or `start` to other sites; or
+            there are more processes than prompts.
         SiteError: the sites match nothing, or do not run once a pass.
     """
 
@@ -118,6 +122,7 @@ class Trainer:
         start: SteeringMap | None = None,
     ) -> None:
         self.model = model
+        self.ranks = ranks()
         self.prompts = prompts
         self.config = config or TrainConfig.for_model(model)
         self.train_prompts, self.held_out = prompts.split(self.config.holdout, self.config.seed)
@@ -126,12 +131,13 @@ class Trainer:
         target = model.prepare(self.train_prompts.target)
         self.sites = execution_order(model, self._source, model.sites(pattern))
         pooling, size = self.config.pooling, self.config.batch_size
-        aims = pooled_activations(model, target, self.sites, pooling=pooling, batch_size=size)
+        own = target.rows(self.ranks.share(range(len(target))))
+        aims = pooled_activations(model, own, self.sites, pooling=pooling, batch_size=size)
         device = aims[self.sites[0]].device
         identity = SteeringMap.identity({name: z.shape[1] for name, z in aims.items()})
         self._widths = list(identity.widths.values())
         # All sites side by side, so that one sort serves them all.
-        self._target = _side_by_side(aims, self.sites)
+        self._target = self.ranks.gathered(_side_by_side(aims, self.sites), len(target))
         self._whole = self._target.sort(dim=0).values if len(target) <= size else None
         if start is not None and start.fingerprint() != identity.fingerprint():
             raise ConfigError("start has other sites than this run; give a map of the same ones.")
@@ -141,6 +147,9 @@ class Trainer:
             for name, (scale, shift) in (start or identity).sites.items()
         }
         flat = [p.requires_grad_() for affine in self._params.values() for p in affine]
+        self._rows_at_once = rows_that_fit(
+            model, self._source, self.sites, self._params, pooling, batch_size=size
+        )
         self._optimizer: torch.optim.Optimizer
         if self.config.optimizer == "sgd":
             self._optimizer = torch.optim.SGD(flat, lr=self.config.rate)
@@ -189,8 +198,9 @@ class Trainer:
         began = time.perf_counter()
         step = len(self.losses)
         losses = self._losses(*self._draw())
-        loss = torch.stack(list(losses.values())).sum()
-        value = loss.item()
+        terms = torch.stack(list(losses.values()))
+        loss = terms.sum()
+        value = self.ranks.as_first(loss.item())
         first = self.losses[0] if self.losses else value
         if not math.isfinite(value) or value > DIVERGED * first:
             reached = len(self._good.losses)
@@ -207,6 +217,7 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.zero_grad()
         loss.backward()
+        self.ranks.sum([p.grad for group in self._optimizer.param_groups for p in group["params"]])
         self._optimizer.step()
         self._shrink(rate)
         self.losses.append(value)
@@ -215,7 +226,7 @@ class Trainer:
             step=step + 1,
             steps=self.config.steps,
             loss=value,
-            loss_by_site={name: term.item() for name, term in losses.items()},
+            loss_by_site=dict(zip(losses, terms.tolist(), strict=True)),
             support=self._support(),
             seconds=self.seconds,
             seconds_left=self.seconds / (step + 1) * (self.config.steps - step - 1),
@@ -245,12 +256,13 @@ class Trainer:
     def _losses(self, source: list[int], target: list[int]) -> dict[str, Tensor]:
         found = pooled_forward(
             self.model,
-            self._source.rows(source),
+            self._source.rows(self.ranks.share(source)),
             self.sites,
             pooling=self.config.pooling,
             maps=self._params,
+            rows_at_once=self._rows_at_once,
         )
-        steered = _side_by_side(found, self.sites)
+        steered = self.ranks.gathered(_side_by_side(found, self.sites), len(source))
         if self._whole is not None:
             distances = delta(steered, self._whole, v_sorted=True)
         else:
@@ -315,14 +327,16 @@ def train(
         prompts: the source and target.
         config: the settings; the model's shipped ones by default.
         on_event: called with a `StepEvent` after each step.
-        should_stop: asked before each step.
+        should_stop: asked before each step; of several processes, the first one's answer counts.
         state: of an earlier run, to go on from.
 
     Raises:
         DivergedError: the loss went off; `error.result` is that of the last good state.
     """
     trainer = Trainer(model, prompts, config, state)
-    while not trainer.done and not (should_stop and should_stop()):
+    while not trainer.done:
+        if should_stop and trainer.ranks.as_first(should_stop()):
+            break
         try:
             event = trainer.step()
         except TrainingError as error:

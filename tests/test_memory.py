@@ -59,4 +59,16 @@ def test_prompts_are_cut_to_half_of_the_free_memory(
     one = bytes_kept(tiny, tiny.prepare(TEXTS[2:3]), sites, maps)
     for free, fitting in ((100 * one, 0), (5 * one, 2), (0, 1)):
         monkeypatch.setattr("lineas_core.memory.free_bytes", lambda device, free=free: free)
-        assert rows_that_fit(tiny, inputs, sites, maps) == fitting
+        assert rows_that_fit(tiny, inputs, sites, maps, batch_size=4) == fitting
+
+
+def test_training_in_parts_gives_the_map_of_the_whole(
+    tiny: lc.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = lc.PromptSet.load("football")
+    config = lc.TrainConfig(steps=3, rate=0.05, holdout=0.0, batch_size=6)
+    whole = lc.train(tiny, prompts, config).map
+    monkeypatch.setattr("lineas_core.memory.free_bytes", lambda device: 0)
+    parts = lc.train(tiny, prompts, config).map
+    for site, affine in whole.sites.items():
+        torch.testing.assert_close(parts.sites[site], affine, rtol=1e-4, atol=1e-6)
