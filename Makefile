@@ -40,7 +40,7 @@ $(VENV)/app.done: requirements.txt
 	$(BIN)/pip install --quiet --no-deps $(WHEEL)
 	touch $@
 
-$(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt requirements-rivals.txt
+$(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt requirements-rivals.txt requirements-scale.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
 	$(BIN)/pip install --quiet --no-deps $(RIVAL) -r requirements-rivals.txt
 	touch $@

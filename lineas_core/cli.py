@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lineas_core import cli_prompts, cli_sharing
+from lineas_core import cli_fold, cli_prompts, cli_sharing
 from lineas_core.arguments import (
     fixed_maps,
     load,
@@ -67,20 +67,27 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Learn a map from a prompt set. Ctrl-C keeps the map reached so far."""
+    """Learn a map from a prompt set. Ctrl-C keeps the map reached so far.
+
+    Under `accelerate launch` the processes share the prompts of each step.
+    """
     import lineas_core as lc
+    from lineas_core import distributed
 
     prompt_set = lc.PromptSet.load(prompts)
-    for issue in prompt_set.issues():
+    ranks = distributed.join(device)
+    for issue in prompt_set.issues() if ranks.first else ():
         console.print(str(issue), style="yellow", highlight=False)
     loaded = load(model, device)
     config = lc.TrainConfig.for_model(loaded, **train_settings(setting or []))
     if method != "lineas":
+        if ranks.count > 1:
+            raise ConfigError(f"method is {method!r}, which one process fits; launch only one.")
         smap = lc.fit(method, loaded, prompt_set, config)
         smap.save(output)
         show({"map": str(output), "support": smap.support()}, as_json)
         return
-    with training_progress(as_json) as progress:
+    with training_progress(as_json or not ranks.first) as progress:
         task = progress.add_task("training", total=config.steps, loss=float("nan"))
 
         def on_event(event: lc.StepEvent) -> None:
@@ -91,17 +98,18 @@ def train(
             result = lc.train(
                 loaded, prompt_set, config, on_event=on_event, should_stop=stopping.is_set
             )
-    result.map.save(output)
-    show(
-        {
-            "map": str(output),
-            "steps": len(result.losses),
-            "seconds": round(result.seconds, 1),
-            "loss": [result.losses[0], result.losses[-1]] if result.losses else [],
-            "health": _health(result.health),
-        },
-        as_json,
-    )
+    if ranks.first:
+        result.map.save(output)
+        show(
+            {
+                "map": str(output),
+                "steps": len(result.losses),
+                "seconds": round(result.seconds, 1),
+                "loss": [result.losses[0], result.losses[-1]] if result.losses else [],
+                "health": _health(result.health),
+            },
+            as_json,
+        )
     if result.cancelled:
         raise typer.Exit(130)
 
@@ -285,6 +293,9 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A folder; user data by default.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(help="Ray processes that measure; 0 measures in this one.")
+    ] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -296,9 +307,16 @@ def evaluate(
     from lineas_core.evaluation.tables import write_results
     from lineas_core.home import lineas_home
 
-    loaded = load(model or found.model, device)
+    # With workers this process only asks the model for its settings.
+    loaded = load(model or found.model, "cpu" if workers else device)
     folder = output or lineas_home() / "evaluation" / re.sub(r"[^\w.-]+", "-", loaded.id)
-    results = found.measure(Bench(loaded, folder, _tell), sizes, chosen)
+    bench = Bench(loaded, folder, _tell)
+    if workers:
+        from lineas_core.evaluation.workers import measure_with
+
+        results = measure_with(found, bench, sizes, chosen, workers=workers, device=device)
+    else:
+        results = found.measure(bench, sizes, chosen)
     command = " ".join(["python -m lineas_core", *map(shlex.quote, sys.argv[1:])])
     files = write_results(found, results, folder, command, chosen)
     if as_json:
@@ -308,6 +326,7 @@ def evaluate(
         _tell(f"in {folder}: {', '.join(file.name for file in files)}")
 
 
+cli_fold.register(app)
 cli_prompts.register(app)
 cli_sharing.register(app)
 

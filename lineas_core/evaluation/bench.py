@@ -2,7 +2,7 @@
 
 A table is a list of cells. A cell is a small JSON value that says what is measured; what was
 found is kept in a file of its own as soon as it is there, so that a run that was stopped goes on
-where it was, and a cell may be run again without harm.
+where it was, and a cell may be run again without harm. Several processes may share the folder.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import BaseFileLock, FileLock
 
 from lineas_core.errors import MapError
 from lineas_core.maps import SteeringMap
@@ -68,15 +69,22 @@ class Bench:
         """
         found: list[Row] = []
         for number, cell in enumerate(cells, start=1):
-            file = self._file("cells", {"table": table, **cell})
-            kept = _read(file)
+            kept = self.kept(table, cell)
             if kept is None:
-                said = ", ".join(f"{key} {value}" for key, value in cell.items())
-                self.tell(f"{table} {number}/{len(cells)}: {said}")
+                self.tell(f"{table} {number}/{len(cells)}: {described(cell)}")
                 kept = measure(cell)
-                _write(file, kept)
+                self.keep(table, cell, kept)
             found += [{**cell, **row} for row in kept]
         return pd.DataFrame(found)
+
+    def kept(self, table: str, cell: Cell) -> list[Row] | None:
+        """The rows of a cell that was measured already."""
+        rows: list[Row] | None = _read(self._file("cells", {"table": table, **cell}))
+        return rows
+
+    def keep(self, table: str, cell: Cell, rows: list[Row]) -> None:
+        """Write down what was found for a cell."""
+        _write(self._file("cells", {"table": table, **cell}), rows)
 
     def fit(self, method: str, prompts: PromptSet, config: TrainConfig) -> Fitted:
         """The map of a method, learned once for the same prompts and settings.
@@ -100,18 +108,19 @@ class Bench:
         """What `learn` gives, learned once for the same key."""
         file = self._file("maps", key).with_suffix(".safetensors")
         note = file.with_suffix(".json")
-        kept = _read(note)
-        if kept is not None:
-            try:
-                return Fitted(SteeringMap.load(file), kept["seconds"])
-            except MapError:
-                self.tell(f"{file.name} cannot be read; the map is learned again")
-        began = time.perf_counter()
-        smap = learn()
-        seconds = time.perf_counter() - began
-        smap.save(file)
-        _write(note, {"seconds": seconds, **key})
-        return Fitted(smap, seconds)
+        with self._alone(file):
+            kept = _read(note)
+            if kept is not None:
+                try:
+                    return Fitted(SteeringMap.load(file), kept["seconds"])
+                except MapError:
+                    self.tell(f"{file.name} cannot be read; the map is learned again")
+            began = time.perf_counter()
+            smap = learn()
+            seconds = time.perf_counter() - began
+            smap.save(file)
+            _write(note, {"seconds": seconds, **key})
+            return Fitted(smap, seconds)
 
     def texts(
         self,
@@ -124,16 +133,28 @@ class Bench:
         used = [(smap.digest(), strength) for smap, strength in maps if strength]
         key = {"maps": used, "prompts": list(prompts), "seeds": list(seeds), **settings}
         file = self._file("texts", key)
-        kept: list[str] | None = _read(file)
-        if kept is None:
-            model = as_language_model(self.model)
-            kept = model.generate(prompts, maps, seed=list(seeds), **settings)
-            _write(file, kept)
-        return kept
+        with self._alone(file):
+            kept: list[str] | None = _read(file)
+            if kept is None:
+                model = as_language_model(self.model)
+                kept = model.generate(prompts, maps, seed=list(seeds), **settings)
+                _write(file, kept)
+            return kept
+
+    def _alone(self, file: Path) -> BaseFileLock:
+        """Held while `file` is made: who needs it too waits, and finds it. Ends with its holder."""
+        folder = self.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / file.stem)
 
     def _file(self, kind: str, key: Mapping[str, Any]) -> Path:
         told = json.dumps({"model": self.model.id, "version": __version__, **key}, sort_keys=True)
         return self.folder / kind / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+
+
+def described(cell: Cell) -> str:
+    """A cell in a line."""
+    return ", ".join(f"{key} {value}" for key, value in cell.items())
 
 
 def spread(results: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
