@@ -23,6 +23,9 @@ from lineas_core.maps import BatchAffine, SteeringMap, Strength, compose_for_bat
 Steering = Sequence[tuple[SteeringMap, Strength]]
 
 _active: ContextVar[frozenset[object]] = ContextVar("lineas_active_steering", default=frozenset())
+# The sample of each token and the number of samples, while a model runs the tokens of all of them
+# in one row (`models/packing.py`).
+one_row: ContextVar[tuple[Tensor, int] | None] = ContextVar("lineas_one_row", default=None)
 # torch numbers its hooks from one counter without a lock.
 _registering = threading.Lock()
 
@@ -118,7 +121,8 @@ def apply_affine(name: str, affine: BatchAffine, z: Tensor) -> Tensor:
         SiteError: z has another width or another batch size.
     """
     channels = 1 if z.ndim == 4 else z.ndim - 1
-    batch, width = z.shape[0], z.shape[channels]
+    packed = one_row.get() if affine.gain.ndim == 2 else None
+    batch, width = packed[1] if packed else z.shape[0], z.shape[channels]
     if width != affine.gain.shape[-1]:
         raise SiteError(
             f"Site {name!r} has width {width} on this model and {affine.gain.shape[-1]} in the "
@@ -135,6 +139,9 @@ def apply_affine(name: str, affine: BatchAffine, z: Tensor) -> Tensor:
                     "given. Give one strength per sample, or one number for all."
                 )
             shape[0] = batch
+            if packed:
+                shape = [1, -1, width]
+                gain, shift = gain[packed[0]], shift[packed[0]]
         gain, shift = gain.view(shape), shift.view(shape)
     if not torch.is_grad_enabled():
         return _affine(z, gain, shift)

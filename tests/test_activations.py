@@ -7,7 +7,7 @@ from torch import nn
 import lineas_core as lc
 from lineas_core.activations import execution_order, pool, pooled_activations, pooled_forward
 from lineas_core.maps import BatchAffine
-from tests.conftest import ARCHITECTURES
+from tests.conftest import ARCHITECTURES, random_map
 
 TEXTS = ["a cab", "b", "a much longer sentence here", "xyz xyz"]
 
@@ -135,3 +135,25 @@ def test_the_hooks_of_one_thread_see_nothing_of_another(tiny: lc.LanguageModel) 
     thread.join()
     assert not failed
     assert isinstance(tiny.module, nn.Module)
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_every_prompt_of_a_batch_has_its_own_strength(
+    architecture: str, small_models: dict
+) -> None:
+    model = lc.load_model(str(small_models[architecture]), device="cpu")
+    sites = model.sites("post_layernorm")
+    smap = random_map(dict.fromkeys(sites, 16), 0, spread=0.1)
+    strengths = torch.tensor([0.0, 0.5, 1.0, 2.0])
+    with lc.steer(model, [(smap, strengths)]):
+        together = pooled_activations(model, model.prepare(TEXTS), sites)
+    for row, text in enumerate(TEXTS):
+        with lc.steer(model, [(smap, float(strengths[row]))]):
+            alone = pooled_activations(model, model.prepare([text]), sites)
+        for site in sites:
+            torch.testing.assert_close(together[site][row], alone[site][0], atol=1e-5, rtol=1e-4)
+    with (
+        lc.steer(model, [(smap, strengths[:3])]),
+        pytest.raises(lc.SiteError, match="sees a batch of 4, but 3 strengths"),
+    ):
+        pooled_activations(model, model.prepare(TEXTS), sites)

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from lineas_core.steering import one_row
+
 # Families whose tokens meet in attention only, and whose attention asks for its function by name.
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2")
 PREFIX = "packed_"
@@ -107,11 +109,13 @@ class Packing:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within the block, and in this context only, attention takes its tokens as packed so."""
+        """Within the block, and in this context only, tokens are taken as packed so."""
         token = _current.set(self)
+        row = one_row.set((self.places // self.longest, self.count))
         try:
             yield
         finally:
+            one_row.reset(row)
             _current.reset(token)
 
 
