@@ -34,13 +34,19 @@ from lineas_core.activations import (
     pooled_forward,
 )
 from lineas_core.errors import ConfigError, TrainingError
-from lineas_core.maps import Affine, BatchAffine, MapInfo, SteeringMap, compose
+from lineas_core.maps import BatchAffine, MapInfo, SteeringMap, compose
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
-from lineas_core.proximal import sparse_group_shrink
 from lineas_core.steering import steer
 from lineas_core.train_config import TrainConfig
-from lineas_core.trainer import DIVERGED, StepEvent
+from lineas_core.trainer import (
+    DIVERGED,
+    StepEvent,
+    affines_of,
+    draw,
+    proximal_step,
+    rate_at,
+)
 from lineas_core.transport import delta
 
 Learned = Sequence[tuple[SteeringMap, PromptSet]]
@@ -146,11 +152,7 @@ class _Refinement:
 
     @property
     def map(self) -> SteeringMap:
-        sites = {
-            name: Affine(1 + affine.gain.detach().cpu(), affine.shift.detach().cpu().clone())
-            for name, affine in self._params.items()
-        }
-        return SteeringMap(sites, self._info())
+        return SteeringMap(affines_of(self._params), self._info())
 
     def step(self) -> StepEvent:
         began = time.perf_counter()
@@ -165,13 +167,13 @@ class _Refinement:
                 f"{step + 1}. Lower the rate (it is {self._config.rate:g}; try "
                 f"{self._config.rate / 5:g})."
             )
-        rate = self._config.rate * (1 + math.cos(math.pi * step / steps)) / 2
+        rate = rate_at(step, self._config)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()
-        self._shrink(rate)
+        proximal_step(self._params, self._config, rate)
         self.losses.append(value)
         self._seconds += time.perf_counter() - began
         return StepEvent(
@@ -200,19 +202,7 @@ class _Refinement:
         return {site: term / len(self._targets) for site, term in terms.items()}
 
     def _draw(self, count: int) -> list[int]:
-        order = torch.randperm(count, generator=self._generator)
-        rows: list[int] = order[: self._config.batch_size].sort().values.tolist()
-        return rows
-
-    @torch.no_grad()
-    def _shrink(self, rate: float) -> None:
-        config = self._config
-        if config.gamma == 0:
-            return
-        threshold = config.gamma * (rate if config.prox_step == "rate" else 1.0)
-        for affine in self._params.values():
-            for z in affine:
-                z.copy_(sparse_group_shrink(z, threshold, config.l1, config.group))
+        return draw(count, self._config.batch_size, self._generator)
 
     def _info(self) -> MapInfo:
         own = [describe_map(self._model, p, "refined", self._config) for _, p in self._maps]

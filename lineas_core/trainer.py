@@ -170,11 +170,8 @@ class Trainer:
     @property
     def map(self) -> SteeringMap:
         """The map as it is now."""
-        sites = {
-            name: Affine(1 + a.gain.detach().cpu(), a.shift.detach().cpu().clone())
-            for name, a in self._params.items()
-        }
-        return SteeringMap(sites, describe_map(self.model, self.prompts, "lineas", self.config))
+        info = describe_map(self.model, self.prompts, "lineas", self.config)
+        return SteeringMap(affines_of(self._params), info)
 
     @property
     def state(self) -> TrainState:
@@ -212,14 +209,14 @@ class Trainer:
             )
         if value <= first:
             self._good = self.state
-        rate = self.config.rate * (1 + math.cos(math.pi * step / self.config.steps)) / 2
+        rate = rate_at(step, self.config)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()
         loss.backward()
         self.ranks.sum([p.grad for group in self._optimizer.param_groups for p in group["params"]])
         self._optimizer.step()
-        self._shrink(rate)
+        proximal_step(self._params, self.config, rate)
         self.losses.append(value)
         self.seconds += time.perf_counter() - began
         return StepEvent(
@@ -247,11 +244,11 @@ class Trainer:
 
     def _draw(self) -> tuple[list[int], list[int]]:
         """Rows of a minibatch on either side; the whole side where it is no larger."""
-        drawn = []
-        for lines in (self.train_prompts.source, self.train_prompts.target):
-            order = torch.randperm(len(lines), generator=self._generator)
-            drawn.append(order[: self.config.batch_size].sort().values.tolist())
-        return drawn[0], drawn[1]
+        source, target = (
+            draw(len(lines), self.config.batch_size, self._generator)
+            for lines in (self.train_prompts.source, self.train_prompts.target)
+        )
+        return source, target
 
     def _losses(self, source: list[int], target: list[int]) -> dict[str, Tensor]:
         found = pooled_forward(
@@ -269,15 +266,6 @@ class Trainer:
             distances = delta(steered, self._target[target])
         parts = distances.split(self._widths)
         return {site: part.mean() for site, part in zip(self.sites, parts, strict=True)}
-
-    @torch.no_grad()
-    def _shrink(self, rate: float) -> None:
-        if self.config.gamma == 0:
-            return
-        threshold = self.config.gamma * (rate if self.config.prox_step == "rate" else 1.0)
-        for affine in self._params.values():
-            for z in affine:
-                z.copy_(sparse_group_shrink(z, threshold, self.config.l1, self.config.group))
 
     @torch.no_grad()
     def _support(self) -> float:
@@ -303,6 +291,37 @@ class Trainer:
             generator=self._generator,
         )
         self.losses, self.seconds = list(state.losses), state.seconds
+
+
+def rate_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of a step, counted from 0: a half cosine."""
+    return config.rate * (1 + math.cos(math.pi * step / config.steps)) / 2
+
+
+def draw(count: int, size: int, generator: torch.Generator) -> list[int]:
+    """Rows of a minibatch, in order; all of them where there are no more than `size`."""
+    order = torch.randperm(count, generator=generator)
+    rows: list[int] = order[:size].sort().values.tolist()
+    return rows
+
+
+@torch.no_grad()
+def proximal_step(params: Mapping[str, BatchAffine], config: TrainConfig, rate: float) -> None:
+    """Shrink the maps in training towards the identity, in place (LinEAS, Algorithm 1)."""
+    if config.gamma == 0:
+        return
+    threshold = config.gamma * (rate if config.prox_step == "rate" else 1.0)
+    for affine in params.values():
+        for z in affine:
+            z.copy_(sparse_group_shrink(z, threshold, config.l1, config.group))
+
+
+def affines_of(params: Mapping[str, BatchAffine]) -> dict[str, Affine]:
+    """What maps in training are now, on the CPU."""
+    return {
+        name: Affine(1 + a.gain.detach().cpu(), a.shift.detach().cpu().clone())
+        for name, a in params.items()
+    }
 
 
 def _side_by_side(found: Mapping[str, Tensor], sites: Sequence[str]) -> Tensor:
