@@ -20,7 +20,7 @@ The effect of a map is the share of the held-out distance to the target that it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,12 +35,12 @@ from lineas_core.activations import (
     pooled_forward,
 )
 from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
+from lineas_core.early_stop import distance_left
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps import Affine, BatchAffine, SteeringMap
 from lineas_core.methods.lineas import fit as fit_lineas
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
-from lineas_core.steering import steer
 from lineas_core.train_config import TrainConfig
 from lineas_core.transport import delta
 
@@ -194,19 +194,16 @@ class SparseFitter:
             raise ConfigError("l1 and group are 0; set one above 0, or nothing is penalised.")
         self._model, self._prompts, self._config = model, prompts, config
         training, held_out = prompts.split(config.holdout, config.seed)
-        self._source, self._held_source = map(model.prepare, (training.source, held_out.source))
+        self._source = model.prepare(training.source)
         self.sites = execution_order(
             model, self._source, model.sites(config.sites or model.default_sites)
         )
         self._aims = self._activations(model.prepare(training.target))
-        self._held_aims = self._activations(model.prepare(held_out.target))
-        self._untouched = self._distance(self._activations(self._held_source))
+        self._left = distance_left(model, held_out, self.sites, config.pooling, config.batch_size)
 
     def effect(self, smap: SteeringMap) -> float:
         """Share of the held-out distance that a map closes, over the sites of the settings."""
-        with steer(self._model, [(smap, 1.0)]):
-            left = self._distance(self._activations(self._held_source))
-        return 1 - left / self._untouched if self._untouched else 0.0
+        return 1 - self._left(smap)
 
     def identity(self) -> list[Float[Tensor, " _"]]:
         """The parts of the map that changes nothing: w - 1 and b of each site, in order."""
@@ -277,6 +274,3 @@ class SparseFitter:
             pooling=self._config.pooling,
             batch_size=self._config.batch_size,
         )
-
-    def _distance(self, found: Mapping[str, Tensor]) -> float:
-        return sum(float(delta(found[s], self._held_aims[s]).mean()) for s in self.sites)
