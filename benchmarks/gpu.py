@@ -20,7 +20,8 @@ from transformers import Gemma2Config, PretrainedConfig, Qwen2Config
 import lineas_core as lc
 from benchmarks.flops import count_work
 from benchmarks.inputs import random_model, random_prompts
-from benchmarks.machine import extent, matrix_rate, report, seconds, watched_memory
+from benchmarks.machine import matrix_rate, seconds, watched_memory
+from benchmarks.training import report_share
 from lineas_core.devices import choose_device
 
 # As their authors publish them in config.json.
@@ -97,21 +98,15 @@ def measure(
         trainer = lc.Trainer(model, prompts, settings)
         times = seconds(trainer.step, steps, device, WARM_UP)
     peak = max(before, matrix_rate(torch.bfloat16, device, sizes))
-    work = count_work(model, model.prepare(prompts.source), trainer.sites)
-    shares = [work.total / time / peak for time in times]
-    report(
-        f"share of peak of a training step, {name}, {PROMPTS} x {tokens} tokens, bfloat16",
-        statistics.median(shares),
-        spread=extent(shares),
-        seeds=[0],
-        device=device,
+    report_share(
+        f"{name}, {PROMPTS} x {tokens} tokens, bfloat16",
+        times,
+        count_work(model, model.prepare(prompts.source), trainer.sites),
+        peak,
+        device,
         parameters=sum(p.numel() for p in model.module.parameters()),
         sites=len(trainer.sites),
-        step_seconds=extent(times),
         thousand_steps_seconds=1000 * statistics.fmean(times),
-        flops=work.total,
-        attention_flops=work.attention,
-        peak_flops_per_second=peak,
         peak_mebibytes=memory.peak,
         growth_mebibytes=memory.growth,
     )

@@ -21,7 +21,7 @@ from functools import partial
 import torch
 
 import lineas_core as lc
-from benchmarks.flops import count_work
+from benchmarks.flops import Work, count_work
 from benchmarks.inputs import SHIPPED, cut_prompts
 from benchmarks.machine import (
     Memory,
@@ -58,25 +58,51 @@ def measure_step(
     before = matrix_rate(dtype, device, sizes)
     times = seconds(trainer.step, steps, device, WARM_UP)
     after = matrix_rate(dtype, device, sizes)
-    work = count_work(model, model.prepare(prompts.source), trainer.sites)
-    peak = max(before, after)
+    report_share(
+        _named(dtype),
+        times,
+        count_work(model, model.prepare(prompts.source), trainer.sites),
+        max(before, after),
+        device,
+        model=model.id,
+        prompts=f"{len(prompts.source)} + {len(prompts.target)}",
+        sites=len(trainer.sites),
+        peak_before=before,
+        peak_after=after,
+    )
+
+
+def report_share(
+    what: str,
+    times: Sequence[float],
+    work: Work,
+    peak: float,
+    device: torch.device,
+    **more: object,
+) -> None:
+    """Print the share of peak that steps reached.
+
+    Args:
+        what: they are steps of.
+        times: seconds of each.
+        work: of each.
+        peak: floating-point operations a second of a matrix product.
+        device: that they ran on.
+        more: what else belongs to the line.
+    """
     shares = [work.total / time / peak for time in times]
     report(
-        f"share of peak of a training step, {_named(dtype)}",
+        f"share of peak of a training step, {what}",
         statistics.median(shares),
         spread=extent(shares),
         seeds=[0],
         device=device,
-        model=model.id,
-        prompts=f"{len(prompts.source)} + {len(prompts.target)}",
+        **more,
         tokens=work.tokens,
-        sites=len(trainer.sites),
         step_seconds=extent(times),
         flops=work.total,
         attention_flops=work.attention,
         peak_flops_per_second=peak,
-        peak_before=before,
-        peak_after=after,
     )
 
 

@@ -133,6 +133,7 @@ def pool(
         z = packing.spread(z[0])
     if mask is None or mask.shape != z.shape[:2]:
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+    mask = mask.to(z.device)
     real = mask[..., None]
     if pooling == "mean":
         return (z.float() * real).sum(dim=1) / real.sum(dim=1)

@@ -128,7 +128,8 @@ def apply_affine(name: str, affine: BatchAffine, z: Tensor) -> Tensor:
             f"Site {name!r} has width {width} on this model and {affine.gain.shape[-1]} in the "
             "map. The map was made for another model; use it with the model it names."
         )
-    gain, shift = affine
+    # Where a model lies on several devices, so do its sites.
+    gain, shift = (part.to(z.device) for part in affine)
     if gain.ndim == 2 or z.ndim == 4:
         shape = [1] * z.ndim
         shape[channels] = width
@@ -141,7 +142,8 @@ def apply_affine(name: str, affine: BatchAffine, z: Tensor) -> Tensor:
             shape[0] = batch
             if packed:
                 shape = [1, -1, width]
-                gain, shift = gain[packed[0]], shift[packed[0]]
+                sample = packed[0].to(z.device)
+                gain, shift = gain[sample], shift[sample]
         gain, shift = gain.view(shape), shift.view(shape)
     if not torch.is_grad_enabled():
         return _affine(z, gain, shift)

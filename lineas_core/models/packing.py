@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -29,6 +30,8 @@ from lineas_core.steering import one_row
 # Families whose tokens meet in attention only, and whose attention asks for its function by name.
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2")
 PREFIX = "packed_"
+# Pairs of places that cost as much as the kernels of one more group.
+GROUP = 4096
 
 _current: ContextVar[Packing | None] = ContextVar("lineas_packing", default=None)
 
@@ -40,7 +43,7 @@ class Packing:
     Attributes:
         count: prompts.
         longest: tokens of the longest.
-        places: of the real tokens in the flattened padded batch, in order.
+        places: of the real tokens in the flattened padded batch, short prompts first.
     """
 
     count: int
@@ -51,7 +54,36 @@ class Packing:
     @classmethod
     def of(cls, mask: Bool[Tensor, "n tokens"]) -> Packing:
         """The packing of a batch whose padding comes after its tokens."""
-        return cls(len(mask), mask.shape[1], mask.flatten().nonzero()[:, 0])
+        order = mask.sum(dim=1).argsort(stable=True)
+        prompt, token = mask[order].nonzero(as_tuple=True)
+        return cls(len(mask), mask.shape[1], order[prompt] * mask.shape[1] + token)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt."""
+        found: list[int] = torch.bincount(
+            self.places // self.longest, minlength=self.count
+        ).tolist()
+        return found
+
+    @cached_property
+    def groups(self) -> list[Packing]:
+        """The packed row cut into prompts of like length, each a packing of its own.
+
+        Attention pays for every pair of places in its batch, so short prompts had better not lie
+        beside long ones. A group more is worth it where it saves pairs enough.
+        """
+        lengths = sorted(self.lengths)
+        cuts = min(
+            ([self.count * i // k for i in range(k + 1)] for k in range(1, min(4, self.count) + 1)),
+            key=lambda c: sum((b - a) * lengths[b - 1] ** 2 + GROUP for a, b in pairwise(c)),
+        )
+        found = []
+        for first, end in pairwise(cuts):
+            inside = torch.tensor(lengths[first:end], device=self.places.device)[:, None]
+            real = torch.arange(lengths[end - 1], device=self.places.device) < inside
+            found.append(Packing(end - first, lengths[end - 1], real.flatten().nonzero()[:, 0]))
+        return found
 
     @cached_property
     def positions(self) -> Int[Tensor, "1 real"]:
@@ -61,8 +93,9 @@ class Packing:
     @cached_property
     def ends(self) -> Int[Tensor, " n"]:
         """Where in the packed row each prompt has its last token."""
-        lengths = torch.bincount(self.places // self.longest, minlength=self.count)
-        return lengths.cumsum(0) - 1
+        last = self.places.new_zeros(self.count)
+        row = torch.arange(len(self.places), device=self.places.device)
+        return last.scatter_reduce_(0, self.places // self.longest, row, "amax")
 
     @cached_property
     def averages(self) -> Float[Tensor, "n real"]:
@@ -174,9 +207,14 @@ def _attention(kind: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         if packing is None:
             found: tuple[Tensor, Tensor | None] = own(module, q, k, v, mask, **settings)
             return found
-        q, k, v = (packing.spread(x[0].transpose(0, 1)).transpose(1, 2) for x in (q, k, v))
-        mask = packing.mask(q, settings.get("sliding_window"))
-        return packing.gathered(own(module, q, k, v, mask, **settings)[0])[None], None
+        sizes = [len(group.places) for group in packing.groups]
+        rows = (x[0].transpose(0, 1).split(sizes) for x in (q, k, v))
+        parts = []
+        for group, *pieces in zip(packing.groups, *rows, strict=True):
+            q, k, v = (group.spread(piece).transpose(1, 2) for piece in pieces)
+            mask = group.mask(q, settings.get("sliding_window"))
+            parts.append(group.gathered(own(module, q, k, v, mask, **settings)[0]))
+        return torch.cat(parts)[None], None
 
     return attend
 

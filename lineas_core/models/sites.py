@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from lineas_core.errors import SiteError
+
+# The longest preset has 70 characters. What `difflib` compares grows with the length as well.
+LONGEST_PATTERN = 200
+# A usual expression takes a millisecond on all names of a model.
+MOST_SECONDS = 1.0
 
 # Presets are the paper's regular expressions; an architecture that names its modules
 # otherwise, or generates images, has its own here.
@@ -45,22 +53,38 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
 
     Args:
         names: the model's module names.
-        pattern: a preset's name, or a regular expression that must match a whole name.
+        pattern: a preset's name, or a regular expression that must match a whole name; in the
+            syntax of Rust's regex, which has no look-around and no back references.
         architecture: the model's type, such as "llama", or the class of an image model's denoiser.
 
     Raises:
-        SiteError: the expression is not valid, or matches nothing; the message lists the
-            nearest module names.
+        SiteError: the expression is not valid, too long or too slow, or matches nothing; the
+            message lists the nearest module names.
     """
     presets = PRESETS_BY_ARCHITECTURE.get(architecture, PRESETS)
-    try:
-        expression = re.compile(presets.get(pattern, pattern))
-    except re.error as error:
+    if len(pattern) > LONGEST_PATTERN:
         raise SiteError(
-            f"sites is {pattern!r}, which is not a regular expression ({error}). Use a preset "
+            f"sites has {len(pattern)} characters; {LONGEST_PATTERN} are the most. Use a preset "
+            f"({', '.join(presets)}) or a shorter expression."
+        )
+    try:
+        matches = _compiled(presets.get(pattern, pattern))
+    except SchemaError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("rror: ")[2]
+        raise SiteError(
+            f"sites is {pattern!r}, which is not a regular expression ({reason}). Use a preset "
             f"({', '.join(presets)}) or mend the expression."
         ) from error
-    matched = [name for name in names if expression.fullmatch(name)]
+    end = time.monotonic() + MOST_SECONDS
+    matched = []
+    for name in names:
+        if matches(name):
+            matched.append(name)
+        if time.monotonic() > end:
+            raise SiteError(
+                f"sites is {pattern!r}, which takes too long to match. Use a preset "
+                f"({', '.join(presets)}) or a simpler expression."
+            )
     if not matched:
         raise SiteError(
             f"sites is {pattern!r}, which matches no module of this {architecture} model. "
@@ -68,6 +92,21 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
             f"Presets: {', '.join(presets)}."
         )
     return matched
+
+
+def _compiled(pattern: str) -> Callable[[str], bool]:
+    """Whether a whole name matches.
+
+    Expressions come from strangers, and `re` can take years over a short one. The engine that
+    pydantic brings takes a time that grows with the length of the name, and bounds the memory.
+
+    Raises:
+        SchemaError: it is not valid, or too large once compiled.
+    """
+    for text in (pattern, rf"\A(?:{pattern})\z"):
+        # The bare one first: `)|(` is made valid by what stands around it.
+        checker = SchemaValidator(core_schema.str_schema(pattern=text, regex_engine="rust-regex"))
+    return checker.isinstance_python
 
 
 def _nearest(names: Sequence[str], pattern: str, count: int = 5) -> list[str]:
