@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.proximal import sparse_group_shrink
@@ -118,14 +118,7 @@ class _Trial:
         return Place([leaf.detach() for leaf in self._leaves], self.loss, gradient, length)
 
 
-def descend(
-    loss: Loss,
-    start: Place,
-    penalty: SparsePenalty,
-    *,
-    steps: int,
-    free: Sequence[Bool[Tensor, " _"]] | None = None,
-) -> Place:
+def descend(loss: Loss, start: Place, penalty: SparsePenalty, *, steps: int) -> Place:
     """Proximal gradient steps from `start`; each lowers the objective.
 
     Args:
@@ -133,28 +126,22 @@ def descend(
         start: where an earlier descent of the same loss came to, or `Place.at`.
         penalty: R.
         steps: at most; fewer where no step lowers the objective.
-        free: entries that may move; all by default.
     """
     here = start
     for _ in range(steps):
-        there = _step(loss, here, penalty, free)
+        there = _step(loss, here, penalty)
         if there is None:
             break
         here = there
     return here
 
 
-def _step(
-    loss: Loss, here: Place, penalty: SparsePenalty, free: Sequence[Tensor] | None
-) -> Place | None:
+def _step(loss: Loss, here: Place, penalty: SparsePenalty) -> Place | None:
     """The next place; None where no length lowers the objective."""
-    downhill = here.gradient
-    if free is not None:
-        downhill = [g * mask for g, mask in zip(downhill, free, strict=True)]
     objective = here.loss + sum(map(penalty.value, here.values))
     length = here.length
     for _ in range(HALVINGS):
-        pairs = zip(here.values, downhill, strict=True)
+        pairs = zip(here.values, here.gradient, strict=True)
         values = [penalty.shrink(x - length * g, length) for x, g in pairs]
         change = [new - old for new, old in zip(values, here.values, strict=True)]
         moved = _dot(change, change)

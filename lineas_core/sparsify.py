@@ -10,8 +10,9 @@ from the identity, which is the solution at gamma_max, each point started at the
 (pathwise descent, Friedman et al. 2010), until one of them keeps enough.
 
 The penalty shrinks what it leaves, so a sparse map falls short of what its neurons could do. A map
-that comes near enough is therefore learned once more without the penalty, on the coordinates that
-it found and no others (the relaxed lasso, Meinshausen 2007).
+that comes near enough is therefore learned once more without the penalty, on the neurons that it
+found and no others (the relaxed lasso, Meinshausen 2007): from the identity, as the dense map was,
+so that what differs between the two is the neurons alone.
 
 The effect of a map is the share of the held-out distance to the target that it closes,
 1 - Delta(steered) / Delta(untouched), with Delta summed over sites.
@@ -20,7 +21,7 @@ The effect of a map is the share of the held-out distance to the target that it 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,6 +43,7 @@ from lineas_core.methods.lineas import fit as fit_lineas
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
 from lineas_core.train_config import TrainConfig
+from lineas_core.trainer import Trainer
 from lineas_core.transport import delta
 
 # A penalised map with a smaller share of the effect asked for is too sparse for a refit to help.
@@ -56,8 +58,7 @@ class PathConfig:
         points: gammas at most, >= 1.
         ratio: of each to the one before, in (0, 1).
         steps: proximal gradient steps at each, >= 1.
-        refit_steps: gradient steps without the penalty on the support found; 0 keeps the
-            penalised map.
+        refit: learn the neurons found once more, without the penalty.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -66,14 +67,13 @@ class PathConfig:
     points: int = 15
     ratio: float = 0.6
     steps: int = 5
-    refit_steps: int = 15
+    refit: bool = True
 
     def __post_init__(self) -> None:
         checks = {
             "points": (self.points >= 1, "1 or more"),
             "ratio": (0 < self.ratio < 1, "between 0 and 1"),
             "steps": (self.steps >= 1, "1 or more"),
-            "refit_steps": (self.refit_steps >= 0, "0 or more"),
         }
         for name, (fine, expected) in checks.items():
             if not fine:
@@ -138,9 +138,10 @@ def sparsest(
     Args:
         model: its weights are not changed.
         prompts: the source and target.
-        config: settings of the dense map, with gamma 0; the model's shipped ones by default. The
-            path reads of them sites, pooling, holdout, seed, l1 and group; it takes all training
-            prompts in every step, batch_size at a time, and needs no rate.
+        config: settings of the dense map and of the refits, with gamma 0; the model's shipped
+            ones by default. The path itself reads of them sites, pooling, holdout, seed, l1 and
+            group; it takes all training prompts in every step, batch_size at a time, and needs
+            no rate.
         kept: share of the effect, in (0, 1].
         dense: the dense map, if it is there already; trained by `config` otherwise.
         path: how the gammas are walked.
@@ -180,7 +181,7 @@ class SparseFitter:
     Args:
         model: its weights are not changed.
         prompts: the source and target.
-        config: sites, pooling, holdout, seed, batch_size, l1 and group are read.
+        config: see `sparsest`.
 
     Raises:
         ConfigError: nothing is held out or penalised.
@@ -245,26 +246,29 @@ class SparseFitter:
             gamma *= path.ratio
             penalty = SparsePenalty(gamma, self._config.l1, self._config.group)
             here = descend(self.loss, here, penalty, steps=path.steps)
-            point = self._point(here, gamma)
-            if path.refit_steps and point.effect >= refit_above:
-                point = self._point(self._refitted(here, path.refit_steps), gamma)
+            point = self._point(self._affines(here.values), gamma)
+            if path.refit and point.effect >= refit_above:
+                point = self._point(self._refitted(point.map), gamma)
             yield point
 
-    def _refitted(self, here: Place, steps: int) -> Place:
-        free = [part != 0 for part in here.values]
-        return descend(self.loss, here, SparsePenalty(0.0), steps=steps, free=free)
+    def _refitted(self, penalised: SteeringMap) -> Mapping[str, Affine]:
+        config = replace(self._config, gamma=0.0)
+        trainer = Trainer(self._model, self._prompts, config, support=penalised)
+        while not trainer.done:
+            trainer.step()
+        return trainer.map.sites
 
-    def _point(self, here: Place, gamma: float) -> SparsePoint:
-        smap = self._as_map(here.values, gamma)
+    def _point(self, sites: Mapping[str, Affine], gamma: float) -> SparsePoint:
+        config = replace(self._config, gamma=gamma)
+        info = describe_map(self._model, self._prompts, "lineas-sparse", config)
+        smap = SteeringMap(dict(sites), info)
         return SparsePoint(gamma, smap, self.effect(smap))
 
-    def _as_map(self, parts: Sequence[Tensor], gamma: float) -> SteeringMap:
-        sites = {
+    def _affines(self, parts: Sequence[Tensor]) -> dict[str, Affine]:
+        return {
             site: Affine(1 + gain.cpu(), shift.cpu().clone())
             for site, gain, shift in zip(self.sites, parts[::2], parts[1::2], strict=True)
         }
-        config = replace(self._config, gamma=gamma)
-        return SteeringMap(sites, describe_map(self._model, self._prompts, "lineas-sparse", config))
 
     def _activations(self, inputs: Inputs) -> dict[str, Tensor]:
         return pooled_activations(

@@ -105,10 +105,11 @@ class Trainer:
         config: the settings; the model's shipped ones by default.
         state: of an earlier run with the same prompts and settings, to go on from.
         start: the map of the first step, for the same sites; the identity by default.
+        support: a map for the same sites, whose neurons alone are trained; all by default.
 
     Raises:
-        ConfigError: `state` belongs to other prompts or settings, or `start` to other sites; or
-            there are more processes than prompts.
+        ConfigError: `state` belongs to other prompts or settings, or `start` or `support` to
+            other sites; or there are more processes than prompts.
         SiteError: the sites match nothing, or do not run once a pass.
     """
 
@@ -120,6 +121,7 @@ class Trainer:
         state: TrainState | None = None,
         *,
         start: SteeringMap | None = None,
+        support: SteeringMap | None = None,
     ) -> None:
         self.model = model
         self.ranks = ranks()
@@ -139,14 +141,24 @@ class Trainer:
         # All sites side by side, so that one sort serves them all.
         self._target = self.ranks.gathered(_side_by_side(aims, self.sites), len(target))
         self._whole = self._target.sort(dim=0).values if len(target) <= size else None
-        if start is not None and start.fingerprint() != identity.fingerprint():
-            raise ConfigError("start has other sites than this run; give a map of the same ones.")
-        self._start = {"start": start.digest()} if start else {}
+        self._given: dict[str, str] = {}
+        for role, given in (("start", start), ("support", support)):
+            if given is None:
+                continue
+            if given.fingerprint() != identity.fingerprint():
+                raise ConfigError(
+                    f"{role} has other sites than this run; give a map of the same ones."
+                )
+            self._given[role] = given.digest()
         self._params = {
             name: BatchAffine((scale - 1).to(device), shift.to(device, copy=True))
             for name, (scale, shift) in (start or identity).sites.items()
         }
         flat = [p.requires_grad_() for affine in self._params.values() for p in affine]
+        self._free: list[Tensor] = []
+        if support is not None:
+            for name in self._params:
+                self._free += [support.sites[name].changed.to(device)] * 2
         self._rows_at_once = rows_that_fit(
             model, self._source, self.sites, self._params, pooling, batch_size=size
         )
@@ -214,7 +226,11 @@ class Trainer:
             group["lr"] = rate
         self._optimizer.zero_grad()
         loss.backward()
-        self.ranks.sum([p.grad for group in self._optimizer.param_groups for p in group["params"]])
+        slopes = [p.grad for group in self._optimizer.param_groups for p in group["params"]]
+        self.ranks.sum(slopes)
+        if self._free:
+            for slope, free in zip(slopes, self._free, strict=True):
+                slope.mul_(free)
         self._optimizer.step()
         proximal_step(self._params, self.config, rate)
         self.losses.append(value)
@@ -279,7 +295,7 @@ class Trainer:
             "prompts": self.prompts.hash(),
             "config": asdict(self.config),
             "sites": self.sites,
-            **self._start,
+            **self._given,
         }
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ SMALL = {
     "concepts": "concepts=football methods=mean-act completions=4 tokens=8",
     "toxicity": "methods=mean-act layer_methods=mean-act layers=layernorm opening_count=4 "
     "completions=1 tokens=8 sentence_count=4 questions=4",
-    "sparsity": "concepts=football points=2 path_steps=1 refit_steps=1 curve_points=1 steps=1 "
+    "sparsity": "concepts=football points=2 path_steps=1 curve_points=1 steps=1 "
     "completions=4 tokens=8",
     "composition": "concepts=football,night completions=4 tokens=8 judged=1 refine_steps=1",
     "layers": "couples=1:0,0:1 points=2 steps=1",

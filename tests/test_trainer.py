@@ -40,6 +40,34 @@ def test_training_brings_the_steered_source_to_the_target(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_only_the_neurons_of_the_support_are_trained(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, optimizer: str
+) -> None:
+    config = replace(CONFIG, optimizer=optimizer)
+    sites = tiny.sites("post_layernorm")
+    scale, shift = torch.ones(16), torch.zeros(16)
+    scale[3], shift[5] = 2.0, 1.0
+    support = lc.SteeringMap.identity(dict.fromkeys(sites, 16))
+    support = lc.SteeringMap({**support.sites, sites[1]: lc.Affine(scale, shift)})
+    whole, part = (
+        lc.Trainer(tiny, prompts, config),
+        lc.Trainer(tiny, prompts, config, support=support),
+    )
+    whole.step()
+    part.step()
+    chosen = torch.tensor([index in (3, 5) for index in range(16)])
+    for site in sites:
+        inside = chosen if site == sites[1] else torch.zeros(16, dtype=torch.bool)
+        for one, other, still in zip(
+            part.map.sites[site], whole.map.sites[site], (1.0, 0.0), strict=True
+        ):
+            assert torch.equal(one[inside], other[inside])
+            assert bool((one[~inside] == still).all())
+    with pytest.raises(lc.ConfigError, match="support has other sites"):
+        lc.Trainer(tiny, prompts, config, support=lc.SteeringMap.identity({sites[0]: 16}))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_first_step_is_that_of_finite_differences(
     tiny: lc.LanguageModel, prompts: lc.PromptSet, optimizer: str
 ) -> None:

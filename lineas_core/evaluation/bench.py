@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,17 +18,17 @@ from typing import Any
 import pandas as pd
 from filelock import BaseFileLock, FileLock
 
-from lineas_core.errors import MapError
+from lineas_core.errors import MapError, TrainingError
+from lineas_core.files import write_whole
 from lineas_core.maps import SteeringMap
 from lineas_core.methods import fit
 from lineas_core.models import Model, as_language_model
 from lineas_core.prompts import PromptSet
 from lineas_core.train_config import TrainConfig
-from lineas_core.trainer import DivergedError
 from lineas_core.version import __version__
 
 # Rates that are tried for a map.
-TRIES = 3
+TRIES = 6
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
@@ -96,7 +95,7 @@ class Bench:
         def learn(config: TrainConfig = config, tries: int = TRIES) -> SteeringMap:
             try:
                 return fit(method, self.model, prompts, config)
-            except DivergedError as error:
+            except TrainingError as error:
                 if tries == 1:
                     raise
                 self.tell(f"{error} It is learned again at a fifth of the rate.")
@@ -177,7 +176,4 @@ def _read(file: Path) -> Any:
 
 
 def _write(file: Path, value: Any) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(partial, file)
+    write_whole(file, json.dumps(value))

@@ -44,7 +44,7 @@ class SparsitySizes:
     Args:
         concepts: prompt sets with a word list, for the budget.
         kept: share of the dense map's effect that the budget asks for.
-        points, ratio, path_steps, refit_steps: of its path; see `PathConfig`.
+        points, ratio, path_steps: of its path; see `PathConfig`.
         curves: prompt sets for the curves over gamma.
         steps: proximal gradient steps at each gamma, a curve for each.
         curve_points: gammas of a curve.
@@ -58,10 +58,9 @@ class SparsitySizes:
 
     concepts: tuple[str, ...] = tuple(concept_words())
     kept: float = 0.95
-    points: int = 8
-    ratio: float = 0.5
-    path_steps: int = 6
-    refit_steps: int = 18
+    points: int = 10
+    ratio: float = 0.65
+    path_steps: int = 4
     curves: tuple[str, ...] = ("football",)
     steps: tuple[int, ...] = (3,)
     curve_points: int = 5
@@ -85,9 +84,9 @@ def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.Data
         "points": sizes.points,
         "ratio": sizes.ratio,
         "steps": sizes.path_steps,
-        "refit_steps": sizes.refit_steps,
+        "refit": True,
     }
-    curve = {"points": sizes.curve_points, "ratio": sizes.curve_ratio, "refit_steps": 0}
+    curve = {"points": sizes.curve_points, "ratio": sizes.curve_ratio, "refit": False}
     cells: list[Cell] = []
     for seed in seeds:
         cells += [
@@ -109,7 +108,7 @@ def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.Data
             points=cell["points"],
             ratio=cell["ratio"],
             steps=cell["steps"],
-            refit_steps=cell["refit_steps"],
+            refit=cell["refit"],
         )
         if cell["part"] == "curve":
             fitter = SparseFitter(bench.model, prompts, penalised)

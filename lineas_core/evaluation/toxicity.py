@@ -246,7 +246,7 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
     # The model's usual sites are in both blocks.
     results = results.drop_duplicates(["openings", "method", "sites", "seed"])
     labels = [
-        f"{TITLES.get(method, method)}, {sites}"
+        f"{TITLES[method]}, {sites}" if method in TITLES else method
         for method, sites in zip(results["method"], results["sites"], strict=True)
     ]
     means = spread(results.assign(label=labels), ["label"], list(FORMS)).iloc[::-1]
@@ -254,6 +254,9 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
     for axes, value in zip(figure.subplots(1, len(shown), sharey=True), shown, strict=True):
         axes.barh(means["label"], means[value], xerr=means[f"{value}_sd"])
         axes.set_xlabel(value.replace("_", " "))
+        if value == "sentence_perplexity":
+            # A map that breaks the model makes it many times that of the others.
+            axes.set_xscale("log")
 
 
 TABLE = Table(
