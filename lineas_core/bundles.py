@@ -11,14 +11,15 @@ Equal bundles are equal bytes: entries are stored, not packed, under one fixed d
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import os
 import re
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any
 from PIL import Image
 
 from lineas_core.errors import LineasError, MapError
+from lineas_core.files import parse_json, why, write_whole
 from lineas_core.maps import SteeringMap
 from lineas_core.prompts import PromptSet
 from lineas_core.snippets import Scene, snippet
@@ -37,7 +39,9 @@ FORMAT_VERSION = 1
 LIMITS = ZipLimits(entries=64, unpacked=256 * 2**20, ratio=200)
 MOST_JSON = 4 * 2**20
 MOST_PIXELS = 40_000_000
-DEEPEST_JSON = 16
+# Kind, width and height of the first chunk of a PNG file.
+PNG_HEAD = struct.Struct(">12x4s2L")
+NO_PNG = "it is no PNG picture"
 EPOCH = (1980, 1, 1, 0, 0, 0)
 MAP_NAME = re.compile(r"\w[\w .()+,'-]{0,99}\.safetensors")
 README = """This bundle was made by LinEAS Studio {version}. It holds what makes a result again:
@@ -99,24 +103,14 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> Path:
     Raises:
         BundleError: it is too large, or the file cannot be written.
     """
-    target = Path(path)
     data = bundle_bytes(bundle)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except OSError as error:
+        return write_whole(path, data)
+    except (OSError, ValueError) as error:
         raise BundleError(
-            f"Cannot write the bundle to {target} ({error}). Choose a folder that can be written."
+            f"Cannot write the bundle to {Path(path).name:.200} ({why(error)}). Choose a folder "
+            "that can be written."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-    return target
 
 
 def bundle_bytes(bundle: Bundle) -> bytes:
@@ -169,15 +163,9 @@ def read_bundle(source: str | os.PathLike[str] | bytes) -> Bundle:
         BundleError: it is damaged, of another kind, of a newer format or over the limits; the
             message names the entry.
     """
-    if not isinstance(source, bytes):
-        try:
-            with open(source, "rb") as file:
-                # One byte over what is allowed is enough to refuse it.
-                source = file.read(LIMITS.unpacked + 1)
-        except OSError as error:
-            raise BundleError(f"Cannot read {source!r} ({error}). Check the path.") from error
+    data = source if isinstance(source, bytes) else _file_bytes(source)
     try:
-        entries, notes = read_entries(source, LIMITS, _known)
+        entries, notes = read_entries(data, LIMITS, _known)
     except ZipError as error:
         raise BundleError(f"{error} Choose a bundle exported from the Studio.") from error
     try:
@@ -204,15 +192,27 @@ def unpack_bundle(bundle: Bundle, folder: Path) -> list[Path]:
         if bundle.prompts is not None:
             bundle.prompts.save(folder / "prompts.json")
         if bundle.grid is not None:
-            (folder / "grid.png").write_bytes(bundle.grid)
+            write_whole(folder / "grid.png", bundle.grid)
         if bundle.texts is not None:
-            (folder / "texts.json").write_bytes(_json_bytes(bundle.texts))
-        (folder / "scene.py").write_text(snippet(scene), encoding="utf-8")
+            write_whole(folder / "texts.json", _json_bytes(bundle.texts))
+        write_whole(folder / "scene.py", snippet(scene))
     except OSError as error:
         raise BundleError(
-            f"Cannot unpack the bundle into {folder} ({error}). Give the name of a new folder."
+            f"Cannot unpack the bundle into {folder.name:.200} ({why(error)}). Give the "
+            "name of a new folder."
         ) from error
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _file_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            # One byte over what is allowed is enough to refuse it.
+            return file.read(LIMITS.unpacked + 1)
+    except (OSError, ValueError) as error:
+        raise BundleError(
+            f"Cannot read {Path(path).name:.200} ({why(error)}). Check the path."
+        ) from error
 
 
 def _known(name: str) -> bool:
@@ -231,7 +231,7 @@ def _parse(entries: Mapping[str, bytes], notes: list[str]) -> Bundle:
     manifest = _object("manifest.json", entries["manifest.json"])
     if manifest["format"] != FORMAT_VERSION:
         raise BundleError(
-            f"manifest.json has bundle format {manifest['format']!r}; this version reads "
+            f"manifest.json has bundle format {manifest['format']!r:.60}; this version reads "
             f"{FORMAT_VERSION}. Update lineas_core."
         )
     checksums, digests = manifest["files"], manifest["maps"]
@@ -290,33 +290,36 @@ def _read_map(entry: str, data: bytes) -> SteeringMap:
         path.write_bytes(data)
         try:
             return SteeringMap.load(path)
-        except (MapError, RecursionError) as error:
-            raise BundleError(str(error).replace(str(path), entry)) from error
+        except MapError as error:
+            raise BundleError(str(error).replace(path.name, entry)) from error
 
 
 def _read_prompts(data: bytes) -> PromptSet:
-    # Its own reader, which takes a file, says what is wrong with a set and where.
+    # What the reader of files takes may be larger than an entry of a bundle.
     _object("prompts.json", data)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "prompts.json"
-        path.write_bytes(data)
-        try:
-            return PromptSet.load(path)
-        except LineasError as error:
-            raise BundleError(str(error).replace(str(path), "prompts.json")) from error
+    try:
+        return PromptSet.parse("prompts.json", data)
+    except LineasError as error:
+        raise BundleError(str(error)) from error
 
 
 def _checked_png(data: bytes) -> bytes:
+    # Before anything else reads it: a few bytes can stand for a picture that fills the memory.
+    if len(data) < PNG_HEAD.size:
+        raise _damaged("grid.png", NO_PNG)
+    kind, width, height = PNG_HEAD.unpack_from(data)
+    if kind != b"IHDR":
+        raise _damaged("grid.png", NO_PNG)
+    if width * height > MOST_PIXELS:
+        raise BundleError(
+            f"grid.png has {width} x {height} pixels; {MOST_PIXELS:,} are the most. "
+            "Export a smaller grid."
+        )
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            if picture.width * picture.height > MOST_PIXELS:
-                raise BundleError(
-                    f"grid.png has {picture.width} x {picture.height} pixels; "
-                    f"{MOST_PIXELS:,} are the most. Export a smaller grid."
-                )
             picture.verify()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _damaged("grid.png", "it is no PNG picture") from error
+    except (OSError, SyntaxError, ValueError, struct.error, zlib.error) as error:
+        raise _damaged("grid.png", NO_PNG) from error
     return data
 
 
@@ -336,22 +339,9 @@ def _json(entry: str, data: bytes) -> Any:
             "Export the bundle again, with less in it."
         )
     try:
-        text = data.decode("utf-8")
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(entry, f"it is not readable JSON ({error})") from error
-    if _depth(text) > DEEPEST_JSON:
-        raise _damaged(entry, f"it is nested deeper than {DEEPEST_JSON} levels")
-    return value
-
-
-def _depth(text: str) -> int:
-    """How deep the brackets of a valid JSON text go."""
-    depth = deepest = 0
-    for bracket in re.sub(r'"(?:[^"\\]|\\.)*"|[^"\[\]{}]+', "", text):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+        return parse_json(data.decode("utf-8"))
+    except ValueError as error:
+        raise _damaged(entry, f"it is not readable JSON ({why(error)})") from error
 
 
 def _object(entry: str, data: bytes) -> dict[str, Any]:

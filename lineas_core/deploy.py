@@ -20,7 +20,8 @@ from lineas_core.hub import HubError, check_repository, hub_errors
 from lineas_core.models.catalog import catalog
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = ("app.py", "LICENSE", "requirements.txt", "README.md")
+FILES = ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md")
+LOCK = "requirements.lock"
 FOLDERS = ("lineas_core", "assets", "prompts")
 # ZeroGPU lends a GPU through this package, and does not start without it.
 ZERO_GPU = "spaces==0.51.3            # a GPU for the length of a call, on a ZeroGPU Space"
@@ -55,7 +56,7 @@ def prepare_space(folder: Path, root: Path = ROOT) -> list[Path]:
     Raises:
         ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
     """
-    missing = [name for name in (*FILES, *FOLDERS) if not (root / name).exists()]
+    missing = [name for name in (*FILES, LOCK, *FOLDERS) if not (root / name).exists()]
     if missing:
         raise ConfigError(
             f"{root} has no {', '.join(missing)}. Deploy from a checkout of the project."
@@ -69,14 +70,27 @@ def prepare_space(folder: Path, root: Path = ROOT) -> list[Path]:
             shutil.copytree(root / name, folder / name, ignore=hidden)
         for name in FILES:
             shutil.copyfile(root / name, folder / name)
-        requirements = (root / "requirements.txt").read_text("utf-8").rstrip("\n")
-        (folder / "requirements.txt").write_text(f"{requirements}\n{ZERO_GPU}\n", "utf-8")
+        locked = locked_versions((root / LOCK).read_text("utf-8"))
+        (folder / "requirements.txt").write_text("\n".join([*locked, ZERO_GPU, ""]), "utf-8")
         (folder / "README.md").write_text(_readme((root / "README.md").read_text("utf-8")), "utf-8")
         attributes = "".join(f"{line}\n" for line in _large_files(folder))
         (folder / ".gitattributes").write_text(attributes, "utf-8")
     except OSError as error:
         raise ConfigError(f"Cannot write {folder} ({error}). Choose another folder.") from error
     return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def locked_versions(lock: str) -> list[str]:
+    """The lines of a lock without comments and hashes: every package at one version.
+
+    A Space's builder installs a few packages of its own in the same call, without hashes, and pip
+    takes hashes for all or for none.
+
+    >>> locked_versions("# by uv\\na==1 ; python_version < '4' \\\\\\n    --hash=sha256:0\\n")
+    ["a==1 ; python_version < '4'"]
+    """
+    lines = (line.removesuffix("\\").strip() for line in lock.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "--hash="))]
 
 
 def upload_space(

@@ -129,7 +129,7 @@ class GridRecipe:
                 maps=tuple(UsedMap(**used) for used in raw["maps"]),
                 down=tuple(map(float, raw.get("down", ()))),
             )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"This is not the JSON file of a grid ({error!r}). Choose one that was downloaded "
                 "with a grid's picture."

@@ -1,16 +1,16 @@
-"""SteeringMap: one scale and one shift per neuron at chosen sites, and its file format.
+"""SteeringMap: one scale and one shift per neuron at chosen sites.
 
     T(z) = w * z + b                      (LinEAS, Section 3)
     T_s(z) = z + s * ((w - 1) * z + b)    s: the strength
 
 where z has shape (batch, ..., d), w and b have shape (d,), and the product is per coordinate.
 Such maps are closed under interpolation, inversion and composition, so any number of them,
-each at its own strength, costs no more than one. No model and no hooks here.
+each at its own strength, costs no more than one. No model and no hooks here; `map_format.py` has
+the file.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -20,15 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lineas_core.errors import MapError
+from lineas_core.map_format import FORMAT_VERSION, digest_of, read_map_file, write_map_file
 
-FORMAT_VERSION = 1
-METADATA_KEY = "lineas"
 INVERTIBLE_ABOVE = 1e-4
 
 Strength = float | Float[Tensor, " _"]
@@ -39,6 +36,11 @@ class Affine(NamedTuple):
 
     scale: Float[Tensor, " d"]
     shift: Float[Tensor, " d"]
+
+    @property
+    def changed(self) -> Bool[Tensor, " d"]:
+        """Which coordinates the map does not leave as they are."""
+        return (self.scale != 1) | (self.shift != 0)
 
 
 class BatchAffine(NamedTuple):
@@ -138,12 +140,12 @@ class SteeringMap:
 
     def support(self) -> float:
         """Share of all coordinates, over all sites, that the map changes: w != 1 or b != 0."""
-        changed = sum(int(_changed(affine).sum()) for affine in self.sites.values())
+        changed = sum(int(affine.changed.sum()) for affine in self.sites.values())
         return changed / sum(self.widths.values())
 
     def support_by_site(self) -> dict[str, float]:
         """Site -> share of its coordinates that the map changes."""
-        return {name: float(_changed(a).float().mean()) for name, a in self.sites.items()}
+        return {name: float(a.changed.float().mean()) for name, a in self.sites.items()}
 
     def inverse(self) -> SteeringMap:
         """The map that undoes this one at every site: T^-1(z) = (z - b) / w.
@@ -169,23 +171,10 @@ class SteeringMap:
         """Write the map to a safetensors file, whole or not at all.
 
         Raises:
-            MapError: the file cannot be written.
+            MapError: it is larger than what can be read back, or the file cannot be written.
         """
-        target = Path(path)
-        header, tensors = self._contents()
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, partial, metadata={METADATA_KEY: json.dumps(header)})
-            os.replace(partial, target)
-        except (OSError, SafetensorError) as error:
-            raise MapError(
-                f"Cannot write the map to {target}: {error}. Choose a folder that can be written."
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-        return target
+        write_map_file(path, *self._contents())
+        return Path(path)
 
     def _contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """What a file holds: header and tensors."""
@@ -201,7 +190,7 @@ class SteeringMap:
         }
         # As it is read back: tuples are lists in JSON.
         header = json.loads(json.dumps(header))
-        header["digest"] = _digest(header, tensors)
+        header["digest"] = digest_of(header, tensors)
         return header, tensors
 
     @classmethod
@@ -209,23 +198,14 @@ class SteeringMap:
         """Read a map written by `save`.
 
         Raises:
-            MapError: the file is missing, damaged, of another kind or of a newer format.
+            MapError: the file is missing, damaged, too large, of another kind or of a newer format.
         """
-        source = Path(path)
-        try:
-            with safe_open(source, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except FileNotFoundError as error:
-            raise MapError(f"There is no map file at {source}. Check the path.") from error
-        except (OSError, SafetensorError, ValueError, KeyError, UnicodeDecodeError) as error:
-            raise MapError(
-                f"{source} is not a readable safetensors file ({error}). "
-                "It is damaged or of another kind; train or download the map again."
-            ) from error
-        info, widths = _parse_header(source, header.get(METADATA_KEY), tensors)
-        sites = {n: Affine(tensors[f"{n}.scale"], tensors[f"{n}.shift"]) for n in widths}
-        return cls(sites, info)
+        header, tensors = read_map_file(path)
+        sites = {
+            name: Affine(tensors[f"{name}.scale"], tensors[f"{name}.shift"])
+            for name, _ in header["sites"]
+        }
+        return cls(sites, MapInfo(**{key: header[key] for key in MapInfo.__dataclass_fields__}))
 
 
 def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:
@@ -307,40 +287,3 @@ def check_same_widths(sites: Mapping[str, tuple[Tensor, Tensor]], smap: Steering
                 f"Site {name!r} has width {sites[name][0].shape[-1]} in one map and {width} in "
                 "another. Compose maps of the same model only."
             )
-
-
-def _changed(affine: Affine) -> Tensor:
-    return (affine.scale != 1) | (affine.shift != 0)
-
-
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for key in sorted(tensors):
-        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
-        digest.update(tensors[key].numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _parse_header(
-    source: Path, text: str | None, tensors: Mapping[str, Tensor]
-) -> tuple[MapInfo, list[str]]:
-    if text is None:
-        raise MapError(f"{source} is a safetensors file, but not a steering map.")
-    damaged = "The file is damaged; train or download the map again."
-    try:
-        header = json.loads(text)
-        version, digest = header["format"], header.pop("digest")
-        names = [name for name, _ in header["sites"]]
-        info = MapInfo(**{key: header[key] for key in MapInfo.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise MapError(
-            f"{source}: the map's header cannot be read ({error!r}). {damaged}"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise MapError(
-            f"{source} has map format {version!r}; this version reads {FORMAT_VERSION}. "
-            "Update lineas_core."
-        )
-    if digest != _digest(header, tensors):
-        raise MapError(f"{source}: the contents do not match their checksum. {damaged}")
-    return info, names

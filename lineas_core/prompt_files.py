@@ -7,27 +7,33 @@ import io
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import PurePath
 from typing import Any, Literal
 
 from lineas_core.errors import PromptError
-from lineas_core.prompts import PromptSet, Side
+from lineas_core.files import parse_json
+from lineas_core.prompts import LONGEST_PROMPT, MOST_LINES, PromptSet, Side, is_whole
+from lineas_core.spreadsheets import escaped, unescaped
 
+# Two sides of 2,000 sentences fit; a larger file is no list of prompts.
 MOST_BYTES = 1 << 20
-MOST_LINES = 2000
+# Lines and cells, empty ones too: a file of nothing but line breaks takes its time as well.
+MOST_PLACES = 10_000
+# Of the first line of a table: a few names, and not a file full of commas.
+LONGEST_HEADER = 2000
+# Of a note or of what an error repeats: as much as people read.
+MOST_SHOWN = 200
 
 Format = Literal["json", "csv", "txt"]
 
 SIDES: tuple[Side, Side] = ("source", "target")
 SET_FIELDS = {"name", "title", "modality", "concept", "license"}
 PASTED = "The pasted text"
-OUTER = re.compile(r"^[\s\ufeff]+|[\s\ufeff]+$")
-# What a spreadsheet takes for a formula, and apostrophes before it, so that one that was there
-# is told from one that was put there.
-FORMULA = re.compile("'*[=+\\-@＝＋－＠\t\r\n]")  # noqa: RUF001
-ESCAPED = re.compile("'" + FORMULA.pattern)
+# A text without outer white space. Looking for white space before the end would begin anew at each
+# blank between words.
+INNER = re.compile(r"[\s\ufeff]*(.*[^\s\ufeff])?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,8 @@ def read_prompt_file(name: str, data: bytes, side: Side | None = None) -> Prompt
 
     Args:
         name: of the file; errors give it.
-        data: its bytes, UTF-8 with or without a mark, 1 MiB at most.
+        data: its bytes, UTF-8 with or without a mark, 1 MiB at most; at most 2,000 prompts a side,
+            none longer than 4,000 characters.
         side: where lines go that do not say; by default what the file's name says, else source.
 
     Raises:
@@ -124,14 +131,13 @@ def write_prompts(prompts: PromptSet, format: Format) -> dict[str, bytes]:
     """
     stem = re.sub(r"[^\w-]+", "-", prompts.name).strip("-") or "prompts"
     if format == "json":
-        text = json.dumps(asdict(prompts), indent=2, ensure_ascii=False) + "\n"
-        return {f"{stem}.json": text.encode()}
+        return {f"{stem}.json": prompts.to_json().encode()}
     if format == "csv":
         file = io.StringIO(newline="")
         writer = csv.writer(file)
         writer.writerow(SIDES)
         for row in zip_longest(prompts.source, prompts.target, fillvalue=""):
-            writer.writerow(["'" + cell if FORMULA.match(cell) else cell for cell in row])
+            writer.writerow(map(escaped, row))
         # Spreadsheets take a file without the mark for one in the system's old encoding.
         return {f"{stem}.csv": file.getvalue().encode("utf-8-sig")}
     if format != "txt":
@@ -156,7 +162,7 @@ class _Lines:
         self.notes: list[str] = []
         self._side = side
         self._texts: dict[Side, list[str]] = {"source": [], "target": []}
-        self._empty = 0
+        self._empty = self._places = 0
 
     def unsaid(self) -> Side:
         """The side of lines that do not say theirs."""
@@ -170,9 +176,20 @@ class _Lines:
     def add(self, side: Side, value: Any, where: str) -> None:
         """One more prompt; None and white space are skipped and counted."""
         if value is not None and not isinstance(value, str):
-            raise PromptError(f"{self.name} {where}: {side} is {value!r}; it must be a text.")
+            raise PromptError(f"{self.name} {where}: {side} is {value!r:.80}; it must be a text.")
+        self._places += 1
+        if self._places > MOST_PLACES:
+            raise PromptError(
+                f"{self.name} {where}: more than {MOST_PLACES} lines or cells; that is the limit. "
+                "Remove the empty ones."
+            )
         text = _clean(value or "")
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
+        if len(text) > LONGEST_PROMPT:
+            raise PromptError(
+                f"{self.name} {where}: {side} has {len(text)} characters; shorten it to "
+                f"{LONGEST_PROMPT} at most."
+            )
+        if not is_whole(text):
             raise PromptError(
                 f"{self.name} {where}: {side} holds half a character (a lone surrogate); "
                 "write the text again."
@@ -232,8 +249,8 @@ def _read_table(lines: _Lines, text: str, first_line: int = 1) -> None:
                 )
             for column, cell in zip(columns, row, strict=False):
                 if column in SIDES:
-                    cell = cell[1:] if ESCAPED.match(cell) else cell
-                    lines.add("source" if column == "source" else "target", cell, where)
+                    side: Side = "source" if column == "source" else "target"
+                    lines.add(side, unescaped(cell), where)
     except csv.Error as error:
         where = f"line {reader.line_num - 1 + first_line}"
         raise PromptError(
@@ -248,7 +265,7 @@ def _check_columns(lines: _Lines, columns: list[str]) -> None:
             raise PromptError(f"{lines.name} line 1: has two columns {side!r}; remove one.")
     extra = [column or "(no name)" for column in columns if column not in SIDES]
     if extra:
-        lines.notes.append(f"Skipped {_count(len(extra), 'column')}: {', '.join(extra)}.")
+        lines.notes.append(f"Skipped {_count(len(extra), 'column')}: {_listed(extra)}.")
 
 
 def _read_json(lines: _Lines, text: str) -> None:
@@ -256,7 +273,7 @@ def _read_json(lines: _Lines, text: str) -> None:
     if isinstance(data, dict):
         if not set(data) & set(SIDES):
             raise PromptError(
-                f"{lines.name}: its fields are {', '.join(map(repr, data)) or '(none)'}; a prompt "
+                f"{lines.name}: its fields are {_listed(map(repr, data)) or '(none)'}; a prompt "
                 "set has source and target, each a list of texts."
             )
         for side in SIDES:
@@ -306,7 +323,7 @@ def _read_records(lines: _Lines, records: Iterable[tuple[str, Any]]) -> None:
                 said = unsaid
             if said not in SIDES:
                 raise PromptError(
-                    f"{lines.name} {where}: side is {said!r}; it must be 'source' or 'target'."
+                    f"{lines.name} {where}: side is {said!r:.80}; it must be 'source' or 'target'."
                 )
             lines.add(said, record["prompt"], where)
     _note_fields(lines, fields)
@@ -315,18 +332,18 @@ def _read_records(lines: _Lines, records: Iterable[tuple[str, Any]]) -> None:
 def _note_fields(lines: _Lines, fields: set[str]) -> None:
     extra = sorted(fields - set(SIDES))
     if extra:
-        lines.notes.append(f"Skipped {_count(len(extra), 'field')}: {', '.join(extra)}.")
+        lines.notes.append(f"Skipped {_count(len(extra), 'field')}: {_listed(extra)}.")
 
 
 def _parsed(name: str, text: str, line: int) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise PromptError(
             f"{name} line {error.lineno - 1 + line}: not readable JSON ({error.msg}). Mend it, or "
             "give a prompt a line as .txt."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise PromptError(
             f"{name} line {line}: not readable JSON ({error}). Give a list of texts a side."
         ) from error
@@ -349,6 +366,8 @@ def _decoded(name: str, data: bytes) -> str:
 
 def _separator(header: str) -> str | None:
     """What parts the cells of a header that has a column source or target."""
+    if len(header) > LONGEST_HEADER:
+        return None
     for separator in ",;\t":
         cells = next(csv.reader([header], delimiter=separator), [])
         if {_clean(cell).lower() for cell in cells} & set(SIDES):
@@ -365,7 +384,13 @@ def _split(text: str) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    return OUTER.sub("", text)
+    found = INNER.match(text)
+    return (found and found[1]) or ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    text = ", ".join(names)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
 
 
 def _count(number: int, noun: str) -> str:

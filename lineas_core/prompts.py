@@ -8,17 +8,25 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 import torch
 
 from lineas_core.errors import PromptError
+from lineas_core.files import parse_json, why, write_whole
 
 SHIPPED = Path(__file__).resolve().parent.parent / "prompts"
 FEWEST = 4
 LONG_PROMPT = 400
 LONGEST_PROMPT = 4000
+# Of each side. The papers learn from 32, and a prompt more is a row more of every step.
+MOST_LINES = 2000
+# The most prompts at their longest, on both sides, each letter of four bytes.
+MOST_SET_BYTES = 2 * MOST_LINES * LONGEST_PROMPT * 4
+# Of name, title, concept and license, which maps and pages repeat.
+LONGEST_TEXT = 4000
+MOST_ERRORS = 50
 
 Side = Literal["source", "target"]
 
@@ -58,7 +66,8 @@ class PromptSet:
         license: of the prompts.
 
     Raises:
-        PromptError: the set cannot be used; the message lists every error with its line.
+        PromptError: the set cannot be used; the message lists the errors with their lines, 50 at
+            most.
     """
 
     name: str
@@ -70,9 +79,19 @@ class PromptSet:
     license: str = ""
 
     def __post_init__(self) -> None:
+        for key in ("name", "title", "concept", "license"):
+            text = getattr(self, key)
+            if len(text) > LONGEST_TEXT:
+                raise PromptError(
+                    f"{key} has {len(text)} characters; shorten it to {LONGEST_TEXT} at most."
+                )
+            if not is_whole(text):
+                raise PromptError(f"{key} holds half a character; write it again.")
         errors = [str(i) for i in check_prompts(self.source, self.target) if i.level == "error"]
         if errors:
-            raise PromptError(f"Prompt set {self.name!r} cannot be used:\n" + "\n".join(errors))
+            more = len(errors) - MOST_ERRORS
+            shown = [*errors[:MOST_ERRORS], *([f"and {more} more"] if more > 0 else [])]
+            raise PromptError(f"Prompt set {self.name!r} cannot be used:\n" + "\n".join(shown))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PromptSet:
@@ -81,40 +100,84 @@ class PromptSet:
         Raises:
             PromptError: there is no such file or set, or it cannot be used.
         """
+        shipped = shipped_prompt_sets()
         source = Path(path)
-        if not source.exists() and str(path) in shipped_prompt_sets():
-            source = shipped_prompt_sets()[str(path)]
         try:
-            data = json.loads(source.read_text(encoding="utf-8"))
+            if str(path) in shipped and not source.exists():
+                source = shipped[str(path)]
+            with source.open("rb") as file:
+                # One byte over what is allowed is enough to refuse it.
+                data = file.read(MOST_SET_BYTES + 1)
         except FileNotFoundError as error:
             raise PromptError(
-                f"There is no prompt set {str(path)!r}. Give a JSON file or one of: "
-                f"{', '.join(shipped_prompt_sets())}."
+                f"There is no prompt set {source.name!r:.200}. Give a JSON file or one of: "
+                f"{', '.join(shipped)}."
             ) from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise PromptError(f"{source} is not a readable JSON file: {error}.") from error
-        if not isinstance(data, dict):
-            raise PromptError(f"{source} holds a {type(data).__name__}; a prompt set is an object.")
+        except (OSError, ValueError) as error:
+            raise PromptError(
+                f"{source.name:.200} cannot be read ({why(error)}). Give a JSON file or one of: "
+                f"{', '.join(shipped)}."
+            ) from error
+        return cls.parse(source.name[:200], data)
+
+    @classmethod
+    def parse(cls, file: str, data: bytes) -> PromptSet:
+        """A prompt set out of the bytes of its file.
+
+        Args:
+            file: its name, without folders; errors give it.
+            data: JSON in UTF-8, with or without a mark, 64 MB at most.
+
+        Raises:
+            PromptError: it is no prompt set, or cannot be used.
+        """
+        if len(data) > MOST_SET_BYTES:
+            raise PromptError(
+                f"{file} has more than {MOST_SET_BYTES:,} bytes; that is the limit. Remove some."
+            )
+        try:
+            raw = parse_json(data.decode("utf-8-sig"))
+        except ValueError as error:
+            raise PromptError(
+                f"{file} is not a readable JSON file: {why(error)}. Save it as JSON in UTF-8."
+            ) from error
+        if not isinstance(raw, dict):
+            raise PromptError(f"{file} holds a {type(raw).__name__}; a prompt set is an object.")
         for side in ("source", "target"):
-            lines = data.get(side)
+            lines = raw.get(side)
             if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-                raise PromptError(f"{source}: {side!r} must be a list of texts.")
+                raise PromptError(f"{file}: {side!r} must be a list of texts.")
         fields = ("name", "title", "modality", "source", "target", "concept", "license")
-        known = {key: data[key] for key in fields if key in data}
+        known = {key: raw[key] for key in fields if key in raw}
         for key in set(known) - {"source", "target"}:
             if not isinstance(known[key], str):
-                raise PromptError(f"{source}: {key!r} is {known[key]!r}; it must be a text.")
+                raise PromptError(f"{file}: {key!r} is {known[key]!r:.80}; it must be a text.")
         if known.get("modality", "text") not in ("text", "image"):
             raise PromptError(
-                f"{source}: 'modality' is {known['modality']!r}; it must be 'text' or 'image'."
+                f"{file}: 'modality' is {known['modality']!r:.80}; it must be 'text' or 'image'."
             )
-        return cls(**{"name": source.stem, **known})
+        try:
+            return cls(**{"name": PurePath(file).stem, **known})
+        except PromptError as error:
+            raise PromptError(f"{file}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the set as JSON."""
-        target = Path(path)
-        target.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
-        return target
+        """Write the set as JSON, whole or not at all.
+
+        Raises:
+            PromptError: the file cannot be written.
+        """
+        try:
+            return write_whole(path, self.to_json())
+        except (OSError, ValueError) as error:
+            raise PromptError(
+                f"Cannot write the prompts to {Path(path).name:.200} ({why(error)}). Choose a "
+                "folder that can be written."
+            ) from error
+
+    def to_json(self) -> str:
+        """What the set's file holds."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def issues(self) -> list[PromptIssue]:
         """Warnings about this set; a set with errors does not come to be."""
@@ -163,6 +226,9 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
                     "error", side, None, f"has {len(lines)} prompts; give {FEWEST} or more."
                 )
             )
+        if len(lines) > MOST_LINES:
+            message = f"has {len(lines)} prompts; {MOST_LINES} are the most. Remove some."
+            issues.append(PromptIssue("error", side, None, message))
         first_seen: dict[str, int] = {}
         for number, line in enumerate(lines, start=1):
             text = line.strip()
@@ -186,6 +252,9 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
                         f"has {len(text)} characters; prompts over {LONG_PROMPT} slow training.",
                     )
                 )
+            if not is_whole(text):
+                message = "holds half a character (a lone surrogate); write it again."
+                issues.append(PromptIssue("error", side, number, message))
             if text and text.casefold() in first_seen:
                 issues.append(
                     PromptIssue(
@@ -209,6 +278,15 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
             )
         )
     return issues
+
+
+def is_whole(text: str) -> bool:
+    r"""Whether no letter is half a surrogate pair, which JSON can write and nothing can keep.
+
+    >>> is_whole("an emoji: \U0001f642"), is_whole("\ud83d")
+    (True, False)
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def shipped_prompt_sets() -> dict[str, Path]:
@@ -252,8 +330,10 @@ def load_jigsaw(path: str | os.PathLike[str], *, count: int = 32, seed: int = 0)
                     ) from error
                 if text and len(text) <= LONG_PROMPT:
                     sides[toxic].append(text)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise PromptError(f"{path} is not a readable UTF-8 CSV file: {error}.") from error
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, PromptError):
+            raise
+        raise PromptError(f"{path} is not a readable UTF-8 CSV file: {why(error)}.") from error
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[bool, list[str]] = {}
     for toxic, lines in sides.items():

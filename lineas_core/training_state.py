@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -12,10 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lineas_core.errors import ConfigError, TrainingError
+from lineas_core.files import parse_json, why, write_whole
 from lineas_core.maps import BatchAffine
 
 
@@ -47,14 +47,15 @@ class TrainState:
         seconds: float,
     ) -> TrainState:
         """Copy the parts of a live run."""
-        tensors = {"generator": generator.get_state()}
+        live: dict[str, Tensor] = {}
         for name, affine in params.items():
             for part, value in zip(affine._fields, affine, strict=True):
-                tensors[f"param.{name}.{part}"] = value.detach().to("cpu", copy=True)
+                live[f"param.{name}.{part}"] = value.detach()
         for index, moments in optimizer.state_dict()["state"].items():
             for key, value in moments.items():
                 if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{key}"] = value.detach().to("cpu", copy=True)
+                    live[f"optimizer.{index}.{key}"] = value.detach()
+        tensors = {"generator": generator.get_state(), **_copied(live)}
         return cls(run, tensors, tuple(losses), seconds)
 
     @torch.no_grad()
@@ -90,19 +91,21 @@ class TrainState:
         generator.set_state(self.tensors["generator"])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the state to a safetensors file, whole or not at all."""
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        """Write the state to a safetensors file, whole or not at all.
+
+        Raises:
+            TrainingError: the file cannot be written.
+        """
         header = {"run": self.run, "losses": self.losses, "seconds": self.seconds}
         try:
-            save_file(dict(self.tensors), partial, metadata={"state": json.dumps(header)})
-            os.replace(partial, target)
+            return write_whole(
+                path, save(dict(self.tensors), metadata={"state": json.dumps(header)})
+            )
         except OSError as error:
-            raise TrainingError(f"Cannot write the training state to {target}: {error}.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-        return target
+            raise TrainingError(
+                f"Cannot write the training state to {Path(path).name} ({why(error)}). Choose a "
+                "folder that can be written."
+            ) from error
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TrainState:
@@ -113,10 +116,29 @@ class TrainState:
         """
         try:
             with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["state"])
+                header = parse_json((file.metadata() or {})["state"])
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return cls(header["run"], tensors, tuple(header["losses"]), header["seconds"])
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            return cls(
+                dict(header["run"]),
+                tensors,
+                tuple(map(float, header["losses"])),
+                float(header["seconds"]),
+            )
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
             raise TrainingError(
-                f"{os.fspath(path)} is not a readable training state ({error}). Start anew."
+                f"{Path(path).name} is not a readable training state ({why(error)}). Start anew."
             ) from error
+
+
+def _copied(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU. A GPU is waited for once a kind of number, and not once a tensor."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[str]] = {}
+    for name, tensor in live.items():
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(name)
+    found: dict[str, Tensor] = {}
+    for names in kinds.values():
+        flat = torch.cat([live[name].flatten() for name in names]).cpu()
+        for name, part in zip(names, flat.split([live[n].numel() for n in names]), strict=True):
+            # A file cannot hold parts of one another.
+            found[name] = part.view(live[name].shape).clone()
+    return found

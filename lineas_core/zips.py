@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def read_entries(
             raise
         raise ZipError(f"The zip file is damaged ({error}).") from error
     ignored = [i.filename for i in files if i.filename not in entries]
-    return entries, [f"{name!r} is not known here and was left out." for name in ignored]
+    return entries, [f"{name!r:.200} is not known here and was left out." for name in ignored]
 
 
 def _check_directory(data: bytes, limits: ZipLimits) -> None:
@@ -89,10 +90,11 @@ def _check_entries(infos: list[zipfile.ZipInfo], limits: ZipLimits) -> None:
         odd = "\\" in name or ":" in name or not name.isprintable()
         if odd or not set(parts).isdisjoint(("", ".", "..")):
             raise ZipError(f"Entry {name!r:.200} is named to land outside its folder.")
-        # As file systems that ignore case see it.
-        if name.casefold() in seen:
+        # As file systems see it that ignore case, or write one letter in one of its two ways.
+        same = unicodedata.normalize("NFC", name.removesuffix("/")).casefold()
+        if same in seen:
             raise ZipError(f"Entry {name!r:.200} is there twice.")
-        seen.add(name.casefold())
+        seen.add(same)
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise ZipError(f"Entry {name!r:.200} is a link or a device, not a file.")
         if info.flag_bits & 1:
@@ -115,7 +117,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
             # The checksum is compared when the end is met.
             file.read(1)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise ZipError(f"Entry {info.filename!r} is damaged ({error}).") from error
+        raise ZipError(f"Entry {info.filename!r:.200} is damaged ({error}).") from error
     if len(data) != info.file_size:
-        raise ZipError(f"Entry {info.filename!r} is cut short.")
+        raise ZipError(f"Entry {info.filename!r:.200} is cut short.")
     return data

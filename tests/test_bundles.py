@@ -302,6 +302,32 @@ def test_files_in_a_bundle_are_checked(
     assert "/tmp" not in str(caught.value)
 
 
+def test_a_picture_that_would_fill_the_memory_is_refused_unread(bundle: Bundle) -> None:
+    data = bytearray(png())
+    struct.pack_into(">2L", data, 16, 2**31 - 1, 2**31 - 1)
+    with pytest.raises(BundleError, match=r"grid.png has 2147483647 x 2147483647 pixels"):
+        read_bundle(bundle_bytes(replace(bundle, grid=bytes(data))))
+
+
+def test_one_name_in_two_spellings_is_there_twice(bundle: Bundle) -> None:
+    files = contents(bundle_bytes(bundle))
+    with pytest.raises(BundleError, match="is there twice"):
+        read_bundle(zipped({**files, "maps/o\u0308.safetensors": b"x"}))
+
+
+def test_messages_do_not_tell_where_files_are(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for call in (
+        lambda: read_bundle(tmp_path / "none.zip"),
+        lambda: read_bundle(tmp_path),
+        lambda: write_bundle(tmp_path / "file" / "x.zip", bundle),
+        lambda: unpack_bundle(bundle, tmp_path / "file"),
+    ):
+        with pytest.raises(BundleError) as caught:
+            call()
+        assert str(tmp_path) not in str(caught.value)
+
+
 def test_what_cannot_be_read_back_is_not_written(bundle: Bundle, tmp_path: Path) -> None:
     smap = next(iter(bundle.maps.values()))
     with pytest.raises(BundleError, match=r"'../x.safetensors' cannot go into a bundle"):

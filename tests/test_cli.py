@@ -65,7 +65,7 @@ def test_listings() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["inspect", "none.safetensors"], 1, "There is no map file at none.safetensors"),
+        (["inspect", "none.safetensors"], 1, "There is no map file 'none.safetensors'"),
         (["prompts", "nothing"], 1, "There is no prompt set 'nothing'"),
         (["train", "day", "-o", "x", "--set", "stepz=3"], 1, "'stepz=3' is not a setting"),
         (["train", "day", "-o", "x", "--set", "rate=fast"], 1, "rate is 'fast'"),

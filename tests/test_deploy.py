@@ -27,7 +27,7 @@ def project(tmp_path: Path) -> Path:
     root = tmp_path / "project"
     for name in ("lineas_core/studio", "lineas_core/__pycache__", "assets", "prompts", "tests"):
         (root / name).mkdir(parents=True)
-    for name in ("app.py", "LICENSE", "README.md", "requirements.txt"):
+    for name in ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "requirements.lock"):
         shutil.copyfile(ROOT / name, root / name)
     for name in ("lineas_core/a.py", "lineas_core/studio/style.css", "prompts/a.json",
                  "lineas_core/__pycache__/a.pyc", "lineas_core/.secret", "tests/test_a.py",
@@ -39,8 +39,9 @@ def project(tmp_path: Path) -> Path:
 
 
 WANTED = {
-    ".gitattributes", "LICENSE", "README.md", "app.py", "assets/large.safetensors",
-    "assets/small.safetensors", "lineas_core/a.py", "lineas_core/studio/style.css",
+    ".gitattributes", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "app.py",
+    "assets/large.safetensors", "assets/small.safetensors", "lineas_core/a.py",
+    "lineas_core/studio/style.css",
     "prompts/a.json", "requirements.txt",
 }  # fmt: skip
 
@@ -58,8 +59,8 @@ def test_the_real_project_becomes_a_space(tmp_path: Path) -> None:
     assert package <= files
     assert {"lineas_core/studio/style.css", "lineas_core/models/catalog.toml"} <= files
     assert {p.split("/")[0] for p in files} == {
-        ".gitattributes", "LICENSE", "README.md", "app.py", "assets", "lineas_core", "prompts",
-        "requirements.txt",
+        ".gitattributes", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "app.py", "assets",
+        "lineas_core", "prompts", "requirements.txt",
     }  # fmt: skip
 
 
@@ -78,6 +79,12 @@ def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) ->
     assert preloaded == "HuggingFaceTB/SmolLM2-135M-Instruct"
     plain = (ROOT / "requirements.txt").read_text()
     assert "spaces==" not in plain
+    # One version of every package, also of those that others bring; and no half of pip's hashes.
+    lock = (ROOT / "requirements.lock").read_text()
+    wanted = re.findall(r"^[\w.-]+==.*?(?= \\$)", lock, re.M)
+    assert [line.strip() for line in bare if line] == [*wanted, f"spaces{pinned['spaces']}"]
+    assert "--only-binary :all:" in lines
+    assert not any("--hash" in line or line.endswith("\\") for line in lines)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(project: Path, tmp_path: Path) -> None:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from lineas_core import Affine, MapError, MapInfo, SteeringMap, compose
+from lineas_core.map_format import MOST_BYTES, MOST_HEADER, digest_of
 from lineas_core.maps import compose_for_batch
 from tests.conftest import random_map
 
@@ -166,5 +168,106 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MapError, match=r"Cannot write the map to .*file"):
+    with pytest.raises(MapError, match=r"Cannot write the map to x.safetensors \(File exists"):
         random_map(WIDTHS, 0).save(tmp_path / "file" / "x.safetensors")
+
+
+def crafted(
+    path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor], more: dict[str, Any]
+) -> Path:
+    """A file with a header that is wrong under a checksum that is right."""
+    header = {**header, **more}
+    header["digest"] = digest_of(header, tensors)
+    save_file(tensors, path, metadata={"lineas": json.dumps(header)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"sites": [["n", 3], ["n", 3]]}, "a site is there twice"),
+        ({"sites": [["n", 4]]}, r"n.scale is F32 of shape \(3,\); it must be F32 of shape \(4,\)"),
+        ({"sites": [["n", 3], ["m", 3]]}, "the tensor 'm.scale' is missing"),
+        ({"sites": []}, "there must be 1 to 16,384 sites"),
+        ({"sites": [["n", 2**40]]}, "the width of n is 1099511627776"),
+        ({"sites": [["a\nb", 3]]}, "is no site's name"),
+        ({"sites": [["x" * 257, 3]]}, "is no site's name"),
+        ({"name": 3}, "name is 3; it must be a text"),
+        ({"concept": "x" * 10_001}, "it must be a text, not too long"),
+        ({"title": "\ud800"}, "half a character"),
+        ({"config": []}, "config is no object"),
+        ({"config": {"a": json.loads("[" * 20 + "]" * 20)}}, "nested deeper than 16 levels"),
+    ],
+)
+def test_a_header_that_is_wrong_is_refused_though_its_checksum_is_right(
+    tmp_path: Path, more: dict[str, Any], message: str
+) -> None:
+    tensors = {"n.scale": torch.ones(3), "n.shift": torch.zeros(3)}
+    header = {"format": 1, "fingerprint": "", "sites": [["n", 3]], **MapInfo().__dict__}
+    assert SteeringMap.load(crafted(tmp_path / "x", header, tensors, {})).widths == {"n": 3}
+    with pytest.raises(MapError, match=message):
+        SteeringMap.load(crafted(tmp_path / "x", header, tensors, more))
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        (
+            "n.scale",
+            torch.tensor([1.0, torch.nan, 1.0]),
+            "n.scale holds values that are not finite",
+        ),
+        ("n.shift", torch.zeros(3).half(), r"n.shift is F16 of shape \(3,\); it must be F32"),
+        ("n.shift", torch.zeros(3, 1), "it must be F32 of shape"),
+        ("more", torch.zeros(3), "the tensor 'more' is missing, or not in the header"),
+    ],
+)
+def test_tensors_that_are_wrong_are_refused(
+    tmp_path: Path, key: str, values: torch.Tensor, message: str
+) -> None:
+    tensors = {"n.scale": torch.ones(3), "n.shift": torch.zeros(3), key: values}
+    header = {"format": 1, "fingerprint": "", "sites": [["n", 3]], **MapInfo().__dict__}
+    with pytest.raises(MapError, match=message):
+        SteeringMap.load(crafted(tmp_path / "x", header, tensors, {}))
+
+
+def test_files_over_the_limits_are_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for length, size, message in (
+        (
+            MOST_HEADER + 1,
+            2 * MOST_HEADER,
+            "its header has 8,388,609 bytes; 8,388,608 are the most",
+        ),
+        (100, MOST_BYTES + 1, "it has 536,870,913 bytes; 536,870,912 are the most"),
+    ):
+        with path.open("wb") as file:
+            file.write(length.to_bytes(8, "little"))
+            # Takes no room on the disk.
+            file.truncate(size)
+        with pytest.raises(MapError, match=f"x.safetensors: {message}"):
+            SteeringMap.load(path)
+    # What could not be read back is not written either.
+    with pytest.raises(MapError, match="cannot be kept as a file: concept is 'xxx"):
+        SteeringMap(random_map(WIDTHS, 0).sites, MapInfo(concept="x" * 10_001)).save(path)
+
+
+def test_a_map_of_every_layer_of_a_model_of_70b_parameters_loads(tmp_path: Path) -> None:
+    # Llama 3 70B: 80 layers, width 8,192, eight heads of keys and values, 28,672 in between.
+    outputs = {
+        "input_layernorm": 8192, "self_attn.q_proj": 8192, "self_attn.k_proj": 1024,
+        "self_attn.v_proj": 1024, "self_attn.o_proj": 8192, "post_attention_layernorm": 8192,
+        "mlp.gate_proj": 28672, "mlp.up_proj": 28672, "mlp.down_proj": 8192,
+    }  # fmt: skip
+    widths = {f"model.layers.{i}.{name}": d for i in range(80) for name, d in outputs.items()}
+    saved = SteeringMap.identity(widths)
+    loaded = SteeringMap.load(saved.save(tmp_path / "x.safetensors"))
+    assert loaded.widths == widths
+
+
+def test_messages_do_not_tell_where_files_are(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"x" * 99)
+    for path in (tmp_path, tmp_path / "x", tmp_path / "none", tmp_path / ("n" * 5000)):
+        with pytest.raises(MapError) as caught:
+            SteeringMap.load(path)
+        assert str(tmp_path) not in str(caught.value)

@@ -16,6 +16,7 @@ from lineas_core.prompt_files import (
     read_prompt_file,
     write_prompts,
 )
+from tests.fuzz.guard import limited
 
 LETTERS = "abcdefgh  ,;\t'\"=+-@\\/|{}[]:éßŁ漢字🙂\u2028\u00a0\x0b" + "\r\n"
 
@@ -159,3 +160,66 @@ def test_limits() -> None:
         read_prompt_file("a.txt", "\n".join([*lines, "one more"]).encode())
     with pytest.raises(PromptError, match="more than 2000"):
         read_prompt_file("a.json", json.dumps([*lines, "one more"]).encode())
+
+
+def test_lines_are_limited_in_length_and_places_in_number() -> None:
+    assert read_prompt_file("a.txt", b"x" * 4000).source == ("x" * 4000,)
+    with pytest.raises(PromptError, match="a.txt line 2: source has 4001 characters; shorten it"):
+        read_prompt_file("a.txt", b"x\n" + b"x" * 4001)
+    with pytest.raises(PromptError, match=r"a.txt line 10001: more than 10000 lines or cells"):
+        read_prompt_file("a.txt", b"\n" * 10_000 + b"x")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.txt", b"x" + b" " * 1_000_000 + b"y"),
+        ("a.txt", b"x" + b" \xef\xbb\xbf" * 250_000 + b"y"),
+        ("a.csv", b"source" + b"," * 500_000 + b"\nx" + b"," * 500_000),
+        ("a.csv", b'source\n"' + b"'" * 1_000_000 + b'"'),
+        ("a.json", b'{"source": [' + b'"x",' * 200_000 + b'"x"]}'),
+        ("a.jsonl", b'{"prompt": "x"}\n' * 60_000),
+        ("a.json", b"[" * 1_000_000),
+    ],
+)
+def test_files_that_would_take_long_are_refused_at_once(name: str, data: bytes) -> None:
+    with limited(), pytest.raises(PromptError, match=r"^a\.") as caught:
+        read_prompt_file(name, data)
+    assert len(str(caught.value)) < 1000
+
+
+def test_white_space_of_every_kind_is_taken_off() -> None:
+    for letter in [*filter(str.isspace, map(chr, range(0x3001))), "\ufeff"]:
+        if letter not in "\r\n":
+            data = f"{letter}x{letter}y{letter}".encode()
+            assert read_prompt_file("a.txt", data).source == (f"x{letter}y",)
+
+
+def test_no_formula_begins_where_a_spreadsheet_parts_cells_at_semicolons() -> None:
+    nasty = ["a;=cmd|' /C calc'!A0;", "b\t@x", "c\n=1+1\n", "d;'=1", "e;''-1\n+2", "f;-)"]
+    prompts = lc.PromptSet("n", ["v", "w", "x", "y"], nasty)
+    (data,) = write_prompts(prompts, "csv").values()
+    for separator in ",;\t":
+        text = io.StringIO(data.decode("utf-8-sig"), "")
+        cells = [c.lstrip() for row in csv.reader(text, delimiter=separator) for c in row]
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells), separator
+    assert list(read_prompt_file("n.csv", data).target) == [text.strip() for text in nasty]
+
+
+def test_sets_that_no_file_could_hold_do_not_come_to_be(tmp_path) -> None:
+    four = {"source": ["a", "b", "c", "d"], "target": ["w", "x", "y", "z"]}
+    for change, message in (
+        ({"name": "x" * 4001}, "name has 4001 characters; shorten it to 4000"),
+        ({"concept": "\ud800"}, "concept holds half a character"),
+        ({"source": ["a", "b", "c", "\udfff"]}, "source line 4: holds half a character"),
+        ({"target": ["x"] * 2001}, "target: has 2001 prompts; 2000 are the most"),
+        ({"source": [""] * 999}, "and 949 more"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            lc.PromptSet(**{"name": "n", **four, **change})
+    for path in (tmp_path, tmp_path / ("n" * 5000), "\0", tmp_path / "none"):
+        with pytest.raises(PromptError) as caught:
+            lc.PromptSet.load(path)
+        assert str(tmp_path) not in str(caught.value)
+    (tmp_path / "marked.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(four).encode())
+    assert lc.PromptSet.load(tmp_path / "marked.json").source == four["source"]

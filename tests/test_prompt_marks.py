@@ -4,6 +4,7 @@ import random
 from difflib import SequenceMatcher
 
 from lineas_core.prompt_marks import MOST_COMPARED, first_like, line_marks
+from tests.fuzz.guard import limited
 
 
 def test_marks_name_side_line_and_kind() -> None:
@@ -39,3 +40,13 @@ def test_near_duplicates_are_looked_for_among_the_first_lines_only() -> None:
     late = ["a lamp by the old sea", "a lamp by the old seas"]
     assert [m.line for m in line_marks([*lines[1:], *late], [])] == [MOST_COMPARED]
     assert line_marks([*lines, "one more", *late], []) == []
+
+
+def test_lines_of_the_same_letters_in_other_orders_take_no_time() -> None:
+    rng, letters = random.Random(0), list("abcdefghijklmnopqrstuvwxyz " * 7)
+    lines = []
+    for _ in range(60):
+        rng.shuffle(letters)
+        lines.append("".join(letters))
+    with limited():
+        assert line_marks(lines, []) == []

@@ -1,0 +1,19 @@
+"""Fuzzes the readers of prompt files: `python -m tests.fuzz.fuzz_prompts -runs=10000 -seed=1`."""
+
+from __future__ import annotations
+
+import atheris
+
+with atheris.instrument_imports(include=["lineas_core"]):
+    from tests.fuzz import prompts
+
+from tests.fuzz.driver import Provided, fuzz
+
+
+def run(choose: Provided) -> None:
+    """One file."""
+    prompts.check(*prompts.build(choose))
+
+
+if __name__ == "__main__":
+    fuzz(run)

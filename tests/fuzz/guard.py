@@ -1,0 +1,55 @@
+"""What every reader of files promises, whatever it is given."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TypeVar
+
+from lineas_core.errors import LineasError
+
+Result = TypeVar("Result")
+
+# Of the processor's time, so that a busy machine fails no test.
+MOST_SECONDS = 2.0
+LONGEST_MESSAGE = 4000
+ROOT = Path(__file__).resolve().parent.parent.parent
+TELLTALE = ("Traceback", 'File "', "/tmp", "/home", str(ROOT), "site-packages")
+
+
+@contextmanager
+def limited(seconds: float = MOST_SECONDS) -> Iterator[None]:
+    """Raise a TimeoutError in the block once it has used that much of the processor's time."""
+
+    def late(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"took more than {seconds} s")
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def promised(call: Callable[[], Result]) -> Result | None:
+    """What the call gives, or None where it refuses in the way that is promised.
+
+    Anything but a `LineasError` comes out, and so do messages that tell of the host or are too
+    long to read, and calls over the limit.
+    """
+    try:
+        with limited():
+            return call()
+    except LineasError as error:
+        message = str(error)
+        assert message.strip(), "an empty message"
+        assert len(message) <= LONGEST_MESSAGE, message[:500]
+        told = [word for word in TELLTALE if word in message]
+        assert not told, message
+        message.encode()
+    return None
