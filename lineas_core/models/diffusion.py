@@ -19,6 +19,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.conditioning import Conditioning, Schedule
+from lineas_core.models.safety import SafetyChecker
 from lineas_core.models.sites import match_sites
 from lineas_core.steering import Steering
 from lineas_core.steering import steer as steering
@@ -115,6 +116,7 @@ class DiffusionModel:
         entry: its entry in the catalogue, if it has one.
         module: its networks, under their names in the pipeline.
         schedule: the steps of an image, where none are given.
+        checker: withholds pictures that it flags; None lets all pass.
     """
 
     modality = "image"
@@ -137,6 +139,7 @@ class DiffusionModel:
             if entry
             else Schedule(DEFAULT_STEPS, (), self._denoiser.default_guidance)
         )
+        self.checker: SafetyChecker | None = None
         # A pipeline keeps its scheduler's progress, so two threads take turns.
         self._lock = threading.Lock()
 
@@ -269,12 +272,13 @@ class DiffusionModel:
             with self._lock, steering(self, rows_of(steer, part, len(prompts))):
                 conditioning = self._denoiser.encode([prompts[i] for i in part])
                 try:
-                    images += self._denoiser.call(conditioning, noise, generators, schedule)
+                    made = self._denoiser.call(conditioning, noise, generators, schedule)
                 except torch.OutOfMemoryError as error:
                     raise ModelError(
                         f"{self.id} ran out of memory on {len(generators)} images at once. "
                         f"batch_size is {batch_size}; choose a smaller one."
                     ) from error
+            images += self.checker.screen(made) if self.checker else made
         return images
 
     def sweep(

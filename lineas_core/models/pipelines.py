@@ -24,10 +24,9 @@ from safetensors.torch import load_file
 
 from lineas_core.errors import ModelError
 from lineas_core.models.catalog import CatalogEntry
-from lineas_core.models.loading import loading
+from lineas_core.models.loading import GIB, loading
 
-GIB = 2**30
-# The safety checker sees only images of a person's own making, and a watermark would show as a
+# The checker of `models/safety.py` serves every class of pipeline, and a watermark would show as a
 # difference between two strengths.
 SETTINGS: dict[Any, dict[str, Any]] = {
     StableDiffusionPipeline: {
