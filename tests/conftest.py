@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -22,7 +24,21 @@ from transformers import (
 import lineas_core as lc
 from lineas_core.home import lineas_home
 
-torch.set_num_threads(2)
+# Two processes that use both of two cores each wait for one another; what they start would too.
+THREADS = 2 // min(2, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+torch.set_num_threads(THREADS)
+
+# The same examples each time, and no time limit of the wall clock's, which a busy machine misses.
+SAME = {
+    "derandomize": True,
+    "database": None,
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
+settings.register_profile("quick", max_examples=200, **SAME)
+settings.register_profile("full", max_examples=10_000, **SAME)
+settings.load_profile("quick")
 
 SIZES = {
     "vocab_size": 300,

@@ -24,7 +24,7 @@ from lineas_core.studio.library import Library
 from lineas_core.studio.slices import check_run, run_slice
 from lineas_core.studio.store import JobRow, Store
 from lineas_core.studio.store_schema import MIGRATIONS, migrate
-from lineas_core.studio.training import checkpoint_of, frames_of
+from lineas_core.studio.training import checkpoint_of, frames_of, record_of
 from lineas_core.studio.turns import Turns
 from tests.small_pipelines import small_sd
 
@@ -78,10 +78,10 @@ class At(Turns):
 class Shop:
     """A store, a library, and as many `Jobs` after each other as a test needs."""
 
-    def __init__(self, home: Path, model: Any) -> None:
+    def __init__(self, home: Path, model: Any, clock: Callable[[], float] = time.time) -> None:
         self.home, self.model = home, model
-        self.store = Store(home / "studio.db")
-        self.library = Library(self.store, home / "maps")
+        self.store = Store(home / "studio.db", clock=clock)
+        self.library = Library(self.store, home / "maps", clock=clock)
 
     def jobs(self, **settings: Any) -> Jobs:
         named = {"autostart": False, "most_queued": 3, "most_per_visitor": 3, **settings}
@@ -269,11 +269,14 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_map(
     assert job is not None
     assert job.status == "running"
     assert 1 <= job.step < 150
+    assert record_of(tmp_path, job_id).exists()
     jobs = shop.jobs(autostart=True)
     wait_for(lambda: shop.row(job).finished)
     jobs.close()
+    assert not record_of(tmp_path, job_id).exists()
     row = shop.row(job)
-    assert (row.status, row.attempts, row.message) == ("done", 2, "")
+    # It got on, so the attempt that was cut off counts no more.
+    assert (row.status, row.attempts, row.message) == ("done", 1, "")
     whole = lc.train(tiny, prompts, lc.TrainConfig.for_model(tiny, **{**CHANGES, "steps": 150}))
     assert same(shop.map(job), whole.map)
     assert list(row.losses) == whole.losses
@@ -555,8 +558,11 @@ def test_nothing_of_another_owners_job_is_shown_or_changed(
     assert [job.id for job in jobs.recent("ada")] == [waiting.id, done.id]
 
 
-def test_checkpoints_and_frames_of_old_jobs_are_pruned(shop: Shop, prompts: lc.PromptSet) -> None:
+def test_checkpoints_and_frames_of_old_jobs_are_pruned(
+    tmp_path: Path, tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
     now = [time.time()]
+    shop = Shop(tmp_path, tiny, clock=lambda: now[0])
     jobs = shop.jobs(clock=lambda: now[0])
     done = jobs.start("ada", "tiny", prompts, CHANGES)
     jobs.work()
@@ -568,15 +574,20 @@ def test_checkpoints_and_frames_of_old_jobs_are_pruned(shop: Shop, prompts: lc.P
     left_behind = shop.home / "checkpoints" / f".{done.id}.safetensors.123.partial"
     left_behind.write_bytes(b"half")
     jobs.prune(3600)
-    assert checkpoint_of(shop.home, done.id).exists()
-    now[0] += 3700
-    jobs.prune(3600)
+    stray = shop.home / "checkpoints" / "stray.safetensors"
+    stray.write_bytes(b"of a job that is not known")
+    for _ in range(3):
+        assert checkpoint_of(shop.home, done.id).exists()
+        now[0] += 1300
+        jobs.prune(3600)
+    assert not stray.exists()
     assert not checkpoint_of(shop.home, done.id).exists()
     assert not frames_of(shop.home, done.id).exists()
     assert not left_behind.exists()
     assert checkpoint_of(shop.home, waiting.id).exists()
     assert frames_of(shop.home, waiting.id).exists()
     assert shop.library.map(shop.row(done).map_id, "ada")
+    shop.store.close()
 
 
 def test_the_worker_takes_up_what_is_started_and_stops_when_closed(

@@ -75,7 +75,8 @@ def test_a_map_is_kept_with_all_that_is_known_of_it(
     assert (row.model, row.method, row.concept) == ("m", "lineas", "letters")
     assert (row.modality, row.digest, row.support) == ("text", smap.digest(), smap.support())
     assert (row.health, row.prompts, row.recommended) == (HEALTH, prompts, 0.6)
-    assert [p.name for p in (tmp_path / "maps").iterdir()] == [f"{row.id}.safetensors"]
+    files = {f"{row.id}.safetensors", f"{row.id}.json"}
+    assert {p.name for p in (tmp_path / "maps").iterdir()} == files
     assert same(lc.SteeringMap.load(library.file(row.id, "ada")), smap)
 
 
@@ -177,10 +178,12 @@ def test_a_deleted_map_comes_back_until_it_is_purged(
     assert library.undelete(kept.id, "ada") == kept
     assert same(library.map(kept.id, "ada"), smap)
     library.delete(kept.id, "ada")
-    clock.now += 3600
+    clock.now += 1800
+    assert library.purge(3600) == 0
+    clock.now += 1800
     other = library.add_map("ada", labelled(2))
     assert library.purge(3600) == 1
-    assert [p.stem for p in (tmp_path / "maps").iterdir()] == [other.id]
+    assert {p.stem for p in (tmp_path / "maps").iterdir()} == {other.id}
     with pytest.raises(lc.MapError, match="gone for good"):
         library.undelete(kept.id, "ada")
 
@@ -196,7 +199,9 @@ def test_prompt_sets_are_kept_renamed_deleted_and_brought_back(
     assert library.prompt_sets("ada") == [second]
     assert library.undelete_prompts(first.id, "ada") == renamed
     library.delete_prompts(first.id, "ada")
-    clock.now += 100
+    for _ in range(3):
+        library.purge(50)
+        clock.now += 40
     library.purge(50)
     with pytest.raises(lc.PromptError, match="gone for good"):
         library.undelete_prompts(first.id, "ada")
@@ -246,6 +251,37 @@ def test_no_file_is_left_without_its_row(library: Library, tmp_path: Path) -> No
     with pytest.raises(StoreError):
         library.add_map("ada", labelled(1), job="no such job")
     assert list((tmp_path / "maps").iterdir()) == []
+
+
+def test_a_record_follows_its_row_and_gives_it_back(
+    library: Library, store: Store, tmp_path: Path, prompts: lc.PromptSet
+) -> None:
+    first = library.add_map("ada", labelled(1), prompts=prompts, health=HEALTH, losses=[1 / 3])
+    library.rename(first.id, "ada", "New name")
+    library.tag(first.id, "ada", ["x"])
+    second = library.add_map("ada", labelled(2))
+    library.delete(second.id, "ada")
+    rows = [store.map(row.id) for row in (first, second)]
+    # An older version wrote none.
+    (tmp_path / "maps" / f"{first.id}.json").unlink()
+    assert library.rescan() == []
+    for row in (first, second):
+        store.remove_map(row.id)
+    assert sorted(library.rescan(), key=lambda row: row.id) == sorted(
+        rows, key=lambda row: row.id if row else ""
+    )
+    assert [row.title for row in library.maps("ada", include_gallery=False)] == ["New name"]
+    assert library.undelete(second.id, "ada").title == second.title
+    assert library.maps("bob", include_gallery=False) == []
+
+
+def test_what_a_dying_process_leaves_in_the_folder_goes(library: Library, tmp_path: Path) -> None:
+    kept = library.add_map("ada", labelled(1))
+    folder = tmp_path / "maps"
+    (folder / ".half.safetensors.0.partial").write_bytes(b"half")
+    (folder / "nothing.json").write_text("{}")
+    assert library.rescan() == []
+    assert {p.name for p in folder.iterdir()} == {f"{kept.id}.safetensors", f"{kept.id}.json"}
 
 
 def test_files_without_a_row_get_one_that_nobody_sees(

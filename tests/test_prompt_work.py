@@ -73,7 +73,7 @@ def test_a_saved_set_is_its_visitors_own_and_trains_the_same(studio: Studio) -> 
     work = PromptWork(studio)
     table: list[list[Any]] = [[a, b, ""] for a, b in zip(NIGHT.source, NIGHT.target, strict=True)]
     update, said = work.save(ANN, "text", "My <night>!", "night", table)
-    assert "My <night>!" in said
+    assert "My &lt;night&gt;!" in said
     kept = work.find(owner_of(ANN), update["value"])
     assert kept.hash() == NIGHT.hash()
     assert (kept.title, kept.concept, kept.name) == ("My <night>!", "night", "my-night")

@@ -30,9 +30,22 @@ def test_demo_mode_halves_what_was_chosen(tmp_path: Path) -> None:
     assert not Settings.from_environment({**chosen, "DEMO_MODE": "0"}, tmp_path).demo
 
 
+def test_strangers_get_the_safety_checker_whatever_was_chosen(tmp_path: Path) -> None:
+    off, on = {"LINEAS_SAFETY_CHECKER": "0"}, {"LINEAS_SAFETY_CHECKER": "1"}
+    assert not Settings.from_environment({}, tmp_path).safety_checker
+    assert Settings.from_environment(on, tmp_path).safety_checker
+    assert Settings.from_environment({**off, "DEMO_MODE": "1"}, tmp_path).safety_checker
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("DEMO_MODE", "maybe"), ("LINEAS_MOST_JOBS", "0"), ("LINEAS_MOST_STEPS", "many")],
+    [
+        ("DEMO_MODE", "maybe"),
+        ("LINEAS_MOST_JOBS", "0"),
+        ("LINEAS_MOST_STEPS", "many"),
+        ("LINEAS_MOST_REQUESTS", "-1"),
+        ("LINEAS_MOST_MIB", "1.5"),
+    ],
 )
 def test_a_bad_value_names_its_variable(variable: str, value: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{variable} is '{value}'"):

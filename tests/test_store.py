@@ -370,7 +370,7 @@ def test_a_damaged_file_is_named_with_the_remedy(
 ) -> None:
     path = tmp_path / "studio.db"
     path.write_bytes(b"This is no database. " * 500)
-    with pytest.raises(StoreError, match=r"studio\.db is damaged.*Move it"):
+    with pytest.raises(StoreError, match=r"studio\.db is damaged.*Start again"):
         Store(path)
     path.unlink()
     store = Store(path, wal=False)

@@ -16,8 +16,10 @@ from PIL import Image
 from pydantic import ValidationError, validate_call
 
 from lineas_core.errors import ConfigError
+from lineas_core.models.safety import is_withheld
 from lineas_core.prompts import PromptSet
-from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.callbacks import Studio, with_plain_messages
+from lineas_core.studio.messages import without_paths
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.pictures import Pictures, checked_prompts
 from lineas_core.studio.prompt_work import PromptWork
@@ -62,7 +64,7 @@ class Api:
         self._texts, self._pictures = Texts(studio), Pictures(studio)
         self._prompts, self._training = PromptWork(studio), TrainingWork(studio)
 
-    @with_messages
+    @with_plain_messages
     @checked
     def new_visitor(self) -> str:
         """A new visitor's key. Maps and jobs belong to whoever knows the key they were made with.
@@ -72,7 +74,7 @@ class Api:
         """
         return new_key()
 
-    @with_messages
+    @with_plain_messages
     @checked
     def list_maps(self, visitor: str, search: str = "") -> list[dict[str, Any]]:
         """The visitor's maps and those that ship with the app.
@@ -86,7 +88,7 @@ class Api:
         """
         return [_map(row) for row in self._studio.library.maps(owner_of(visitor), search=search)]
 
-    @with_messages
+    @with_plain_messages
     @checked
     def list_prompt_sets(self, visitor: str, modality: str = "text") -> list[dict[str, str]]:
         """The prompt sets that a map can be trained on.
@@ -101,7 +103,7 @@ class Api:
         choices = self._prompts.choices(owner_of(visitor), modality)
         return [{"id": chosen, "title": title} for title, chosen in choices]
 
-    @with_messages
+    @with_plain_messages
     @checked
     def train(
         self,
@@ -148,7 +150,7 @@ class Api:
         changes = {"steps": steps} if steps else {}
         return _job(self._training.queue(owner, model, prompts, changes, method=method))
 
-    @with_messages
+    @with_plain_messages
     @checked
     def job(self, visitor: str, job_id: str) -> dict[str, Any]:
         """A training job as it is now.
@@ -163,7 +165,7 @@ class Api:
         found = self._studio.jobs.get(job_id, owner_of(visitor))
         return _job(found) if found else {}
 
-    @with_messages
+    @with_plain_messages
     @checked
     def cancel(self, visitor: str, job_id: str) -> bool:
         """Stop a training job within a step; what it has learned is kept.
@@ -177,7 +179,7 @@ class Api:
         """
         return self._studio.jobs.cancel(job_id, owner_of(visitor))
 
-    @with_messages
+    @with_plain_messages
     @checked
     def complete(
         self,
@@ -206,7 +208,7 @@ class Api:
         mix = self._mix(visitor, maps, strengths, model)
         return self._texts.once(mix, model, prompt, seed, checked_length(prompt, tokens))
 
-    @with_messages
+    @with_plain_messages
     @checked
     def picture(
         self,
@@ -229,15 +231,18 @@ class Api:
 
         Returns:
             images (PNG as data addresses), clip (concept -> CLIPScore of each), kept (IMGScore of
-            each) and scorer.
+            each), scorer, and withheld (how many pictures the host's safety checker keeps back).
         """
         mix = self._mix(visitor, maps, strengths, model)
-        found = self._pictures.make(mix, model, checked_prompts(prompts), seed)
+        wanted = checked_prompts(prompts)
+        self._studio.check_images(model, 2 * len(wanted))
+        found = self._pictures.make(mix, model, wanted, seed)
         return {
             "images": [_address(image) for image in found.after],
             "clip": found.clip,
             "kept": found.kept,
             "scorer": found.scorer,
+            "withheld": sum(map(is_withheld, found.after)),
         }
 
     def _mix(self, visitor: str, maps: list[str], strengths: list[float], model: str) -> Mix:
@@ -277,9 +282,8 @@ def _map(row: MapRow) -> dict[str, Any]:
 
 def _job(job: JobRow) -> dict[str, Any]:
     return {
-        name: getattr(job, name)
-        for name in ("id", "status", "step", "steps", "loss", "map_id", "message")
-    }
+        name: getattr(job, name) for name in ("id", "status", "step", "steps", "loss", "map_id")
+    } | {"message": without_paths(job.message)}
 
 
 def _address(image: Image.Image) -> str:

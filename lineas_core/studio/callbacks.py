@@ -6,8 +6,12 @@ import functools
 import inspect
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -16,16 +20,21 @@ from filelock import FileLock, Timeout
 
 from lineas_core.composition import Effect, effects
 from lineas_core.errors import LineasError
+from lineas_core.models import as_image_model
 from lineas_core.models.catalog import CatalogEntry, catalog
 from lineas_core.revisions import model_revision
+from lineas_core.studio.content import load_for_visitors
 from lineas_core.studio.gpu import on_gpu, slices_on_gpu
 from lineas_core.studio.jobs import Jobs
-from lineas_core.studio.library import Library
+from lineas_core.studio.limits import Limits
+from lineas_core.studio.messages import without_paths
 from lineas_core.studio.mix import Mix, mix_of
 from lineas_core.studio.rack import RackState
+from lineas_core.studio.recovery import open_state
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.shelf import Shelf
-from lineas_core.studio.store import JobRow, Store, StoreError
+from lineas_core.studio.store import JobRow, StoreError
+from lineas_core.studio.store_schema import store_errors
 from lineas_core.studio.turns import Turns
 
 P = ParamSpec("P")
@@ -34,16 +43,27 @@ log = logging.getLogger(__name__)
 
 GALLERY = Path(__file__).parent.parent / "gallery"
 DAY = 86_400.0
+# Seconds after which what was uploaded, or made for a download, is removed.
+KEPT_FOR = 3600
 
 
 def with_messages(function: Callable[P, R]) -> Callable[P, R]:
     """An error of the library becomes a message on the page; any other goes to the log."""
+    # The page takes messages for HTML, and they hold what visitors wrote.
+    return _guarded(function, lambda text: escape(text, quote=False))
 
+
+def with_plain_messages(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for clients, which take messages as they are."""
+    return _guarded(function, str)
+
+
+def _guarded(function: Callable[P, R], shown: Callable[[str], str]) -> Callable[P, R]:
     def message(error: Exception) -> gr.Error:
         if isinstance(error, gr.Error):
             return error
         if isinstance(error, LineasError):
-            return gr.Error(str(error), print_exception=False)
+            return gr.Error(shown(without_paths(str(error))), print_exception=False)
         log.error("%s failed", function.__name__, exc_info=error)
         return gr.Error(
             "Something unexpected went wrong; the log has the details. Nothing was lost.",
@@ -84,9 +104,10 @@ class Studio:
         self.environment = os.environ if environment is None else environment
         home = settings.home
         self._alone = _only_one(home)
-        self.store = Store(home / "studio.db", wal=not settings.network_disk)
-        self.library = Library(self.store, home / "maps", gallery=GALLERY)
-        self.shelf = Shelf(home, only_catalog=settings.demo)
+        opened = open_state(home, wal=not settings.network_disk, gallery=GALLERY)
+        self.store, self.library = opened.store, opened.library
+        load = functools.partial(load_for_visitors, safety_checker=settings.safety_checker)
+        self.shelf = Shelf(home, load, only_catalog=settings.demo)
         self.turns = Turns()
         self.jobs = Jobs(
             self.store,
@@ -97,13 +118,21 @@ class Studio:
             most_queued=settings.most_queued,
             most_per_visitor=settings.most_jobs,
             slice_runner=slices_on_gpu(self.shelf, self.environment),
+            forget_model=self.shelf.forget,
             on_end=self._track if settings.trackio else None,
         )
         self.jobs.prune(settings.keep_days * DAY)
         self.library.purge(settings.keep_days * DAY)
         self._effects = self.on_gpu(self._effects_here)
-        # What visitors download; the page serves nothing else from the disk.
+        # Gradio serves what it has copied from the one into the other, and nothing else.
         self.downloads = tempfile.TemporaryDirectory(prefix="lineas-downloads-")
+        self.uploads = tempfile.TemporaryDirectory(prefix="lineas-uploads-")
+        self.limits = Limits(
+            settings,
+            self.store,
+            self.library,
+            (Path(self.downloads.name), Path(self.uploads.name)),
+        )
 
     def close(self) -> None:
         """Stop the worker, whose job goes on at the next start, and drop the downloads."""
@@ -111,9 +140,14 @@ class Studio:
         self.store.close()
         self._alone.release()
         self.downloads.cleanup()
+        self.uploads.cleanup()
 
     def download_folder(self) -> Path:
-        """A new folder for what one visitor downloads."""
+        """A new folder for what one visitor downloads; those of an hour ago are removed."""
+        for folder in Path(self.downloads.name).iterdir():
+            with suppress(OSError):
+                if time.time() - folder.stat().st_mtime > KEPT_FOR:
+                    shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=self.downloads.name))
 
     def models(self, modality: str) -> list[CatalogEntry]:
@@ -130,8 +164,25 @@ class Studio:
         return on_gpu(function, self.environment)
 
     def mix(self, owner: str, rack: RackState, model: str) -> Mix:
-        """The maps that the rack puts on a model."""
-        return mix_of(rack, self.library, owner, model)
+        """The maps that the rack puts on a model, for an answer that counts as a request.
+
+        Raises:
+            LimitError: the visitor has asked for too much.
+            ConfigError: too many maps are on.
+            MapError: a map's file is damaged, or has no inverse.
+        """
+        self.limits.admit(owner)
+        return mix_of(rack, self.library, owner, model, guarded=self.settings.demo)
+
+    def check_images(self, model: str, count: int) -> None:
+        """Refuse an answer of more images than the host allows.
+
+        Raises:
+            LimitError: there would be too many images or pixels.
+        """
+        entry = catalog().get(model)
+        size = entry.size if entry else 0
+        self.limits.check_images(count, size or as_image_model(self.shelf.get(model)).size)
 
     def revision(self, model: str) -> str:
         """Of the weights that the model was loaded from."""
@@ -162,14 +213,15 @@ def _only_one(home: Path) -> FileLock:
     """Hold the folder: a second process would take this one's running job for an interrupted one.
 
     Raises:
-        StoreError: another process holds it.
+        StoreError: another process holds it, or it cannot be written.
     """
-    home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home / "studio.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(
-            f"Another LinEAS Studio uses {home}. Stop it, or set LINEAS_HOME to another folder."
-        ) from error
+    with store_errors(home / "studio.db"):
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(
+                f"Another LinEAS Studio uses {home}. Stop it, or set LINEAS_HOME to another folder."
+            ) from error
     return lock

@@ -355,5 +355,4 @@ def _overlap(a: Tensor, b: Tensor) -> float | None:
 
 
 def _changed(smap: SteeringMap, names: Sequence[str]) -> Tensor:
-    affines = [smap.sites[name] for name in names]
-    return torch.cat([(affine.scale != 1) | (affine.shift != 0) for affine in affines])
+    return torch.cat([smap.sites[name].changed for name in names])

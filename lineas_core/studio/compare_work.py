@@ -19,7 +19,7 @@ from lineas_core.studio.pictures import Pictures, lines_of
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState, Slot, patch
 from lineas_core.studio.store import JobRow, MapRow
-from lineas_core.studio.texts import Texts, checked_length
+from lineas_core.studio.texts import Texts, checked_length, whole
 from lineas_core.studio.training_work import TrainingWork
 from lineas_core.studio.visitors import owner_of
 
@@ -121,6 +121,7 @@ class CompareWork:
         if not a or not b:
             raise ConfigError("Two maps are needed; choose A and B, or train two methods above.")
         owner = owner_of(key)
+        self._studio.limits.admit(owner)
         rows = [self._studio.library.row(chosen, owner) for chosen in (a, b)]
         model = rows[0].model
         if rows[1].model != model:
@@ -129,15 +130,20 @@ class CompareWork:
                 "choose two maps of one model."
             )
         sides = [
-            Mix((row,), (self._studio.library.map(row.id, owner),), (float(strength),), (False,))
+            self._studio.mix(
+                owner,
+                RackState.from_page({"state": {"rows": [{"id": row.id, "strength": strength}]}}),
+                model,
+            )
             for row in rows
         ]
         concepts = Mix(rows=tuple(rows)).concepts
         titles = ["Untouched", *(_heading(n, row, strength) for n, row in enumerate(rows))]
         if rows[0].modality == "image":
             lines = lines_of(prompts)
+            self._studio.check_images(model, 3 * len(lines))
             looks = [
-                self._pictures.make(side, model, lines, int(seed), concepts)
+                self._pictures.make(side, model, lines, whole("seed", seed), concepts)
                 for side in (Mix(), *sides)
             ]
             yield render_compare.pictures(titles, looks)
@@ -145,7 +151,7 @@ class CompareWork:
         length = checked_length(opening, NEW_TOKENS)
         steered = [[], *(side.steer for side in sides)]
         for texts, readouts in self._texts.sides(
-            steered, concepts, model, opening, int(seed), length
+            steered, concepts, model, opening, whole("seed", seed), length
         ):
             yield render_compare.texts(opening, titles, texts, concepts, readouts)
 

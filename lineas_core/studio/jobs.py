@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import threading
 import time
@@ -17,19 +16,18 @@ from lineas_core.models import Model
 from lineas_core.models.catalog import catalog
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.frames import draw_film, frame_files, load_frames
+from lineas_core.studio.heartbeat import Heartbeat
 from lineas_core.studio.library import LONGEST_TITLE, Library
 from lineas_core.studio.store import JobRow, Store
 from lineas_core.studio.store_rows import STEPWISE
-from lineas_core.studio.training import SliceRunner, frames_of, run_job
+from lineas_core.studio.training import SliceRunner, frames_of, record_of, run_job
 from lineas_core.studio.turns import Turns
+from lineas_core.studio.worker import Worker
 from lineas_core.train_config import TrainConfig
 
-SECONDS_BETWEEN_LOOKS = 1.0
 OPENING = "Once upon a time"
 # Settings that only a training in steps reads.
 OF_STEPS = ("steps", "rate", "optimizer", "gamma", "l1", "group", "prox_step")
-
-log = logging.getLogger(__name__)
 
 
 class JobError(LineasError, RuntimeError):
@@ -49,6 +47,8 @@ class Jobs:
         folder: that checkpoints and frames are kept below.
         autostart: start the worker; without it, `work` takes up one job at a call.
         slice_runner: where slices of training run; in the worker by default.
+        forget_model: lets the next job load a model anew after one that hangs; without it the
+            queue stops there.
         on_end: told each job that has ended for good, in the worker.
         most_queued: jobs that may wait, of all visitors.
         most_per_visitor: jobs of one visitor that may wait or run.
@@ -65,6 +65,7 @@ class Jobs:
         *,
         autostart: bool = True,
         slice_runner: SliceRunner | None = None,
+        forget_model: Callable[[str], object] | None = None,
         on_end: Callable[[JobRow], object] | None = None,
         most_queued: int,
         most_per_visitor: int,
@@ -76,11 +77,9 @@ class Jobs:
         self._most_queued, self._most_per_visitor = most_queued, most_per_visitor
         self._clock = clock
         self._starting = threading.Lock()
-        self._wake, self._closing = threading.Event(), threading.Event()
-        self._worker: threading.Thread | None = None
+        self._worker = Worker(store, self._run, forget_model, self._ended)
         self._store.recover()
         if autostart:
-            self._worker = threading.Thread(target=self._loop, name="training", daemon=True)
             self._worker.start()
 
     def start(
@@ -127,7 +126,7 @@ class Jobs:
         with self._starting:
             self._check_room(owner)
             job = self._store.add_job(job)
-        self._wake.set()
+        self._worker.wake()
         return job
 
     def get(self, job_id: str, owner: str) -> JobRow | None:
@@ -218,12 +217,19 @@ class Jobs:
         return draw_film(frames) if frames else None
 
     def prune(self, keep_seconds: float) -> None:
-        """Remove checkpoints and frames of jobs that ended longer ago than that."""
+        """Remove checkpoints and frames of jobs that ended longer ago than that.
+
+        So are files of that age whose job is not known. Nothing goes until the clock has gone on
+        evenly for as long; see `Store.steady_for`.
+        """
+        if self._store.steady_for(keep_seconds) < keep_seconds:
+            return
         before = self._clock() - keep_seconds
         for path in (*self._folder.glob("checkpoints/*"), *self._folder.glob("frames/*")):
             # A process that was killed in the middle of writing leaves `.<id>.….partial`.
             job = self._store.job(path.name.lstrip(".").partition(".")[0])
-            if job is None or (job.finished and job.finished < before):
+            ended = job.finished if job is not None else path.stat().st_mtime
+            if ended and ended < before:
                 if path.is_dir():
                     shutil.rmtree(path, ignore_errors=True)
                 else:
@@ -231,44 +237,30 @@ class Jobs:
 
     def work(self) -> bool:
         """Take up the job whose turn it is, and take it to its end; says whether there was one."""
-        job = self._store.claim_next()
-        if job is None:
-            return False
-        run_job(
+        return self._worker.work()
+
+    def close(self) -> None:
+        """Stop after the current step; the job waits, from there, for the next start."""
+        self._worker.close()
+
+    def _run(self, job: JobRow, heart: Heartbeat) -> str:
+        return run_job(
             job,
             store=self._store,
             library=self._library,
             load_model=self._load_model,
             turns=self._turns,
             folder=self._folder,
-            closing=self._closing.is_set,
+            closing=lambda: self._worker.closing,
+            heart=heart,
             slice_runner=self._slice_runner,
         )
-        ended = self._store.job(job.id)
-        if self._on_end is not None and ended is not None and ended.finished:
-            try:
-                self._on_end(ended)
-            except Exception:
-                log.exception("what follows the end of job %s failed", job.id)
-        return True
 
-    def close(self) -> None:
-        """Stop after the current step; the job waits, from there, for the next start."""
-        self._closing.set()
-        self._wake.set()
-        if self._worker is not None:
-            self._worker.join()
-
-    def _loop(self) -> None:
-        while not self._closing.is_set():
-            try:
-                worked = self.work()
-            except LineasError:
-                log.exception("the worker could not take up a job; it tries again")
-                worked = False
-            if not worked:
-                self._wake.wait(SECONDS_BETWEEN_LOOKS)
-                self._wake.clear()
+    def _ended(self, job: JobRow) -> None:
+        # What is over must not come back with its record, were the database lost.
+        record_of(self._folder, job.id).unlink(missing_ok=True)
+        if self._on_end is not None:
+            self._on_end(job)
 
     def _check_room(self, owner: str) -> None:
         jobs = self._store.unfinished()

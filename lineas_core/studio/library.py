@@ -6,32 +6,28 @@ What is deleted is gone from view, can be brought back, and is removed for good 
 
 from __future__ import annotations
 
-import logging
-import os
 import threading
 import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lineas_core.errors import MapError, PromptError
 from lineas_core.health import HealthReport
 from lineas_core.maps import SteeringMap
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.gallery import GALLERY, load_gallery
+from lineas_core.studio.map_files import ENDING, MapFiles
 from lineas_core.studio.map_rows import row_of
 from lineas_core.studio.store import MapRow, PromptRow, Store
 
 MOST_CACHED = 32
 LONGEST_TITLE = 120
 MOST_TAGS, LONGEST_TAG = 12, 40
-ENDING = ".safetensors"
-
-log = logging.getLogger(__name__)
 
 
 class Library:
@@ -52,7 +48,7 @@ class Library:
         gallery: Path | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._folder, self._gallery_folder = store, folder, gallery
+        self._store, self._files, self._gallery_folder = store, MapFiles(folder), gallery
         self._clock = clock
         self._cache: OrderedDict[str, SteeringMap] = OrderedDict()
         self._lock = threading.Lock()
@@ -74,7 +70,7 @@ class Library:
         job: str = "",
         tags: Iterable[str] = (),
     ) -> MapRow:
-        """Keep a map: first its file, whole and on the disk, then its row.
+        """Keep a map: first its record and its file, whole and on the disk, then its row.
 
         Args:
             owner: whose it is.
@@ -88,8 +84,8 @@ class Library:
             tags: any words.
 
         Raises:
-            MapError: the title or a tag is too long, or the file cannot be written.
-            StoreError: the row cannot be written; the file is removed again.
+            MapError: the title or a tag is too long, or a file cannot be written.
+            StoreError: the row cannot be written; the files are removed again.
         """
         row = row_of(
             smap,
@@ -106,11 +102,11 @@ class Library:
         )
         if title.strip():
             row = replace(row, title=_title(title, MapError))
-        path = self._write(row.id, smap)
         try:
+            self._files.write(row, smap)
             return self._store.add_map(row)
         except BaseException:
-            path.unlink(missing_ok=True)
+            self._files.remove(row.id)
             raise
 
     def row(self, map_id: str, owner: str) -> MapRow:
@@ -120,7 +116,7 @@ class Library:
             MapError: there is none of that id, or it was deleted.
         """
         row = self._gallery.get(map_id) or self._store.map(map_id)
-        if row is None or row.owner not in (owner, GALLERY) or row.deleted is not None:
+        if row is None or row.owner not in (owner or None, GALLERY) or row.deleted is not None:
             raise MapError(
                 f"There is no map {map_id!r} here. Choose one of the list, or train one."
             )
@@ -158,7 +154,7 @@ class Library:
         """
         if self.row(map_id, owner).owner == GALLERY and self._gallery_folder is not None:
             return self._gallery_folder / f"{map_id}{ENDING}"
-        return self._path(map_id)
+        return self._files.path(map_id)
 
     def maps(
         self,
@@ -203,7 +199,7 @@ class Library:
             MapError: as for `row`; it is the gallery's; the title is empty or too long.
         """
         self._own(map_id, owner)
-        self._store.change_map(map_id, owner, title=_title(title, MapError))
+        self._change(map_id, owner, title=_title(title, MapError))
         return self.row(map_id, owner)
 
     def tag(self, map_id: str, owner: str, tags: Iterable[str]) -> MapRow:
@@ -213,7 +209,7 @@ class Library:
             MapError: as for `row`; it is the gallery's; there are too many tags.
         """
         self._own(map_id, owner)
-        self._store.change_map(map_id, owner, tags=_tags(tags))
+        self._change(map_id, owner, tags=_tags(tags))
         return self.row(map_id, owner)
 
     def delete(self, map_id: str, owner: str) -> None:
@@ -223,7 +219,7 @@ class Library:
             MapError: as for `row`; it is the gallery's.
         """
         self._own(map_id, owner)
-        self._store.change_map(map_id, owner, deleted=self._clock())
+        self._change(map_id, owner, deleted=self._clock())
 
     def undelete(self, map_id: str, owner: str) -> MapRow:
         """Bring a deleted map back.
@@ -233,42 +229,54 @@ class Library:
         """
         if map_id in self._gallery:
             self._own(map_id, owner)
-        if not self._store.change_map(map_id, owner, deleted=None):
+        if not self._change(map_id, owner, deleted=None):
             raise MapError(f"The map {map_id!r} cannot be brought back; it is gone for good.")
         return self.row(map_id, owner)
 
     def purge(self, older_than_seconds: float) -> int:
-        """Remove for good what was deleted longer ago than that; says how many maps."""
+        """Remove for good what was deleted longer ago than that; says how many maps.
+
+        Nothing goes until the clock has gone on evenly for as long; see `Store.steady_for`.
+        """
+        if self._store.steady_for(older_than_seconds) < older_than_seconds:
+            return 0
         before = self._clock() - older_than_seconds
         gone = self._store.deleted_maps(before)
         for map_id in gone:
             # The file first: one without a row would come back by `rescan`.
-            self._path(map_id).unlink(missing_ok=True)
+            self._files.remove(map_id)
             self._store.remove_map(map_id)
             with self._lock:
                 self._cache.pop(map_id, None)
         self._store.remove_deleted_prompts(before)
         return len(gone)
 
-    def rescan(self) -> list[MapRow]:
+    def rescan(self, *, mended: bool = False) -> list[MapRow]:
         """Give a row to every readable file in the folder that has none, as after a lost database.
 
-        The rows belong to nobody (owner ""): a file does not say whose it is, so nobody sees it
-        until it is imported.
+        It is the row that its record tells, and so its owner has the map again. A file without a
+        record that fits it belongs to nobody (owner ""), who does not see it until it is imported.
+        A row without a record gets one. Nobody else may be adding maps meanwhile.
+
+        Args:
+            mended: the database is an older one, so that the records are newer than its rows.
 
         Returns:
             The new rows.
         """
         known, found = self._store.map_ids(), []
-        for path in sorted(self._folder.glob(f"[!.]*{ENDING}")):
+        for path in self._files.maps():
             if path.stem in known:
-                continue
-            try:
-                smap = SteeringMap.load(path)
-            except MapError as error:
-                log.warning("left out: %s", error)
-                continue
-            found.append(self._store.add_map(row_of(smap, path.stem, "")))
+                kept = self._store.map(path.stem)
+                if kept is not None and not self._files.record(kept.id).exists():
+                    self._files.tell(kept)
+                elif kept is not None and mended:
+                    self._follow(kept)
+            elif (row := self._files.row_of(path.stem)) is not None:
+                job = row.job if self._store.job(row.job) else ""
+                found.append(self._store.add_map(replace(row, job=job)))
+                self._store.name_map(row.id, job)
+        self._files.tidy(known)
         return found
 
     def add_prompts(self, owner: str, prompts: PromptSet) -> PromptRow:
@@ -330,23 +338,18 @@ class Library:
                 "import it again to have one of your own."
             )
 
-    def _path(self, map_id: str) -> Path:
-        return self._folder / f"{map_id}{ENDING}"
+    def _follow(self, row: MapRow) -> None:
+        """Change a row of an older database by its record."""
+        told = self._files.row_of(row.id)
+        if told is not None and (told.owner, told.digest) == (row.owner, row.digest):
+            changes = {"title": told.title, "tags": told.tags, "deleted": told.deleted}
+            self._store.change_map(row.id, row.owner, **changes)
 
-    def _write(self, map_id: str, smap: SteeringMap) -> Path:
-        path = self._path(map_id)
-        partial = smap.save(self._folder / f".{map_id}.new")
-        try:
-            with partial.open("r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise MapError(
-                f"Cannot write the map to {path}: {error}. Choose a folder that can be written."
-            ) from error
-        return path
+    def _change(self, map_id: str, owner: str, **changes: Any) -> bool:
+        changed = self._store.change_map(map_id, owner, **changes)
+        if changed and (row := self._store.map(map_id)) is not None:
+            self._files.tell(row)
+        return changed
 
 
 def _searched(row: MapRow) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from lineas_core.studio.pictures import Pictures, lines_of
 from lineas_core.studio.rack import RackState, Slot, patch
 from lineas_core.studio.scenes import Screen, scene_of
 from lineas_core.studio.store import MapRow
-from lineas_core.studio.texts import Texts
+from lineas_core.studio.texts import Texts, whole
 from lineas_core.studio.visitors import owner_of
 
 MOST_IMPORT = 64 * 2**20
@@ -96,12 +97,16 @@ class LibraryWork:
     @with_messages
     def export(self, key: str, chosen: Sequence[str]) -> Any:
         """The chosen maps as files."""
-        owner, folder = owner_of(key), self._studio.download_folder()
+        owner = owner_of(key)
         _one(chosen)
+        self._studio.limits.admit(owner)
+        folder = self._studio.download_folder()
         files: dict[str, Path] = {}
         for map_id in chosen:
             row = self._studio.library.row(map_id, owner)
-            name = f"{row.name or 'map'}-{map_id[:8]}.safetensors"
+            # The name comes from the map's file, which a stranger may have written.
+            stem = re.sub(r"[^\w-]+", "-", row.name).strip("-")[:60] or "map"
+            name = f"{stem}-{map_id[:8]}.safetensors"
             files[name] = folder / name
             shutil.copyfile(self._studio.library.file(map_id, owner), files[name])
         return gr.update(value=[str(path) for path in files.values()], visible=True)
@@ -110,10 +115,12 @@ class LibraryWork:
     def take_in(self, key: str, files: Sequence[str] | None) -> tuple[Any, ...]:
         """Map files and bundles; a bundle also puts its scene on the screen."""
         owner, scene = owner_of(key), None
+        self._studio.limits.admit(owner)
         rows: list[MapRow] = []
         notes: list[str] = []
         for file in files or ():
             path = Path(file)
+            self._studio.limits.check_room(owner, path.stat().st_size)
             if path.stat().st_size > MOST_IMPORT:
                 raise MapError(f"{path.name} is larger than {MOST_IMPORT // 2**20} MiB.")
             if path.suffix == ".zip":
@@ -181,6 +188,7 @@ class LibraryWork:
     ) -> str:
         """Upload the first chosen map with the visitor's own token or login."""
         owner, map_id = owner_of(key), _one(chosen)
+        self._studio.limits.admit(owner)
         token = _token(token, login)
         row = self._studio.library.row(map_id, owner)
         url = push_map(
@@ -195,6 +203,8 @@ class LibraryWork:
     ) -> tuple[str, Any]:
         """Fetch a map from the Hub."""
         owner = owner_of(key)
+        self._studio.limits.admit(owner)
+        self._studio.limits.check_room(owner)
         own = token.strip() or (login.token if login else None)
         smap, origin = install_map(repo.strip(), token=own)
         row = self._studio.library.add_map(owner, smap, tags=(origin.repo,))
@@ -252,9 +262,9 @@ class LibraryWork:
         shown = Screen(RackState.from_page(rack), *rest)
         shown = replace(
             shown,
-            image_seed=int(shown.image_seed),
-            text_seed=int(shown.text_seed),
-            tokens=int(shown.tokens),
+            image_seed=whole("seed", shown.image_seed),
+            text_seed=whole("seed", shown.text_seed),
+            tokens=whole("tokens", shown.tokens),
         )
         mix = self._studio.mix(owner, shown.rack, shown.model)
         image = shown.rack.modality == "image"

@@ -22,6 +22,7 @@ def row_of(smap: SteeringMap, map_id: str, owner: str, **known: Any) -> MapRow:
     """The row of a map; `known` are fields that the map does not tell, or that differ."""
     info = smap.info
     prompts = known.get("prompts")
+    seed = info.config.get("seed")
     told: dict[str, Any] = {
         "title": (prompts and prompts.title) or info.name or info.concept or "Map",
         "model": info.model,
@@ -32,7 +33,8 @@ def row_of(smap: SteeringMap, map_id: str, owner: str, **known: Any) -> MapRow:
         "name": info.name,
         "concept": info.concept,
         "config": dict(info.config),
-        "seed": info.config.get("seed"),
+        # A stranger's file may say anything; the database holds 64 bits.
+        "seed": seed if type(seed) is int and abs(seed) < 2**63 else None,
         "created": _made(smap),
     }
     return MapRow(id=map_id, owner=owner, **{**told, **known})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lineas_core.maps import SteeringMap
+from lineas_core.studio.content import check_map
 from lineas_core.studio.library import Library
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.store import MapRow
@@ -45,16 +46,29 @@ class Mix:
         )
 
 
-def mix_of(rack: RackState, library: Library, owner: str, model: str) -> Mix:
+def mix_of(
+    rack: RackState, library: Library, owner: str, model: str, *, guarded: bool = False
+) -> Mix:
     """The maps that the rack puts on `model`, out of those that the owner may use.
+
+    Args:
+        rack: which maps, in which order, how strong.
+        library: where they are.
+        owner: who asks.
+        model: that they are put on.
+        guarded: refuse those that steer towards harm (`content.py`).
 
     Raises:
         ConfigError: too many are on.
+        ContentError: a map steers towards harm.
         MapError: a map's file is damaged, or has no inverse.
     """
     rows = {row.id: row for row in library.maps(owner, model=model)}
     slots = rack.active(rows)
     maps = [library.map(slot.id, owner) for slot in slots]
+    if guarded:
+        for slot, smap in zip(slots, maps, strict=True):
+            check_map(smap, rows[slot.id].prompts, slot.strength, inverse=slot.inverse)
     return Mix(
         tuple(rows[slot.id] for slot in slots),
         tuple(m.inverse() if slot.inverse else m for m, slot in zip(maps, slots, strict=True)),

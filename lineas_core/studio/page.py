@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from lineas_core.errors import LineasError
 from lineas_core.studio.api import add_api
-from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.callbacks import KEPT_FOR, Studio, with_messages
 from lineas_core.studio.compare_tab import build_compare_tab
+from lineas_core.studio.guard import Guard
 from lineas_core.studio.image_tab import SteerTab, build_image_tab
 from lineas_core.studio.library_tab import build_library_tab
+from lineas_core.studio.limits import MIB
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState, Slot, build_rack, patch
 from lineas_core.studio.scenes import Screen
@@ -37,12 +41,15 @@ HEAD = """<header class="ls-head"><h1>LinEAS Studio</h1>
 <p>Learn to steer a generative model from a few prompts, then move a slider.</p>
 <button type="button" id="tour-button" class="ls-tour-button">Take the tour</button></header>"""
 FIRST_MAPS = 3
-QUEUE_LENGTH = 200
+# Seconds between two looks for uploads and downloads that are to be removed.
+CLEARED_EVERY = 600
 
 
 def build_page(studio: Studio) -> gr.Blocks:
     """Lay out the page and wire it to `studio`."""
-    with gr.Blocks(title="LinEAS Studio", analytics_enabled=False) as page:
+    with gr.Blocks(
+        title="LinEAS Studio", analytics_enabled=False, delete_cache=(CLEARED_EVERY, KEPT_FOR)
+    ) as page:
         key = gr.BrowserState("", storage_key="lineas-visitor", secret=studio.store.secret())
         # First: names of functions belong to who comes first, and the page has its own `cancel`.
         add_api(studio)
@@ -68,7 +75,8 @@ def build_page(studio: Studio) -> gr.Blocks:
                               texts.prompts, texts.seed, texts.asked[-1]]  # fmt: skip
                     build_library_tab(studio, key, rack, library_tab, fields)
         _wire_opening(page, Opening(studio), key, job, rack, tabs, images, texts, train, fields)
-    page.queue(max_size=QUEUE_LENGTH, default_concurrency_limit=studio.settings.concurrency)
+    settings = studio.settings
+    page.queue(max_size=settings.most_waiting, default_concurrency_limit=settings.concurrency)
     return page
 
 
@@ -99,7 +107,7 @@ class Opening:
             try:
                 shown = Screen.from_link(code)
             except LineasError as error:
-                gr.Warning(str(error))
+                gr.Warning(escape(str(error), quote=False))
             else:
                 state, tab = shown.rack, gr.Tabs(selected=shown.rack.modality)
                 fields = (
@@ -160,17 +168,51 @@ def _wire_opening(
     page.load(None, None, None, js=TOUR.read_text(encoding="utf-8"))
 
 
+def launch_options(studio: Studio) -> dict[str, Any]:
+    """How the page is served: what it looks like, and what the server gives to strangers."""
+    home, settings = studio.settings.home, studio.settings
+    kept = (
+        "studio.db",
+        "studio.db-wal",
+        "studio.db-shm",
+        "maps",
+        "checkpoints",
+        "frames",
+        "models",
+        "backups",
+        "studio.secret",
+    )
+    return {
+        "theme": THEME,
+        "css_paths": [STYLE],
+        "ssr_mode": False,
+        "mcp_server": True,
+        "footer_links": ["api", "settings"],
+        # Nothing but uploads and downloads, which lie in Gradio's own folder.
+        "allowed_paths": [],
+        "blocked_paths": [str(home / name) for name in kept],
+        # Every call of a client is a session of its own, which Gradio keeps about 0.2 MiB of.
+        "state_session_capacity": settings.most_sessions,
+        "max_file_size": settings.most_upload * MIB,
+        # Neither figures about visitors for everyone, nor what they typed kept in their browser.
+        "enable_monitoring": False,
+        "run_history": False,
+        "app_kwargs": {
+            "middleware": [
+                Middleware(Guard, limits=studio.limits, most_upload=settings.most_upload)
+            ]
+        },
+    }
+
+
 def launch(home: Path | None = None, port: int | None = None) -> None:
     """Build the page and serve it until stopped; the port is Gradio's choice by default."""
     studio = Studio(Settings.from_environment(os.environ, home))
     try:
-        build_page(studio).launch(
-            server_port=port,
-            theme=THEME,
-            css_paths=[STYLE],
-            ssr_mode=False,
-            mcp_server=True,
-            footer_links=["api", "settings"],
-        )
+        # By default all Gradio apps of a machine share one folder, and serve each other's files.
+        os.environ.setdefault("GRADIO_TEMP_DIR", studio.uploads.name)
+        # Figures about the latest calls, which are summed up after each and shown to nobody.
+        os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+        build_page(studio).launch(server_port=port, **launch_options(studio))
     finally:
         studio.close()

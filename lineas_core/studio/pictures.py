@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -17,6 +18,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.metrics.clip import clip_score, img_score
 from lineas_core.models import as_image_model
 from lineas_core.models.diffusion import ImageGrid
+from lineas_core.models.safety import is_withheld, withheld_note
 from lineas_core.recent import Recent
 from lineas_core.studio import charts, render
 from lineas_core.studio.callbacks import Studio, with_messages
@@ -55,6 +57,11 @@ class Look:
     kept: list[float | None]
     scorer: str
 
+    @property
+    def note(self) -> str:
+        """How many pictures the safety checker withheld; empty where it withheld none."""
+        return withheld_note(self.after)
+
 
 class Pictures:
     """Callbacks of the image tab.
@@ -87,7 +94,8 @@ class Pictures:
         label = mix.titles or "no map is on"
         shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
-        return shown, (_enlarged(found.before[0]), _enlarged(found.after[0])), news
+        sides = (_enlarged(found.before[0]), _enlarged(found.after[0]))
+        return _said(found.note) + shown, sides, news
 
     def make(
         self,
@@ -123,7 +131,11 @@ class Pictures:
         try:
             clip = {text: list(clip_score(after, text)) for text in concepts}
             found = img_score(after, before)
-            return Look(prompts, before, after, clip, list(found), found.scorer)
+            kept = [
+                None if is_withheld(a) or is_withheld(b) else score
+                for a, b, score in zip(after, before, found, strict=True)
+            ]
+            return Look(prompts, before, after, clip, kept, found.scorer)
         except LineasError as error:
             return Look(prompts, before, after, {}, [None] * len(prompts), str(error))
 
@@ -164,8 +176,9 @@ class Pictures:
         draw_grid(grid, scores).save(picture)
         sidecar.write_text(recipe.to_json(scores), encoding="utf-8")
         film.write_bytes(draw_film(grid))
+        note = withheld_note([image for row in grid.images for image in row])
         return (
-            render.picture_grid(grid, scores, mix.rows[0].title),
+            _said(note) + render.picture_grid(grid, scores, mix.rows[0].title),
             gr.update(visible=True),
             gr.update(value=charts.score_curves(grid, scores) if scores else None),
             str(picture),
@@ -233,6 +246,10 @@ def _scores(grid: ImageGrid, concept: str, *, crossed: bool) -> GridScores | Non
         return score_grid(grid, concept, crossed=crossed)
     except LineasError:
         return None
+
+
+def _said(note: str) -> str:
+    return f'<p class="ls-hint" role="status">{escape(note)}</p>' if note else ""
 
 
 def _enlarged(image: Image.Image) -> Image.Image:

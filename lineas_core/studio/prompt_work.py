@@ -145,7 +145,9 @@ class PromptWork:
         owner = owner_of(key)
         row = self._studio.library.add_prompts(owner, prompt_set(modality, name, concept, table))
         choices = self.choices(owner, modality)
-        return gr.update(choices=choices, value=row.id), f"Saved as {row.prompts.title!r}."
+        return gr.update(
+            choices=choices, value=row.id
+        ), f"Saved as {escape(repr(row.prompts.title))}."
 
     @with_messages
     def delete(self, key: str, modality: Modality, chosen: str) -> tuple[Any, str, Any]:

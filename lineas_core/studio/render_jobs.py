@@ -9,6 +9,7 @@ from PIL import Image
 
 from lineas_core.methods import TITLES
 from lineas_core.studio.frames import Frame
+from lineas_core.studio.messages import without_paths
 from lineas_core.studio.render import image_tag
 from lineas_core.studio.store import JobRow
 from lineas_core.studio.store_rows import STEPWISE
@@ -61,7 +62,7 @@ def progress(
         text += f" in {_duration(job.seconds)}"
         text += f" · loss {job.loss:.4f}" if job.loss is not None else ""
     if job.message:
-        text += f". {job.message}"
+        text += f". {without_paths(job.message)}"
     elif job.status == "cancelled" and job.map_id:
         text += ". The map reached so far is kept."
     elif job.status == "done":

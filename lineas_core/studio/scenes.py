@@ -68,7 +68,7 @@ class Screen:
                 text_seed=int(raw["text_seed"]),
                 tokens=int(raw["tokens"]),
             )
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
             raise ConfigError(
                 f"The link's scene cannot be read ({error}). Copy the whole link again."
             ) from error

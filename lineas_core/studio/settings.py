@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from lineas_core.errors import ConfigError
 from lineas_core.home import SPACE_STORAGE, lineas_home
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+# Of a machine that strangers share: what one visitor, or a row of them, may ask for.
+HALVED = ("most_queued", "most_jobs", "most_steps", "most_requests", "most_mebibytes")
 
 
 def _setting(variable: str, default: Any, meaning: str) -> Any:
@@ -27,7 +30,7 @@ class Settings:
 
     home: Path
     demo: bool = _setting(
-        "DEMO_MODE", False, "For public Spaces: catalogue models only, and the limits below halved"
+        "DEMO_MODE", False, "For public Spaces: catalogue models only, and half of the limits"
     )
     network_disk: bool = _setting(
         "LINEAS_NETWORK_DISK",
@@ -37,9 +40,40 @@ class Settings:
     most_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
     most_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
     most_steps: int = _setting("LINEAS_MOST_STEPS", 2000, "Training steps of one job")
+    most_requests: int = _setting(
+        "LINEAS_MOST_REQUESTS", 240, "Answers that a visitor may ask for in a minute"
+    )
+    requests_in_all: int = _setting(
+        "LINEAS_MOST_REQUESTS_IN_ALL", 2400, "The same, of all visitors"
+    )
+    most_waiting: int = _setting(
+        "LINEAS_MOST_WAITING", 200, "Calls that may wait for an answer at once"
+    )
+    most_sessions: int = _setting(
+        "LINEAS_MOST_SESSIONS", 512, "Open pages and latest calls whose state is in memory"
+    )
+    most_prompts: int = _setting(
+        "LINEAS_MOST_PROMPTS", 256, "Prompts on either side of what is trained on"
+    )
+    most_images: int = _setting("LINEAS_MOST_IMAGES", 64, "Images of one answer")
+    most_megapixels: int = _setting(
+        "LINEAS_MOST_MEGAPIXELS", 64, "Pixels of one answer's images, in millions"
+    )
+    most_mebibytes: int = _setting(
+        "LINEAS_MOST_MIB", 512, "MiB that a visitor's maps and prompt sets may take"
+    )
+    mebibytes_in_all: int = _setting(
+        "LINEAS_MOST_MIB_IN_ALL", 20480, "MiB that all that is kept and uploaded may take"
+    )
+    most_upload: int = _setting("LINEAS_MOST_UPLOAD_MIB", 64, "MiB of an uploaded file")
     concurrency: int = _setting("LINEAS_CONCURRENCY", 4, "Answers that are worked on at once")
     keep_days: int = _setting(
         "LINEAS_KEEP_DAYS", 30, "Days that live frames and deleted maps are kept"
+    )
+    safety_checker: bool = _setting(
+        "LINEAS_SAFETY_CHECKER",
+        False,
+        "Full-size image models pass a safety checker; always so with `DEMO_MODE`",
     )
     trackio: str = _setting("LINEAS_TRACKIO", "", "trackio project that training curves go to")
 
@@ -62,15 +96,12 @@ class Settings:
             if variable in environment:
                 values[setting.name] = _parse(variable, environment[variable], setting.default)
         settings = cls(**values)
-        return settings.halved() if settings.demo else settings
+        return settings.for_strangers() if settings.demo else settings
 
-    def halved(self) -> Settings:
-        """With half the limits, for a machine that strangers share."""
-        halves = {
-            name: max(1, getattr(self, name) // 2)
-            for name in ("most_queued", "most_jobs", "most_steps")
-        }
-        return Settings(**{**{f.name: getattr(self, f.name) for f in fields(self)}, **halves})
+    def for_strangers(self) -> Settings:
+        """With half the limits and the safety checker, for a machine that strangers share."""
+        halves = {name: max(1, getattr(self, name) // 2) for name in HALVED}
+        return replace(self, **halves, safety_checker=True)
 
 
 def settings_table() -> str:

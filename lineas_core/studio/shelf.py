@@ -66,5 +66,10 @@ class Shelf:
                 self._models = {**self._models, name: model}
             return self._models[name]
 
+    def forget(self, name: str) -> None:
+        """Have a model loaded anew when it is asked for next."""
+        with self._loading:
+            self._models = {n: m for n, m in self._models.items() if n != name}
+
     def _drop(self, modality: str) -> None:
         self._models = {n: m for n, m in self._models.items() if m.modality != modality}

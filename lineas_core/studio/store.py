@@ -30,7 +30,7 @@ from lineas_core.studio.store_rows import (
     encode,
     fields_of,
 )
-from lineas_core.studio.store_schema import StoreError, migrate
+from lineas_core.studio.store_schema import StoreError, migrate, store_errors
 
 __all__ = ["JobRow", "MapRow", "PromptRow", "Status", "Store", "StoreError"]
 
@@ -60,7 +60,7 @@ class Store:
         self.path = path
         self._clock = clock
         self._lock = threading.Lock()
-        with self._errors():
+        with store_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(
                 path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
@@ -81,12 +81,35 @@ class Store:
         with self._lock:
             self._db.close()
 
-    def secret(self) -> str:
-        """64 random hex digits, made once per database."""
+    def secret(self, kept: str = "") -> str:
+        """64 random hex digits, made once per database.
+
+        Args:
+            kept: those of an earlier database, to take where this one has none.
+        """
+        made = kept or secrets.token_hex(32)
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO meta VALUES ('secret', ?)", (secrets.token_hex(32),))
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('secret', ?)", (made,))
             found = db.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()
         return str(found[0])
+
+    def steady_for(self, longest_gap: float) -> float:
+        """Note the time; gives the seconds for which the clock has gone on evenly, as noted.
+
+        What is deleted by its age needs this: on a clock that was set wrongly all may look old.
+        A clock that went back, or on by more than `longest_gap` between two calls, starts anew.
+        """
+        now = self._clock()
+        with self._transaction() as db:
+            noted = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('seen', 'since')"))
+            seen, since = float(noted.get("seen", now)), float(noted.get("since", now))
+            if not 0 <= now - seen <= longest_gap:
+                since = now
+            db.executemany(
+                "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+                (("seen", repr(now)), ("since", repr(since))),
+            )
+        return now - since
 
     # Jobs
 
@@ -127,7 +150,8 @@ class Store:
         """
         if TERMINAL & set(frm):
             raise ValueError(f"{sorted(TERMINAL & set(frm))[0]} is for good; leave it out of frm.")
-        ended = {"finished": self._clock()} if to in TERMINAL else {}
+        # A time of 0 would mean that it has not ended.
+        ended = {"finished": self._clock() or 1.0} if to in TERMINAL else {}
         return self._change_job(job_id, frm, {"phase": "", **changes, **ended, "status": to})
 
     def progress(self, job_id: str, **changes: Any) -> bool:
@@ -174,7 +198,8 @@ class Store:
         """Queue again what ran when the process died. To be called before any job is taken up.
 
         Returns:
-            Ids of the jobs that wait again. One that was taken up three times has failed.
+            Ids of the jobs that wait again. One that was taken up three times since its last
+            checkpoint has failed.
         """
         again = []
         for job in self.unfinished():
@@ -187,8 +212,9 @@ class Store:
                     job.id,
                     {"interrupted"},
                     "failed",
-                    message=f"The program ended {job.attempts} times while this job ran; it may "
-                    "need more memory than there is. Try a smaller model or a smaller batch.",
+                    message=f"The program ended {job.attempts} times while this job ran, without "
+                    "a new checkpoint; it may need more memory than there is. Try a smaller model "
+                    "or a smaller batch.",
                 )
             elif self.transition(
                 job.id,
@@ -213,6 +239,16 @@ class Store:
         """The map that a job made."""
         found = self._select(MapRow, "WHERE job = ? ORDER BY number LIMIT 1", job_id)
         return found[0] if found else None
+
+    def name_map(self, map_id: str, job_id: str) -> None:
+        """Let a job that has ended name its map, where it names none."""
+        ended = tuple(TERMINAL)
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET seq = seq + 1, map_id = ? "
+                f"WHERE id = ? AND map_id IS NULL AND status IN ({_marks(ended)})",
+                (map_id, job_id, *ended),
+            )
 
     def maps(self, owner: str) -> list[MapRow]:
         """An owner's maps, newest first, without the deleted ones."""
@@ -283,7 +319,11 @@ class Store:
         return [record[0] for record in self._fetch(query, values)]
 
     def _fetch(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
-        with self._lock, self._errors(), closing(self._db.execute(query, values)) as cursor:
+        with (
+            self._lock,
+            store_errors(self.path),
+            closing(self._db.execute(query, values)) as cursor,
+        ):
             return cursor.fetchall()
 
     def _change_job(
@@ -311,7 +351,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._errors():
+        with self._lock, store_errors(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -320,26 +360,6 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise StoreError(
-                f"The database {self.path} cannot be used ({error}). Check that its folder can be "
-                "written and has room, and that no other program holds it."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"The database {self.path} is damaged, or not one ({error}). Move it to another "
-                "place and start again; the files of the maps are kept beside it."
-            ) from error
-        except OSError as error:
-            raise StoreError(
-                f"There can be no database at {self.path} ({error}). Choose a folder that can be "
-                "written as LINEAS_HOME."
-            ) from error
 
 
 def _settings(kind: type[Any], changes: Mapping[str, Any]) -> tuple[str, list[Any]]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from lineas_core.errors import LineasError
 from lineas_core.health import HealthReport, SiteDeltas
 from lineas_core.prompts import PromptSet
 
@@ -18,8 +19,6 @@ TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
 # The method that trains in steps; all others are fitted in one go.
 STEPWISE = "lineas"
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
-
-Row = TypeVar("Row", bound="JobRow | MapRow | PromptRow")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class JobRow:
         support: share of the coordinates that the map changes.
         losses: before each step so far.
         supports: after each step so far.
-        attempts: how often it was taken up.
+        attempts: how often it was taken up since its newest checkpoint.
         parent: id of the job that this one tries again, or "".
         map_id: of the saved map, or ""; a failed or cancelled job may have one.
         message: why it failed, or why it waits again.
@@ -154,6 +153,9 @@ class PromptRow:
     deleted: float | None = None
 
 
+Row = TypeVar("Row", bound=JobRow | MapRow | PromptRow)
+
+
 def health_to_json(report: HealthReport) -> str:
     """The report as a JSON object."""
     return json.dumps(asdict(report))
@@ -207,6 +209,12 @@ _CODECS: Mapping[str, _Codec] = {
 }
 # Ids of other rows: none is NULL in the database, where it is checked, and "" in Python.
 _REFERENCES = frozenset({"parent", "map_id", "job"})
+_IN_BYTES = frozenset({"losses", "supports"})
+# What `decode` raises where a record holds what no version has written.
+UNREADABLE = (
+    AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, struct.error,
+    LineasError,
+)  # fmt: skip
 
 
 def encode(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +229,7 @@ def encode(fields: Mapping[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def decode(kind: type[Row], record: sqlite3.Row) -> Row:
+def decode(kind: type[Row], record: sqlite3.Row | Mapping[str, Any]) -> Row:
     """The row of a record of its table."""
     fields: dict[str, Any] = {}
     for name in kind.__dataclass_fields__:
@@ -232,6 +240,28 @@ def decode(kind: type[Row], record: sqlite3.Row) -> Row:
             value = ""
         fields[name] = value
     return kind(**fields)
+
+
+def row_to_json(row: JobRow | MapRow) -> str:
+    """The row as a JSON object, to be kept beside the file that it is about."""
+    columns = encode(fields_of(row))
+    return json.dumps({n: v.hex() if isinstance(v, bytes) else v for n, v in columns.items()})
+
+
+def row_from_json(kind: type[Row], text: str) -> Row:
+    """The row that `row_to_json` wrote.
+
+    Raises:
+        ValueError: the text is something else.
+    """
+    try:
+        columns = {
+            name: bytes.fromhex(value) if name in _IN_BYTES else value
+            for name, value in json.loads(text).items()
+        }
+        return decode(kind, columns)
+    except UNREADABLE as error:
+        raise ValueError(f"It is no {kind.__name__} ({error!r:.200}).") from error
 
 
 def fields_of(row: JobRow | MapRow | PromptRow) -> dict[str, Any]:

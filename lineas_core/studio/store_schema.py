@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from lineas_core.errors import LineasError
+from lineas_core.studio.disk import is_full, no_room
 
 Migration = Sequence[str]
 
@@ -121,3 +124,32 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
         if db.in_transaction:
             db.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Within the block, what goes wrong with the database at `path` is a `StoreError`."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreError(_said(path, error)) from error
+
+
+def _said(path: Path, error: sqlite3.Error | OSError) -> str:
+    """What went wrong, and what to do."""
+    if is_full(error):
+        return no_room(path.parent)
+    if isinstance(error, OSError):
+        return (
+            f"There can be no database at {path} ({error}). Choose a folder that can be written "
+            "as LINEAS_HOME."
+        )
+    if isinstance(error, sqlite3.OperationalError):
+        return (
+            f"The database {path} cannot be used ({error}). Check that its folder can be written "
+            "and has room, and that no other program holds it."
+        )
+    return (
+        f"The database {path} is damaged, or not one ({error}). Start again: what can be read of "
+        "it is kept, and so are the files of the maps."
+    )

@@ -50,7 +50,7 @@ class Texts:
         titles = ("Unsteered", mix.titles or "No map is on")
         with self._studio.turns.sliders():
             self._studio.load(model)
-            for texts, readouts in self._pair(mix, model, prompt, int(seed), length):
+            for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length):
                 yield render_texts.pair(
                     prompt, titles, texts, mix.concepts, writing=not readouts, readouts=readouts
                 )
@@ -68,10 +68,11 @@ class Texts:
     ) -> str:
         """Completions on several seeds while the first map that is on goes from 0 to 1."""
         mix = self._mix(key, model, rack)
+        first = whole("seed", seed)
         grid, readouts = self.table(
-            mix, model, prompt, int(seed), checked_length(prompt, tokens), samples
+            mix, model, prompt, first, checked_length(prompt, tokens), samples
         )
-        return render_texts.text_sweep(grid, readouts, mix.concepts, int(seed))
+        return render_texts.text_sweep(grid, readouts, mix.concepts, first)
 
     def table(
         self, mix: Mix, model: str, prompt: str, seed: int, tokens: int, samples: float
@@ -79,7 +80,7 @@ class Texts:
         """The sweep's completions, and what is measured of each strength's."""
         if not mix.maps:
             raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
-        count = int(samples)
+        count = whole("samples", samples)
         if not 1 <= count <= MOST_SAMPLES:
             raise ConfigError(f"samples is {count}; choose 1 to {MOST_SAMPLES}.")
         with self._studio.turns.sliders():
@@ -234,6 +235,19 @@ def checked_length(prompt: str, tokens: float) -> int:
     """
     if not prompt.strip():
         raise PromptError("The prompt is empty; write at least one word.")
-    if not 1 <= int(tokens) <= MOST_TOKENS:
-        raise ConfigError(f"tokens is {int(tokens)}; choose 1 to {MOST_TOKENS}.")
-    return int(tokens)
+    length = whole("tokens", tokens)
+    if not 1 <= length <= MOST_TOKENS:
+        raise ConfigError(f"tokens is {length}; choose 1 to {MOST_TOKENS}.")
+    return length
+
+
+def whole(name: str, value: float | None) -> int:
+    """A field's whole number.
+
+    Raises:
+        ConfigError: the field is empty, or holds none.
+    """
+    try:
+        return int(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{name} is {value!r}; give a whole number.") from error

@@ -13,9 +13,12 @@ from safetensors import SafetensorError
 
 from lineas_core.errors import LineasError, TrainingError
 from lineas_core.models import Model
+from lineas_core.studio.disk import is_full, no_room
 from lineas_core.studio.fits import run_fit
 from lineas_core.studio.frames import Frame, Sample, frame_files, save_frame
+from lineas_core.studio.heartbeat import Heartbeat
 from lineas_core.studio.library import Library
+from lineas_core.studio.records import write_record
 from lineas_core.studio.slices import (
     CheckedMap,
     SliceResult,
@@ -24,7 +27,7 @@ from lineas_core.studio.slices import (
     check_run,
     run_slice,
 )
-from lineas_core.studio.store import JobRow, Status, Store
+from lineas_core.studio.store import JobRow, Status, Store, StoreError
 from lineas_core.studio.turns import Turns
 from lineas_core.train_config import TrainConfig
 from lineas_core.trainer import StepEvent
@@ -45,6 +48,11 @@ def checkpoint_of(folder: Path, job_id: str) -> Path:
     return folder / "checkpoints" / f"{job_id}.safetensors"
 
 
+def record_of(folder: Path, job_id: str) -> Path:
+    """The file that says, beside a job's checkpoint, which job it is."""
+    return folder / "checkpoints" / f"{job_id}.json"
+
+
 def frames_of(folder: Path, job_id: str) -> Path:
     """The folder of a job's preview frames."""
     return folder / "frames" / job_id
@@ -59,9 +67,10 @@ def run_job(
     turns: Turns,
     folder: Path,
     closing: Callable[[], bool],
+    heart: Heartbeat,
     slice_runner: SliceRunner | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> None:
+) -> str:
     """Take a claimed job to its end, or back into the queue if the program is closing.
 
     Whatever goes wrong becomes the job's message; what is unexpected goes to the log as well.
@@ -74,23 +83,38 @@ def run_job(
         turns: training gives way to sliders.
         folder: that checkpoints and frames are kept below.
         closing: asked before each step.
+        heart: told each step.
         slice_runner: where slices run; here by default.
         clock: seconds from any start.
+
+    Returns:
+        Why it failed, where the database could not be told; "" otherwise.
     """
-    run = _Run(job, store, library, turns, folder, closing, slice_runner, clock)
+    run = _Run(job, store, library, turns, folder, closing, heart, slice_runner, clock)
     try:
         run.go(load_model)
-    except LineasError as error:
-        store.transition(job.id, {"running"}, "failed", message=str(error))
     except Exception as error:
-        log.exception("training job %s failed", job.id)
-        store.transition(
-            job.id,
-            {"running"},
-            "failed",
-            message=f"Training stopped by an unexpected error ({type(error).__name__}). "
-            "The log has the details.",
-        )
+        message = _why(error, folder)
+        if not isinstance(error, LineasError):
+            log.exception("training job %s failed", job.id)
+        try:
+            store.transition(job.id, {"running"}, "failed", message=message)
+        except StoreError:
+            log.exception("job %s failed, and the database cannot be told: %s", job.id, message)
+            return message
+    return ""
+
+
+def _why(error: Exception, folder: Path) -> str:
+    """Why a job failed, in words."""
+    if is_full(error):
+        return no_room(folder)
+    if isinstance(error, LineasError):
+        return str(error)
+    return (
+        f"Training stopped by an unexpected error ({type(error).__name__}). "
+        "The log has the details."
+    )
 
 
 class _Run:
@@ -104,11 +128,15 @@ class _Run:
         turns: Turns,
         folder: Path,
         closing: Callable[[], bool],
+        heart: Heartbeat,
         slice_runner: SliceRunner | None,
         clock: Callable[[], float],
     ) -> None:
         self._job, self._store, self._library, self._turns = job, store, library, turns
         self._checkpoint = checkpoint_of(folder, job.id)
+        self._record, self._heart = record_of(folder, job.id), heart
+        # Of this and those before it, since the newest checkpoint.
+        self._attempts = job.attempts
         self._frames = frames_of(folder, job.id)
         self._closing, self._slice_runner, self._clock = closing, slice_runner, clock
         self._losses, self._supports = list(job.losses), list(job.supports)
@@ -119,6 +147,7 @@ class _Run:
     def go(self, load_model: Callable[[str], Model]) -> None:
         """Load, train or fit, check, keep."""
         model = load_model(self._job.model)
+        self._heart.beat()
         config = TrainConfig.for_model(model, **self._job.changes)
         if self._job.stepwise:
             self._train(model, config)
@@ -132,7 +161,10 @@ class _Run:
         while not (done or diverged or self._should_stop()):
             result = self._slice(model, config, state)
             state, done, diverged = result.state, result.done, result.diverged
+            self._heart.beat()
             self._keep_state(state)
+        if self._heart.given_up:
+            return
         if done:
             self._finish("done", model, config, state)
         elif diverged:
@@ -152,7 +184,7 @@ class _Run:
                 model,
                 *arguments,
                 should_stop=self._should_stop,
-                give_way=self._turns.give_way,
+                give_way=self._give_way,
                 preview_prompt=job.preview_prompt,
                 clock=self._clock,
             )
@@ -160,6 +192,9 @@ class _Run:
             fitted = self._slice_runner(
                 run_fit, model, *arguments, preview_prompt=job.preview_prompt
             )
+        if self._heart.given_up:
+            return
+        self._heart.beat()
         if (smap := fitted.map) is None:
             if self._store.stop_asked(job.id):
                 self._store.transition(job.id, {"running"}, "cancelled")
@@ -177,7 +212,7 @@ class _Run:
 
     def _put_back(self) -> None:
         # The program closes, which is not the job's fault: the attempt does not count.
-        self._store.transition(self._job.id, {"running"}, "queued", attempts=self._job.attempts - 1)
+        self._store.transition(self._job.id, {"running"}, "queued", attempts=self._attempts - 1)
 
     def _call(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
         """Call it where the device is."""
@@ -186,7 +221,12 @@ class _Run:
         return self._slice_runner(function, model, *args, **kwargs)
 
     def _should_stop(self) -> bool:
-        return self._closing() or self._store.stop_asked(self._job.id)
+        return self._heart.given_up or self._closing() or self._store.stop_asked(self._job.id)
+
+    def _give_way(self) -> None:
+        """A method without steps looks up now and then, which shows that it goes on."""
+        self._turns.give_way()
+        self._heart.beat()
 
     def _slice(self, model: Model, config: TrainConfig, state: TrainState | None) -> SliceResult:
         prompts, prompt = self._job.prompts, self._job.preview_prompt
@@ -262,10 +302,13 @@ class _Run:
     ) -> None:
         """Check and keep a map, and end the job with it."""
         job = self._job
+        self._heart.beat()
         # A program that was killed between keeping the map and saying so has kept it already.
         row = self._library.map_of_job(job.id, job.owner)
         if row is None:
             checked = check()
+            if self._heart.given_up:
+                return
             row = self._library.add_map(
                 job.owner,
                 checked.map,
@@ -298,6 +341,8 @@ class _Run:
 
     def _tell(self, event: StepEvent) -> None:
         """Note a step, and put it into the row if the last news are old enough."""
+        if self._slice_runner is None:
+            self._heart.step()
         # A run that goes on from a checkpoint makes some steps again that the row knows.
         self._losses[event.step - 1 :] = [event.loss]
         self._supports[event.step - 1 :] = [event.support]
@@ -325,11 +370,17 @@ class _Run:
         # The row first: a checkpoint does not hold the supports of its steps.
         self._write_news()
         try:
-            self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            if not self._record.exists():
+                write_record(self._record, self._job)
             state.save(self._checkpoint)
         except (OSError, SafetensorError, TrainingError):
             # It only guards against a restart; without it training would start anew.
             log.warning("job %s has no checkpoint", self._job.id, exc_info=True)
+            return
+        # The program may die as often as it likes while the job gets on.
+        if self._attempts > 1 and len(state.losses) > self._job.step:
+            self._attempts = 1
+            self._store.progress(self._job.id, attempts=1)
 
     def _keep_frame(self, frame: Frame) -> None:
         self._unsteered = frame.unsteered

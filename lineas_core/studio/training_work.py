@@ -13,11 +13,14 @@ from lineas_core.methods import METHODS, TITLES
 from lineas_core.prompts import PromptSet
 from lineas_core.studio import render, render_jobs
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.content import check_target
 from lineas_core.studio.frames import Frame, load_frame
+from lineas_core.studio.limits import size_of
 from lineas_core.studio.prompt_work import Modality, Table, prompt_set
 from lineas_core.studio.rack import patch
 from lineas_core.studio.store import JobRow
 from lineas_core.studio.store_rows import STEPWISE
+from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
 
 RECENT = 6
@@ -36,7 +39,7 @@ class Seen:
         """What the page sent back; nothing, where that is not one of these."""
         try:
             return cls(str(value["job"]), int(value["seq"]), bool(value["running"]))
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return cls()
 
 
@@ -72,9 +75,10 @@ class TrainingWork:
 
         The numbers are those of a training in steps: a method without steps leaves them.
         """
+        owner = owner_of(key)
         changes: dict[str, Any] = {}
         if steps:
-            changes["steps"] = int(steps)
+            changes["steps"] = whole("steps", steps)
         if rate:
             changes["rate"] = float(rate)
         if gamma is not None:
@@ -82,7 +86,7 @@ class TrainingWork:
         if method != STEPWISE:
             changes = {}
         prompts = prompt_set(modality, name, concept, table)
-        job = self.queue(owner_of(key), model, prompts, changes, preview_prompt, method)
+        job = self.queue(owner, model, prompts, changes, preview_prompt, method)
         return self._shown(key, job, Seen())
 
     @staticmethod
@@ -102,7 +106,8 @@ class TrainingWork:
         """Queue a job within the host's limits.
 
         Raises:
-            ConfigError: a limit is passed, or the model or the method is not to be had here.
+            ConfigError: there are too many steps, or the model or the method is not to be had here.
+            LimitError: another limit is passed.
             JobError: the queue is full.
         """
         settings = self._studio.settings
@@ -111,6 +116,12 @@ class TrainingWork:
                 f"steps is {changes['steps']}; {settings.most_steps} at most are allowed here."
             )
         self._studio.shelf.check(model)
+        limits = self._studio.limits
+        limits.admit(owner)
+        limits.check_prompts(prompts)
+        if settings.demo:
+            check_target(prompts)
+        limits.check_room(owner, size_of(prompts))
         return self._studio.jobs.start(
             owner, model, prompts, changes, method=method, preview_prompt=preview_prompt
         )
@@ -134,8 +145,9 @@ class TrainingWork:
     @with_messages
     def retry(self, key: str, shown: Any) -> tuple[Any, ...]:
         """The same job again."""
-        seen = Seen.from_page(shown)
-        return self._shown(key, self._studio.jobs.retry(seen.job, owner_of(key)), Seen())
+        seen, owner = Seen.from_page(shown), owner_of(key)
+        self._studio.limits.admit(owner)
+        return self._shown(key, self._studio.jobs.retry(seen.job, owner), Seen())
 
     @with_messages
     def open(self, key: str, job_id: str) -> tuple[Any, ...]:
@@ -147,8 +159,9 @@ class TrainingWork:
     @with_messages
     def film(self, key: str, shown: Any) -> str:
         """The job's frames as a GIF, to download."""
-        seen = Seen.from_page(shown)
-        film = self._studio.jobs.film(seen.job, owner_of(key))
+        seen, owner = Seen.from_page(shown), owner_of(key)
+        self._studio.limits.admit(owner)
+        film = self._studio.jobs.film(seen.job, owner)
         if film is None:
             raise ConfigError("There are no frames of this job any more.")
         path = self._studio.download_folder() / "training.gif"

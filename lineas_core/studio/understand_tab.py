@@ -41,6 +41,7 @@ class Understanding:
         if not chosen:
             return (gr.skip(),) * 7
         owner = owner_of(key)
+        self._studio.limits.admit(owner)
         row, smap = self._studio.library.row(chosen, owner), self._studio.library.map(chosen, owner)
         return (
             render.health(row.health),

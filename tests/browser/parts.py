@@ -65,12 +65,10 @@ class Server:
         converted, link = lineas_home() / "models", self.home / "models"
         if converted.is_dir() and not link.exists():
             link.symlink_to(converted)
-        # As many threads as in tests: sums in another order are other maps.
         environment = {
             **os.environ,
             "LINEAS_HOME": str(self.home),
             "GRADIO_SERVER_PORT": str(self._port),
-            "OMP_NUM_THREADS": "2",
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

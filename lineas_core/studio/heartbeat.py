@@ -1,0 +1,76 @@
+"""A heartbeat of the work on a job: a step that does not end is noticed from another thread."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+# A step may take so many times the median of those before it, and so many seconds in any case.
+TIMES, LEAST_SECONDS = 20.0, 300.0
+# The first steps, and what is none, such as a fit, a health check or waiting for a lent GPU.
+OTHER_SECONDS = 1800.0
+MOST_REMEMBERED = 101
+
+
+class Heartbeat:
+    """When the work on one job moved last, and whether it may take that long.
+
+    Args:
+        clock: seconds from any start.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, threading.Lock()
+        self._last: float | None = None
+        self._stepping = False
+        self._steps: deque[float] = deque(maxlen=MOST_REMEMBERED)
+        self._given_up = threading.Event()
+
+    def beat(self) -> None:
+        """Something has ended, and what comes next is no step; loading comes before the first."""
+        with self._lock:
+            self._last, self._stepping = self._clock(), False
+
+    def step(self) -> None:
+        """A step has ended, and another is expected to."""
+        with self._lock:
+            now = self._clock()
+            if self._last is not None and self._stepping:
+                self._steps.append(now - self._last)
+            self._last, self._stepping = now, True
+
+    def rest(self) -> None:
+        """What comes next may take as long as it likes."""
+        with self._lock:
+            self._last, self._stepping = None, False
+
+    def overdue(self) -> str:
+        """Why the work hangs, in words; "" while it does not."""
+        with self._lock:
+            if self._last is None:
+                return ""
+            silent, usual = self._clock() - self._last, self._usual
+            known = self._stepping and usual
+            limit = max(LEAST_SECONDS, TIMES * usual) if known else OTHER_SECONDS
+        if silent <= limit:
+            return ""
+        took = f", and one took {usual:.2g} s before" if usual else ""
+        what = "A training step" if self._stepping else "A part of the work that is no step"
+        return f"{what} has not ended for {silent:.0f} s{took}."
+
+    def give_up(self) -> None:
+        """Nobody waits for the work any more: it is to end by itself, and to keep nothing."""
+        self._given_up.set()
+
+    @property
+    def given_up(self) -> bool:
+        """Whether nobody waits for it."""
+        return self._given_up.is_set()
+
+    @property
+    def _usual(self) -> float:
+        """Seconds between two steps; 0.0 where that is not known yet."""
+        return statistics.median(self._steps) if self._steps else 0.0
