@@ -23,22 +23,24 @@ def model_revision(model: Model) -> str:
     """
     entry = model.entry
     if isinstance(model, LanguageModel):
-        places = [(str(model.module.config.name_or_path), "config.json")]
+        places = [(str(model.module.config.name_or_path), "config.json", "")]
     else:
-        places = [(str(model.pipeline.config.get("_name_or_path", "")), "model_index.json")]
+        places = [(str(model.pipeline.config.get("_name_or_path", "")), "model_index.json", "")]
     if entry and entry.unet_repo:
-        places.append((entry.unet_repo, entry.unet_file))
-    return "+".join(filter(None, (_revision(place, file) for place, file in places)))
+        places.append((entry.unet_repo, entry.unet_file, entry.unet_revision))
+    return "+".join(filter(None, (_revision(*place) for place in places)))
 
 
-def _revision(place: str, file: str) -> str:
+def _revision(place: str, file: str, revision: str) -> str:
     folder = Path(place)
     if folder.is_dir():
         if folder.parent.name == "snapshots":
             repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/")
             return f"hub:{repository}@{folder.name}"
         return f"weights:{_fingerprint(folder)}"
-    cached = try_to_load_from_cache(place, file) if place.count("/") == 1 else None
+    if place.count("/") != 1:
+        return ""
+    cached = try_to_load_from_cache(place, file, revision=revision or None)
     if not isinstance(cached, str):
         return ""
     inside = Path(cached).parts

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import re
 import shutil
@@ -32,7 +34,7 @@ from lineas_core.models.diffusion import (
     TRAIN_DEFAULTS,
     DiffusionModel,
 )
-from lineas_core.models.pipelines import plan_memory
+from lineas_core.models.pipelines import load_unet, plan_memory
 from tests.conftest import random_map
 from tests.small_pipelines import (
     KINDS,
@@ -214,6 +216,48 @@ def test_a_checkpoint_of_another_network_or_with_code_in_it_is_refused(
     with pytest.raises(lc.ModelError, match=r"Cannot load dmd2-sdxl-1step .*[Ww]eights.only"):
         attempt()
     assert not (tmp_path / "ran").exists()
+
+
+def put_in_cache(cache: Path, repo: str, revision: str, file: str, data: bytes) -> Path:
+    """What a download leaves in the hub's cache; the file that holds the data."""
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
+    link = folder / "snapshots" / revision / file
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(data)
+    link.symlink_to(blob)
+    return blob
+
+
+def test_a_pickle_of_the_hub_needs_a_pinned_commit_and_the_sum_that_it_names(
+    tmp_path: Path, small: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, file = "somebody/unet", "unet.bin"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    torch.manual_seed(1)
+    weights = io.BytesIO()
+    torch.save(small_unet_xl().state_dict(), weights)
+    blob = put_in_cache(tmp_path, repo, "a" * 40, file, weights.getvalue())
+
+    unet = load_unet(str(small["xl"]), repo, file, "a" * 40, torch.float32)
+    torch.manual_seed(1)
+    wanted = small_unet_xl().state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in unet.state_dict().items())
+
+    for revision in ("", "main", "a" * 39):
+        with pytest.raises(lc.ModelError, match="is a pickle, and its revision is"):
+            load_unet(str(small["xl"]), repo, file, revision, torch.float32)
+    blob.write_bytes(weights.getvalue() + b"changed")
+    with pytest.raises(lc.ModelError, match=r"unet\.bin of somebody/unet has the SHA-256"):
+        load_unet(str(small["xl"]), repo, file, "a" * 40, torch.float32)
+
+
+def test_every_pickle_of_the_catalogue_is_pinned() -> None:
+    pickled = [e for e in catalog().values() if e.unet_file.endswith(".bin")]
+    assert pickled
+    assert all(re.fullmatch("[0-9a-f]{40}", entry.unet_revision) for entry in pickled)
 
 
 def test_the_small_decoder_is_taken_where_it_is_asked_for(load: Any, tiny: Any) -> None:

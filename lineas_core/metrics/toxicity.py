@@ -78,7 +78,9 @@ class ClassifierScorer:
         self.name = name
         with loading(name, device, f"use scorer={PROFANITY!r}"):
             self._tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
-            model = AutoModelForSequenceClassification.from_pretrained(name, local_files_only=local)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                name, local_files_only=local, use_safetensors=True
+            )
             self._model: Any = model.eval().requires_grad_(False).to(device)
         labels = {label.lower(): index for index, label in model.config.id2label.items()}
         if TOXIC_LABEL not in labels:

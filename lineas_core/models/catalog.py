@@ -36,6 +36,7 @@ class CatalogEntry:
     prediction: Literal["", "sample"] = ""
     unet_repo: str = ""
     unet_file: str = ""
+    unet_revision: str = ""
     tiny_vae: str = ""
     memory_offloaded: float = 0.0
 

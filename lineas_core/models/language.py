@@ -130,6 +130,8 @@ class LanguageModel:
             module = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
+                # Without pickles, which can run code.
+                use_safetensors=True,
                 # For prompts of a few dozen tokens a CPU's fused attention is several times
                 # slower backwards than the plain products.
                 attn_implementation="eager" if device.type == "cpu" else None,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from safetensors.torch import load_file
 
 from lineas_core.errors import ModelError
@@ -37,6 +39,7 @@ SETTINGS: dict[Any, dict[str, Any]] = {
     StableDiffusionXLPipeline: {"add_watermarker": False},
     FluxPipeline: {},
 }
+COMMIT, SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in SETTINGS}
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {}),
@@ -80,12 +83,17 @@ def load_pipeline(
         if entry and entry.variant:
             parts["variant"] = entry.variant
         if entry and entry.unet_file:
-            parts["unet"] = load_unet(source, entry.unet_repo, entry.unet_file, dtype)
+            parts["unet"] = load_unet(
+                source, entry.unet_repo, entry.unet_file, entry.unet_revision, dtype
+            )
         if entry and tiny_vae:
             decoder: Any = AutoencoderTiny
-            parts["vae"] = decoder.from_pretrained(entry.tiny_vae, dtype=dtype)
+            parts["vae"] = decoder.from_pretrained(
+                entry.tiny_vae, dtype=dtype, use_safetensors=True
+            )
         diffusers.utils.logging.disable_progress_bar()
-        pipeline = CLASSES[name].from_pretrained(source, dtype=dtype, **parts)
+        # Without pickles, which can run code.
+        pipeline = CLASSES[name].from_pretrained(source, dtype=dtype, use_safetensors=True, **parts)
         pipeline.set_progress_bar_config(disable=True)
         if entry and entry.scheduler:
             pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
@@ -95,24 +103,35 @@ def load_pipeline(
         return pipeline.to(device)
 
 
-def load_unet(base: str, repo: str, file: str, dtype: torch.dtype) -> Any:
+def load_unet(base: str, repo: str, file: str, revision: str, dtype: torch.dtype) -> Any:
     """The UNet of the pipeline `base` with the weights of a checkpoint, in `dtype`.
 
     Args:
         base: a folder, or a repository on the hub; only the UNet's config is read.
         repo: a folder, or a repository on the hub.
         file: in `repo`; .safetensors, or a state dict of torch.
+        revision: commit of a repository, or empty for its newest; a pickle needs one.
         dtype: of the weights.
 
     Raises:
-        ModelError: the checkpoint is of another network.
+        ModelError: the checkpoint is of another network, or a pickle that nothing vouches for.
     """
-    path = Path(repo) / file if Path(repo).is_dir() else Path(hf_hub_download(repo, file))
-    if path.suffix == ".safetensors":
-        weights = load_file(path)
+    pickled = not file.endswith(".safetensors")
+    if Path(repo).is_dir():
+        path = Path(repo) / file
     else:
-        # A pickle can run code; with weights_only it can hold nothing but tensors.
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        if pickled and not COMMIT.fullmatch(revision):
+            raise ModelError(
+                f"{file} of {repo} is a pickle, and its revision is {revision!r}. Name the whole "
+                "commit, or take a checkpoint in safetensors."
+            )
+        path = Path(hf_hub_download(repo, file, revision=revision or None))
+        if pickled:
+            _check_sum(path, repo, file, revision)
+    # A pickle can run code; with weights_only it can hold nothing but tensors.
+    weights = (
+        torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    )
     network: Any = UNet2DConditionModel
     with torch.device("meta"):
         unet = network.from_config(network.load_config(base, subfolder="unet"))
@@ -126,6 +145,21 @@ def load_unet(base: str, repo: str, file: str, dtype: torch.dtype) -> Any:
         )
     unet.load_state_dict({name: t.to(dtype) for name, t in weights.items()}, assign=True)
     return unet
+
+
+def _check_sum(path: Path, repo: str, file: str, revision: str) -> None:
+    """Refuse a download whose SHA-256 is not the one that the pinned commit names for it."""
+    # The hub's cache keeps a large file under that sum, where the system has symbolic links.
+    wanted = path.resolve().name
+    if not SHA256.fullmatch(wanted):
+        wanted = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).etag or ""
+    with path.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != wanted:
+        raise ModelError(
+            f"{file} of {repo} has the SHA-256 {found[:16]}, and its commit says {wanted[:16]}: it "
+            "is damaged, or was changed. Remove it from the hub's cache and load the model again."
+        )
 
 
 def must_offload(entry: CatalogEntry, device: torch.device, dtype: torch.dtype) -> bool:
