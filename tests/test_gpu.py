@@ -200,7 +200,7 @@ def test_prompts_are_written_where_a_gpu_is_lent(
     messages = []
     for studio in studios:
         with pytest.raises(gr.Error) as caught:
-            list(PromptWork(studio).write("text", "volcanoes", 0, writer))
+            list(PromptWork(studio).write(ANN, "text", "volcanoes", 0, writer))
         messages.append(caught.value.message)
     # The small model cannot write any; that it says so has come through the pipe.
     assert messages[0] == messages[1]

@@ -39,8 +39,8 @@ HARMLESS = {
     "PromptWork.mark": "the table that comes with the call",
     "PromptWork.upload": "files that Gradio has checked; see test_server.py",
     "PromptWork.paste": "the text that comes with the call",
-    "PromptWork.write": "a concept",
     "PromptWork.save": "the table that comes with the call",
+    "PromptWork.write": "a concept",
     "PromptWork.download": "the table that comes with the call",
     "TrainingWork.settings_of": "a method",
     "LibraryWork.install": "a repository on the Hub",
@@ -255,6 +255,7 @@ def test_no_function_works_for_what_is_no_key(
     functions: dict[str, list[Any]], anns: Ids, writer: str, painter: str
 ) -> None:
     others = {
+        "PromptWork.write": [(BOB, "text", "x", 0, writer)],
         "PromptWork.save": [(BOB, "text", "mine", "x", TABLE)],
         "LibraryWork.install": [(BOB, "someone/map", "")],
         "LibraryWork.take_in": [(BOB, [])],

@@ -176,7 +176,7 @@ def test_a_public_space_asks_the_hub_for_no_model_that_a_visitor_names(tmp_path:
             with pytest.raises(gr.Error, match=refused):
                 api.train(ANN, name, "", LINES, [*LINES, "five six"])
             with pytest.raises(gr.Error, match=refused):
-                list(PromptWork(demo).write("text", "rivers", 0, name))
+                list(PromptWork(demo).write(ANN, "text", "rivers", 0, name))
         assert demo.jobs.recent(owner_of(ANN), 9) == []
     finally:
         demo.close()

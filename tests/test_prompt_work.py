@@ -110,7 +110,7 @@ def test_mistakes_about_prompts_become_messages(studio: Studio, tmp_path: Path) 
     for attempt, message in (
         (lambda: work.upload([str(tmp_path / "x.txt")], []), "x.txt"),
         (lambda: work.paste("  ", "source", []), "Nothing was pasted"),
-        (lambda: list(work.write("text", " ", 0, "smollm2")), "few words"),
+        (lambda: list(work.write(ANN, "text", " ", 0, "smollm2")), "few words"),
         (lambda: work.save(ANN, "text", "n", "c", [["a", "b", ""]]), "give 4 or more"),
         (lambda: work.mark([["a", "b", ""]] * 300), "256 at most"),
     ):

@@ -199,7 +199,7 @@ class Limits:
             )
 
     def bytes_of(self, owner: str) -> int:
-        """What a visitor's maps, deleted ones included, and prompt sets take."""
+        """What a visitor's maps and prompt sets take, deleted ones included."""
         ids = self._store.map_ids()
         with self._lock:
             for gone in self._maps.keys() - ids:
@@ -210,7 +210,7 @@ class Limits:
                 if row is not None and file.is_file():
                     self._maps[new] = (row.owner, file.stat().st_size)
             maps = sum(size for whose, size in self._maps.values() if whose == owner)
-        return maps + sum(size_of(row.prompts) for row in self._library.prompt_sets(owner))
+        return maps + self._store.prompt_bytes(owner)
 
     def total_bytes(self) -> int:
         """What LINEAS_HOME, without the models, and the uploads take; a few seconds old at most."""

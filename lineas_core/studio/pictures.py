@@ -13,6 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from lineas_core.errors import ConfigError, LineasError, PromptError
+from lineas_core.files import replacing, write_whole
 from lineas_core.grids import GridRecipe, GridScores, UsedMap, draw_film, draw_grid, score_grid
 from lineas_core.maps import SteeringMap
 from lineas_core.metrics.clip import clip_score, img_score
@@ -24,6 +25,7 @@ from lineas_core.studio import charts, render
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState, patch
+from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 
@@ -90,7 +92,7 @@ class Pictures:
         """Every prompt with the rack's maps on, the first one before and after, and rack news."""
         began = time.perf_counter()
         mix = self._mix(key, model, rack)
-        found = self.make(mix, model, lines_of(prompts), int(seed))
+        found = self.make(mix, model, lines_of(prompts), whole("seed", seed))
         label = mix.titles or "no map is on"
         shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
@@ -151,7 +153,7 @@ class Pictures:
         mix = self._mix(key, model, rack)
         if not mix.maps:
             raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
-        recipe = recipe_of(mix, model, lines_of(prompts), int(seed), sweep=1)
+        recipe = recipe_of(mix, model, lines_of(prompts), whole("seed", seed), sweep=1)
         return self._show(recipe, mix, key)
 
     @with_messages
@@ -162,20 +164,23 @@ class Pictures:
         mix = self._mix(key, model, rack)
         if len(mix.maps) < 2:
             raise ConfigError("Two maps make this grid. Switch a second one on in the rack.")
-        recipe = recipe_of(mix, model, lines_of(prompts)[:1], int(seed), sweep=2)
+        recipe = recipe_of(mix, model, lines_of(prompts)[:1], whole("seed", seed), sweep=2)
         return self._show(recipe, mix, key)
 
     def _show(self, recipe: GridRecipe, mix: Mix, key: str) -> tuple[Any, ...]:
         owner = owner_of(key)
+        rows = len(recipe.down) or len(recipe.prompts)
+        self._studio.check_images(recipe.model, rows * len(recipe.strengths))
         with self._studio.turns.sliders():
             maps = {row.id: self._studio.library.map(row.id, owner) for row in mix.rows}
             self._studio.load(recipe.model)
             grid, scores = self._grid(recipe, maps, mix.rows[0].concept)
         folder = self._studio.download_folder()
         picture, sidecar, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
-        draw_grid(grid, scores).save(picture)
-        sidecar.write_text(recipe.to_json(scores), encoding="utf-8")
-        film.write_bytes(draw_film(grid))
+        with replacing(picture) as partial:
+            draw_grid(grid, scores).save(partial, "PNG")
+        write_whole(sidecar, recipe.to_json(scores))
+        write_whole(film, draw_film(grid))
         note = withheld_note([image for row in grid.images for image in row])
         return (
             _said(note) + render.picture_grid(grid, scores, mix.rows[0].title),

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import gradio as gr
 
 from lineas_core.errors import ConfigError, PromptError
+from lineas_core.files import write_whole
 from lineas_core.models import as_language_model
 from lineas_core.prompt_files import read_pasted, read_prompt_file, write_prompts
 from lineas_core.prompt_marks import line_marks
@@ -19,6 +20,8 @@ from lineas_core.prompt_sheet import Draft
 from lineas_core.prompt_writer import write_image_prompts, write_text_prompts
 from lineas_core.prompts import PromptSet, shipped_prompt_sets
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.limits import size_of
+from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 
@@ -115,15 +118,16 @@ class PromptWork:
 
     @with_messages
     def write(
-        self, modality: Modality, concept: str, seed: float, writer: str
+        self, key: str, modality: Modality, concept: str, seed: float, writer: str
     ) -> Iterator[tuple[Any, ...]]:
         """A language model writes the prompts; they come as they are accepted."""
+        self._studio.limits.admit(owner_of(key))
         if not concept.strip():
             raise PromptError("Say in a few words what the prompts are to be about.")
         yield gr.skip(), '<p class="ls-hint" role="status">Loading the language model…</p>', concept
         with self._studio.turns.sliders():
             self._studio.load(writer)
-            for draft in self._drafts(writer, modality, concept, int(seed)):
+            for draft in self._drafts(writer, modality, concept, whole("seed", seed)):
                 state = draft.message or "Done." if draft.done else "Writing…"
                 table, marks = self._shown(draft.source, draft.target, [state])
                 yield table, marks, concept
@@ -143,7 +147,9 @@ class PromptWork:
     ) -> tuple[Any, str]:
         """Keep the table as a set of the visitor's."""
         owner = owner_of(key)
-        row = self._studio.library.add_prompts(owner, prompt_set(modality, name, concept, table))
+        prompts = prompt_set(modality, name, concept, table)
+        self._studio.limits.check_room(owner, size_of(prompts))
+        row = self._studio.library.add_prompts(owner, prompts)
         choices = self.choices(owner, modality)
         return gr.update(
             choices=choices, value=row.id
@@ -173,9 +179,7 @@ class PromptWork:
         prompts = prompt_set(modality, name, concept, table)
         folder = self._studio.download_folder()
         files = {**write_prompts(prompts, "json"), **write_prompts(prompts, "csv")}
-        for file, data in files.items():
-            (folder / file).write_bytes(data)
-        return [str(folder / file) for file in files]
+        return [str(write_whole(folder / file, data)) for file, data in files.items()]
 
     def _shown(
         self, source: Sequence[str], target: Sequence[str], notes: Sequence[str] = ()

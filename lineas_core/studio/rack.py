@@ -71,7 +71,7 @@ class RackState:
                 )
                 for row in state.get("rows", [])[: 4 * MOST_MAPS]
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"rack is not a list of maps ({error!r}); reload the page."
             ) from error

@@ -283,6 +283,11 @@ class Store:
         """An owner's prompt sets, newest first, without the deleted ones."""
         return self._kept(PromptRow, owner)
 
+    def prompt_bytes(self, owner: str) -> int:
+        """What an owner's prompt sets take, deleted ones included."""
+        length = "ifnull(sum(length(CAST(prompts AS BLOB))), 0)"
+        return int(self._values(f"SELECT {length} FROM prompt_sets WHERE owner = ?", owner)[0])
+
     def change_prompts(self, prompts_id: str, owner: str, **changes: Any) -> bool:
         """Change fields of an owner's prompt set; says whether there is such a set."""
         return self._change(PromptRow, prompts_id, owner, changes)

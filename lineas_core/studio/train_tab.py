@@ -166,7 +166,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     writing = gr.on(
         [write.click, idea.submit],
         prompts.write,
-        [modality, idea, dice, writer],
+        [key, modality, idea, dice, writer],
         [*sheet, concept],
         trigger_mode="once",
         **quiet,
