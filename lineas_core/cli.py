@@ -332,6 +332,7 @@ cli_sharing.register(app)
 
 
 def _write_grid(recipe: GridRecipe, output: Path, device: str, as_json: bool) -> None:
+    from lineas_core.files import replacing, write_whole
     from lineas_core.grids import draw_film, draw_grid, score_grid
     from lineas_core.maps import SteeringMap
 
@@ -341,10 +342,10 @@ def _write_grid(recipe: GridRecipe, output: Path, device: str, as_json: bool) ->
     scores = score_grid(grid, concept, device=device) if concept and 0 in grid.strengths else None
     files = [output, output.with_suffix(".json"), output.with_suffix(".gif")]
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        draw_grid(grid, scores).save(output, "PNG")
-        files[1].write_text(recipe.to_json(scores), encoding="utf-8")
-        files[2].write_bytes(draw_film(grid))
+        with replacing(output) as partial:
+            draw_grid(grid, scores).save(partial, "PNG")
+        write_whole(files[1], recipe.to_json(scores))
+        write_whole(files[2], draw_film(grid))
     except OSError as error:
         raise ConfigError(f"Cannot write {output} ({error}). Choose another folder.") from error
     show({"files": [str(file) for file in files]}, as_json)

@@ -9,6 +9,7 @@ import typer
 
 from lineas_core.arguments import load_text
 from lineas_core.errors import ConfigError
+from lineas_core.files import write_whole
 from lineas_core.terminal import InterruptFlag, console, show
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ def write(
     for name, data in write_prompts(prompts, FORMATS[ending]).items():
         file = output.parent / name
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
+            write_whole(file, data)
         except OSError as error:
             raise ConfigError(f"Cannot write {file} ({error}). Choose another folder.") from error
         files.append(str(file))

@@ -242,7 +242,7 @@ def test_a_maps_folder_that_cannot_be_written_is_named(open_folder: Path) -> Non
         return "written"
 
     message, count = aside(write, unprivileged)
-    assert "Choose a folder that can be written" in message
+    assert "Let the app write there" in message
     assert count == 1
 
 

@@ -15,6 +15,7 @@ import torch
 
 from lineas_core.errors import ConfigError
 from lineas_core.evaluation.bench import Bench
+from lineas_core.files import replacing, write_whole
 from lineas_core.version import __version__
 
 if TYPE_CHECKING:
@@ -80,9 +81,8 @@ def write_results(
             "matplotlib draws the plots and is not installed; "
             "run pip install -r requirements-eval.txt."
         ) from error
-    folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{table.name}.{kind}" for kind in ("csv", "md", "png")]
-    results.to_csv(files[0], index=False)
+    write_whole(files[0], results.to_csv(index=False))
     head = [
         f"# {table.title}",
         "",
@@ -90,10 +90,11 @@ def write_results(
         f"{_machine()}, seeds {', '.join(map(str, seeds))}, version {__version__}.",
         "",
     ]
-    files[1].write_text("\n".join([*head, table.write(results), ""]), encoding="utf-8")
+    write_whole(files[1], "\n".join([*head, table.write(results), ""]))
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     table.draw(results, figure)
-    figure.savefig(files[2], dpi=150)
+    with replacing(files[2]) as partial:
+        figure.savefig(partial, dpi=150, format="png")
     return files
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from lineas_core.files import write_whole
 from lineas_core.grids import FAINT, INK, PAPER
 
 Sample = str | Image.Image
@@ -70,7 +70,7 @@ def save_frame(folder: Path, frame: Frame) -> Path:
         "steered": _keep(folder, stem, frame.steered),
     }
     # Last: a frame whose JSON is there has its pictures.
-    _write(path, json.dumps(contents, ensure_ascii=False).encode())
+    write_whole(path, json.dumps(contents, ensure_ascii=False).encode())
     return path
 
 
@@ -231,7 +231,7 @@ def _keep(folder: Path, stem: str, sample: Sample) -> str | dict[str, str]:
         file = io.BytesIO()
         exact = max(sample.size) <= LOSSLESS_UP_TO
         sample.convert("RGB").save(file, "WEBP", lossless=exact, quality=85)
-        _write(folder / name, file.getvalue())
+        write_whole(folder / name, file.getvalue())
     return {"file": name}
 
 
@@ -241,9 +241,3 @@ def _read(folder: Path, kept: str | dict[str, str]) -> Sample:
     with Image.open(folder / kept["file"]) as file:
         image: Image.Image = file.convert("RGB")
     return image
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(data)
-    os.replace(partial, path)

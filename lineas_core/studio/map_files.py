@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lineas_core.errors import MapError
+from lineas_core.files import why
 from lineas_core.maps import SteeringMap
 from lineas_core.studio.disk import is_full, no_room
 from lineas_core.studio.map_rows import row_of
@@ -47,15 +48,15 @@ class MapFiles:
             MapError: they cannot be written.
         """
         # A record without its file is nothing; a file without its record would be nobody's.
-        path = self.path(row.id)
         try:
             write_record(self.record(row.id), row)
-            smap.save(path)
+            smap.save(self.path(row.id))
         except (OSError, MapError) as error:
             if is_full(error):
                 raise MapError(no_room(self._folder.parent)) from error
             raise MapError(
-                f"Cannot write the map to {path}: {error}. Choose a folder that can be written."
+                f"Cannot write the map into {self._folder} ({why(error)}). Let the app write "
+                "there, and try again."
             ) from error
 
     def tell(self, row: MapRow) -> None:

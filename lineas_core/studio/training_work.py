@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.errors import ConfigError
+from lineas_core.files import write_whole
 from lineas_core.methods import METHODS, TITLES
 from lineas_core.prompts import PromptSet
 from lineas_core.studio import render, render_jobs
@@ -164,9 +165,7 @@ class TrainingWork:
         film = self._studio.jobs.film(seen.job, owner)
         if film is None:
             raise ConfigError("There are no frames of this job any more.")
-        path = self._studio.download_folder() / "training.gif"
-        path.write_bytes(film)
-        return str(path)
+        return str(write_whole(self._studio.download_folder() / "training.gif", film))
 
     def _shown(self, key: str, job: JobRow | None, seen: Seen) -> tuple[Any, ...]:
         owner, jobs = owner_of(key), self._studio.jobs
