@@ -276,4 +276,4 @@ def _load(path: Path, name: str) -> SteeringMap:
     try:
         return SteeringMap.load(path)
     except MapError as error:
-        raise MapError(str(error).replace(str(path), name)) from error
+        raise MapError(str(error).replace(path.name, name)) from error

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Sequence
 
@@ -117,6 +118,12 @@ def test_every_label_is_of_one_site() -> None:
         assert len(set(labels)) == len(names)
         assert max(map(len, labels)) <= 31
     assert site_labels(alike) == alike
+
+
+def test_names_of_sites_are_text() -> None:
+    [bars] = support_by_layer(random_map({"<b>odd</b>": 4}, 0)).data
+    assert [html.unescape(label) for label in bars.x] == ["<b>odd</b>"]
+    assert not any("<" in label for label in bars.x)
 
 
 def test_support_is_the_share_of_changed_neurons() -> None:

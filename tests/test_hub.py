@@ -297,7 +297,7 @@ def test_a_file_that_is_no_map_is_refused(hub: SmallHub, file: Path, tmp_path: P
     new = hashlib.sha256(junk).hexdigest().encode()
     card = repository.files["README.md"].replace(old, new)
     repository.commit({"README.md": card, "ink.safetensors": junk})
-    with pytest.raises(lc.MapError, match=r"^ink.safetensors is not a readable"):
+    with pytest.raises(lc.MapError, match=r"^ann/ink/ink.safetensors is not a readable"):
         install(hub, tmp_path)
     with pytest.raises(HubError, match="ends in .safetensors"):
         install(hub, tmp_path, filename="../../x")

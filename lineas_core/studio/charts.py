@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def score_curves(grid: ImageGrid, scores: GridScores) -> go.Figure:
 def support_by_layer(smap: SteeringMap) -> go.Figure:
     """Share of each site's neurons that the map changes (LinEAS, Figure 4)."""
     support = smap.support_by_site()
-    labels = site_labels(list(support))
+    labels = _labels(list(support))
     figure = go.Figure()
     _bars(figure, labels, list(support.values()), ACCENT, "changed", ":.1%")
     most = min(1.0, max(0.05, 1.15 * max(support.values())))
@@ -117,7 +118,7 @@ def support_by_layer(smap: SteeringMap) -> go.Figure:
 
 def scale_and_shift(smap: SteeringMap) -> go.Figure:
     """Quantiles of w - 1 and of b over neurons where they are not 0, by site (LinEAS, Figure 8)."""
-    labels = site_labels(list(smap.sites))
+    labels = _labels(list(smap.sites))
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     scales = [affine.scale - 1 for affine in smap.sites.values()]
     shifts = [affine.shift for affine in smap.sites.values()]
@@ -190,7 +191,7 @@ def deltas_by_layer(health: HealthReport) -> go.Figure:
     """
     deltas = health.held_out or health.training
     whose = "held-out" if health.held_out else "training"
-    labels = site_labels(list(deltas.before))
+    labels = _labels(list(deltas.before))
     figure = go.Figure()
     for name, values, colour in (
         ("map off", deltas.before, TEXT),
@@ -263,7 +264,7 @@ def compare_maps(a: SteeringMap, b: SteeringMap) -> MapComparison:
     overlaps = [_overlap(_changed(a, [site]), _changed(b, [site])) for site in names]
     cosine = _cosine(*(torch.cat([m.sites[site].shift for site in names]) for m in (a, b)))
     overlap = _overlap(_changed(a, names), _changed(b, names))
-    labels = site_labels(names)
+    labels = _labels(names)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     _bars(figure, labels, cosines, ACCENT, "cosine", ":.2f", row=1, col=1)
     _bars(figure, labels, overlaps, SECOND, "overlap", ":.1%", row=2, col=1)
@@ -336,6 +337,11 @@ def _decades(deltas: SiteDeltas) -> dict[str, Any]:
     low, high = min(logs, default=0.0) - 0.2, max(logs, default=0.0) + 0.2
     # D2 is 1, 2, 5; beyond three decades their labels would touch.
     return {"range": [low, high], "dtick": "D2" if high - low < 3 else 1}
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Short names of sites; they come from files of anybody, and Plotly takes text for HTML."""
+    return [escape(label, quote=False) for label in site_labels(names)]
 
 
 def _quantiles(values: Sequence[Tensor], level: float) -> list[float | None]:
