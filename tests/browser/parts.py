@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import shutil
 import signal
@@ -13,8 +15,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from numpy.typing import NDArray
+from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from lineas_core.home import lineas_home
@@ -152,6 +157,17 @@ def sources(images: Locator) -> list[str]:
     """The pictures themselves, as the page holds them."""
     found: list[str] = images.evaluate_all("images => images.map(image => image.src)")
     return found
+
+
+def same_pictures(some: list[str], others: list[str]) -> bool:
+    """Whether pictures that were made in batches of other sizes are the same, to 1 of 255."""
+    pixels = [np.stack([_decoded(source) for source in side]) for side in (some, others)]
+    return bool((np.abs(pixels[0] - pixels[1]) <= 1).all())
+
+
+def _decoded(source: str) -> NDArray[np.int16]:
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGB"), np.int16)
 
 
 def pictures_of(page: Page, mix: str) -> list[str]:
