@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,12 @@ def test_another_map_under_the_same_name_is_refused(
 def test_files_that_are_no_recipe_are_refused(text: str) -> None:
     with pytest.raises(lc.ConfigError, match="not the JSON file of a grid"):
         GridRecipe.from_json(text)
+
+
+def test_a_seed_without_end_is_refused(recipe: GridRecipe) -> None:
+    endless = json.dumps({**json.loads(recipe.to_json()), "seed": math.inf})
+    with pytest.raises(lc.ConfigError, match="not the JSON file of a grid"):
+        GridRecipe.from_json(endless)
 
 
 def test_a_newer_recipe_asks_for_an_update(recipe: GridRecipe) -> None:

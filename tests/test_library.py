@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,13 @@ def test_a_map_tells_its_kind_where_no_prompts_do(library: Library) -> None:
         smap = random_map(dict.fromkeys(sites, 2), 0)
         kept = lc.SteeringMap(smap.sites, replace(smap.info, model=model))
         assert library.add_map("ada", kept).modality == modality
+
+
+@pytest.mark.parametrize("seed", [2**63, "1", 1.5, None, True])
+def test_a_seed_that_no_run_has_is_not_kept(library: Library, seed: Any) -> None:
+    smap = random_map({"layer": 4}, 0)
+    told = replace(smap, info=replace(smap.info, config={"seed": seed}))
+    assert library.add_map("ann", told).seed is None
 
 
 def test_maps_are_found_by_words_model_and_kind(library: Library, prompts: lc.PromptSet) -> None:

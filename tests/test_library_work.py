@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lineas_core.studio.scenes import Screen
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.texts import Texts
 from lineas_core.studio.visitors import owner_of
+from tests.conftest import random_map
 from tests.studio_parts import ANN, BOB, inks, painter, rack, studio, words, writer
 
 __all__ = ["inks", "painter", "studio", "words", "writer"]
@@ -59,6 +61,17 @@ def test_an_exported_map_comes_in_again_as_it_was(studio: Studio, inks: list[str
     digests = {studio.library.row(map_id, owner_of(ANN)).digest for map_id in inks}
     assert {row.digest for row in mine} == digests
     assert len(news["add"]) == 1
+
+
+def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
+    studio: Studio, writer: str
+) -> None:
+    smap = random_map({"layer": 4}, 0)
+    studio.library.add_map(owner_of(ANN), replace(smap, info=replace(smap.info, name="../../x y")))
+    [row] = studio.library.maps(owner_of(ANN), include_gallery=False)
+    [file] = LibraryWork(studio).export(ANN, [row.id])["value"]
+    assert Path(file).parent.parent == Path(studio.downloads.name)
+    assert Path(file).name == f"x-y-{row.id[:8]}.safetensors"
 
 
 def screen(painter: str, writer: str, state: Any, modality: str) -> list[Any]:
