@@ -11,8 +11,8 @@ from the identity, which is the solution at gamma_max, each point started at the
 
 The penalty shrinks what it leaves, so a sparse map falls short of what its neurons could do. A map
 that comes near enough is therefore learned once more without the penalty, on the neurons that it
-found and no others (the relaxed lasso, Meinshausen 2007): from the identity, as the dense map was,
-so that what differs between the two is the neurons alone.
+found and no others (the relaxed lasso, Meinshausen 2007): from what the dense map does on them, by
+the steps that the dense map was trained with.
 
 The effect of a map is the share of the held-out distance to the target that it closes,
 1 - Delta(steered) / Delta(untouched), with Delta summed over sites.
@@ -20,7 +20,6 @@ The effect of a map is the share of the held-out distance to the target that it 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -166,7 +165,9 @@ def sparsest(
             "effect to keep. Train it for more steps, or on more prompts."
         )
     points: list[SparsePoint] = []
-    for point in fitter.path(path, refit_above=PROMISING * kept * whole.effect):
+    for point in fitter.path(path):
+        if path.refit and point.effect >= PROMISING * kept * whole.effect:
+            point = fitter.refit(point, dense)
         points.append(point)
         if on_point:
             on_point(point)
@@ -233,30 +234,33 @@ class SparseFitter:
         here = Place.at(self.loss, self.identity())
         return largest_gamma(here.gradient, self._config.l1, self._config.group)
 
-    def path(self, path: PathConfig, refit_above: float = -math.inf) -> Iterator[SparsePoint]:
-        """The points from the largest gamma down, each learned when it is asked for.
-
-        Args:
-            path: how the gammas are walked.
-            refit_above: effect of a penalised map, below which it is not refitted.
-        """
+    def path(self, path: PathConfig) -> Iterator[SparsePoint]:
+        """The penalised maps from the largest gamma down, each learned when it is asked for."""
         here = Place.at(self.loss, self.identity())
         gamma = largest_gamma(here.gradient, self._config.l1, self._config.group)
         for _ in range(path.points):
             gamma *= path.ratio
             penalty = SparsePenalty(gamma, self._config.l1, self._config.group)
             here = descend(self.loss, here, penalty, steps=path.steps)
-            point = self._point(self._affines(here.values), gamma)
-            if path.refit and point.effect >= refit_above:
-                point = self._point(self._refitted(point.map), gamma)
-            yield point
+            yield self._point(self._affines(here.values), gamma)
 
-    def _refitted(self, penalised: SteeringMap) -> Mapping[str, Affine]:
-        config = replace(self._config, gamma=0.0)
-        trainer = Trainer(self._model, self._prompts, config, support=penalised)
+    def refit(self, point: SparsePoint, dense: SteeringMap) -> SparsePoint:
+        """The point's neurons learned once more, from what the dense map does on them."""
+        start = {}
+        for site, found in point.map.sites.items():
+            scale, shift = dense.sites[site]
+            kept = found.changed
+            start[site] = Affine(torch.where(kept, scale, 1.0), torch.where(kept, shift, 0.0))
+        trainer = Trainer(
+            self._model,
+            self._prompts,
+            replace(self._config, gamma=0.0),
+            start=SteeringMap(start, dense.info),
+            support=point.map,
+        )
         while not trainer.done:
             trainer.step()
-        return trainer.map.sites
+        return self._point(trainer.map.sites, point.gamma)
 
     def _point(self, sites: Mapping[str, Affine], gamma: float) -> SparsePoint:
         config = replace(self._config, gamma=gamma)

@@ -12,7 +12,15 @@ from torch import Tensor
 
 import lineas_core as lc
 from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
-from lineas_core.sparsify import PathConfig, SparseFitter, SparsePath, SparsePoint, sparsest
+from lineas_core.methods.lineas import fit as fit_lineas
+from lineas_core.sparsify import (
+    PROMISING,
+    PathConfig,
+    SparseFitter,
+    SparsePath,
+    SparsePoint,
+    sparsest,
+)
 
 CONFIG = lc.TrainConfig(steps=40, rate=0.3, group=0.0, batch_size=8, holdout=0.25)
 COUPLES = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.3, 2.0)]
@@ -101,7 +109,7 @@ def test_a_path_goes_from_few_coordinates_to_many(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    points = list(fitter.path(PathConfig(points=6, ratio=0.5, steps=6, refit=False)))
+    points = list(fitter.path(PathConfig(points=6, ratio=0.5, steps=6)))
     gamma = fitter.gamma_max()
     assert [p.gamma for p in points] == pytest.approx([gamma * 0.5**k for k in range(1, 7)])
     supports = [p.support for p in points]
@@ -152,11 +160,10 @@ def test_warm_started_points_are_solutions(tiny: lc.LanguageModel, prompts: lc.P
 
 def test_refitting_keeps_the_zeros_and_gains(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    plain, refitted = (
-        list(fitter.path(PathConfig(points=2, ratio=0.5, steps=5, refit=refit)))
-        for refit in (False, True)
-    )
-    for before, after in zip(plain, refitted, strict=True):
+    dense = fit_lineas(tiny, prompts, CONFIG)
+    for before in fitter.path(PathConfig(points=2, ratio=0.5, steps=5)):
+        after = fitter.refit(before, dense)
+        assert after.gamma == before.gamma
         for site, affine in before.map.sites.items():
             kept = after.map.sites[site]
             outside = (affine.scale == 1) & (affine.shift == 0)
@@ -166,6 +173,20 @@ def test_refitting_keeps_the_zeros_and_gains(tiny: lc.LanguageModel, prompts: lc
             for p in (before, after)
         ]
         assert losses[1] < losses[0]
+
+
+def test_refitting_begins_at_the_dense_maps_values(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    still = replace(CONFIG, rate=1e-30, steps=2)
+    fitter = SparseFitter(tiny, prompts, still)
+    dense = fit_lineas(tiny, prompts, CONFIG)
+    point = next(fitter.path(PathConfig(points=1, ratio=0.5, steps=5)))
+    for site, found in fitter.refit(point, dense).map.sites.items():
+        neurons = point.map.sites[site].changed
+        scale, shift = dense.sites[site]
+        assert torch.equal(found.scale, torch.where(neurons, scale, torch.ones_like(scale)))
+        assert torch.equal(found.shift, torch.where(neurons, shift, torch.zeros_like(shift)))
 
 
 def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
@@ -238,8 +259,11 @@ def test_what_cannot_be_done_is_said(tiny: lc.LanguageModel, prompts: lc.PromptS
 def test_maps_far_from_enough_are_not_refitted(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
+    walk = PathConfig(points=1, ratio=0.5, steps=2)
+    dense = fit_lineas(tiny, prompts, CONFIG)
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    walk = PathConfig(points=1, ratio=0.5, steps=2, refit=True)
-    penalised = next(fitter.path(replace(walk, refit=False))).effect
-    assert next(fitter.path(walk, refit_above=penalised + 0.01)).effect == penalised
-    assert next(fitter.path(walk, refit_above=penalised - 0.01)).effect != penalised
+    penalised = next(fitter.path(walk)).effect
+    share = penalised / fitter.effect(dense)
+    for kept, refitted in ((share / PROMISING * 1.01, False), (share / PROMISING * 0.99, True)):
+        [point] = sparsest(tiny, prompts, CONFIG, kept=kept, dense=dense, path=walk).points
+        assert (point.effect != penalised) == refitted
