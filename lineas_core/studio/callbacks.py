@@ -106,6 +106,8 @@ class Studio:
         self._alone = _only_one(home)
         opened = open_state(home, wal=not settings.network_disk, gallery=GALLERY)
         self.store, self.library = opened.store, opened.library
+        # For the person whose machine it is; strangers have no use for it.
+        self.mended = [] if settings.demo else list(opened.notes)
         load = functools.partial(load_for_visitors, safety_checker=settings.safety_checker)
         self.shelf = Shelf(home, load, only_catalog=settings.demo)
         self.turns = Turns()

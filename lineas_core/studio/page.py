@@ -19,6 +19,7 @@ from lineas_core.studio.guard import Guard
 from lineas_core.studio.image_tab import SteerTab, build_image_tab
 from lineas_core.studio.library_tab import build_library_tab
 from lineas_core.studio.limits import MIB
+from lineas_core.studio.messages import without_paths
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState, Slot, build_rack, patch
 from lineas_core.studio.scenes import Screen
@@ -99,6 +100,9 @@ class Opening:
         except LineasError:
             key = new_key()
             owner = owner_of(key)
+        while self._studio.mended:
+            note = escape(without_paths(self._studio.mended.pop(0)), quote=False)
+            gr.Warning(note, duration=None, title="Found damaged at the start, and mended")
         asked = dict(request.query_params)
         rows = self._studio.library.maps(owner)
         choices = self._prompts.choices(owner, "image")

@@ -246,6 +246,25 @@ def other_server(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
+def test_what_was_mended_at_the_start_is_told_once(browser: Browser, other_server: Server) -> None:
+    other_server.stop()
+    (other_server.home / "studio.db").write_bytes(b"no database at all" * 500)
+    other_server.start()
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    visitor = Visitor(context, other_server.url)
+    page = visitor.open()
+    told = page.locator(".toast-body")
+    expect(told).to_contain_text("The database …/studio.db was damaged")
+    expect(told).to_contain_text("The damaged file is kept as …/studio-damaged-")
+    assert str(other_server.home) not in told.inner_text()
+    page.close()
+    page = visitor.open()
+    expect(page.locator("#pictures img").first).to_be_visible()
+    expect(page.locator(".toast-body")).to_have_count(0)
+    assert visitor.errors == []
+    context.close()
+
+
 def test_a_killed_training_goes_on_to_the_identical_map(
     browser: Browser, other_server: Server
 ) -> None:
