@@ -102,7 +102,7 @@ class Opening:
             owner = owner_of(key)
         while self._studio.mended:
             note = escape(without_paths(self._studio.mended.pop(0)), quote=False)
-            gr.Warning(note, duration=None, title="Found damaged at the start, and mended")
+            gr.Warning(note, duration=None)
         asked = dict(request.query_params)
         rows = self._studio.library.maps(owner)
         choices = self._prompts.choices(owner, "image")
