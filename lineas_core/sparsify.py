@@ -45,8 +45,9 @@ from lineas_core.train_config import TrainConfig
 from lineas_core.trainer import Trainer
 from lineas_core.transport import delta
 
-# A penalised map with a smaller share of the effect asked for is too sparse for a refit to help.
-PROMISING = 0.7
+# Of what a map falls short of the dense one, a refit leaves about this share: at first a hopeful
+# guess, then what the last refit left.
+LEFT_BY_REFIT = 0.25
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,15 @@ def sparsest(
             "effect to keep. Train it for more steps, or on more prompts."
         )
     points: list[SparsePoint] = []
+    left = LEFT_BY_REFIT
     for point in fitter.path(path):
-        if path.refit and point.effect >= PROMISING * kept * whole.effect:
-            point = fitter.refit(point, dense)
+        if path.refit:
+            begun = fitter.dense_on(point, dense)
+            short = 1 - begun.effect / whole.effect
+            # A refit takes as long as the dense map; one that will not do is not begun.
+            if 1 - left * short >= kept:
+                point = fitter.refit(begun)
+                left = (1 - point.effect / whole.effect) / short if short > 0 else 0.0
         points.append(point)
         if on_point:
             on_point(point)
@@ -244,20 +251,19 @@ class SparseFitter:
             here = descend(self.loss, here, penalty, steps=path.steps)
             yield self._point(self._affines(here.values), gamma)
 
-    def refit(self, point: SparsePoint, dense: SteeringMap) -> SparsePoint:
-        """The point's neurons learned once more, from what the dense map does on them."""
-        start = {}
+    def dense_on(self, point: SparsePoint, dense: SteeringMap) -> SparsePoint:
+        """The dense map on the point's neurons, and the identity on all others."""
+        sites = {}
         for site, found in point.map.sites.items():
             scale, shift = dense.sites[site]
             kept = found.changed
-            start[site] = Affine(torch.where(kept, scale, 1.0), torch.where(kept, shift, 0.0))
-        trainer = Trainer(
-            self._model,
-            self._prompts,
-            replace(self._config, gamma=0.0),
-            start=SteeringMap(start, dense.info),
-            support=point.map,
-        )
+            sites[site] = Affine(torch.where(kept, scale, 1.0), torch.where(kept, shift, 0.0))
+        return self._point(sites, point.gamma)
+
+    def refit(self, point: SparsePoint) -> SparsePoint:
+        """The point's neurons learned once more, from its map and without the penalty."""
+        config = replace(self._config, gamma=0.0)
+        trainer = Trainer(self._model, self._prompts, config, start=point.map, support=point.map)
         while not trainer.done:
             trainer.step()
         return self._point(trainer.map.sites, point.gamma)

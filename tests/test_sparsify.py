@@ -14,7 +14,7 @@ import lineas_core as lc
 from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
 from lineas_core.methods.lineas import fit as fit_lineas
 from lineas_core.sparsify import (
-    PROMISING,
+    LEFT_BY_REFIT,
     PathConfig,
     SparseFitter,
     SparsePath,
@@ -162,7 +162,7 @@ def test_refitting_keeps_the_zeros_and_gains(tiny: lc.LanguageModel, prompts: lc
     fitter = SparseFitter(tiny, prompts, CONFIG)
     dense = fit_lineas(tiny, prompts, CONFIG)
     for before in fitter.path(PathConfig(points=2, ratio=0.5, steps=5)):
-        after = fitter.refit(before, dense)
+        after = fitter.refit(fitter.dense_on(before, dense))
         assert after.gamma == before.gamma
         for site, affine in before.map.sites.items():
             kept = after.map.sites[site]
@@ -178,11 +178,10 @@ def test_refitting_keeps_the_zeros_and_gains(tiny: lc.LanguageModel, prompts: lc
 def test_refitting_begins_at_the_dense_maps_values(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    still = replace(CONFIG, rate=1e-30, steps=2)
-    fitter = SparseFitter(tiny, prompts, still)
+    fitter = SparseFitter(tiny, prompts, replace(CONFIG, rate=1e-30, steps=2))
     dense = fit_lineas(tiny, prompts, CONFIG)
     point = next(fitter.path(PathConfig(points=1, ratio=0.5, steps=5)))
-    for site, found in fitter.refit(point, dense).map.sites.items():
+    for site, found in fitter.refit(fitter.dense_on(point, dense)).map.sites.items():
         neurons = point.map.sites[site].changed
         scale, shift = dense.sites[site]
         assert torch.equal(found.scale, torch.where(neurons, scale, torch.ones_like(scale)))
@@ -262,8 +261,9 @@ def test_maps_far_from_enough_are_not_refitted(
     walk = PathConfig(points=1, ratio=0.5, steps=2)
     dense = fit_lineas(tiny, prompts, CONFIG)
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    penalised = next(fitter.path(walk)).effect
-    share = penalised / fitter.effect(dense)
-    for kept, refitted in ((share / PROMISING * 1.01, False), (share / PROMISING * 0.99, True)):
+    penalised = next(fitter.path(walk))
+    short = 1 - fitter.dense_on(penalised, dense).effect / fitter.effect(dense)
+    reached = 1 - LEFT_BY_REFIT * short
+    for kept, refitted in ((reached + 0.01, False), (reached - 0.01, True)):
         [point] = sparsest(tiny, prompts, CONFIG, kept=kept, dense=dense, path=walk).points
-        assert (point.effect != penalised) == refitted
+        assert (point.effect != penalised.effect) == refitted
