@@ -2,17 +2,20 @@
 
 The penalty's weight gamma is no number that a person can choose: the same one leaves all of a map
 on one model and nothing on another. What can be chosen is how much of the effect is to be kept.
-So the maps of a falling sequence of gammas are learned,
+
+The fall of the loss from the identity to the dense map is shared out among its neurons by
+integrated gradients (Sundararajan, Taly and Yan 2017), which lose nothing. With a price of gamma a
+neuron, those are worth theirs whose share is more than gamma. So gamma falls, from a price that
+few neurons are worth, and at each one those few are learned once more from what the dense map does
+on them, by the steps that the dense map was trained with, until one map keeps enough.
+
+The paper's penalty is here too, as a path of falling gammas
 
     gamma_max > gamma_max * ratio > gamma_max * ratio^2 > ...
 
 from the identity, which is the solution at gamma_max, each point started at the one before
-(pathwise descent, Friedman et al. 2010), until one of them keeps enough.
-
-The penalty shrinks what it leaves, so a sparse map falls short of what its neurons could do. A map
-that comes near enough is therefore learned once more without the penalty, on the neurons that it
-found and no others (the relaxed lasso, Meinshausen 2007): from what the dense map does on them, by
-the steps that the dense map was trained with.
+(pathwise descent, Friedman et al. 2010). It shrinks what it leaves, and so falls short of what its
+neurons could do.
 
 The effect of a map is the share of the held-out distance to the target that it closes,
 1 - Delta(steered) / Delta(untouched), with Delta summed over sites.
@@ -45,20 +48,22 @@ from lineas_core.train_config import TrainConfig
 from lineas_core.trainer import Trainer
 from lineas_core.transport import delta
 
-# Of what a map falls short of the dense one, a refit leaves about this share: at first a hopeful
-# guess, then what the last refit left.
+# Shares of the neurons, from the largest gamma down.
+SUPPORTS = (0.02, 0.03, 0.045, 0.065, 0.1, 0.15, 0.22, 0.33, 0.5)
+# Points on the line from the identity to the map: more change the sum by less than 1 %.
+LINE_POINTS = 6
+# Of what a map falls short of the dense one, a refit seldom leaves less than this share.
 LEFT_BY_REFIT = 0.25
 
 
 @dataclass(frozen=True)
 class PathConfig:
-    """How the sequence of gammas is walked.
+    """How the penalty's gammas are walked.
 
     Args:
         points: gammas at most, >= 1.
         ratio: of each to the one before, in (0, 1).
         steps: proximal gradient steps at each, >= 1.
-        refit: learn the neurons found once more, without the penalty.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -67,7 +72,6 @@ class PathConfig:
     points: int = 15
     ratio: float = 0.6
     steps: int = 5
-    refit: bool = True
 
     def __post_init__(self) -> None:
         checks = {
@@ -85,8 +89,8 @@ class SparsePoint:
     """A map on the path.
 
     Attributes:
-        gamma: of the penalty that chose its coordinates; 0 is the dense map.
-        map: on them, refitted if its effect was near enough.
+        gamma: of the penalty, or the price of a neuron, that chose them; 0 is the dense map.
+        map: on them.
         effect: share of the held-out distance to the target that it closes; 1 is all of it.
     """
 
@@ -128,23 +132,21 @@ def sparsest(
     *,
     kept: float = 0.95,
     dense: SteeringMap | None = None,
-    path: PathConfig = PathConfig(),
+    supports: Sequence[float] = SUPPORTS,
     on_point: Callable[[SparsePoint], object] | None = None,
 ) -> SparsePath:
     """The sparsest map that keeps `kept` of the dense map's effect on held-out prompts.
 
-    The path ends at the first point that does.
+    It ends at the first that does.
 
     Args:
         model: its weights are not changed.
         prompts: the source and target.
         config: settings of the dense map and of the refits, with gamma 0; the model's shipped
-            ones by default. The path itself reads of them sites, pooling, holdout, seed, l1 and
-            group; it takes all training prompts in every step, batch_size at a time, and needs
-            no rate.
+            ones by default.
         kept: share of the effect, in (0, 1].
         dense: the dense map, if it is there already; trained by `config` otherwise.
-        path: how the gammas are walked.
+        supports: shares of the neurons that are tried, rising, in (0, 1).
         on_point: called with every point.
 
     Raises:
@@ -153,6 +155,8 @@ def sparsest(
     """
     if not 0 < kept <= 1:
         raise ConfigError(f"kept is {kept!r}; it must be above 0 and at most 1.")
+    if not supports or any(not 0 < share < 1 for share in supports):
+        raise ConfigError(f"supports is {list(supports)!r}; give shares between 0 and 1.")
     config = config or TrainConfig.for_model(model)
     if config.gamma:
         raise ConfigError(f"gamma is {config.gamma:g}; the dense map is that of gamma 0.")
@@ -166,15 +170,12 @@ def sparsest(
             "effect to keep. Train it for more steps, or on more prompts."
         )
     points: list[SparsePoint] = []
-    left = LEFT_BY_REFIT
-    for point in fitter.path(path):
-        if path.refit:
-            begun = fitter.dense_on(point, dense)
-            short = 1 - begun.effect / whole.effect
-            # A refit takes as long as the dense map; one that will not do is not begun.
-            if 1 - left * short >= kept:
-                point = fitter.refit(begun)
-                left = (1 - point.effect / whole.effect) / short if short > 0 else 0.0
+    shares = fitter.attribution(dense)
+    for support in sorted(supports):
+        point = fitter.strongest(dense, shares, support)
+        # A refit takes as long as the dense map; one that will not do is not begun.
+        if 1 - LEFT_BY_REFIT * (1 - point.effect / whole.effect) >= kept:
+            point = fitter.refit(point)
         points.append(point)
         if on_point:
             on_point(point)
@@ -251,14 +252,45 @@ class SparseFitter:
             here = descend(self.loss, here, penalty, steps=path.steps)
             yield self._point(self._affines(here.values), gamma)
 
-    def dense_on(self, point: SparsePoint, dense: SteeringMap) -> SparsePoint:
-        """The dense map on the point's neurons, and the identity on all others."""
+    def attribution(self, smap: SteeringMap) -> dict[str, Float[Tensor, " _"]]:
+        """What each neuron of a map takes from the training loss, by site; together all of it.
+
+        Integrated gradients (Sundararajan et al. 2017, Eq. 1) along the straight line from the
+        identity to the map, by the midpoint rule; scale and shift of a neuron added up.
+        """
+        end = [
+            part.to(self._aims[site])
+            for site in self.sites
+            for part in (smap.sites[site].scale - 1, smap.sites[site].shift)
+        ]
+        taken = [torch.zeros_like(part) for part in end]
+        for point in range(LINE_POINTS):
+            along = (point + 0.5) / LINE_POINTS
+            leaves = [(along * part).requires_grad_() for part in end]
+            slopes = torch.autograd.grad(self.loss(leaves), leaves)
+            for share, part, slope in zip(taken, end, slopes, strict=True):
+                share -= part * slope / LINE_POINTS
+        pairs = zip(self.sites, taken[::2], taken[1::2], strict=True)
+        return {site: (gain + shift).cpu() for site, gain, shift in pairs}
+
+    def strongest(
+        self, smap: SteeringMap, shares: Mapping[str, Float[Tensor, " _"]], support: float
+    ) -> SparsePoint:
+        """A map on a part of its neurons, those that take most, and the identity on the others.
+
+        Args:
+            smap: the map.
+            shares: of its neurons, from `attribution`.
+            support: how many of them, of 1; at least one neuron.
+        """
+        count = max(round(support * sum(map(len, shares.values()))), 1)
+        gamma = torch.cat([*shares.values()]).topk(count).values[-1]
         sites = {}
-        for site, found in point.map.sites.items():
-            scale, shift = dense.sites[site]
-            kept = found.changed
-            sites[site] = Affine(torch.where(kept, scale, 1.0), torch.where(kept, shift, 0.0))
-        return self._point(sites, point.gamma)
+        for site in self.sites:
+            scale, shift = smap.sites[site]
+            worth = shares[site] >= gamma
+            sites[site] = Affine(torch.where(worth, scale, 1.0), torch.where(worth, shift, 0.0))
+        return self._point(sites, float(gamma))
 
     def refit(self, point: SparsePoint) -> SparsePoint:
         """The point's neurons learned once more, from its map and without the penalty."""

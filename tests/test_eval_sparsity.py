@@ -18,7 +18,7 @@ from lineas_core.sparsify import PathConfig, SparseFitter
 from lineas_core.train_config import TrainConfig
 
 SMALL = SparsitySizes(
-    concepts=("football",), kept=0.5, points=3, ratio=0.4, path_steps=1,
+    concepts=("football",), kept=0.5, supports=(0.1, 0.3),
     steps=(1,), curve_points=2, completions=4, tokens=3,
 )  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_the_layers_table_gives_the_support_of_every_site(
 def test_the_nearest_support_is_taken(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
     config = TrainConfig(holdout=0.25, batch_size=8, group=0.0)
     fitter = SparseFitter(tiny, prompts, config)
-    walk = PathConfig(points=5, ratio=0.6, steps=1, refit=False)
+    walk = PathConfig(points=5, ratio=0.6, steps=1)
     supports = [point.support for point in fitter.path(walk)]
     assert supports[0] < supports[-1]
     for wanted in (supports[0] / 2, 1.1 * supports[1], 0.95 * supports[3], 1.0):

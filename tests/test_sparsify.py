@@ -138,7 +138,7 @@ def test_the_first_point_is_next_to_the_identity(
 
 def test_warm_started_points_are_solutions(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    path = PathConfig(points=2, ratio=0.3, steps=15, refit=False)
+    path = PathConfig(points=2, ratio=0.3, steps=15)
     for point in fitter.path(path):
         penalty = SparsePenalty(point.gamma, CONFIG.l1, CONFIG.group)
 
@@ -158,34 +158,67 @@ def test_warm_started_points_are_solutions(tiny: lc.LanguageModel, prompts: lc.P
         assert objective(warm) <= objective(cold) * 1.005
 
 
-def test_refitting_keeps_the_zeros_and_gains(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
+def parts_of(smap: lc.SteeringMap) -> list[Tensor]:
+    return [part for affine in smap.sites.values() for part in (affine.scale - 1, affine.shift)]
+
+
+@pytest.fixture
+def dense(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> lc.SteeringMap:
+    return fit_lineas(tiny, prompts, CONFIG)
+
+
+def test_the_shares_of_neurons_add_up_to_the_fall_of_the_loss(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
+) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    dense = fit_lineas(tiny, prompts, CONFIG)
-    for before in fitter.path(PathConfig(points=2, ratio=0.5, steps=5)):
-        after = fitter.refit(fitter.dense_on(before, dense))
+    shares = fitter.attribution(dense)
+    fall = float(fitter.loss(fitter.identity()) - fitter.loss(parts_of(dense)))
+    assert sum(float(share.sum()) for share in shares.values()) == pytest.approx(fall, rel=0.02)
+    # What a neuron alone is worth next to the identity, by a finite difference.
+    site = fitter.sites[-1]
+    neuron = int(shares[site].argmax())
+    step = 1e-2
+    alone = lc.SteeringMap.identity(dense.widths)
+    scale, shift = dense.sites[site]
+    alone.sites[site].scale[neuron] += step * (scale[neuron] - 1)
+    alone.sites[site].shift[neuron] += step * shift[neuron]
+    slope = float(fitter.loss(fitter.identity()) - fitter.loss(parts_of(alone)))
+    of_one = fitter.attribution(alone)[site]
+    assert float(of_one[neuron]) == pytest.approx(slope, rel=0.05)
+    assert int(of_one.count_nonzero()) == 1
+
+
+def test_the_neurons_that_are_kept_are_those_that_take_most(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
+) -> None:
+    fitter = SparseFitter(tiny, prompts, CONFIG)
+    shares = fitter.attribution(dense)
+    every = sorted(torch.cat([*shares.values()]).tolist(), reverse=True)
+    for support in (0.001, 0.1, 0.5):
+        point = fitter.strongest(dense, shares, support)
+        count = max(round(support * len(every)), 1)
+        assert point.gamma == every[count - 1]
+        assert point.support == pytest.approx(count / len(every))
+        for site, found in point.map.sites.items():
+            scale, shift = dense.sites[site]
+            worth = shares[site] >= point.gamma
+            assert torch.equal(found.scale, torch.where(worth, scale, torch.ones_like(scale)))
+            assert torch.equal(found.shift, torch.where(worth, shift, torch.zeros_like(shift)))
+
+
+def test_refitting_keeps_the_zeros_and_gains(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
+) -> None:
+    fitter = SparseFitter(tiny, prompts, CONFIG)
+    for support in (0.1, 0.3):
+        before = fitter.strongest(dense, fitter.attribution(dense), support)
+        after = fitter.refit(before)
         assert after.gamma == before.gamma
         for site, affine in before.map.sites.items():
             kept = after.map.sites[site]
             outside = (affine.scale == 1) & (affine.shift == 0)
             assert not bool(((kept.scale != 1) | (kept.shift != 0))[outside].any())
-        losses = [
-            float(fitter.loss([v for a in p.map.sites.values() for v in (a.scale - 1, a.shift)]))
-            for p in (before, after)
-        ]
-        assert losses[1] < losses[0]
-
-
-def test_refitting_begins_at_the_dense_maps_values(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet
-) -> None:
-    fitter = SparseFitter(tiny, prompts, replace(CONFIG, rate=1e-30, steps=2))
-    dense = fit_lineas(tiny, prompts, CONFIG)
-    point = next(fitter.path(PathConfig(points=1, ratio=0.5, steps=5)))
-    for site, found in fitter.refit(fitter.dense_on(point, dense)).map.sites.items():
-        neurons = point.map.sites[site].changed
-        scale, shift = dense.sites[site]
-        assert torch.equal(found.scale, torch.where(neurons, scale, torch.ones_like(scale)))
-        assert torch.equal(found.shift, torch.where(neurons, shift, torch.zeros_like(shift)))
+        assert fitter.loss(parts_of(after.map)) < fitter.loss(parts_of(before.map))
 
 
 def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
@@ -206,11 +239,11 @@ def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
     assert chosen.effect == pytest.approx(1 - report.training.ratio, rel=1e-4)
 
 
-def test_a_path_that_keeps_too_little_ends_in_the_dense_map(
+def test_what_keeps_too_little_ends_in_the_dense_map(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    path = PathConfig(points=2, ratio=0.9, steps=1, refit=False)
-    found = sparsest(tiny, prompts, CONFIG, path=path)
+    found = sparsest(tiny, prompts, CONFIG, supports=(0.002, 0.001))
+    assert [point.support for point in found.points] == sorted(p.support for p in found.points)
     assert len(found.points) == 2
     assert found.chosen is found.dense
 
@@ -243,6 +276,9 @@ def test_what_cannot_be_done_is_said(tiny: lc.LanguageModel, prompts: lc.PromptS
         sparsest(tiny, prompts, replace(CONFIG, holdout=0))
     with pytest.raises(lc.ConfigError, match=r"kept is 1\.5"):
         sparsest(tiny, prompts, CONFIG, kept=1.5)
+    for supports in ((), (0.1, 1.0), (0.0,)):
+        with pytest.raises(lc.ConfigError, match="supports is"):
+            sparsest(tiny, prompts, CONFIG, supports=supports)
     with pytest.raises(lc.ConfigError, match=r"gamma is 0\.1"):
         sparsest(tiny, prompts, replace(CONFIG, gamma=0.1))
     with pytest.raises(lc.ConfigError, match="l1 and group are 0"):
@@ -256,14 +292,11 @@ def test_what_cannot_be_done_is_said(tiny: lc.LanguageModel, prompts: lc.PromptS
 
 
 def test_maps_far_from_enough_are_not_refitted(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
 ) -> None:
-    walk = PathConfig(points=1, ratio=0.5, steps=2)
-    dense = fit_lineas(tiny, prompts, CONFIG)
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    penalised = next(fitter.path(walk))
-    short = 1 - fitter.dense_on(penalised, dense).effect / fitter.effect(dense)
-    reached = 1 - LEFT_BY_REFIT * short
+    begun = fitter.strongest(dense, fitter.attribution(dense), 0.3)
+    reached = 1 - LEFT_BY_REFIT * (1 - begun.effect / fitter.effect(dense))
     for kept, refitted in ((reached + 0.01, False), (reached - 0.01, True)):
-        [point] = sparsest(tiny, prompts, CONFIG, kept=kept, dense=dense, path=walk).points
-        assert (point.effect != penalised.effect) == refitted
+        found = sparsest(tiny, prompts, CONFIG, kept=kept, dense=dense, supports=(0.3,))
+        assert (found.points[0].effect != begun.effect) == refitted

@@ -64,7 +64,7 @@ def measure(bench: Bench, sizes: LayerSizes, seeds: Sequence[int]) -> pd.DataFra
             batch_size=sizes.batch_size,
         )
         fitter = SparseFitter(bench.model, PromptSet.load(cell["concept"]), config)
-        walk = PathConfig(points=sizes.points, ratio=sizes.ratio, steps=sizes.steps, refit=False)
+        walk = PathConfig(points=sizes.points, ratio=sizes.ratio, steps=sizes.steps)
         near = nearest(fitter, walk, sizes.support)
         return [
             {

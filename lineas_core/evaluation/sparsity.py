@@ -25,7 +25,7 @@ from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models import as_language_model
 from lineas_core.prompts import PromptSet
-from lineas_core.sparsify import PathConfig, SparseFitter, SparsePoint, sparsest
+from lineas_core.sparsify import SUPPORTS, PathConfig, SparseFitter, SparsePoint, sparsest
 from lineas_core.steering import steer
 from lineas_core.train_config import TrainConfig
 
@@ -44,7 +44,7 @@ class SparsitySizes:
     Args:
         concepts: prompt sets with a word list, for the budget.
         kept: share of the dense map's effect that the budget asks for.
-        points, ratio, path_steps: of its path; see `PathConfig`.
+        supports: shares of the neurons that it tries.
         curves: prompt sets for the curves over gamma.
         steps: proximal gradient steps at each gamma, a curve for each.
         curve_points: gammas of a curve.
@@ -58,9 +58,7 @@ class SparsitySizes:
 
     concepts: tuple[str, ...] = tuple(concept_words())
     kept: float = 0.95
-    points: int = 10
-    ratio: float = 0.65
-    path_steps: int = 4
+    supports: tuple[float, ...] = SUPPORTS
     curves: tuple[str, ...] = ("football",)
     steps: tuple[int, ...] = (3,)
     curve_points: int = 5
@@ -79,14 +77,8 @@ def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.Data
     the completions, under the untouched model) and utility are those of each map.
     """
     both = {key: getattr(sizes, key) for key in ("completions", "tokens", "l1", "group")}
-    walk = {
-        "kept": sizes.kept,
-        "points": sizes.points,
-        "ratio": sizes.ratio,
-        "steps": sizes.path_steps,
-        "refit": True,
-    }
-    curve = {"points": sizes.curve_points, "ratio": sizes.curve_ratio, "refit": False}
+    walk = {"kept": sizes.kept, "supports": list(sizes.supports)}
+    curve = {"points": sizes.curve_points, "ratio": sizes.curve_ratio}
     cells: list[Cell] = []
     for seed in seeds:
         cells += [
@@ -104,19 +96,19 @@ def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.Data
         config = TrainConfig.for_model(bench.model, seed=cell["seed"], gamma=0.0)
         dense = bench.fit("lineas", prompts, config).map
         penalised = replace(config, l1=cell["l1"], group=cell["group"], batch_size=sizes.batch_size)
-        path = PathConfig(
-            points=cell["points"],
-            ratio=cell["ratio"],
-            steps=cell["steps"],
-            refit=cell["refit"],
-        )
         if cell["part"] == "curve":
+            path = PathConfig(points=cell["points"], ratio=cell["ratio"], steps=cell["steps"])
             fitter = SparseFitter(bench.model, prompts, penalised)
             whole = SparsePoint(0.0, dense, fitter.effect(dense))
             found = list(fitter.path(path))
         else:
             budget = sparsest(
-                bench.model, prompts, penalised, kept=cell["kept"], dense=dense, path=path
+                bench.model,
+                prompts,
+                penalised,
+                kept=cell["kept"],
+                dense=dense,
+                supports=cell["supports"],
             )
             whole, found = budget.dense, [budget.chosen]
         rows = [{"map": "untouched", "support": 0.0, "effect": 0.0, **_use(bench, cell, None)}]
