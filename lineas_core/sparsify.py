@@ -6,8 +6,9 @@ on one model and nothing on another. What can be chosen is how much of the effec
 The fall of the loss from the identity to the dense map is shared out among its neurons by
 integrated gradients (Sundararajan, Taly and Yan 2017), which lose nothing. With a price of gamma a
 neuron, those are worth theirs whose share is more than gamma. So gamma falls, from a price that
-few neurons are worth, and at each one those few are learned once more from what the dense map does
-on them, by the steps that the dense map was trained with, until one map keeps enough.
+few neurons are worth, and at each one those that are worth it are trained once more, without the
+others: the first few from what the dense map does on them, then from where the gamma before came
+to, with the neurons that are new at the identity; until one map keeps enough.
 
 The paper's penalty is here too, as a path of falling gammas
 
@@ -23,6 +24,7 @@ The effect of a map is the share of the held-out distance to the target that it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -49,11 +51,11 @@ from lineas_core.trainer import Trainer
 from lineas_core.transport import delta
 
 # Shares of the neurons, from the largest gamma down.
-SUPPORTS = (0.02, 0.03, 0.045, 0.065, 0.1, 0.15, 0.22, 0.33, 0.5)
+SUPPORTS = (0.03, 0.045, 0.067, 0.1, 0.15, 0.22, 0.33, 0.5)
+# Of the dense map's steps, taken again at each gamma: its start is good.
+STEPS_AGAIN = 0.5
 # Points on the line from the identity to the map: more change the sum by less than 1 %.
 LINE_POINTS = 6
-# Of what a map falls short of the dense one, a refit seldom leaves less than this share.
-LEFT_BY_REFIT = 0.25
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,8 @@ def sparsest(
     points: list[SparsePoint] = []
     shares = fitter.attribution(dense)
     for support in sorted(supports):
-        point = fitter.strongest(dense, shares, support)
-        # A refit takes as long as the dense map; one that will not do is not begun.
-        if 1 - LEFT_BY_REFIT * (1 - point.effect / whole.effect) >= kept:
-            point = fitter.refit(point)
+        worth = fitter.strongest(dense, shares, support)
+        point = fitter.refit(worth, points[-1].map if points else worth.map)
         points.append(point)
         if on_point:
             on_point(point)
@@ -292,10 +292,16 @@ class SparseFitter:
             sites[site] = Affine(torch.where(worth, scale, 1.0), torch.where(worth, shift, 0.0))
         return self._point(sites, float(gamma))
 
-    def refit(self, point: SparsePoint) -> SparsePoint:
-        """The point's neurons learned once more, from its map and without the penalty."""
-        config = replace(self._config, gamma=0.0)
-        trainer = Trainer(self._model, self._prompts, config, start=point.map, support=point.map)
+    def refit(self, point: SparsePoint, start: SteeringMap) -> SparsePoint:
+        """The point's neurons, and no others, trained from what `start` does on them."""
+        steps = math.ceil(STEPS_AGAIN * self._config.steps)
+        trainer = Trainer(
+            self._model,
+            self._prompts,
+            replace(self._config, gamma=0.0, steps=steps),
+            start=start,
+            support=point.map,
+        )
         while not trainer.done:
             trainer.step()
         return self._point(trainer.map.sites, point.gamma)

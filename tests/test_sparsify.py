@@ -14,7 +14,6 @@ import lineas_core as lc
 from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
 from lineas_core.methods.lineas import fit as fit_lineas
 from lineas_core.sparsify import (
-    LEFT_BY_REFIT,
     PathConfig,
     SparseFitter,
     SparsePath,
@@ -212,7 +211,7 @@ def test_refitting_keeps_the_zeros_and_gains(
     fitter = SparseFitter(tiny, prompts, CONFIG)
     for support in (0.1, 0.3):
         before = fitter.strongest(dense, fitter.attribution(dense), support)
-        after = fitter.refit(before)
+        after = fitter.refit(before, before.map)
         assert after.gamma == before.gamma
         for site, affine in before.map.sites.items():
             kept = after.map.sites[site]
@@ -291,12 +290,25 @@ def test_what_cannot_be_done_is_said(tiny: lc.LanguageModel, prompts: lc.PromptS
             PathConfig(**{name: value})
 
 
-def test_maps_far_from_enough_are_not_refitted(
+def test_each_refit_begins_where_the_one_before_ended(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
+) -> None:
+    still = replace(CONFIG, rate=1e-30)
+    first, second = sparsest(
+        tiny, prompts, still, kept=1.0, dense=dense, supports=(0.1, 0.3)
+    ).points
+    shares = SparseFitter(tiny, prompts, CONFIG).attribution(dense)
+    few = SparseFitter(tiny, prompts, CONFIG).strongest(dense, shares, 0.1)
+    for point in (first, second):
+        for part, wanted in zip(parts_of(point.map), parts_of(few.map), strict=True):
+            torch.testing.assert_close(part, wanted)
+    assert first.gamma > second.gamma
+
+
+def test_a_refit_on_more_neurons_does_no_worse(
     tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
 ) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    begun = fitter.strongest(dense, fitter.attribution(dense), 0.3)
-    reached = 1 - LEFT_BY_REFIT * (1 - begun.effect / fitter.effect(dense))
-    for kept, refitted in ((reached + 0.01, False), (reached - 0.01, True)):
-        found = sparsest(tiny, prompts, CONFIG, kept=kept, dense=dense, supports=(0.3,))
-        assert (found.points[0].effect != begun.effect) == refitted
+    found = sparsest(tiny, prompts, CONFIG, kept=1.0, dense=dense, supports=(0.1, 0.2, 0.4))
+    losses = [float(fitter.loss(parts_of(point.map))) for point in found.points]
+    assert losses == sorted(losses, reverse=True)
