@@ -6,9 +6,8 @@ on one model and nothing on another. What can be chosen is how much of the effec
 The fall of the loss from the identity to the dense map is shared out among its neurons by
 integrated gradients (Sundararajan, Taly and Yan 2017), which lose nothing. With a price of gamma a
 neuron, those are worth theirs whose share is more than gamma. So gamma falls, from a price that
-few neurons are worth, and at each one those that are worth it are trained once more, without the
-others: the first few from what the dense map does on them, then from where the gamma before came
-to, with the neurons that are new at the identity; until one map keeps enough.
+few neurons are worth, and at each one those few are learned once more from what the dense map does
+on them, by the steps that the dense map was trained with, until one map keeps enough.
 
 The paper's penalty is here too, as a path of falling gammas
 
@@ -24,7 +23,6 @@ The effect of a map is the share of the held-out distance to the target that it 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -51,9 +49,7 @@ from lineas_core.trainer import Trainer
 from lineas_core.transport import delta
 
 # Shares of the neurons, from the largest gamma down.
-SUPPORTS = (0.03, 0.045, 0.067, 0.1, 0.15, 0.22, 0.33, 0.5)
-# Of the dense map's steps, taken again at each gamma: its start is good.
-STEPS_AGAIN = 0.5
+SUPPORTS = (0.05, 0.1, 0.2, 0.4)
 # Points on the line from the identity to the map: more change the sum by less than 1 %.
 LINE_POINTS = 6
 
@@ -174,8 +170,7 @@ def sparsest(
     points: list[SparsePoint] = []
     shares = fitter.attribution(dense)
     for support in sorted(supports):
-        worth = fitter.strongest(dense, shares, support)
-        point = fitter.refit(worth, points[-1].map if points else worth.map)
+        point = fitter.refit(fitter.strongest(dense, shares, support))
         points.append(point)
         if on_point:
             on_point(point)
@@ -292,16 +287,10 @@ class SparseFitter:
             sites[site] = Affine(torch.where(worth, scale, 1.0), torch.where(worth, shift, 0.0))
         return self._point(sites, float(gamma))
 
-    def refit(self, point: SparsePoint, start: SteeringMap) -> SparsePoint:
-        """The point's neurons, and no others, trained from what `start` does on them."""
-        steps = math.ceil(STEPS_AGAIN * self._config.steps)
-        trainer = Trainer(
-            self._model,
-            self._prompts,
-            replace(self._config, gamma=0.0, steps=steps),
-            start=start,
-            support=point.map,
-        )
+    def refit(self, point: SparsePoint) -> SparsePoint:
+        """The point's neurons, and no others, trained from where they are, without a penalty."""
+        config = replace(self._config, gamma=0.0)
+        trainer = Trainer(self._model, self._prompts, config, start=point.map, support=point.map)
         while not trainer.done:
             trainer.step()
         return self._point(trainer.map.sites, point.gamma)
