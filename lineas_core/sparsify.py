@@ -6,8 +6,8 @@ on one model and nothing on another. What can be chosen is how much of the effec
 The fall of the loss from the identity to the dense map is shared out among its neurons by
 integrated gradients (Sundararajan, Taly and Yan 2017), which lose nothing. With a price of gamma a
 neuron, those are worth theirs whose share is more than gamma. So gamma falls, from a price that
-few neurons are worth, and at each one those few are learned once more from what the dense map does
-on them, by the steps that the dense map was trained with, until one map keeps enough.
+few neurons are worth, and at each one those few are learned once more, from the identity as the
+dense map was, until one map keeps enough: what differs between the two is the neurons alone.
 
 The paper's penalty is here too, as a path of falling gammas
 
@@ -288,9 +288,9 @@ class SparseFitter:
         return self._point(sites, float(gamma))
 
     def refit(self, point: SparsePoint) -> SparsePoint:
-        """The point's neurons, and no others, trained from where they are, without a penalty."""
+        """The point's neurons, and no others, learned once more and without a penalty."""
         config = replace(self._config, gamma=0.0)
-        trainer = Trainer(self._model, self._prompts, config, start=point.map, support=point.map)
+        trainer = Trainer(self._model, self._prompts, config, support=point.map)
         while not trainer.done:
             trainer.step()
         return self._point(trainer.map.sites, point.gamma)
