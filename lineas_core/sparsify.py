@@ -3,9 +3,10 @@
 The penalty's weight gamma is no number that a person can choose: the same one leaves all of a map
 on one model and nothing on another. What can be chosen is how much of the effect is to be kept.
 
-The fall of the loss from the identity to the dense map is shared out among its neurons by
-integrated gradients (Sundararajan, Taly and Yan 2017), which lose nothing. With a price of gamma a
-neuron, those are worth theirs whose share is more than gamma. So gamma falls, from a price that
+While the dense map is learned, every step takes something from the loss, and each neuron's part of
+it is its change times its slope: gradients integrated along the way (Sundararajan, Taly and Yan
+2017, there along a straight line). With a price of gamma a neuron, those are worth theirs whose
+parts add up to more than gamma. So gamma falls, from a price that
 few neurons are worth, and at each one those few are learned once more, from the identity as the
 dense map was, until one map keeps enough: what differs between the two is the neurons alone.
 
@@ -41,7 +42,6 @@ from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
 from lineas_core.early_stop import distance_left
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps import Affine, BatchAffine, SteeringMap
-from lineas_core.methods.lineas import fit as fit_lineas
 from lineas_core.origin import describe_map
 from lineas_core.prompts import PromptSet
 from lineas_core.train_config import TrainConfig
@@ -50,8 +50,6 @@ from lineas_core.transport import delta
 
 # Shares of the neurons, from the largest gamma down.
 SUPPORTS = (0.05, 0.1, 0.2, 0.4)
-# Points on the line from the identity to the map: more change the sum by less than 1 %.
-LINE_POINTS = 6
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,6 @@ def sparsest(
     config: TrainConfig | None = None,
     *,
     kept: float = 0.95,
-    dense: SteeringMap | None = None,
     supports: Sequence[float] = SUPPORTS,
     on_point: Callable[[SparsePoint], object] | None = None,
 ) -> SparsePath:
@@ -143,7 +140,6 @@ def sparsest(
         config: settings of the dense map and of the refits, with gamma 0; the model's shipped
             ones by default.
         kept: share of the effect, in (0, 1].
-        dense: the dense map, if it is there already; trained by `config` otherwise.
         supports: shares of the neurons that are tried, rising, in (0, 1).
         on_point: called with every point.
 
@@ -159,8 +155,7 @@ def sparsest(
     if config.gamma:
         raise ConfigError(f"gamma is {config.gamma:g}; the dense map is that of gamma 0.")
     fitter = SparseFitter(model, prompts, config)
-    if dense is None:
-        dense = fit_lineas(model, prompts, config)
+    dense, shares = fitter.dense()
     whole = SparsePoint(0.0, dense, fitter.effect(dense))
     if whole.effect <= 0:
         raise TrainingError(
@@ -168,7 +163,6 @@ def sparsest(
             "effect to keep. Train it for more steps, or on more prompts."
         )
     points: list[SparsePoint] = []
-    shares = fitter.attribution(dense)
     for support in sorted(supports):
         point = fitter.refit(fitter.strongest(dense, shares, support))
         points.append(point)
@@ -247,26 +241,19 @@ class SparseFitter:
             here = descend(self.loss, here, penalty, steps=path.steps)
             yield self._point(self._affines(here.values), gamma)
 
-    def attribution(self, smap: SteeringMap) -> dict[str, Float[Tensor, " _"]]:
-        """What each neuron of a map takes from the training loss, by site; together all of it.
-
-        Integrated gradients (Sundararajan et al. 2017, Eq. 1) along the straight line from the
-        identity to the map, by the midpoint rule; scale and shift of a neuron added up.
-        """
-        end = [
-            part.to(self._aims[site])
-            for site in self.sites
-            for part in (smap.sites[site].scale - 1, smap.sites[site].shift)
-        ]
-        taken = [torch.zeros_like(part) for part in end]
-        for point in range(LINE_POINTS):
-            along = (point + 0.5) / LINE_POINTS
-            leaves = [(along * part).requires_grad_() for part in end]
-            slopes = torch.autograd.grad(self.loss(leaves), leaves)
-            for share, part, slope in zip(taken, end, slopes, strict=True):
-                share -= part * slope / LINE_POINTS
-        pairs = zip(self.sites, taken[::2], taken[1::2], strict=True)
-        return {site: (gain + shift).cpu() for site, gain, shift in pairs}
+    def dense(self) -> tuple[SteeringMap, dict[str, Float[Tensor, " _"]]]:
+        """The dense map, and what each neuron of it took from the training loss, by site."""
+        trainer = Trainer(self._model, self._prompts, replace(self._config, gamma=0.0))
+        before = trainer.map.sites
+        taken = {site: torch.zeros(len(affine.scale)) for site, affine in before.items()}
+        while not trainer.done:
+            trainer.step()
+            after = trainer.map.sites
+            for site, slope in trainer.slopes.items():
+                taken[site] -= slope.gain * (after[site].scale - before[site].scale)
+                taken[site] -= slope.shift * (after[site].shift - before[site].shift)
+            before = after
+        return trainer.map, taken
 
     def strongest(
         self, smap: SteeringMap, shares: Mapping[str, Float[Tensor, " _"]], support: float
@@ -275,7 +262,7 @@ class SparseFitter:
 
         Args:
             smap: the map.
-            shares: of its neurons, from `attribution`.
+            shares: of its neurons, from `dense`.
             support: how many of them, of 1; at least one neuron.
         """
         count = max(round(support * sum(map(len, shares.values()))), 1)

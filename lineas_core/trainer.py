@@ -186,6 +186,15 @@ class Trainer:
         return SteeringMap(affines_of(self._params), info)
 
     @property
+    def slopes(self) -> dict[str, BatchAffine]:
+        """The loss's gradient in the scales and shifts at the last step, by site."""
+        empty = torch.empty(0)
+        return {
+            name: BatchAffine(*(empty if p.grad is None else p.grad.cpu() for p in affine))
+            for name, affine in self._params.items()
+        }
+
+    @property
     def state(self) -> TrainState:
         """All that is needed to go on from here to the same map, as a value of its own."""
         return TrainState.capture(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -135,3 +136,13 @@ def test_the_nearest_support_is_taken(tiny: lc.LanguageModel, prompts: lc.Prompt
     for wanted in (supports[0] / 2, 1.1 * supports[1], 0.95 * supports[3], 1.0):
         found = nearest(fitter, walk, wanted).support
         assert all(abs(math.log(found / wanted)) <= abs(math.log(s / wanted)) for s in supports)
+
+
+def test_the_sparsity_table_can_leave_the_curves_out(
+    quick: lc.LanguageModel, tmp_path: Path
+) -> None:
+    table = find_table("sparsity")
+    results = table.measure(Bench(quick, tmp_path), replace(SMALL, curves=()), [0])
+    assert set(results["part"]) == {"budget"}
+    assert "| football | " in table.write(results)
+    table.draw(results, Figure())

@@ -94,11 +94,11 @@ def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.Data
     def measure_cell(cell: Cell) -> list[Row]:
         prompts = PromptSet.load(cell["concept"])
         config = TrainConfig.for_model(bench.model, seed=cell["seed"], gamma=0.0)
-        dense = bench.fit("lineas", prompts, config).map
         penalised = replace(config, l1=cell["l1"], group=cell["group"], batch_size=sizes.batch_size)
         if cell["part"] == "curve":
             path = PathConfig(points=cell["points"], ratio=cell["ratio"], steps=cell["steps"])
             fitter = SparseFitter(bench.model, prompts, penalised)
+            dense = bench.fit("lineas", prompts, config).map
             whole = SparsePoint(0.0, dense, fitter.effect(dense))
             found = list(fitter.path(path))
         else:
@@ -107,7 +107,6 @@ def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.Data
                 prompts,
                 penalised,
                 kept=cell["kept"],
-                dense=dense,
                 supports=cell["supports"],
             )
             whole, found = budget.dense, [budget.chosen]
@@ -244,7 +243,8 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
     """Left: effect and presence by support along the curves. Right: the budget by concept."""
     left, right = figure.subplots(1, 2)
     curve = results[(results["part"] == "curve") & (results["map"] == "sparse")]
-    for (concept, steps), own in curve.groupby(["concept", "steps"], sort=False):
+    curves = curve.groupby(["concept", "steps"], sort=False) if len(curve) else ()
+    for (concept, steps), own in curves:
         means = own.groupby("gamma")[["support", "effect", "presence"]].mean().sort_index()
         label = f"{concept}, {steps:.0f} steps"
         (line,) = left.plot(means["support"], means["effect"], marker="o", label=label)
