@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from lineas_core.errors import MapError
+from lineas_core.files import sha256_of
 from lineas_core.maps import SteeringMap
 from lineas_core.models.catalog import catalog
 
@@ -117,8 +117,7 @@ def file_sha256(path: Path) -> str:
         MapError: it cannot be read.
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise MapError(f"Cannot read {path} ({error}). Check the path.") from error
 

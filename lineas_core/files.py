@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -62,6 +63,16 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
     with replacing(path) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
     return Path(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file in hex digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def why(error: BaseException) -> str:

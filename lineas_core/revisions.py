@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from lineas_core.files import sha256_of
 from lineas_core.models import Model
 from lineas_core.models.language import LanguageModel
 
@@ -51,7 +52,5 @@ def _fingerprint(folder: Path) -> str:
     files = sorted({path for kind in WEIGHTS for path in folder.rglob(kind)})
     whole = hashlib.sha256()
     for path in files:
-        with path.open("rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder).as_posix()} {digest}\n".encode())
+        whole.update(f"{path.relative_to(folder).as_posix()} {sha256_of(path)}\n".encode())
     return whole.hexdigest()[:16]

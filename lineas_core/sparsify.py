@@ -6,9 +6,9 @@ on one model and nothing on another. What can be chosen is how much of the effec
 While the dense map is learned, every step takes something from the loss, and each neuron's part of
 it is its change times its slope: gradients integrated along the way (Sundararajan, Taly and Yan
 2017, there along a straight line). With a price of gamma a neuron, those are worth theirs whose
-parts add up to more than gamma. So gamma falls, from a price that
-few neurons are worth, and at each one those few are learned once more, from the identity as the
-dense map was, until one map keeps enough: what differs between the two is the neurons alone.
+parts add up to more than gamma. So gamma falls, from a price that few neurons are worth, and at
+each one those few are learned once more, from the identity as the dense map was, until one map
+keeps enough: what differs between the two is the neurons alone.
 
 The paper's penalty is here too, as a path of falling gammas
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from pathlib import Path
@@ -25,6 +24,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from safetensors.torch import load_file
 
 from lineas_core.errors import ModelError
+from lineas_core.files import sha256_of
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.loading import GIB, loading
 
@@ -153,8 +153,7 @@ def _check_sum(path: Path, repo: str, file: str, revision: str) -> None:
     wanted = path.resolve().name
     if not SHA256.fullmatch(wanted):
         wanted = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).etag or ""
-    with path.open("rb") as opened:
-        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    found = sha256_of(path)
     if found != wanted:
         raise ModelError(
             f"{file} of {repo} has the SHA-256 {found[:16]}, and its commit says {wanted[:16]}: it "
