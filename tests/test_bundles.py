@@ -215,6 +215,8 @@ def test_a_directory_with_more_than_it_says_is_refused() -> None:
 @pytest.mark.parametrize(
     "data",
     [b"", b"PK", b"PK\5\6", b"PK\5\6" + bytes(18), b"PK\3\4" * 99, bytes(999), zipped({"a": b""})],
+    # Bytes would be the names of the tests, and those of a zip file hold the time of day.
+    ids=["empty", "magic", "short", "no-entries", "headers", "zeros", "no-manifest"],
 )
 def test_files_that_are_no_bundle_are_refused(data: bytes) -> None:
     with pytest.raises(BundleError):
