@@ -242,7 +242,9 @@ def test_folders_that_are_no_scorer_are_explained(folder: Path, tmp_path: Path) 
         lc.load_scorer("vit-xl", device="cpu")
     config = (folder / "open_clip_config.json").read_text()
     (tmp_path / "open_clip_config.json").write_text(config)
-    with pytest.raises(lc.ModelError, match=r"Cannot load the scorer .*weights"):
+    # A pickle beside the config is no weights, whatever open_clip would take it for.
+    torch.save({}, tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(lc.ModelError, match=r"no scorer .* has no open_clip_model.safetensors"):
         lc.load_scorer(str(tmp_path), device="cpu")
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"no tensors in here")
     with pytest.raises(lc.ModelError, match="Cannot load the scorer"):
@@ -272,9 +274,36 @@ def test_a_hub_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError("no route to host")
 
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", refuse)
+    monkeypatch.setattr(clip, "hf_hub_download", refuse)
     with pytest.raises(lc.ModelError, match=r"vit-b-32 .*no route to host.* Hugging Face Hub"):
         lc.load_scorer("vit-b-32", device="cpu")
+
+
+def test_weights_of_the_hub_load_from_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(repository: str, file: str) -> str:
+        asked.append((repository, file))
+        return str(tmp_path / "weights.safetensors")
+
+    # The true name with a small shape behind it, and a file as the Hub's answer.
+    words = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+    small = {"embed_dim": 16, "vision_cfg": CONFIG["vision_cfg"], "text_cfg": words}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", small)
+    monkeypatch.setattr(clip, "hf_hub_download", download)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.CLIP(**copy.deepcopy(small)).eval()
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    (score,) = clip._load("vit-b-32", torch.device("cpu")).clip_score(pictures(1), "a red cat")
+    assert asked == [("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors")]
+    seen = open_clip.image_transform(64, is_train=False)(pictures(1)[0].convert("RGB"))
+    with torch.no_grad():
+        image = model.encode_image(seen[None])
+        text = model.encode_text(open_clip.get_tokenizer("ViT-B-32")(["a red cat"]))
+    assert score == pytest.approx(float(cosine_similarity(image, text)), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -282,9 +311,14 @@ def test_a_hub_out_of_reach_is_explained(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_hub_scorers_exist_and_run_with_their_activation(architecture: str, weights: str) -> None:
     known = get_pretrained_cfg(architecture, weights)
-    assert known["hf_hub"]
+    assert known["hf_hub"].count("/") == 2
     expected = known.get("quick_gelu", False)
     assert get_model_config(architecture).get("quick_gelu", False) == expected
+    # A file of weights brings no preprocessing of its own: theirs is the one open_clip falls to.
+    default = open_clip.factory.PreprocessCfg()
+    assert (known["mean"], known["std"]) == (default.mean, default.std)
+    assert known["interpolation"] == default.interpolation
+    assert known["resize_mode"] == default.resize_mode
 
 
 def test_the_library_imports_without_open_clip() -> None:

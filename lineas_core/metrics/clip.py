@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import hf_hub_download
 from jaxtyping import Float
 from PIL import Image
 from safetensors import SafetensorError
@@ -24,6 +25,8 @@ DEFAULT_SCORER = "clip-emoji"
 BATCH = 32
 CACHED_EMBEDDINGS = 4096
 
+# The Hub and folders may hold pickles beside it, which can run code; no other file is opened.
+WEIGHTS = "open_clip_model.safetensors"
 # Name -> folder, or open_clip's names of an architecture and of its weights on the hub.
 SCORERS: dict[str, Path | tuple[str, str]] = {
     "clip-emoji": ASSETS / "clip-emoji",
@@ -223,19 +226,22 @@ _loading = threading.Lock()
 def _load(name: str, device: torch.device) -> ClipScorer:
     source = SCORERS.get(name, Path(name).expanduser())
     if isinstance(source, Path):
-        architecture, weights = f"local-dir:{source}", None
         remedy = "Give another folder or one of: " + ", ".join(SCORERS)
-        if not (source / "open_clip_config.json").is_file():
-            raise ModelError(
-                f"There is no scorer {name!r}: {source} has no open_clip_config.json. {remedy}."
-            )
+        for file in ("open_clip_config.json", WEIGHTS):
+            if not (source / file).is_file():
+                raise ModelError(f"There is no scorer {name!r}: {source} has no {file}. {remedy}.")
     else:
-        architecture, weights = source
         remedy = "Check that this machine reaches the Hugging Face Hub, or use 'clip-emoji'"
     # Takes seconds to import, and most of the library does without it.
     import open_clip  # type: ignore[import-untyped]
 
     try:
+        if isinstance(source, Path):
+            architecture, weights = f"local-dir:{source}", None
+        else:
+            architecture, tag = source
+            repository = open_clip.get_pretrained_cfg(architecture, tag)["hf_hub"].strip("/")
+            weights = hf_hub_download(repository, WEIGHTS)
         # Unlike create_model_and_transforms, this refuses to go on with random weights.
         model, preprocess = open_clip.create_model_from_pretrained(
             architecture, weights, device=device
