@@ -3,12 +3,13 @@
 The penalty's weight gamma is no number that a person can choose: the same one leaves all of a map
 on one model and nothing on another. What can be chosen is how much of the effect is to be kept.
 
-While the dense map is learned, every step takes something from the loss, and each neuron's part of
-it is its change times its slope: gradients integrated along the way (Sundararajan, Taly and Yan
-2017, there along a straight line). With a price of gamma a neuron, those are worth theirs whose
-parts add up to more than gamma. So gamma falls, from a price that few neurons are worth, and at
-each one those few are learned once more, from the identity as the dense map was, until one map
-keeps enough: what differs between the two is the neurons alone.
+While a map is learned, every step takes something from the loss, and each neuron's part of it is
+its change times its slope: gradients integrated along the way (Sundararajan, Taly and Yan 2017,
+there along a straight line). With a price of gamma a neuron, those are worth theirs whose parts
+add up to more than gamma. So the dense map is thinned out: the worthiest half of its neurons goes
+on learning without the others, then the worthiest of those, until too little is kept. Neurons
+that do the same work share its worth; once some of them are gone, what the rest is worth grows,
+which one cut to the last few could not see (gradual pruning, Zhu and Gupta 2017).
 
 The paper's penalty is here too, as a path of falling gammas
 
@@ -48,8 +49,8 @@ from lineas_core.train_config import TrainConfig
 from lineas_core.trainer import Trainer
 from lineas_core.transport import delta
 
-# Shares of the neurons, from the largest gamma down.
-SUPPORTS = (0.05, 0.1, 0.2, 0.4)
+# Shares of the neurons: each round leaves half of those before.
+SUPPORTS = (0.4, 0.2, 0.1, 0.05)
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,11 @@ class PathConfig:
 
 @dataclass(frozen=True, eq=False)
 class SparsePoint:
-    """A map on the path.
+    """A map, how it was made sparse, and what it does.
 
     Attributes:
-        gamma: of the penalty, or the price of a neuron, that chose them; 0 is the dense map.
-        map: on them.
+        gamma: of the penalty, or the price of a neuron; 0 is the dense map.
+        map: what was learned.
         effect: share of the held-out distance to the target that it closes; 1 is all of it.
     """
 
@@ -101,11 +102,25 @@ class SparsePoint:
 
 
 @dataclass(frozen=True, eq=False)
+class Learned:
+    """A map, and what each of its neurons was worth.
+
+    Attributes:
+        point: the map.
+        worth: what a neuron's steps took from the training loss, by site; -inf for a neuron that
+            was not learned.
+    """
+
+    point: SparsePoint
+    worth: Mapping[str, Float[Tensor, " _"]]
+
+
+@dataclass(frozen=True, eq=False)
 class SparsePath:
     """The maps of a path, and the one that its budget chooses.
 
     Attributes:
-        points: from the largest gamma down.
+        points: from the largest support down.
         dense: the map that they are measured by.
         kept: share of the dense map's effect that the chosen one must have.
     """
@@ -132,15 +147,15 @@ def sparsest(
 ) -> SparsePath:
     """The sparsest map that keeps `kept` of the dense map's effect on held-out prompts.
 
-    It ends at the first that does.
+    It ends at the first that does not, or at the least of `supports`.
 
     Args:
         model: its weights are not changed.
         prompts: the source and target.
-        config: settings of the dense map and of the refits, with gamma 0; the model's shipped
-            ones by default.
+        config: settings of the dense map, with gamma 0; the model's shipped ones by default. Each
+            round after it takes half its steps.
         kept: share of the effect, in (0, 1].
-        supports: shares of the neurons that are tried, rising, in (0, 1).
+        supports: shares of the neurons that are tried, in (0, 1); the largest comes first.
         on_point: called with every point.
 
     Raises:
@@ -155,20 +170,20 @@ def sparsest(
     if config.gamma:
         raise ConfigError(f"gamma is {config.gamma:g}; the dense map is that of gamma 0.")
     fitter = SparseFitter(model, prompts, config)
-    dense, shares = fitter.dense()
-    whole = SparsePoint(0.0, dense, fitter.effect(dense))
+    learned = fitter.learn()
+    whole = learned.point
     if whole.effect <= 0:
         raise TrainingError(
             f"The dense map closes {whole.effect:.0%} of the held-out distance; there is no "
             "effect to keep. Train it for more steps, or on more prompts."
         )
     points: list[SparsePoint] = []
-    for support in sorted(supports):
-        point = fitter.refit(fitter.strongest(dense, shares, support))
-        points.append(point)
+    for support in sorted(set(supports), reverse=True):
+        learned = fitter.thin_out(learned, support)
+        points.append(learned.point)
         if on_point:
-            on_point(point)
-        if point.effect >= kept * whole.effect:
+            on_point(learned.point)
+        if learned.point.effect < kept * whole.effect:
             break
     return SparsePath(tuple(points), whole, kept)
 
@@ -241,46 +256,43 @@ class SparseFitter:
             here = descend(self.loss, here, penalty, steps=path.steps)
             yield self._point(self._affines(here.values), gamma)
 
-    def dense(self) -> tuple[SteeringMap, dict[str, Float[Tensor, " _"]]]:
-        """The dense map, and what each neuron of it took from the training loss, by site."""
+    def learn(self) -> Learned:
+        """The dense map."""
         trainer = Trainer(self._model, self._prompts, replace(self._config, gamma=0.0))
+        worth = {site: torch.zeros_like(affine.scale) for site, affine in trainer.map.sites.items()}
+        return self._learn(trainer, worth, 0.0)
+
+    def thin_out(self, learned: Learned, support: float) -> Learned:
+        """The worthiest neurons of a map go on learning for half as many steps as the dense map.
+
+        Args:
+            learned: the map.
+            support: how many of all neurons, of 1, and fewer than it has; at least one.
+        """
+        count = max(round(support * sum(map(len, learned.worth.values()))), 1)
+        gamma = torch.cat([*learned.worth.values()]).topk(count).values[-1]
+        sites, worth = {}, {}
+        for site, affine in learned.point.map.sites.items():
+            worthy = learned.worth[site] >= gamma
+            scale = torch.where(worthy, affine.scale, 1.0)
+            sites[site] = Affine(scale, torch.where(worthy, affine.shift, 0.0))
+            worth[site] = learned.worth[site].where(worthy, -torch.inf)
+        left = SteeringMap(sites)
+        config = replace(self._config, gamma=0.0, steps=max(self._config.steps // 2, 1))
+        trainer = Trainer(self._model, self._prompts, config, start=left, support=left)
+        return self._learn(trainer, worth, float(gamma))
+
+    def _learn(self, trainer: Trainer, worth: dict[str, Tensor], gamma: float) -> Learned:
+        """Train to the end, and add what each neuron's steps take to `worth`."""
         before = trainer.map.sites
-        taken = {site: torch.zeros(len(affine.scale)) for site, affine in before.items()}
         while not trainer.done:
             trainer.step()
             after = trainer.map.sites
             for site, slope in trainer.slopes.items():
-                taken[site] -= slope.gain * (after[site].scale - before[site].scale)
-                taken[site] -= slope.shift * (after[site].shift - before[site].shift)
+                worth[site] -= slope.gain * (after[site].scale - before[site].scale)
+                worth[site] -= slope.shift * (after[site].shift - before[site].shift)
             before = after
-        return trainer.map, taken
-
-    def strongest(
-        self, smap: SteeringMap, shares: Mapping[str, Float[Tensor, " _"]], support: float
-    ) -> SparsePoint:
-        """A map on a part of its neurons, those that take most, and the identity on the others.
-
-        Args:
-            smap: the map.
-            shares: of its neurons, from `dense`.
-            support: how many of them, of 1; at least one neuron.
-        """
-        count = max(round(support * sum(map(len, shares.values()))), 1)
-        gamma = torch.cat([*shares.values()]).topk(count).values[-1]
-        sites = {}
-        for site in self.sites:
-            scale, shift = smap.sites[site]
-            worth = shares[site] >= gamma
-            sites[site] = Affine(torch.where(worth, scale, 1.0), torch.where(worth, shift, 0.0))
-        return self._point(sites, float(gamma))
-
-    def refit(self, point: SparsePoint) -> SparsePoint:
-        """The point's neurons, and no others, learned once more and without a penalty."""
-        config = replace(self._config, gamma=0.0)
-        trainer = Trainer(self._model, self._prompts, config, support=point.map)
-        while not trainer.done:
-            trainer.step()
-        return self._point(trainer.map.sites, point.gamma)
+        return Learned(self._point(trainer.map.sites, gamma), worth)
 
     def _point(self, sites: Mapping[str, Affine], gamma: float) -> SparsePoint:
         config = replace(self._config, gamma=gamma)

@@ -161,67 +161,58 @@ def parts_of(smap: lc.SteeringMap) -> list[Tensor]:
     return [part for affine in smap.sites.values() for part in (affine.scale - 1, affine.shift)]
 
 
-@pytest.fixture
-def dense(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> lc.SteeringMap:
-    return fit_lineas(tiny, prompts, CONFIG)
-
-
-def test_the_shares_of_neurons_add_up_to_the_fall_of_the_loss(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
+def test_the_worth_of_neurons_adds_up_to_the_fall_of_the_loss(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     # Steps so short that the loss falls along each as its slope says.
     config = replace(CONFIG, rate=CONFIG.rate / 20)
     fitter = SparseFitter(tiny, prompts, config)
-    smap, shares = fitter.dense()
-    fall = float(fitter.loss(fitter.identity()) - fitter.loss(parts_of(smap)))
+    dense = fitter.learn()
+    fall = float(fitter.loss(fitter.identity()) - fitter.loss(parts_of(dense.point.map)))
     assert fall > 0
-    assert sum(float(share.sum()) for share in shares.values()) == pytest.approx(fall, rel=0.03)
-    again = fit_lineas(tiny, prompts, config)
-    for part, wanted in zip(parts_of(smap), parts_of(again), strict=True):
-        torch.testing.assert_close(part, wanted)
+    assert sum(float(part.sum()) for part in dense.worth.values()) == pytest.approx(fall, rel=0.03)
+    # What is left goes on from where it was, and its worth with it.
+    left = fitter.thin_out(dense, 0.3)
+    kept = {site: worth.isfinite() for site, worth in left.worth.items()}
+    start = [
+        torch.where(kept[site], part, 0.0)
+        for site, affine in dense.point.map.sites.items()
+        for part in (affine.scale - 1, affine.shift)
+    ]
+    fall = float(fitter.loss(start) - fitter.loss(parts_of(left.point.map)))
+    assert fall > 0
+    more = sum(float((left.worth[s] - dense.worth[s])[kept[s]].sum()) for s in kept)
+    assert more == pytest.approx(fall, rel=0.03)
 
 
-def test_the_neurons_that_are_kept_are_those_that_take_most(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
+def test_what_is_thinned_out_is_the_dense_map(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    found = SparseFitter(tiny, prompts, CONFIG).learn().point
+    wanted = fit_lineas(tiny, prompts, CONFIG)
+    assert (found.gamma, found.support) == (0, 1)
+    for part, other in zip(parts_of(found.map), parts_of(wanted), strict=True):
+        torch.testing.assert_close(part, other)
+
+
+def test_each_round_learns_the_worthiest_neurons_of_the_one_before(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
-    _, shares = fitter.dense()
-    every = sorted(torch.cat([*shares.values()]).tolist(), reverse=True)
-    for support in (0.001, 0.1, 0.5):
-        point = fitter.strongest(dense, shares, support)
+    before = fitter.learn()
+    for support in (0.5, 0.1, 0.001):
+        after = fitter.thin_out(before, support)
+        every = sorted(torch.cat([*before.worth.values()]).tolist(), reverse=True)
         count = max(round(support * len(every)), 1)
-        assert point.gamma == every[count - 1]
-        assert point.support == pytest.approx(count / len(every))
-        for site, found in point.map.sites.items():
-            scale, shift = dense.sites[site]
-            worth = shares[site] >= point.gamma
-            assert torch.equal(found.scale, torch.where(worth, scale, torch.ones_like(scale)))
-            assert torch.equal(found.shift, torch.where(worth, shift, torch.zeros_like(shift)))
-
-
-def test_refitting_moves_the_points_neurons_alone_and_gains(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
-) -> None:
-    fitter = SparseFitter(tiny, prompts, CONFIG)
-    _, shares = fitter.dense()
-    for support in (0.1, 0.3):
-        before = fitter.strongest(dense, shares, support)
-        after = fitter.refit(before)
-        assert after.gamma == before.gamma
-        for site, affine in before.map.sites.items():
-            kept = after.map.sites[site]
-            outside = (affine.scale == 1) & (affine.shift == 0)
-            assert not bool(((kept.scale != 1) | (kept.shift != 0))[outside].any())
-        untouched = fitter.loss(fitter.identity())
-        assert fitter.loss(parts_of(after.map)) < untouched
-
-
-def test_refitting_all_neurons_gives_the_dense_map(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet, dense: lc.SteeringMap
-) -> None:
-    again = SparseFitter(tiny, prompts, CONFIG).refit(SparsePoint(0.0, dense, 0.0)).map
-    for part, wanted in zip(parts_of(again), parts_of(dense), strict=True):
-        torch.testing.assert_close(part, wanted)
+        assert after.point.gamma == every[count - 1]
+        assert after.point.support == pytest.approx(count / len(every))
+        assert after.point.map.info.config["gamma"] == after.point.gamma
+        for site, found in after.point.map.sites.items():
+            worthy = before.worth[site] >= after.point.gamma
+            assert torch.equal(found.changed, worthy)
+            assert torch.equal(after.worth[site].isfinite(), worthy)
+        assert fitter.loss(parts_of(after.point.map)) < fitter.loss(fitter.identity())
+        before = after
 
 
 def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
@@ -233,7 +224,7 @@ def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
     assert chosen.effect >= 0.8 * found.dense.effect > 0
     assert chosen.support < found.dense.support == 1
     assert tuple(heard) == found.points
-    assert all(point.effect < 0.8 * found.dense.effect for point in found.points[:-1])
+    assert all(point.effect >= 0.8 * found.dense.effect for point in found.points[:-1])
     again = sparsest(tiny, prompts, CONFIG, kept=0.8)
     assert again.chosen.support == chosen.support
     # The share closed, from activations that no code of the path has made.
@@ -245,10 +236,16 @@ def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
 def test_what_keeps_too_little_ends_in_the_dense_map(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    found = sparsest(tiny, prompts, CONFIG, supports=(0.002, 0.001))
-    assert [point.support for point in found.points] == sorted(p.support for p in found.points)
-    assert len(found.points) == 2
+    found = sparsest(tiny, prompts, CONFIG, supports=(0.001, 0.002, 0.001))
+    assert len(found.points) == 1
+    # One neuron is the least.
+    assert sum(int(a.changed.sum()) for a in found.points[0].map.sites.values()) == 1
     assert found.chosen is found.dense
+
+
+def test_a_share_given_twice_is_tried_once(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
+    found = sparsest(tiny, prompts, CONFIG, kept=1e-6, supports=(0.2, 0.4, 0.2))
+    assert [point.support for point in found.points] == pytest.approx([0.4, 0.2], abs=0.01)
 
 
 def test_ties_and_better_points_are_chosen_by_support() -> None:

@@ -25,7 +25,7 @@ from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models import as_language_model
 from lineas_core.prompts import PromptSet
-from lineas_core.sparsify import PathConfig, SparseFitter, SparsePoint, sparsest
+from lineas_core.sparsify import SUPPORTS, PathConfig, SparseFitter, SparsePoint, sparsest
 from lineas_core.steering import steer
 from lineas_core.train_config import TrainConfig
 
@@ -58,7 +58,7 @@ class SparsitySizes:
 
     concepts: tuple[str, ...] = tuple(concept_words())
     kept: float = 0.95
-    supports: tuple[float, ...] = (0.05, MOST_SUPPORT, 0.2)
+    supports: tuple[float, ...] = SUPPORTS
     curves: tuple[str, ...] = ("football",)
     steps: tuple[int, ...] = (3,)
     curve_points: int = 5

@@ -48,7 +48,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                 )  # fmt: skip
                 model = gr.Dropdown(
                     _models(studio, "image"), label="Model", elem_id="train-model",
-                    allow_custom_value=not studio.settings.demo,
+                    allow_custom_value=not studio.settings.demo, min_width=180,
                 )  # fmt: skip
             chosen = gr.Dropdown([], label="Prompt set", elem_id="prompt-set")
             with gr.Accordion("Write them for me", open=False, elem_id="writer"):
