@@ -233,7 +233,7 @@ def write(results: pd.DataFrame) -> str:
         ]
         head = ["concept", "steps", "gamma", "support", "distance closed", "presence"]
         texts += [
-            "Penalised maps, with no refit, as gamma falls; steps are those at each gamma.",
+            "Penalised maps as gamma falls; steps are those at each gamma.",
             markdown(rows, [*head, "perplexity", "utility"]),
         ]
     return "\n\n".join(texts)
@@ -259,7 +259,8 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
         right.bar([i + 0.2 for i in places], means["support"], 0.4, label="neurons changed")
         right.axhline(MOST_SUPPORT, color="gray", lw=0.8, ls="--")
         right.set_xticks(list(places), list(means.index), rotation=30)
-        right.legend()
+        right.set_ylim(top=1.3 * max(1.0, *means["effect_kept"]))
+        right.legend(loc="upper center", ncols=2)
 
 
 TABLE = Table(
