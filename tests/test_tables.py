@@ -10,14 +10,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from lineas_core.cli import app
-from lineas_core.evaluation import NAMES
+from lineas_core.evaluation import NAMES, find_table
 
 SMALL = {
     "concepts": "concepts=football methods=mean-act completions=4 tokens=8",
     "toxicity": "methods=mean-act layer_methods=mean-act layers=layernorm opening_count=4 "
     "completions=1 tokens=8 sentence_count=4 questions=4",
-    "sparsity": "concepts=football points=2 path_steps=1 curve_points=1 steps=1 "
-    "completions=4 tokens=8",
+    "sparsity": "concepts=football supports=0.1 curve_points=1 steps=1 completions=4 tokens=8",
     "composition": "concepts=football,night completions=4 tokens=8 judged=1 refine_steps=1",
     "layers": "couples=1:0,0:1 points=2 steps=1",
     "truthfulness": "methods=mean-act questions=8",
@@ -30,6 +29,8 @@ SMALL = {
 
 def test_every_table_has_a_small_size() -> None:
     assert set(SMALL) == set(NAMES)
+    for name, sizes in SMALL.items():
+        find_table(name).sized(dict(size.split("=", 1) for size in sizes.split()))
 
 
 @pytest.mark.slow
