@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lineas_core.errors import ConfigError, SiteError
 from lineas_core.maps import BatchAffine
-from lineas_core.steering import apply_affine, site_hooks
+from lineas_core.steering import AtSite, site_hooks
 
 Pooling = Literal["mean", "last", "max"]
 
@@ -191,7 +191,7 @@ def _forward(
 
     def record(name: str, z: Tensor) -> Tensor:
         if maps is not None and name in maps:
-            z = apply_affine(name, maps[name], z)
+            z = AtSite(name, maps[name])(z)
         found[name] = pool(z, pooling, inputs.mask, inputs.packing)
         if name == sites[-1]:
             raise _LastSiteReached

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -63,9 +62,7 @@ def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
     module = model if isinstance(model, nn.Module) else model.module
     device = next((p.device for p in module.parameters()), None)
     hooks = {
-        name: partial(
-            apply_affine, name, BatchAffine(affine.gain.to(device), affine.shift.to(device))
-        )
+        name: AtSite(name, BatchAffine(affine.gain.to(device), affine.shift.to(device)))
         for name, affine in compose_for_batch(maps).items()
     }
     with site_hooks(module, hooks):
@@ -109,72 +106,94 @@ def find_sites(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     return {name: known[name] for name in names}
 
 
-def apply_affine(name: str, affine: BatchAffine, z: Tensor) -> Tensor:
-    """z + gain * z + shift in float32, along the last dimension, or the channels of a 4-D z.
+class AtSite:
+    """What a map does at one site: (1 + gain) * z + shift, along the last dimension, or the
+    channels of a 4-D z; computed in float32 and returned in the dtype of z.
+
+    It stands between two layers at every token, so it does as little as it can there: one kernel.
 
     Args:
-        name: the site, for the error.
-        affine: gain and shift of shape (d,), or (batch, d).
-        z: shape (batch, ..., d), or (batch, d, height, width).
-
-    Raises:
-        SiteError: z has another width or another batch size.
+        name: of the site, for the error.
+        affine: of shape (d,), or (batch, d).
     """
-    channels = 1 if z.ndim == 4 else z.ndim - 1
-    packed = one_row.get() if affine.gain.ndim == 2 else None
-    batch, width = packed[1] if packed else z.shape[0], z.shape[channels]
-    if width != affine.gain.shape[-1]:
-        raise SiteError(
-            f"Site {name!r} has width {width} on this model and {affine.gain.shape[-1]} in the "
-            "map. The map was made for another model; use it with the model it names."
-        )
-    # Where a model lies on several devices, so do its sites.
-    gain, shift = (part.to(z.device) for part in affine)
-    if gain.ndim == 2 or z.ndim == 4:
+
+    def __init__(self, name: str, affine: BatchAffine) -> None:
+        self._name, self._width = name, affine.shift.shape[-1]
+        self._scale, self._shift = 1 + affine.gain, affine.shift
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The steered activations.
+
+        Args:
+            z: shape (batch, ..., d), or (batch, d, height, width).
+
+        Raises:
+            SiteError: z has another width or another batch size.
+        """
+        scale, shift = self._scale, self._shift
+        # Where a model lies on several devices, so do its sites.
+        if scale.device != z.device:
+            scale, shift = scale.to(z.device), shift.to(z.device)
+        channels = 1 if z.ndim == 4 else z.ndim - 1
+        if z.shape[channels] != self._width:
+            raise SiteError(
+                f"Site {self._name!r} has width {z.shape[channels]} on this model and "
+                f"{self._width} in the map. The map was made for another model; use it with the "
+                "model it names."
+            )
+        if scale.ndim == 2:
+            scale, shift = self._of_each_sample(scale, shift, z, channels)
+        elif z.ndim == 4:
+            scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
+        if torch.is_grad_enabled():
+            steered: Tensor = _Apply.apply(z, scale, shift)
+            return steered
+        return _affine(z, scale, shift)
+
+    def _of_each_sample(
+        self, scale: Tensor, shift: Tensor, z: Tensor, channels: int
+    ) -> tuple[Tensor, Tensor]:
+        """Scale and shift with the dimensions of z."""
+        packed = one_row.get()
+        batch = packed[1] if packed else z.shape[0]
+        if batch != len(scale):
+            raise SiteError(
+                f"Site {self._name!r} sees a batch of {batch}, but {len(scale)} strengths were "
+                "given. Give one strength per sample, or one number for all."
+            )
+        if packed:
+            sample = packed[0].to(z.device)
+            return scale[sample].unsqueeze(0), shift[sample].unsqueeze(0)
         shape = [1] * z.ndim
-        shape[channels] = width
-        if gain.ndim == 2:
-            if batch != len(gain):
-                raise SiteError(
-                    f"Site {name!r} sees a batch of {batch}, but {len(gain)} strengths were "
-                    "given. Give one strength per sample, or one number for all."
-                )
-            shape[0] = batch
-            if packed:
-                shape = [1, -1, width]
-                sample = packed[0].to(z.device)
-                gain, shift = gain[sample], shift[sample]
-        gain, shift = gain.view(shape), shift.view(shape)
-    if not torch.is_grad_enabled():
-        return _affine(z, gain, shift)
-    steered: Tensor = _Apply.apply(z, gain, shift)
-    return steered
+        shape[0], shape[channels] = batch, self._width
+        return scale.view(shape), shift.view(shape)
 
 
-def _affine(z: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-    wide = z.float()
-    return torch.addcmul(shift, gain, wide).add_(wide).to(z.dtype)
+def _affine(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    steered = torch.addcmul(shift, scale, z)
+    # A conversion to the same dtype costs nearly as much as the kernel.
+    return steered if steered.dtype == z.dtype else steered.to(z.dtype)
 
 
 class _Apply(torch.autograd.Function):
-    """z + gain * z + shift in float32: a few kernels, that keep z alone for the way back."""
+    """scale * z + shift in float32: one kernel, that keeps z alone for the way back."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
-        ctx.save_for_backward(z, gain)
-        return _affine(z, gain, shift)
+    def forward(ctx: Any, z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        ctx.save_for_backward(z, scale)
+        return _affine(z, scale, shift)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
-        z, gain = ctx.saved_tensors
+        z, scale = ctx.saved_tensors
         wide = gradient.float()
         back, along, summed = None, None, None
         if ctx.needs_input_grad[0]:
-            back = torch.addcmul(wide, gain, wide).to(z.dtype)
+            back = (wide * scale).to(z.dtype)
         if ctx.needs_input_grad[1]:
-            along = (wide * z).sum_to_size(gain.shape)
+            along = (wide * z).sum_to_size(scale.shape)
         if ctx.needs_input_grad[2]:
-            summed = wide.sum_to_size(gain.shape)
+            summed = wide.sum_to_size(scale.shape)
         return back, along, summed
 
 

@@ -192,6 +192,18 @@ def test_steering_runs(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f["value"] > 0 and f["spread"]["count"] == 2 for f in found)
 
 
+def test_a_text_is_what_transformers_generates(tiny: lc.LanguageModel) -> None:
+    inputs = tiny.prepare(["abc", "cba"])
+    text, found = steering.Text(tiny.module, inputs), []
+    for _ in range(4):
+        text.write()
+        found.append(text.last)
+    expected = tiny.module.generate(
+        inputs.ids, do_sample=False, max_new_tokens=4, min_new_tokens=4, pad_token_id=0
+    )
+    assert torch.equal(torch.cat([inputs.ids, *found], dim=1), expected)
+
+
 def test_every_rival_steers_and_leaves_the_model_as_it_was(tiny: lc.LanguageModel) -> None:
     ids = tiny.prepare(["abc"]).ids
     smap = random_map(tiny, tiny.sites("layernorm"), "abc")
@@ -202,8 +214,8 @@ def test_every_rival_steers_and_leaves_the_model_as_it_was(tiny: lc.LanguageMode
 
     before = logits()
     for steered in (
-        lambda: steering.steered_by_vectors(tiny, smap),
-        lambda: steering.steered_by_repeng(tiny),
+        lambda: steering.steered_by_vectors(tiny.module, smap),
+        lambda: steering.steered_by_repeng(tiny.module),
     ):
         with steered():
             assert not torch.equal(logits(), before)
