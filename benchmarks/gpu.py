@@ -102,7 +102,7 @@ def measure(
         f"{name}, {PROMPTS} x {tokens} tokens, bfloat16",
         times,
         count_work(model, model.prepare(prompts.source), trainer.sites),
-        peak,
+        [peak] * len(times),
         device,
         parameters=sum(p.numel() for p in model.module.parameters()),
         sites=len(trainer.sites),

@@ -19,6 +19,8 @@ from typing import Any
 import psutil
 import torch
 
+from lineas_core.devices import cpu_has_bfloat16
+
 PACKAGES = ("torch", "transformers", "diffusers", "gradio")
 CPU = torch.device("cpu")
 SIZES = {"cpu": (1024, 2048, 4096), "cuda": (2048, 4096, 8192)}
@@ -44,6 +46,11 @@ def options(name: str, model: str = "smollm2") -> ArgumentParser:
     parser.add_argument("--model", default=model, help="short name, folder or hub id")
     parser.add_argument("--device", default="cpu", help="auto takes a GPU where there is one")
     return parser
+
+
+def fast_dtypes() -> list[str]:
+    """In which a model is measured: bfloat16 only where the CPU has instructions for it."""
+    return ["float32", "bfloat16"] if cpu_has_bfloat16() else ["float32"]
 
 
 def show(figure: str, **values: object) -> None:

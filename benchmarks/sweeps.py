@@ -15,8 +15,8 @@ from PIL.Image import Image
 
 import lineas_core as lc
 from benchmarks.inputs import random_map
-from benchmarks.machine import extent, in_turns, options, ratios, report
-from lineas_core.models import as_image_model, as_language_model
+from benchmarks.machine import extent, fast_dtypes, in_turns, options, ratios, report
+from lineas_core.models import DTYPES, as_image_model, as_language_model
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.subjects import SUBJECTS
 
@@ -109,11 +109,12 @@ def largest_difference(these: Sequence[Image], those: Sequence[Image]) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = options("sweeps")
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=fast_dtypes())
     parser.add_argument("--images", default="emoji-onestep", help="the image model, as --model")
     parser.add_argument("--tokens", type=int, default=48, help="of each text")
     parser.add_argument("--rounds", type=int, default=2, help="of alternating runs")
     chosen = parser.parse_args(argv)
-    for dtype in ("float32", "bfloat16"):
+    for dtype in chosen.dtypes:
         model = lc.load_model(chosen.model, device=chosen.device, dtype=dtype)
         measure_texts(as_language_model(model), chosen.tokens, chosen.rounds)
     painter = as_image_model(lc.load_model(chosen.images, device=chosen.device))

@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import pairwise
 
 import torch
 
@@ -26,6 +27,7 @@ from benchmarks.inputs import SHIPPED, cut_prompts
 from benchmarks.machine import (
     Memory,
     extent,
+    fast_dtypes,
     matrix_rate,
     options,
     ratios,
@@ -47,6 +49,9 @@ def measure_step(
 ) -> None:
     """Print the share of peak of one step.
 
+    The machine's own rate may change by half from one minute to the next, so it is taken before
+    and after every step, and the larger of the two counts for the step.
+
     Args:
         model: at the dtype that is measured.
         prompts: all of them in every step.
@@ -55,20 +60,20 @@ def measure_step(
     """
     dtype, device = model.module.dtype, model.device
     trainer = lc.Trainer(model, prompts, _settings(model, prompts))
-    before = matrix_rate(dtype, device, sizes)
-    times = seconds(trainer.step, steps, device, WARM_UP)
-    after = matrix_rate(dtype, device, sizes)
+    seconds(trainer.step, WARM_UP, device, warmups=0)
+    times, rates = [], [matrix_rate(dtype, device, sizes)]
+    for _ in range(steps):
+        times += seconds(trainer.step, 1, device, warmups=0)
+        rates.append(matrix_rate(dtype, device, sizes))
     report_share(
         _named(dtype),
         times,
         count_work(model, model.prepare(prompts.source), trainer.sites),
-        max(before, after),
+        [max(around) for around in pairwise(rates)],
         device,
         model=model.id,
         prompts=f"{len(prompts.source)} + {len(prompts.target)}",
         sites=len(trainer.sites),
-        peak_before=before,
-        peak_after=after,
     )
 
 
@@ -76,7 +81,7 @@ def report_share(
     what: str,
     times: Sequence[float],
     work: Work,
-    peak: float,
+    peaks: Sequence[float],
     device: torch.device,
     **more: object,
 ) -> None:
@@ -86,11 +91,11 @@ def report_share(
         what: they are steps of.
         times: seconds of each.
         work: of each.
-        peak: floating-point operations a second of a matrix product.
+        peaks: floating-point operations a second of a matrix product, when each was taken.
         device: that they ran on.
         more: what else belongs to the line.
     """
-    shares = [work.total / time / peak for time in times]
+    shares = [work.total / time / peak for time, peak in zip(times, peaks, strict=True)]
     report(
         f"share of peak of a training step, {what}",
         statistics.median(shares),
@@ -102,7 +107,7 @@ def report_share(
         step_seconds=extent(times),
         flops=work.total,
         attention_flops=work.attention,
-        peak_flops_per_second=peak,
+        peak_flops_per_second=extent(peaks),
     )
 
 
@@ -184,9 +189,7 @@ def measure_reach(model: lc.LanguageModel, seeds: Sequence[int], limit: int | No
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = options("training")
-    parser.add_argument(
-        "--dtypes", nargs="+", choices=list(DTYPES), default=["bfloat16", "float32"]
-    )
+    parser.add_argument("--dtypes", nargs="+", choices=list(DTYPES), default=fast_dtypes())
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each dtype")
     parser.add_argument("--repeats", type=int, default=3, help="trainings to a held-out Delta")
     parser.add_argument("--limit", type=int, help="steps of such a training")

@@ -167,8 +167,8 @@ def test_training_runs(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert [f["figure"].rsplit(" ", 1)[1] for f in steps] == ["bfloat16"]
     for step in steps:
         assert step["tokens"] == sum(range(9, 41))
-        seconds = step["step_seconds"]["median"]
-        again = step["flops"] / seconds / step["peak_flops_per_second"]
+        seconds, peak = (step[name]["median"] for name in ("step_seconds", "peak_flops_per_second"))
+        again = step["flops"] / seconds / peak
         assert step["value"] == pytest.approx(again, rel=0.5)
         assert step["spread"]["count"] == 2
     assert sum(f["figure"].startswith("memory") for f in found) == 1
@@ -223,7 +223,8 @@ def test_every_rival_steers_and_leaves_the_model_as_it_was(tiny: lc.LanguageMode
 
 
 def test_sweeps_run(llama: str, pipeline: str, capsys: pytest.CaptureFixture[str]) -> None:
-    sweeps.main(["--model", llama, "--images", pipeline, "--tokens", "3", "--rounds", "1"])
+    dtypes = ["--dtypes", "float32", "bfloat16"]
+    sweeps.main(["--model", llama, "--images", pipeline, "--tokens", "3", "--rounds", "1", *dtypes])
     float32, bfloat16, images = figures(capsys)
     assert float32["texts_equal"]
     assert float32["grid"] == "8 x 7 of 3 tokens"

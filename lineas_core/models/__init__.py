@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from lineas_core.devices import choose_device
+from lineas_core.devices import choose_device, cpu_has_bfloat16
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.home import lineas_home
 from lineas_core.models.catalog import CatalogEntry, catalog
@@ -51,7 +51,7 @@ def load_model(
     split = device == "split"
     chosen_device = choose_device("cuda" if split else device)
     if entry and dtype == "auto":
-        slow = entry.dtype == "bfloat16" and chosen_device.type == "cpu" and not _cpu_has_bfloat16()
+        slow = entry.dtype == "bfloat16" and chosen_device.type == "cpu" and not cpu_has_bfloat16()
         dtype = "float32" if slow else entry.dtype
     source = _locate(name, entry, home or lineas_home())
     if entry.kind == "diffusion" if entry else is_pipeline(source):
@@ -123,8 +123,3 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
         if converted.is_dir():
             return str(converted)
     return entry.hub
-
-
-def _cpu_has_bfloat16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
