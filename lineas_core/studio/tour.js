@@ -9,24 +9,29 @@
   const SEEN = "lineas-tour-seen";
   const remember = () => { try { localStorage.setItem(SEEN, "1"); } catch { /* private window */ } };
   const seen = () => { try { return localStorage.getItem(SEEN); } catch { return "1"; } };
-  let card, ring, at, before;
+  let card, ring, at, before, watcher;
   const end = () => {
     remember();
     document.removeEventListener("keydown", keys);
+    watcher?.disconnect();
     card?.remove(); ring?.remove();
     card = ring = undefined;
     before?.focus?.();
   };
   const keys = (event) => { if (event.key === "Escape") end(); };
-  const show = (step) => {
-    at = step;
-    const [where, title, text] = STEPS[step];
-    const target = document.querySelector(where);
-    const box = target?.getBoundingClientRect() ?? { left: 20, top: 20, width: 0, height: 0, bottom: 20 };
+  const place = () => {
+    const box = document.querySelector(STEPS[at][0])?.getBoundingClientRect() ?? { left: 20, top: 20, width: 0, height: 0 };
     Object.assign(ring.style, {
       left: `${box.left + scrollX - 6}px`, top: `${box.top + scrollY - 6}px`,
       width: `${box.width + 12}px`, height: `${box.height + 12}px`,
     });
+  };
+  const show = (step) => {
+    at = step;
+    const [, title, text] = STEPS[step];
+    watcher.disconnect();
+    for (const part of [document.querySelector(STEPS[at][0]), document.body]) if (part) watcher.observe(part);
+    place();
     card.querySelector("h2").textContent = title;
     card.querySelector("p").textContent = text;
     card.querySelector("small").textContent = `${step + 1} of ${STEPS.length}`;
@@ -41,10 +46,14 @@
     card.setAttribute("role", "dialog");
     card.setAttribute("aria-labelledby", "tour-title");
     card.innerHTML = '<h2 id="tour-title"></h2><p></p><div><small></small><button type="button" class="ls-tour-skip">Skip</button><button type="button" class="ls-tour-next"></button></div>';
-    document.querySelector(".gradio-container").append(ring, card);
+    document.querySelector(".gradio-container").append(card);
+    // Not in the page's column, which cuts off the shade at its sides.
+    document.body.append(ring);
     card.querySelector(".ls-tour-skip").onclick = end;
     card.querySelector(".ls-tour-next").onclick = () => (at + 1 < STEPS.length ? show(at + 1) : end());
     document.addEventListener("keydown", keys);
+    // Rows and pictures that arrive, and a window that changes its width, move what is ringed.
+    watcher = new ResizeObserver(place);
     show(0);
   };
   document.querySelector("#tour-button")?.addEventListener("click", start);

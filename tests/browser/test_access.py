@@ -19,6 +19,7 @@ from tests.browser.parts import (
     slider,
     switch,
     unfold,
+    wait_for,
 )
 
 pytestmark = MARKS
@@ -112,6 +113,30 @@ def test_the_tour_comes_once_and_escape_leaves_it(newcomer: Visitor) -> None:
         again.keyboard.press("Enter")
     expect(again.get_by_role("dialog")).to_have_count(0)
     expect(button).to_be_focused()
+
+
+@pytest.mark.parametrize("width", [1440, 1920, 390])
+def test_the_tour_rings_what_it_tells_of(newcomer: Visitor, width: int) -> None:
+    page = newcomer.open()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.set_viewport_size({"width": width, "height": 844})
+    for target in ("#rack", "#pictures"):
+        rings(page, target)
+        page.keyboard.press("Enter")
+
+
+def rings(page: Page, target: str) -> None:
+    """The tour's ring comes to lie six pixels around a part of the page."""
+
+    def off() -> float:
+        inner, outer = (page.locator(part).bounding_box() for part in (target, ".ls-tour-ring"))
+        assert inner and outer
+        return max(
+            abs(outer[side] - inner[side] - by)
+            for side, by in {"x": -6, "y": -6, "width": 12, "height": 12}.items()
+        )
+
+    wait_for(lambda: off() < 1.5)
 
 
 def test_the_keyboard_reaches_the_whole_rack(page: Page) -> None:
