@@ -97,6 +97,10 @@ def load_pipeline(
         pipeline.set_progress_bar_config(disable=True)
         if entry and entry.scheduler:
             pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
+        for part in ("unet", "vae"):
+            if network := getattr(pipeline, part, None):
+                # The layout that convolutions run in; others are turned round before each.
+                network.to(memory_format=torch.channels_last)
         if offload:
             pipeline.enable_model_cpu_offload(device=device)
             return pipeline

@@ -130,7 +130,8 @@ def rings(page: Page, target: str) -> None:
 
     def off() -> float:
         inner, outer = (page.locator(part).bounding_box() for part in (target, ".ls-tour-ring"))
-        assert inner and outer
+        assert inner
+        assert outer
         return max(
             abs(outer[side] - inner[side] - by)
             for side, by in {"x": -6, "y": -6, "width": 12, "height": 12}.items()
