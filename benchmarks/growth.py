@@ -2,7 +2,8 @@
 
 Seconds of a training step against prompts, tokens, sites and width, and seconds of a sweep of
 texts against strengths, on a small model with random weights. The figure is the exponent p of the
-curve seconds = c * size^p, fitted to the medians; the points are printed and plotted.
+curve seconds = c * size^p, fitted to the fastest run of each point, since all else that a machine
+does makes it slower; the points are printed and plotted.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ def measure_curve(
         width: of the model, where it is not what grows.
     """
     times = [_seconds_at(name, size, runs, width) for size in sizes]
-    medians = [statistics.median(found) for found in times]
+    fastest = [min(found) for found in times]
     what = "a sweep" if name == "strengths" else "a training step"
     report(
         f"exponent of the time of {what} by {name}",
-        exponent(sizes, medians),
+        exponent(sizes, fastest),
         spread=None,
         seeds=[0],
         points=[{name: size, **extent(found)} for size, found in zip(sizes, times, strict=True)],
@@ -74,18 +75,19 @@ def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
 def draw(
     figure: Figure, name: str, unit: str, sizes: Sequence[int], times: Sequence[Sequence[float]]
 ) -> None:
-    """Medians with smallest and largest, on logarithmic axes, with the fitted exponent."""
-    medians = [statistics.median(found) for found in times]
+    """Fastest runs, the others above them, on logarithmic axes, with the fitted exponent."""
+    fastest = [min(found) for found in times]
+    slower = [max(found) - low for low, found in zip(fastest, times, strict=True)]
     axes = figure.add_subplot()
-    below = [middle - min(found) for middle, found in zip(medians, times, strict=True)]
-    above = [max(found) - middle for middle, found in zip(medians, times, strict=True)]
-    axes.errorbar(sizes, medians, yerr=[below, above], marker="o", capsize=3)
+    axes.errorbar(sizes, fastest, yerr=[[0.0] * len(slower), slower], marker="o", capsize=3)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    for formatter in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        formatter("{x:g}")
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_xlabel(name)
     axes.set_ylabel(unit)
-    axes.set_title(f"time grows with {name} to the {exponent(sizes, medians):.2f}")
+    axes.set_title(f"time grows with {name} to the {exponent(sizes, fastest):.2f}")
     axes.grid(alpha=0.3)
 
 
@@ -94,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.growth")
     parser.add_argument("--curves", nargs="+", default=list(CURVES), choices=list(CURVES))
     parser.add_argument("--points", type=int, default=5, help="of each curve, smallest first")
-    parser.add_argument("--runs", type=int, default=5, help="of each point")
+    parser.add_argument("--runs", type=int, default=10, help="of each point")
     parser.add_argument("--width", type=int, default=WIDTH, help="of the model")
     parser.add_argument("--plots", type=Path, default=PLOTS, help="folder of the plots")
     chosen = parser.parse_args(argv)
