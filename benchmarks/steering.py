@@ -3,10 +3,11 @@
 Seconds a token with steering over seconds a token without: the same prompts are continued greedily
 with steering and without side by side, a token of each in turn, so that what else the machine does
 hits both alike. Every token gives a ratio. One way to steer is measured at a time: weights of their
-own, as a folded checkpoint has them, are slower the more else has run since they were last read. A
-way is this library with every norm of the layers steered, a
-checkpoint with the same map folded in, steering-vectors on the same norms, or repeng, which adds to
-the output of every layer, which is what it can steer. Reading the prompt is not counted.
+own, as a folded checkpoint has them, are slower the more else has run since they were last read.
+
+A way is this library with every norm of the layers steered, a checkpoint with the same map folded
+in, steering-vectors on the same norms, or repeng, which adds to the output of every layer, which is
+what it can steer. Reading the prompt is not counted.
 """
 
 from __future__ import annotations
