@@ -12,12 +12,18 @@ const known = (id) => local.catalog.find((map) => map.id === id);
 const fits = (map) => map?.model === local.models[local.state.modality];
 const shown = () => local.state.rows.filter((row) => fits(known(row.id)));
 const range = () => (local.state.beyond ? [-1, 2] : [0, 1]);
-// A pointer that is down, or a drag, which need not come with the focus.
-const held = { pointer: false, drag: false };
-root.addEventListener("pointerdown", () => { held.pointer = true; });
-for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => { held.pointer = false; });
+// A pointer that is down, or a drag, which need not come with the focus. A row that is replaced
+// under it would lose the drag, so what comes meanwhile is drawn when it ends.
+const held = { pointer: false, drag: false, late: false };
+function hold(part, on) {
+  held[part] = on;
+  // After the click or drop that belongs to this event.
+  if (!on) setTimeout(() => { if (held.late && !held.pointer && !held.drag) draw(); });
+}
+root.addEventListener("pointerdown", () => hold("pointer", true));
+for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => hold("pointer", false));
 for (const [event, on] of [["dragstart", true], ["dragend", false], ["drop", false]]) {
-  root.addEventListener(event, () => { held.drag = on; }, true);
+  root.addEventListener(event, () => hold("drag", on), true);
 }
 
 function publish(event) {
@@ -153,6 +159,7 @@ function line(row) {
 }
 
 function draw(focus) {
+  held.late = false;
   const rows = shown();
   const list = make("ol", { class: "rack-list", "aria-label": "Maps, first applied first" }, ...rows.map(line));
   const rest = local.catalog.filter((map) => fits(map) && !rows.some((row) => row.id === map.id));
@@ -226,7 +233,8 @@ function receive() {
       if (effect != null && !item.classList.contains("rack-off")) item.append(make("p", { class: "rack-effect" },
         `${Math.round(effect * 100)} % of its effect is left beside the others`));
     }
-  } else draw();
+  } else if (held.pointer || held.drag) held.late = true;
+  else draw();
   if (patch.ask) publish("release");
 }
 
