@@ -217,9 +217,10 @@ def test_training_is_watched_left_found_again_cancelled_and_tried_again(
 def test_a_finished_map_comes_onto_the_rack_and_steers(train: Page) -> None:
     train.locator("#set-name textarea").fill("My pixels")
     start(train, 8)
-    slider(train, "Watercolour").hover()
+    handle = train.locator(".rack-row").first.get_by_role("slider")
+    handle.hover()
     train.mouse.down()
-    moving = slider(train, "Watercolour").element_handle()
+    moving = handle.element_handle()
     expect(ended(train, "done")).to_contain_text("It is on the rack now")
     assert moving.evaluate("slider => slider.isConnected"), "drawn anew under the hand"
     train.mouse.up()
