@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-NAMES = ("training", "steering", "sweeps", "folding", "growth")
+NAMES = ("training", "steering", "sweeps", "folding", "growth", "startup", "slider")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -128,11 +128,15 @@ def seconds(
 
 
 def in_turns(
-    actions: Mapping[str, Callable[[], object]], rounds: int, device: torch.device = CPU
+    actions: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device = CPU,
+    warmups: int = 1,
 ) -> dict[str, list[float]]:
     """Seconds of each action, A B A B ..., so that a slow minute of the machine hits them alike."""
-    for action in actions.values():
-        action()
+    for _ in range(warmups):
+        for action in actions.values():
+            action()
     found: dict[str, list[float]] = {name: [] for name in actions}
     for _ in range(rounds):
         for name, action in actions.items():

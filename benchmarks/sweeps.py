@@ -45,12 +45,13 @@ def measure_texts(model: lc.LanguageModel, tokens: int, rounds: int) -> None:
         ]
         return [list(row) for row in zip(*columns, strict=True)]
 
+    # This is each one's first run, too, which is not timed.
     differing = sum(
         a != b
         for these, those in zip(at_once(), one_by_one(), strict=True)
         for a, b in zip(these, those, strict=True)
     )
-    times = in_turns({"sweep": at_once, "calls": one_by_one}, rounds, model.device)
+    times = in_turns({"sweep": at_once, "calls": one_by_one}, rounds, model.device, warmups=0)
     pairs = ratios(times["calls"], times["sweep"])
     dtype = str(model.module.dtype).removeprefix("torch.")
     report(
@@ -81,8 +82,9 @@ def measure_images(model: DiffusionModel, rounds: int) -> None:
         columns = [model.generate(prompts, [(smap, s)], seed=SEED) for s in STRENGTHS]
         return [image for row in zip(*columns, strict=True) for image in row]
 
+    # This is each one's first run, too, which is not timed.
     difference = largest_difference(at_once(), one_by_one())
-    times = in_turns({"sweep": at_once, "calls": one_by_one}, rounds, model.device)
+    times = in_turns({"sweep": at_once, "calls": one_by_one}, rounds, model.device, warmups=0)
     pairs = ratios(times["calls"], times["sweep"])
     report(
         "seven calls over one sweep of images",

@@ -1,4 +1,4 @@
-"""Many visitors at once, each with a key of its own: `python -m benchmarks.studio visitors`.
+"""Many visitors at once, each with a key of its own: `python -m benchmarks.visitors`.
 
 In turns, with pauses to look, they list maps, picture 1 to 4 things with one or two shipped maps,
 and now and then continue a text; every fifth trains short maps. What comes back is compared with
@@ -12,8 +12,10 @@ from __future__ import annotations
 import base64
 import io
 import random
+import sys
 import threading
 import time
+from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -302,3 +304,16 @@ SHIPPED = {
     path.stem: lc.SteeringMap.load(path).info.concept
     for path in sorted(GALLERY.glob("*.safetensors"))
 }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; 1 if something went wrong."""
+    parser = ArgumentParser(prog="python -m benchmarks.visitors")
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--visitors", type=int, default=20)
+    chosen = parser.parse_args(argv)
+    return 0 if measure_visitors(chosen.visitors, chosen.seconds) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,23 +1,20 @@
-"""How fast the app answers: `python -m benchmarks.studio startup | slider | visitors`.
+"""How fast a slider changes the picture: `python -m benchmarks.slider`.
 
-One JSON object a line. Each command starts the app in a folder of its own, and stops it.
-
-startup: seconds from the start of app.py to the page's first answer, and how many of them are not
-the import of torch and gradio. slider: in Chromium, seconds from letting a strength slider go to
-the new picture on the page. visitors: see `benchmarks/visitors.py`.
+It starts the app in a folder of its own and opens it in Chromium. The figures are seconds from
+letting a strength slider go until the new picture is painted, over the seconds of the callback
+alone: what the server, the wire and the page add. With `--training`, also seconds while another
+visitor's map trains, and from a fresh page's first paint to a changed picture.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from argparse import ArgumentParser
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,15 +22,13 @@ from typing import Any
 from gradio_client import Client
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.machine import show, spread
+from benchmarks.machine import extent, report, show, spread
 from benchmarks.serving import Server, serving
-from benchmarks.visitors import measure_visitors
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import Pictures
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.visitors import new_key
 
-IMPORTS = "import torch, gradio"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
          "--disable-background-networking", "--disable-component-update"]  # fmt: skip
@@ -67,40 +62,34 @@ PAINTED = "(strength) => window.benchmark.painted[strength]"
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 
 
-def measure_startup(runs: int) -> None:
-    """The page's first answer against the imports that it cannot do without, in turns."""
-    pages, imports = [], []
-    for _ in range(runs):
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", IMPORTS], check=True)
-        imports.append(time.perf_counter() - began)
-        with serving() as server:
-            pages.append(server.seconds)
-    page, imported = statistics.median(pages), statistics.median(imports)
-    show("startup", seconds=page, imports=imported, added=page - imported, target=2.0, runs=runs)
+def measure_slider(count: int, *, training: bool) -> None:
+    """Print the seconds, and over the callback's.
 
-
-def measure_slider(count: int) -> None:
-    """Alone, while another visitor's map trains, and from a fresh page's first paint."""
+    Args:
+        count: strengths that the slider is let go at.
+        training: whether also from a fresh page, and while each kind of map trains.
+    """
     with serving() as server, _chromium() as browser:
         other = Client(server.url, verbose=False, download_files=False)
         visitor = other.predict(api_name="/new_visitor")
         other.predict(visitor, [PROMPT], [MAP], [0.5], api_name="/picture")
         other.predict(visitor, PROMPT, [], [], "smollm2", 0, 1, api_name="/complete")
-        first = _first_picture(browser, server)
-        show("first paint to a changed picture", seconds=first, target=10.0)
+        if training:
+            first = _first_picture(browser, server)
+            show("first paint to a changed picture", seconds=first, target=10.0)
         page = _opened(browser, server)
-        inside = _callback_seconds(count)
+        inside = statistics.median(_callback_seconds(count))
         alone = _releases(page, count, seed=0)
-        outside = 1 - statistics.median(inside) / statistics.median(alone)
-        show(
-            "slider to new picture",
-            **spread(alone),
-            target=0.4,
-            callback_p50=statistics.median(inside),
-            share_outside_callback=outside,
+        report(
+            "seconds from a slider to its picture, over the callback's",
+            statistics.median(alone) / inside,
+            spread=extent([seconds / inside for seconds in alone]),
+            seeds=[0],
+            seconds=spread(alone),
+            callback_seconds=inside,
+            target_seconds=0.4,
         )
-        for seed, (kind, (model, prompts)) in enumerate(TRAINED.items(), start=1):
+        for seed, (kind, (model, prompts)) in enumerate(TRAINED.items() if training else (), 1):
             with _training(other, visitor, model, prompts):
                 found = _releases(page, count, seed)
             show(f"slider to new picture while {kind} trains", **spread(found), target=1.5)
@@ -214,24 +203,13 @@ def _callback_seconds(count: int) -> list[float]:
     return times[3:]
 
 
-def main() -> None:
-    """Measure what was asked for, and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.studio")
-    figures = parser.add_subparsers(dest="figure", required=True)
-    startup = figures.add_parser("startup")
-    startup.add_argument("--runs", type=int, default=3)
-    slider = figures.add_parser("slider")
-    slider.add_argument("--count", type=int, default=60, help="releases for each figure")
-    visitors = figures.add_parser("visitors")
-    visitors.add_argument("--seconds", type=float, default=300)
-    visitors.add_argument("--visitors", type=int, default=20)
-    asked = parser.parse_args()
-    if asked.figure == "startup":
-        measure_startup(asked.runs)
-    elif asked.figure == "slider":
-        measure_slider(asked.count)
-    elif not measure_visitors(asked.visitors, asked.seconds):
-        sys.exit(1)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = ArgumentParser(prog="python -m benchmarks.slider")
+    parser.add_argument("--count", type=int, default=20, help="releases for each figure")
+    parser.add_argument("--training", action="store_true", help="also while maps train")
+    chosen = parser.parse_args(argv)
+    measure_slider(chosen.count, training=chosen.training)
 
 
 if __name__ == "__main__":
