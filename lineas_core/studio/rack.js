@@ -158,8 +158,18 @@ function line(row) {
   return item;
 }
 
+// Where the focus is, to be found again in a rack drawn anew.
+function focused() {
+  const used = document.activeElement;
+  const label = root.contains(used) && used.getAttribute("aria-label");
+  if (!label) return "";
+  const row = used.closest("[data-id]");
+  return `${row ? `[data-id="${CSS.escape(row.dataset.id)}"] ` : ""}[aria-label="${CSS.escape(label)}"]`;
+}
+
 function draw(focus) {
   held.late = false;
+  focus ??= focused();
   const rows = shown();
   const list = make("ol", { class: "rack-list", "aria-label": "Maps, first applied first" }, ...rows.map(line));
   const rest = local.catalog.filter((map) => fits(map) && !rows.some((row) => row.id === map.id));
