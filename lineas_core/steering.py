@@ -1,7 +1,7 @@
 """Put maps onto a live model, at any strengths, and take them off again.
 
 Maps at the same site are composed before they touch the model, so a site holds one gain and one
-shift however many maps are on. The hooks act only in the context (thread or task) that entered
+shift however many maps are on. They act only in the context (thread or task) that entered
 `steer`, so two threads can steer one model with different maps at once.
 """
 
@@ -11,6 +11,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -21,12 +24,18 @@ from lineas_core.maps import BatchAffine, SteeringMap, Strength, compose_for_bat
 
 Steering = Sequence[tuple[SteeringMap, Strength]]
 
-_active: ContextVar[frozenset[object]] = ContextVar("lineas_active_steering", default=frozenset())
+Hook = Callable[[Tensor], Tensor]
+
+# Module -> what its output goes through in this context, the outermost block's first.
+_hooks: ContextVar[Mapping[nn.Module, tuple[Hook, ...]]] = ContextVar(
+    "lineas_hooks", default=MappingProxyType({})
+)
 # The sample of each token and the number of samples, while a model runs the tokens of all of them
 # in one row (`models/packing.py`).
 one_row: ContextVar[tuple[Tensor, int] | None] = ContextVar("lineas_one_row", default=None)
-# torch numbers its hooks from one counter without a lock.
-_registering = threading.Lock()
+# The modules at which some block of some thread has hooks.
+_gates: dict[nn.Module, _Gate] = {}
+_counting = threading.Lock()
 
 
 @runtime_checkable
@@ -70,24 +79,27 @@ def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
 
 
 @contextmanager
-def site_hooks(
-    module: nn.Module, hooks: Mapping[str, Callable[[Tensor], Tensor]]
-) -> Iterator[None]:
+def site_hooks(module: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
     """Within the block, and in this context only, each site puts out `hook(its activations)`.
 
     Raises:
         SiteError: the model has no such site, or it does not put out a tensor.
     """
     modules = find_sites(module, hooks)
-    token = object()
+    together = dict(_hooks.get())
+    for name, hook in hooks.items():
+        together[modules[name]] = (*together.get(modules[name], ()), hook)
     with ExitStack() as stack:
-        for name, function in hooks.items():
-            with _registering:
-                handle = modules[name].register_forward_hook(_scoped(name, function, token))
-            stack.callback(handle.remove)
-        reset = _active.set(_active.get() | {token})
-        stack.callback(_active.reset, reset)
+        for name in hooks:
+            stack.enter_context(_gate(name, modules[name]))
+        stack.callback(_hooks.reset, _hooks.set(together))
         yield
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether this context has a hook at the module, or within it."""
+    hooks = _hooks.get()
+    return any(part in hooks for part in module.modules())
 
 
 def find_sites(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
@@ -120,6 +132,7 @@ class AtSite:
     def __init__(self, name: str, affine: BatchAffine) -> None:
         self._name, self._width = name, affine.shift.shape[-1]
         self._scale, self._shift = 1 + affine.gain, affine.shift
+        self._varies = affine.gain.ndim == 2
 
     def __call__(self, z: Tensor) -> Tensor:
         """The steered activations.
@@ -130,30 +143,35 @@ class AtSite:
         Raises:
             SiteError: z has another width or another batch size.
         """
-        scale, shift = self._scale, self._shift
-        # Where a model lies on several devices, so do its sites.
-        if scale.device != z.device:
-            scale, shift = scale.to(z.device), shift.to(z.device)
-        channels = 1 if z.ndim == 4 else z.ndim - 1
-        if z.shape[channels] != self._width:
+        shape = z.shape
+        channels = 1 if len(shape) == 4 else -1
+        if shape[channels] != self._width:
             raise SiteError(
-                f"Site {self._name!r} has width {z.shape[channels]} on this model and "
+                f"Site {self._name!r} has width {shape[channels]} on this model and "
                 f"{self._width} in the map. The map was made for another model; use it with the "
                 "model it names."
             )
-        if scale.ndim == 2:
-            scale, shift = self._of_each_sample(scale, shift, z, channels)
-        elif z.ndim == 4:
+        scale, shift = self._scale, self._shift
+        if self._varies:
+            scale, shift = self._of_each_sample(z, channels)
+        elif channels == 1:
             scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
-        if torch.is_grad_enabled():
-            steered: Tensor = _Apply.apply(z, scale, shift)
-            return steered
-        return _affine(z, scale, shift)
+        try:
+            if torch.is_grad_enabled():
+                steered: Tensor = _Apply.apply(z, scale, shift)
+                return steered
+            return _affine(z, scale, shift)
+        except RuntimeError:
+            # Where a model lies on several devices, so do its sites; to ask at each token which
+            # it is costs as much as the kernel.
+            if scale.device == z.device:
+                raise
+            self._scale, self._shift = self._scale.to(z.device), self._shift.to(z.device)
+            return self(z)
 
-    def _of_each_sample(
-        self, scale: Tensor, shift: Tensor, z: Tensor, channels: int
-    ) -> tuple[Tensor, Tensor]:
+    def _of_each_sample(self, z: Tensor, channels: int) -> tuple[Tensor, Tensor]:
         """Scale and shift with the dimensions of z."""
+        scale, shift = self._scale, self._shift
         packed = one_row.get()
         batch = packed[1] if packed else z.shape[0]
         if batch != len(scale):
@@ -162,7 +180,7 @@ class AtSite:
                 "given. Give one strength per sample, or one number for all."
             )
         if packed:
-            sample = packed[0].to(z.device)
+            sample = packed[0].to(scale.device)
             return scale[sample].unsqueeze(0), shift[sample].unsqueeze(0)
         shape = [1] * z.ndim
         shape[0], shape[channels] = batch, self._width
@@ -197,17 +215,52 @@ class _Apply(torch.autograd.Function):
         return back, along, summed
 
 
-def _scoped(name: str, function: Callable[[Tensor], Tensor], token: object) -> Any:
-    def hook(module: nn.Module, args: Any, output: Any) -> Any:
-        if token not in _active.get():
-            return None
-        tensor = output[0] if isinstance(output, tuple) and output else output
-        if not isinstance(tensor, Tensor):
-            raise SiteError(
-                f"Site {name!r} puts out {type(output).__name__}, not a tensor. Choose a module "
-                "whose output is one, such as a norm or linear layer."
-            )
-        changed = function(tensor)
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+@dataclass
+class _Gate:
+    """What a module's `forward` was before `_through` took its place, and for how many blocks.
 
-    return hook
+    A forward hook of torch sends each call the long way through `nn.Module.__call__`, which costs
+    as much as the steering itself.
+    """
+
+    before: Callable[..., Any] | None
+    blocks: int = 0
+
+
+@contextmanager
+def _gate(name: str, module: nn.Module) -> Iterator[None]:
+    with _counting:
+        gate = _gates.get(module)
+        if gate is None:
+            # A partial, unlike a closure, is copied with the module.
+            forward = partial(_through, name, module, module.forward)
+            gate = _gates[module] = _Gate(module.__dict__.get("forward"))
+            module.forward = forward
+        gate.blocks += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            gate.blocks -= 1
+            if not gate.blocks:
+                del _gates[module], module.forward
+                if gate.before is not None:
+                    module.forward = gate.before
+
+
+def _through(
+    name: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    output = forward(*args, **kwargs)
+    hooks = _hooks.get().get(module)
+    if hooks is None:
+        return output
+    z = output[0] if isinstance(output, tuple) and output else output
+    if not isinstance(z, Tensor):
+        raise SiteError(
+            f"Site {name!r} puts out {type(output).__name__}, not a tensor. Choose a module "
+            "whose output is one, such as a norm or linear layer."
+        )
+    for hook in hooks:
+        z = hook(z)
+    return (z, *output[1:]) if isinstance(output, tuple) else z

@@ -297,9 +297,11 @@ def test_what_a_listener_raises_ends_the_writing(tiny: lc.LanguageModel) -> None
     def stop(texts: list[str]) -> None:
         raise KeyboardInterrupt
 
+    before = [module.forward for module in tiny.module.modules()]
+    smap = lc.SteeringMap({"model.norm": lc.Affine(torch.ones(16), torch.ones(16))})
     with pytest.raises(KeyboardInterrupt):
-        tiny.generate(["ab"], max_new_tokens=100, on_texts=stop)
-    assert not any(module._forward_hooks for module in tiny.module.modules())
+        tiny.generate(["ab"], [(smap, 1.0)], max_new_tokens=100, on_texts=stop)
+    assert [module.forward for module in tiny.module.modules()] == before
 
 
 def test_layers_that_lie_apart_train_and_steer_as_those_together(

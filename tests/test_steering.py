@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import threading
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import lineas_core as lc
-from lineas_core.steering import site_hooks
+from lineas_core.maps import BatchAffine
+from lineas_core.steering import AtSite, site_hooks
 from tests.conftest import random_map
 
 
@@ -62,8 +64,9 @@ def by_hand(toy: Toy, smap: lc.SteeringMap, s: Tensor, x: Tensor) -> Tensor:
     return t("conv", z, (-1, 1, 1))
 
 
-def hooks_on(module: nn.Module) -> int:
-    return sum(len(m._forward_hooks) for m in module.modules())
+def changed_in(module: nn.Module) -> int:
+    """How many of its modules run something else than the code of their class."""
+    return sum("forward" in vars(m) or bool(m._forward_hooks) for m in module.modules())
 
 
 @pytest.mark.parametrize("s", [1.0, 0.3, -0.5, 2.0])
@@ -72,7 +75,7 @@ def test_one_strength_equals_a_hand_written_forward(toy: Toy, s: float) -> None:
     with lc.steer(toy, [(smap, s)]):
         found = toy(x)
     torch.testing.assert_close(found, by_hand(toy, smap, torch.full((4,), s), x))
-    assert hooks_on(toy) == 0
+    assert changed_in(toy) == 0
 
 
 def test_a_strength_per_sample_equals_a_hand_written_forward(toy: Toy) -> None:
@@ -118,25 +121,25 @@ def test_maps_are_applied_in_float32_whatever_the_dtype() -> None:
     assert (steered != z).any()
 
 
-def test_an_error_inside_leaves_no_hook(toy: Toy) -> None:
+def test_an_error_inside_leaves_nothing(toy: Toy) -> None:
     def fail() -> None:
         with lc.steer(toy, [(random_map(WIDTHS, 0), 1.0)]):
-            assert hooks_on(toy) == 4
+            assert changed_in(toy) == 4
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert hooks_on(toy) == 0
+    assert changed_in(toy) == 0
 
 
-def test_an_error_while_entering_leaves_no_hook(toy: Toy) -> None:
+def test_an_error_while_entering_leaves_nothing(toy: Toy) -> None:
     smap = random_map({"block.norm": 6, "nowhere": 2}, 0)
     with (
         pytest.raises(lc.SiteError, match=r"no module 'nowhere' \(1 of 2"),
         lc.steer(toy, [(smap, 1.0)]),
     ):
         pass
-    assert hooks_on(toy) == 0
+    assert changed_in(toy) == 0
 
 
 def test_misfits_are_named(toy: Toy) -> None:
@@ -157,7 +160,7 @@ def test_misfits_are_named(toy: Toy) -> None:
         pytest.raises(lc.SiteError, match="'0' puts out str, not a tensor"),
     ):
         container(x)
-    assert hooks_on(container) == 0
+    assert changed_in(container) == 0
 
 
 def test_two_threads_steer_one_model_each_with_its_own_map(toy: Toy) -> None:
@@ -184,7 +187,7 @@ def test_two_threads_steer_one_model_each_with_its_own_map(toy: Toy) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert hooks_on(toy) == 0
+    assert changed_in(toy) == 0
 
 
 def test_a_thread_started_inside_is_steered_in_a_copy_of_the_context(toy: Toy) -> None:
@@ -196,3 +199,39 @@ def test_a_thread_started_inside_is_steered_in_a_copy_of_the_context(toy: Toy) -
             thread.join()
     torch.testing.assert_close(found[0], by_hand(toy, smap, torch.ones(4), x))
     assert torch.equal(found[1], toy(x))
+
+
+def test_what_stood_in_for_a_forward_does_so_again_afterwards(toy: Toy) -> None:
+    smap, x = random_map({"block.norm": 6}, 0), torch.randn(4, 3, 6)
+    norm = toy.get_submodule("block.norm")
+    inner = norm.forward
+    norm.forward = outer = lambda z: inner(z) + 1
+    plain = toy(x)
+    first, second = lc.steer(toy, [(smap, 1.0)]), lc.steer(toy, [(smap, -1.0)])
+    contexts = [contextvars.copy_context() for _ in range(2)]
+    contexts[0].run(first.__enter__)
+    contexts[1].run(second.__enter__)
+    copied = copy.deepcopy(toy)
+    assert not torch.allclose(contexts[0].run(toy, x), plain)
+    contexts[0].run(first.__exit__, None, None, None)
+    assert norm.forward is not outer
+    assert torch.equal(toy(x), plain)
+    assert not torch.allclose(contexts[1].run(toy, x), plain)
+    contexts[1].run(second.__exit__, None, None, None)
+    assert norm.forward is outer
+    # A copy made meanwhile has weights of its own, and no map.
+    with torch.no_grad():
+        copied.get_submodule("block.linear").weight.zero_()
+    assert torch.equal(toy(x), plain)
+    assert not torch.equal(copied(x), plain)
+
+
+@pytest.mark.parametrize("batch", [(), (2,)])
+@pytest.mark.parametrize("shape", [(2, 3, 6), (2, 6, 4, 4)])
+def test_a_map_follows_its_site_to_another_device(
+    batch: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    affine = BatchAffine(torch.zeros(*batch, 6), torch.ones(*batch, 6))
+    at_site, z = AtSite("site", affine), torch.randn(shape)
+    for device in ("cpu", "meta", "meta"):
+        assert at_site(z.to(device)).device.type == device

@@ -21,7 +21,7 @@ from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.conditioning import Conditioning, Schedule
 from lineas_core.models.safety import SafetyChecker
 from lineas_core.models.sites import match_sites
-from lineas_core.steering import Steering
+from lineas_core.steering import Steering, hooked
 from lineas_core.steering import steer as steering
 
 MOST_STEPS = 50
@@ -218,7 +218,7 @@ class DiffusionModel:
     def forward(self, inputs: DiffusionInputs) -> None:
         """Run the denoiser's first step; and, where hooks are on them, the text encoders before."""
         conditioning = inputs.conditioning
-        if self._encoders_hooked():
+        if any(hooked(encoder) for encoder in self._encoders):
             conditioning = self._denoiser.encode(list(inputs.prompts))
         self._denoiser.denoise(
             inputs.latents, inputs.timestep, conditioning, self.schedule.guidance
@@ -321,16 +321,6 @@ class DiffusionModel:
         itemsize = next(self._denoiser.module.parameters()).dtype.itemsize
         one = self.size**2 * NUMBERS_A_PIXEL * itemsize
         return min(max(int(free_bytes(self.device) * BUDGET / one), 1), MOST_AT_ONCE)
-
-    def _encoders_hooked(self) -> bool:
-        """Whether something waits to see, or to change, what happens inside a text encoder."""
-        # transformers leaves hooks of its own on the layers, which collect hidden states.
-        return any(
-            not hook.__module__.startswith("transformers.")
-            for encoder in self._encoders
-            for module in encoder.modules()
-            for hook in module._forward_hooks.values()
-        )
 
     def _schedule(self, steps: int | None, timesteps: Sequence[int] | None) -> Schedule:
         if timesteps is not None:
