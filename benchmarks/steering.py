@@ -125,14 +125,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options("steering")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="prompts at once")
     parser.add_argument("--tokens", type=int, default=32, help="written for each prompt")
-    parser.add_argument("--rounds", type=int, default=3, help="how often all of it")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[8, 3], help="of each batch size")
     chosen = parser.parse_args(argv)
     model = as_language_model(lc.load_model(chosen.model, device=chosen.device))
     smap = random_map(model, model.sites(PRESET), "A line of text.", SEED)
     with tempfile.TemporaryDirectory() as folder:
         folded = _folded(model, smap, Path(folder))
-        for batch in chosen.batches:
-            measure_overhead(model, folded, smap, batch, chosen.tokens, chosen.rounds)
+        for batch, rounds in zip(chosen.batches, chosen.rounds, strict=True):
+            measure_overhead(model, folded, smap, batch, chosen.tokens, rounds)
 
 
 def _folded(model: lc.LanguageModel, smap: lc.SteeringMap, folder: Path) -> lc.LanguageModel:

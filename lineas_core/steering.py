@@ -26,8 +26,8 @@ Steering = Sequence[tuple[SteeringMap, Strength]]
 
 Hook = Callable[[Tensor], Tensor]
 
-# Module -> what its output goes through in this context, the outermost block's first.
-_hooks: ContextVar[Mapping[nn.Module, tuple[Hook, ...]]] = ContextVar(
+# Module -> what its output goes through in this context.
+_hooks: ContextVar[Mapping[nn.Module, Hook]] = ContextVar(
     "lineas_hooks", default=MappingProxyType({})
 )
 # The sample of each token and the number of samples, while a model runs the tokens of all of them
@@ -88,7 +88,8 @@ def site_hooks(module: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
     modules = find_sites(module, hooks)
     together = dict(_hooks.get())
     for name, hook in hooks.items():
-        together[modules[name]] = (*together.get(modules[name], ()), hook)
+        outer = together.get(modules[name])
+        together[modules[name]] = partial(_in_turn, outer, hook) if outer else hook
     with ExitStack() as stack:
         for name in hooks:
             stack.enter_context(_gate(name, modules[name]))
@@ -128,6 +129,9 @@ class AtSite:
         name: of the site, for the error.
         affine: of shape (d,), or (batch, d).
     """
+
+    # All that a token needs here was driven out of the caches by the weights: the less, the better.
+    __slots__ = ("_name", "_scale", "_shift", "_varies", "_width")
 
     def __init__(self, name: str, affine: BatchAffine) -> None:
         self._name, self._width = name, affine.shift.shape[-1]
@@ -252,15 +256,18 @@ def _through(
     name: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     output = forward(*args, **kwargs)
-    hooks = _hooks.get().get(module)
-    if hooks is None:
+    hook = _hooks.get().get(module)
+    if hook is None:
         return output
-    z = output[0] if isinstance(output, tuple) and output else output
-    if not isinstance(z, Tensor):
-        raise SiteError(
-            f"Site {name!r} puts out {type(output).__name__}, not a tensor. Choose a module "
-            "whose output is one, such as a norm or linear layer."
-        )
-    for hook in hooks:
-        z = hook(z)
-    return (z, *output[1:]) if isinstance(output, tuple) else z
+    if isinstance(output, Tensor):
+        return hook(output)
+    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
+        return (hook(output[0]), *output[1:])
+    raise SiteError(
+        f"Site {name!r} puts out {type(output).__name__}, not a tensor. Choose a module whose "
+        "output is one, such as a norm or linear layer."
+    )
+
+
+def _in_turn(outer: Hook, inner: Hook, z: Tensor) -> Tensor:
+    return inner(outer(z))

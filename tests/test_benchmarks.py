@@ -180,7 +180,8 @@ def test_training_runs(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_steering_runs(llama: str, capsys: pytest.CaptureFixture[str]) -> None:
-    steering.main(["--model", llama, "--batches", "1", "3", "--tokens", "3", "--rounds", "2"])
+    sizes = ["--batches", "1", "3", "--tokens", "3", "--rounds", "2", "2"]
+    steering.main(["--model", llama, *sizes])
     found = figures(capsys)
     ways = ("this library", "a folded checkpoint", "steering-vectors", "repeng")
     assert [f["figure"] for f in found] == [
