@@ -22,6 +22,7 @@ from diffusers import (
 )
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from safetensors.torch import load_file
+from torch import nn
 
 from lineas_core.errors import ModelError
 from lineas_core.files import sha256_of
@@ -101,6 +102,10 @@ def load_pipeline(
             if network := getattr(pipeline, part, None):
                 # The layout that convolutions run in; others are turned round before each.
                 network.to(memory_format=torch.channels_last)
+        for layer in pipeline.vae.modules():
+            if isinstance(layer, nn.ReLU):
+                # Each stands behind a convolution or a sum, whose output nothing else reads.
+                layer.inplace = True
         if offload:
             pipeline.enable_model_cpu_offload(device=device)
             return pipeline
