@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 
 NAMES = ("training", "steering", "sweeps", "folding", "growth", "startup", "slider")
@@ -15,11 +16,12 @@ NAMES = ("training", "steering", "sweeps", "folding", "growth", "startup", "slid
 def main(argv: Sequence[str] | None = None) -> int:
     """Run those that are named, or all; 1 if one of them failed."""
     names = list(sys.argv[1:] if argv is None else argv) or list(NAMES)
-    failed = [
-        name
-        for name in names
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode
-    ]
+    failed = []
+    for name in names:
+        began = time.monotonic()
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode:
+            failed.append(name)
+        print(f"{name} took {time.monotonic() - began:.0f} s", file=sys.stderr)
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options("steering")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="prompts at once")
     parser.add_argument("--tokens", type=int, default=32, help="written for each prompt")
-    parser.add_argument("--rounds", type=int, nargs="+", default=[8, 3], help="of each batch size")
+    parser.add_argument("--rounds", type=int, nargs="+", default=[6, 2], help="of each batch size")
     chosen = parser.parse_args(argv)
     model = as_language_model(lc.load_model(chosen.model, device=chosen.device))
     smap = random_map(model, model.sites(PRESET), "A line of text.", SEED)
