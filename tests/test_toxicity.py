@@ -7,6 +7,7 @@ import threading
 import warnings
 from pathlib import Path
 
+import huggingface_hub.file_download
 import pytest
 import torch
 from profanity_check import predict_prob
@@ -67,7 +68,6 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The local cache of the hub, empty."""
-    import huggingface_hub.constants
     import transformers.utils.hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -127,13 +127,18 @@ def test_batches_give_the_same_as_one(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_auto_takes_the_offline_scorer_and_then_the_one_in_the_cache(
-    cache: Path, folder: Path
+    cache: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        huggingface_hub.file_download, "get_hf_file_metadata", lambda url, **_: asked.append(url)
+    )
     assert toxicity(TEXTS, device="cpu").scorer == PROFANITY
     put_into_cache(cache, folder)
     found = toxicity(["Hello"], device="cpu")
     assert found.scorer == ROBERTA
     assert found == toxicity(["Hello"], scorer=str(folder), device="cpu")
+    assert not asked
 
 
 def test_auto_takes_the_offline_scorer_where_the_cache_is_damaged(

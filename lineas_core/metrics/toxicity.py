@@ -79,7 +79,11 @@ class ClassifierScorer:
         with loading(name, device, f"use scorer={PROFANITY!r}"):
             self._tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
             model = AutoModelForSequenceClassification.from_pretrained(
-                name, local_files_only=local, use_safetensors=True
+                name,
+                local_files_only=local,
+                # With PEFT installed, adapters are looked for too, and not by the setting above.
+                adapter_kwargs={"local_files_only": local},
+                use_safetensors=True,
             )
             self._model: Any = model.eval().requires_grad_(False).to(device)
         labels = {label.lower(): index for index, label in model.config.id2label.items()}
