@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -116,10 +117,35 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
     if entry.folder:
         return embedded_folder(entry)
     if entry.wheel:
-        converted = home / "models" / entry.id
-        source = None if converted.is_dir() else find_gguf(entry.wheel)
-        if source is not None:
-            convert_gguf(source, converted)
+        convert_model(entry, home)
+        converted = _converted(entry, home)
         if converted.is_dir():
             return str(converted)
     return entry.hub
+
+
+def needs_converting(entry: CatalogEntry, home: Path) -> bool:
+    """Whether the model's weights lie in an installed package and are not converted yet."""
+    return _packed(entry, home) is not None
+
+
+def convert_model(
+    entry: CatalogEntry, home: Path, on_stage: Callable[[int], object] = lambda stage: None
+) -> None:
+    """Convert a model's weights where `needs_converting` says so; see `convert_gguf`.
+
+    Raises:
+        ModelError: there is no room, or the file cannot be read.
+    """
+    if (source := _packed(entry, home)) is not None:
+        convert_gguf(source, _converted(entry, home), on_stage)
+
+
+def _packed(entry: CatalogEntry, home: Path) -> Path | None:
+    if not entry.wheel or _converted(entry, home).is_dir():
+        return None
+    return find_gguf(entry.wheel)
+
+
+def _converted(entry: CatalogEntry, home: Path) -> Path:
+    return home / "models" / entry.id

@@ -17,6 +17,7 @@ from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps import SteeringMap
 from lineas_core.models.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.catalog import CatalogEntry
+from lineas_core.models.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.decoding import decode
 from lineas_core.models.loading import check_memory, loading
 from lineas_core.models.norms import lighten
@@ -148,6 +149,11 @@ class LanguageModel:
         return device
 
     @property
+    def chats(self) -> bool:
+        """Whether `generate` takes conversations: the model has a chat template."""
+        return has_chat(self.tokenizer)
+
+    @property
     def default_sites(self) -> str:
         """The catalogue's choice of sites, or the paper's."""
         return self.entry.sites if self.entry else "post_layernorm"
@@ -193,7 +199,7 @@ class LanguageModel:
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         steer: Steering = (),
         *,
         seed: int | Sequence[int] = 0,
@@ -209,7 +215,8 @@ class LanguageModel:
         strengths differ by the strength alone.
 
         Args:
-            prompts: at least one.
+            prompts: at least one. A text is completed; a conversation, a list of messages
+                {"role": ..., "content": ...}, is answered through the model's chat template.
             steer: (map, strength) pairs; a strength may be a tensor of one value per prompt.
             seed: one for all prompts, or one for each.
             max_new_tokens: 1 to 2048.
@@ -224,7 +231,8 @@ class LanguageModel:
 
         Raises:
             ConfigError: a setting is out of range.
-            PromptError: a prompt is empty or too long.
+            PromptError: a prompt is empty or too long, or a conversation that the model has no
+                template for.
             SiteError: a map does not fit this model.
         """
         seeds = seeds_for(seed, len(prompts))
@@ -372,8 +380,12 @@ class LanguageModel:
         # A model that does not know the setting gives all columns.
         return logits[:, first - batch.ids.shape[1] :]
 
-    def _encode(self, prompt: str, index: int, room: int = 0) -> list[int]:
-        ids: list[int] = self.tokenizer(prompt)["input_ids"] if prompt else []
+    def _encode(self, prompt: Prompt, index: int, room: int = 0) -> list[int]:
+        ids: list[int] = []
+        if not isinstance(prompt, str):
+            ids = encode_chat(self.tokenizer, prompt, index)
+        elif prompt:
+            ids = self.tokenizer(prompt)["input_ids"]
         limit = getattr(self.module.config, "max_position_embeddings", None)
         if not ids:
             raise PromptError(f"Prompt {index + 1} is empty; write at least one word.")

@@ -7,7 +7,9 @@ import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 import torch
 import transformers
@@ -24,27 +26,50 @@ def find_gguf(package: str) -> Path | None:
     return next((file for folder in folders for file in sorted(folder.glob("*.gguf"))), None)
 
 
-def convert_gguf(source: Path, target: Path) -> None:
+# What a conversion does, in order.
+STAGES = ("unpacking its weights", "copying them into a plain model", "writing it to disk")
+
+_converting = Lock()
+
+
+def convert_gguf(
+    source: Path, target: Path, on_stage: Callable[[int], object] = lambda stage: None
+) -> None:
     """Dequantise a GGUF language model into a plain float32 checkpoint folder, whole or not at all.
 
     The folder is made under another name and renamed once it is complete and on disk, so that
-    `target` exists only when it can be loaded. Of two conversions at once one wins.
+    `target` exists only when it can be loaded. Of several calls in one process the first converts
+    and the others wait for it; of two processes one wins.
+
+    Args:
+        source: the GGUF file.
+        target: the folder; where it exists, nothing is done.
+        on_stage: called with the index in `STAGES` of what begins.
 
     Raises:
         ModelError: there is no room, or the file cannot be read.
     """
+    with _converting:
+        if not target.is_dir():
+            _convert(source, target, on_stage)
+
+
+def _convert(source: Path, target: Path, on_stage: Callable[[int], object]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    on_stage(0)
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         quantised = transformers.AutoModelForCausalLM.from_pretrained(
             source.parent, gguf_file=source.name, dtype=torch.float32
         )
+        on_stage(1)
         # A model read from GGUF refuses to be saved; its weights in a fresh one do not.
         config = quantised.config
         del config.quantization_config
         plain = type(quantised)(config)
         plain.load_state_dict(quantised.state_dict())
         plain.generation_config = quantised.generation_config
+        on_stage(2)
         plain.save_pretrained(partial)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         tokenizer.save_pretrained(partial)

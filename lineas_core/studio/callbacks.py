@@ -29,6 +29,7 @@ from lineas_core.studio.jobs import Jobs
 from lineas_core.studio.limits import Limits
 from lineas_core.studio.messages import without_paths
 from lineas_core.studio.mix import Mix, mix_of
+from lineas_core.studio.preparing import Preparation
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.recovery import open_state
 from lineas_core.studio.settings import Settings
@@ -110,6 +111,7 @@ class Studio:
         self.mended = [] if settings.demo else list(opened.notes)
         load = functools.partial(load_for_visitors, safety_checker=settings.safety_checker)
         self.shelf = Shelf(home, load, only_catalog=settings.demo)
+        self.preparation = Preparation(catalog()["smollm2"], home)
         self.turns = Turns()
         self.jobs = Jobs(
             self.store,

@@ -9,6 +9,8 @@ from typing import Any
 
 from lineas_core.metrics.concepts import concept_words
 from lineas_core.models.language import TextGrid
+from lineas_core.studio.conversation import Turn
+from lineas_core.studio.preparing import Waiting
 from lineas_core.studio.readouts import Readout
 
 
@@ -35,6 +37,48 @@ def pair(
             f'<span class="ls-text">{mark(text, concepts)}</span>{caret}</p>{measured}</article>'
         )
     return f'<div class="ls-cards" aria-live="polite">{"".join(cards)}</div>'
+
+
+def waiting(state: Waiting) -> str:
+    """What a first answer waits for, with a bar."""
+    percent = f"{state.share:.0%}"
+    return (
+        f'<div class="ls-progress" role="status"><div class="ls-track"><div class="ls-fill" '
+        f'style="width: {percent}"></div></div>{escape(state.words)} · {state.seconds:.0f} s. '
+        "The text follows by itself.</div>"
+    )
+
+
+def chat(turns: Sequence[Turn], concepts: Sequence[str] = (), *, writing: bool = False) -> str:
+    """A conversation: each question, and below it the untouched and the steered answer.
+
+    Args:
+        turns: the oldest first.
+        concepts: whose words are marked.
+        writing: more of the last turn is coming.
+    """
+    if not turns:
+        return (
+            '<p class="ls-hint">Ask something: the untouched model answers at the left, the '
+            "steered one at the right. Move a slider between two questions, and the next answer "
+            "takes the new strength.</p>"
+        )
+    shown = []
+    for number, turn in enumerate(turns, start=1):
+        caret = '<span class="ls-caret"></span>' if writing and number == len(turns) else ""
+        cards = "".join(
+            f'<article class="ls-card" data-side="{side}"><h3>{escape(title)}</h3>'
+            f'<p><span class="ls-text">{mark(text, concepts)}</span>{caret}</p></article>'
+            for side, title, text in (
+                ("unsteered", "Unsteered", turn.untouched),
+                ("steered", turn.maps or "No map is on", turn.steered),
+            )
+        )
+        shown.append(
+            f'<section class="ls-turn" aria-label="Question {number}"><p class="ls-question">'
+            f'{escape(turn.question)}</p><div class="ls-cards">{cards}</div></section>'
+        )
+    return f'<div class="ls-chat" aria-live="polite">{"".join(shown)}</div>'
 
 
 def readout(figures: Readout) -> str:

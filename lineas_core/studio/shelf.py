@@ -29,7 +29,10 @@ class Shelf:
     ) -> None:
         self._home, self._load, self._only_catalog = home, load, only_catalog
         self._models: dict[str, Model] = {}
-        self._loading = threading.Lock()
+        # A language model that loads for half a minute keeps nobody from their pictures. What the
+        # catalogue does not know has a turn of its own.
+        self._loading = {kind: threading.Lock() for kind in ("language", "diffusion", "")}
+        self._changing = threading.Lock()
 
     def has(self, name: str) -> bool:
         """Whether the model is in memory already."""
@@ -55,21 +58,24 @@ class Shelf:
         model = self._models.get(name)
         if model is not None:
             return model
-        with self._loading:
+        entry = catalog().get(name)
+        with self._loading[entry.kind if entry else ""]:
             if name not in self._models:
-                entry = catalog().get(name)
                 if entry is not None:
                     # The old one goes first: two do not always fit.
                     self._drop("text" if entry.kind == "language" else "image")
                 model = self._load(name, self._home)
-                self._drop(model.modality)
-                self._models = {**self._models, name: model}
+                with self._changing:
+                    others = {n: m for n, m in self._models.items() if m.modality != model.modality}
+                    self._models = {**others, name: model}
+                return model
             return self._models[name]
 
     def forget(self, name: str) -> None:
         """Have a model loaded anew when it is asked for next."""
-        with self._loading:
+        with self._changing:
             self._models = {n: m for n, m in self._models.items() if n != name}
 
     def _drop(self, modality: str) -> None:
-        self._models = {n: m for n, m in self._models.items() if m.modality != modality}
+        with self._changing:
+            self._models = {n: m for n, m in self._models.items() if m.modality != modality}

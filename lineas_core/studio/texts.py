@@ -10,6 +10,7 @@ from typing import Any
 
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models import as_language_model
+from lineas_core.models.chat import Prompt
 from lineas_core.models.language import LanguageModel, TextGrid
 from lineas_core.steering import Steering
 from lineas_core.studio import render_texts
@@ -48,6 +49,8 @@ class Texts:
         mix = self._mix(key, model, rack)
         length = checked_length(prompt, tokens)
         titles = ("Unsteered", mix.titles or "No map is on")
+        for waiting in self._studio.preparation.waits(model):
+            yield render_texts.waiting(waiting)
         with self._studio.turns.sliders():
             self._studio.load(model)
             for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length):
@@ -130,7 +133,7 @@ class Texts:
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
         loaded = as_language_model(self._studio.shelf.get(model))
         texts: Sequence[str] = ("",) * len(sides)
-        for texts in stream_sides(loaded, prompt, sides, seed, tokens):
+        for texts in stream_sides(loaded, [prompt] * len(sides), sides, seed, tokens):
             yield texts, []
         yield texts, [read_out(loaded, prompt, [text], concepts) for text in texts]
 
@@ -155,11 +158,15 @@ def stream_pair(
     model: LanguageModel, prompt: str, steer: Steering, seed: int, tokens: int
 ) -> Iterator[Sequence[str]]:
     """[unsteered, steered] so far, as `stream_sides` gives them."""
-    yield from stream_sides(model, prompt, [[], steer], seed, tokens)
+    yield from stream_sides(model, [prompt] * 2, [[], steer], seed, tokens)
 
 
 def stream_sides(
-    model: LanguageModel, prompt: str, sides: Sequence[Steering], seed: int, tokens: int
+    model: LanguageModel,
+    prompts: Sequence[Prompt],
+    sides: Sequence[Steering],
+    seed: int,
+    tokens: int,
 ) -> Iterator[Sequence[str]]:
     """The completion of each side so far, at every look, and whole at the end.
 
@@ -167,7 +174,7 @@ def stream_sides(
 
     Args:
         model: that writes all of them at once.
-        prompt: what they follow.
+        prompts: what each follows, a text or a conversation.
         sides: the maps that each is steered by, at one strength for a map.
         seed: of each.
         tokens: to write.
@@ -192,7 +199,7 @@ def stream_sides(
         try:
             news.put(
                 model.generate(
-                    [prompt] * len(sides),
+                    prompts,
                     together,
                     seed=seed,
                     max_new_tokens=tokens,
