@@ -6,6 +6,7 @@ import gradio as gr
 
 from lineas_core.studio import render_texts
 from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.chat_panel import build_chat
 from lineas_core.studio.image_tab import SteerTab
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
 
@@ -15,10 +16,18 @@ OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "
 def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> SteerTab:
     """Lay out the tab, and wire it to the rack."""
     texts = Texts(studio)
+    mode = gr.Radio(
+        [("Complete a text", "complete"), ("Chat", "chat")],
+        value="complete",
+        show_label=False,
+        container=False,
+        elem_id="text-mode",
+    )
     waiting = render_texts.pair(OPENINGS[0], ("Unsteered", "Steered"), ("", ""), ())
     pair = gr.HTML(waiting, elem_id="pair", min_height=230)
+    talk = gr.Column(elem_id="talk")
     with gr.Row(equal_height=False):
-        with gr.Column(scale=3, min_width=300):
+        with gr.Column(scale=3, min_width=300) as beginning:
             prompt = gr.Textbox(OPENINGS[0], label="Prompt", lines=2, elem_id="prompt")
             gr.Examples([[text] for text in OPENINGS], prompt, label="Openings")
         with gr.Column(scale=2, min_width=280):
@@ -37,13 +46,27 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
                     48, label="Tokens", precision=0, minimum=1, maximum=MOST_TOKENS, min_width=80,
                     elem_id="tokens",
                 )  # fmt: skip
-            with gr.Row():
+            with gr.Row() as running:
                 run = gr.Button("Compare", variant="primary", elem_id="compare", size="md",
                                 min_width=100)  # fmt: skip
                 stop = gr.Button("Stop", elem_id="stop-compare", min_width=80, size="md")
-    sweep = gr.Button("Table over strengths", elem_id="sweep", size="md")
-    row = gr.HTML(elem_id="row", min_height=40)
+    with gr.Column() as table:
+        sweep = gr.Button("Table over strengths", elem_id="sweep", size="md")
+        row = gr.HTML(elem_id="row", min_height=40)
+    with talk:
+        chat = build_chat(studio, key, rack, model, seed, tokens)
 
+    completing = [pair, beginning, samples, running, table]
+    mode.change(
+        lambda chosen: [
+            *(gr.update(visible=chosen == "complete") for _ in completing),
+            gr.update(visible=chosen == "chat"),
+        ],
+        mode,
+        [*completing, chat],
+        show_progress="hidden",
+        api_visibility="private",
+    )
     asked = [key, model, rack, prompt, seed, tokens]
     # One dependency for every trigger: a late answer never takes the place of a newer one.
     writing = gr.on(
