@@ -24,17 +24,14 @@ def build_chat(
     kept = gr.State([])
     with gr.Column(visible=False, elem_id="chat") as column:
         shown = gr.HTML(render_texts.chat(()), elem_id="chat-turns", min_height=180)
-        with gr.Row(equal_height=True):
-            question = gr.Textbox(
-                label="Your question",
-                placeholder="What shall we do on Saturday?",
-                lines=1,
-                max_lines=4,
-                elem_id="question",
-                scale=4,
-                submit_btn=False,
-            )
-            ask = gr.Button("Ask", variant="primary", elem_id="ask", min_width=90, size="md")
+        question = gr.Textbox(
+            label="Your question",
+            placeholder="What shall we do on Saturday?",
+            lines=1,
+            max_lines=4,
+            elem_id="question",
+            submit_btn="Ask",
+        )
         with gr.Row():
             again = gr.Button("Answer again", elem_id="answer-again", size="sm", min_width=90)
             undo = gr.Button("Take back", elem_id="take-back", size="sm", min_width=90)
@@ -43,14 +40,8 @@ def build_chat(
     asked: list[Any] = [key, model, rack, kept, question, seed, tokens]
     outputs = [kept, shown, question]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    writing = gr.on(
-        [ask.click, question.submit],
-        chats.ask,
-        asked,
-        outputs,
-        trigger_mode="once",
-        concurrency_id="texts",
-        **quiet,
+    writing = question.submit(
+        chats.ask, asked, outputs, trigger_mode="once", concurrency_id="texts", **quiet
     )
     repeated = again.click(
         chats.again, asked, outputs, trigger_mode="once", concurrency_id="texts", **quiet
