@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -68,7 +69,8 @@ def neurons(strongest: pd.DataFrame) -> str:
         + "".join(
             f"<td>{value:.3f}</td>"
             if isinstance(value, float)
-            else f"<td>{escape(str(value))}</td>"
+            # Breaks after dots and underscores, never inside a word.
+            else f"<td>{re.sub('([._])', r'\1<wbr>', escape(str(value)))}</td>"
             for value in row
         )
         + "</tr>"
@@ -181,9 +183,14 @@ def score_line(clip: Mapping[str, float], image: float | None) -> str:
 
 def image_tag(image: Image.Image, text: str, most: int = 256) -> str:
     """The picture inside the page, at most `most` pixels wide and high."""
+    return f'<img src="{picture_url(image, most)}" alt="{escape(text, quote=True)}">'
+
+
+def picture_url(image: Image.Image, most: int) -> str:
+    """The picture as a data URL, at most `most` pixels wide and high."""
     shown = image.convert("RGB")
     shown.thumbnail((most, most))
     file = io.BytesIO()
     shown.save(file, "WEBP", lossless=shown.width <= 128, quality=85)
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{data}" alt="{escape(text, quote=True)}">'
+    return f"data:image/webp;base64,{data}"
