@@ -17,6 +17,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.models.diffusion import ImageGrid
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.store import MapRow
+from lineas_core.words import counted
 
 VERDICT_STYLE = {
     "healthy": "good",
@@ -53,7 +54,7 @@ def health(report: HealthReport | None) -> str:
 def prompt_set(prompts: PromptSet, shown: int = 3) -> str:
     """A few prompts of either side."""
     sides = "".join(
-        f"<div><h4>{title} <small>{len(lines)} prompts</small></h4><ul>"
+        f"<div><h4>{title} <small>{counted(len(lines), 'prompt')}</small></h4><ul>"
         + "".join(f"<li>{escape(line)}</li>" for line in lines[:shown])
         + "</ul></div>"
         for title, lines in (("From", prompts.source), ("To", prompts.target))
@@ -69,8 +70,7 @@ def neurons(strongest: pd.DataFrame) -> str:
         + "".join(
             f"<td>{value:.3f}</td>"
             if isinstance(value, float)
-            # Breaks after dots and underscores, never inside a word.
-            else f"<td>{re.sub('([._])', r'\1<wbr>', escape(str(value)))}</td>"
+            else f"<td>{_breakable(str(value))}</td>"
             for value in row
         )
         + "</tr>"
@@ -80,6 +80,11 @@ def neurons(strongest: pd.DataFrame) -> str:
         '<div class="ls-neurons"><h4>Strongest neurons</h4><table><thead><tr>'
         f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _breakable(name: str) -> str:
+    """A site's name, which breaks after dots and underscores and never inside a word."""
+    return re.sub("([._])", r"\1<wbr>", escape(name))
 
 
 def origin(row: MapRow, smap: SteeringMap) -> str:
