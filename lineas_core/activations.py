@@ -228,7 +228,8 @@ def execution_order(model: Steerable, inputs: Inputs, sites: Sequence[str]) -> l
     for name in sites:
         if order.count(name) != 1:
             raise SiteError(
-                f"Site {name!r} runs {counted(order.count(name), 'time')} in one forward pass; a map needs "
+                f"Site {name!r} runs {counted(order.count(name), 'time')} in one forward "
+                f"pass; a map needs "
                 "it to run once. Leave it out."
             )
     return order

@@ -246,7 +246,8 @@ def _read_table(lines: _Lines, text: str, first_line: int = 1) -> None:
                 row.pop()
             if len(row) > len(columns):
                 raise PromptError(
-                    f"{lines.name} {where}: has {counted(len(row), 'cell')} and the header {len(columns)}; "
+                    f"{lines.name} {where}: has {counted(len(row), 'cell')} and the "
+                    f"header {len(columns)}; "
                     'put texts that hold the separator between double quotes (").'
                 )
             for column, cell in zip(columns, row, strict=False):

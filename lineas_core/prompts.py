@@ -278,7 +278,8 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
                 "warning",
                 "target",
                 None,
-                f"has {counted(len(target), 'prompt')} and source {len(source)}; equal numbers learn best.",
+                f"has {counted(len(target), 'prompt')} and source {len(source)}; equal "
+                f"numbers learn best.",
             )
         )
     return issues

@@ -117,7 +117,8 @@ class ClipScorer:
         """As the function `img_score`, with this scorer."""
         if len(images) != len(references):
             raise ConfigError(
-                f"{counted(len(images), 'image')} for {counted(len(references), 'reference')}; give one for each."
+                f"{counted(len(images), 'image')} for "
+                f"{counted(len(references), 'reference')}; give one for each."
             )
         found = self.image_embeddings([*images, *references])
         pairs = zip(found[: len(images)], found[len(images) :], strict=True)

@@ -28,6 +28,7 @@ def perplexity(model: LanguageModel, prompts: Sequence[str], completions: Sequen
     """
     if len(prompts) != len(completions):
         raise ConfigError(
-            f"{counted(len(prompts), 'prompt')} for {counted(len(completions), 'completion')}; give pairs."
+            f"{counted(len(prompts), 'prompt')} for "
+            f"{counted(len(completions), 'completion')}; give pairs."
         )
     return perplexity_of(model.token_losses(completions, prompts))

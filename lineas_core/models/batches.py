@@ -60,7 +60,8 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
     seeds = [seed] * count if isinstance(seed, int) else list(seed)
     if len(seeds) != count:
         raise ConfigError(
-            f"{counted(len(seeds), 'seed')} for {counted(count, 'prompt')}; give one, or one for each."
+            f"{counted(len(seeds), 'seed')} for {counted(count, 'prompt')}; give one, or "
+            f"one for each."
         )
     for number in seeds:
         if not 0 <= number <= LARGEST_SEED:
@@ -79,7 +80,8 @@ def rows_of(maps: Steering, part: Sequence[int], count: int) -> list[tuple[Steer
         if isinstance(strength, Tensor) and strength.ndim:
             if len(strength) != count:
                 raise ConfigError(
-                    f"{counted(len(strength), 'strength')} for {counted(count, 'prompt')}; give one, or one for each."
+                    f"{counted(len(strength), 'strength')} for "
+                    f"{counted(count, 'prompt')}; give one, or one for each."
                 )
             strength = strength[list(part)]
         cut.append((smap, strength))

@@ -270,7 +270,8 @@ def add_api(studio: Studio) -> None:
 def _rack(maps: list[str], strengths: list[float]) -> RackState:
     if len(maps) != len(strengths):
         raise ConfigError(
-            f"{counted(len(strengths), 'strength')} for {counted(len(maps), 'map')}; give one for each."
+            f"{counted(len(strengths), 'strength')} for {counted(len(maps), 'map')}; give "
+            f"one for each."
         )
     rows = [{"id": m, "strength": s} for m, s in zip(maps, strengths, strict=True)]
     return RackState.from_page({"state": {"rows": rows}})

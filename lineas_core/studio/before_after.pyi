@@ -15,7 +15,6 @@ from lineas_core.studio.render import picture_url
 MOST_PIXELS = 680
 SCRIPT = Path(__file__).parent / "before_after.js"
 
-from gradio.events import Dependency
 
 class BeforeAfter(gr.HTML):
     """Two pictures of one size on top of each other.
@@ -47,12 +46,14 @@ class BeforeAfter(gr.HTML):
             return None
         before, after = (_url(image) for image in value)
         return {"before": before, "after": after}
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
+
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
-
 
 def _url(image: Image.Image) -> str:
     return picture_url(image, MOST_PIXELS)

@@ -281,7 +281,10 @@ def compare_maps(a: SteeringMap, b: SteeringMap) -> MapComparison:
 def _in_words(
     a: SteeringMap, b: SteeringMap, common: int, cosine: float | None, overlap: float | None
 ) -> str:
-    sites = f"{counted(common, 'site')} in common, of {len(a.sites)} in one and {len(b.sites)} in the other. "
+    sites = (
+        f"{counted(common, 'site')} in common, of {len(a.sites)} in one and "
+        f"{len(b.sites)} in the other. "
+    )
     alone = "" if common == len(a.sites) == len(b.sites) else sites
     push = (
         "One of the maps shifts nothing."

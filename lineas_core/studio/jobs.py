@@ -270,12 +270,14 @@ class Jobs:
         if own >= self._most_per_visitor:
             first = next(job for job in jobs if job.owner == owner)
             raise JobError(
-                f"You have {counted(own, 'unfinished training job')}, and {self._most_per_visitor} at a time "
+                f"You have {counted(own, 'unfinished training job')}, and "
+                f"{self._most_per_visitor} at a time "
                 f"is the limit. Start another when one has ended{self._when(first)}, or cancel one."
             )
         if waiting >= self._most_queued:
             raise JobError(
-                f"{counted(waiting, 'unfinished training job')} in all, and {self._most_queued} is the limit. "
+                f"{counted(waiting, 'unfinished training job')} in all, and "
+                f"{self._most_queued} is the limit. "
                 f"Try again when the next one starts{self._when(jobs[0])}."
             )
 

@@ -89,7 +89,8 @@ def open_state(
     if found:
         lost = sum(not row.owner for row in found)
         notes.append(
-            f"{counted(len(found), 'map')} found again by the files; {lost} of them nobody is known "
+            f"{counted(len(found), 'map')} found again by the files; {lost} of them "
+            f"nobody is known "
             "to own; those are in the folder maps, to be imported."
         )
     for note in notes:
