@@ -15,7 +15,6 @@ from lineas_core.studio.render import picture_url
 MOST_PIXELS = 680
 SCRIPT = Path(__file__).parent / "before_after.js"
 
-
 class BeforeAfter(gr.HTML):
     """Two pictures of one size on top of each other.
 
