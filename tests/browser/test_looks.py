@@ -20,10 +20,12 @@ MISPLACED = """() => {
       found.push('out: ' + node.className + node.tagName);
   }
   for (const row of document.querySelectorAll('.rack-row')) {
-    const parts = [...row.querySelectorAll('.rack-name, .rack-track, input[type=number], .rack-tools, .rack-more')]
+    const parts = [...row.querySelectorAll('.rack-name, .rack-track, input[type=number],'
+      + ' .rack-tools, .rack-more')]
       .map((node) => node.getBoundingClientRect()).filter((box) => box.width);
     for (const [n, a] of parts.entries()) for (const b of parts.slice(n + 1))
-      if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1)
+      if (a.left < b.right - 1 && b.left < a.right - 1
+        && a.top < b.bottom - 1 && b.top < a.bottom - 1)
         found.push('overlap in ' + row.dataset.id);
   }
   return found;
