@@ -45,11 +45,8 @@ class BeforeAfter(gr.HTML):
             return None
         before, after = (_url(image) for image in value)
         return {"before": before, "after": after}
-    from collections.abc import Callable, Sequence
-    from typing import TYPE_CHECKING, Any, Literal
-
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
-
     if TYPE_CHECKING:
         from gradio.components import Timer
         from gradio.components.base import Component
