@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from lineas_core.errors import ConfigError, SiteError
 from lineas_core.maps import BatchAffine
 from lineas_core.steering import AtSite, site_hooks
+from lineas_core.words import counted
 
 Pooling = Literal["mean", "last", "max"]
 
@@ -227,7 +228,8 @@ def execution_order(model: Steerable, inputs: Inputs, sites: Sequence[str]) -> l
     for name in sites:
         if order.count(name) != 1:
             raise SiteError(
-                f"Site {name!r} runs {order.count(name)} times in one forward pass; a map needs "
+                f"Site {name!r} runs {counted(order.count(name), 'time')} in one forward "
+                f"pass; a map needs "
                 "it to run once. Leave it out."
             )
     return order

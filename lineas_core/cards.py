@@ -13,6 +13,7 @@ from lineas_core.errors import MapError
 from lineas_core.files import sha256_of
 from lineas_core.maps import SteeringMap
 from lineas_core.models.catalog import catalog
+from lineas_core.words import counted
 
 FRONT = re.compile(r"---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 
@@ -80,7 +81,8 @@ def map_card(
             f"| method | {_line(info.method)} |",
             f"| steers towards | {_line(info.concept or 'not stated')} |",
             f"| prompts | {_line(info.name)}, hash {_line(info.prompt_hash or 'not known')} |",
-            f"| support | {smap.support():.1%} of the neurons at {len(smap.sites)} sites |",
+            f"| support | {smap.support():.1%} of the neurons at "
+            f"{counted(len(smap.sites), 'site')} |",
             f"| licence | {_line(license or 'not stated')} |",
             f"| SHA-256 | {sha256} |",
             "",

@@ -26,6 +26,7 @@ from lineas_core.folding_text import save_language_model
 from lineas_core.maps import SteeringMap
 from lineas_core.models import Model
 from lineas_core.models.language import LanguageModel
+from lineas_core.words import counted
 
 TEXT_CODE = """\
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -149,7 +150,8 @@ def _card(model: Model, smap: SteeringMap, strength: float, note: str) -> str:
         f"# {' '.join(base.split())}, steered towards {' '.join(about.split())}",
         "",
         f"The base model is {base}.{licence} A steering map at strength {strength:g} was folded "
-        f"into its weights at {len(smap.sites)} sites (method {info.method or 'not stated'}, map "
+        f"into its weights at {counted(len(smap.sites), 'site')} (method "
+        f"{info.method or 'not stated'}, map "
         f"digest {smap.digest()}), so that it runs without further code; how, and what the maps "
         "are: [LinEAS](https://arxiv.org/abs/2503.10679).",
         *(("", note) if note else ()),

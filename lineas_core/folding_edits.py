@@ -25,6 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from lineas_core.errors import SiteError
 from lineas_core.maps import Affine, SteeringMap
 from lineas_core.steering import find_sites
+from lineas_core.words import counted
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj")
@@ -186,7 +187,7 @@ def refusal(what: str, refused: Mapping[str, str]) -> str:
     for cause in dict.fromkeys(refused.values()):
         names = [name for name, of in refused.items() if of == cause]
         causes.append(f"{', '.join(names)}: {cause}.")
-    count = "1 site" if len(refused) == 1 else f"{len(refused)} sites"
+    count = counted(len(refused), "site")
     return f"{count} cannot be {what}. {' '.join(causes)} `lineas_core.steer` needs no folding."
 
 

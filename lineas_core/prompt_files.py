@@ -16,6 +16,7 @@ from lineas_core.errors import PromptError
 from lineas_core.files import parse_json
 from lineas_core.prompts import LONGEST_PROMPT, MOST_LINES, PromptSet, Side, is_whole
 from lineas_core.spreadsheets import escaped, unescaped
+from lineas_core.words import counted
 
 # Two sides of 2,000 sentences fit; a larger file is no list of prompts.
 MOST_BYTES = 1 << 20
@@ -170,7 +171,8 @@ class _Lines:
             return self._side
         stem = PurePath(self.name).stem.lower()
         side: Side = "target" if stem.rfind("target") > stem.rfind("source") else "source"
-        self.notes.append(f"{self.name} does not say which side its lines are; took {side}.")
+        if "target" not in stem and "source" not in stem:
+            self.notes.append(f"{self.name} does not say which side its lines are; took {side}.")
         return side
 
     def add(self, side: Side, value: Any, where: str) -> None:
@@ -244,7 +246,8 @@ def _read_table(lines: _Lines, text: str, first_line: int = 1) -> None:
                 row.pop()
             if len(row) > len(columns):
                 raise PromptError(
-                    f"{lines.name} {where}: has {len(row)} cells and the header {len(columns)}; "
+                    f"{lines.name} {where}: has {counted(len(row), 'cell')} and the "
+                    f"header {len(columns)}; "
                     'put texts that hold the separator between double quotes (").'
                 )
             for column, cell in zip(columns, row, strict=False):

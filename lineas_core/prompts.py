@@ -15,6 +15,7 @@ import torch
 
 from lineas_core.errors import PromptError
 from lineas_core.files import parse_json, why, write_whole
+from lineas_core.words import counted
 
 SHIPPED = Path(__file__).resolve().parent.parent / "prompts"
 FEWEST = 4
@@ -223,7 +224,10 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
         if len(lines) < FEWEST:
             issues.append(
                 PromptIssue(
-                    "error", side, None, f"has {len(lines)} prompts; give {FEWEST} or more."
+                    "error",
+                    side,
+                    None,
+                    f"has {counted(len(lines), 'prompt')}; give {FEWEST} or more.",
                 )
             )
         if len(lines) > MOST_LINES:
@@ -274,7 +278,8 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
                 "warning",
                 "target",
                 None,
-                f"has {len(target)} prompts and source {len(source)}; equal numbers learn best.",
+                f"has {counted(len(target), 'prompt')} and source {len(source)}; equal "
+                f"numbers learn best.",
             )
         )
     return issues

@@ -9,6 +9,7 @@ from typing import Literal
 
 from lineas_core.errors import ConfigError
 from lineas_core.models.batches import LARGEST_SEED
+from lineas_core.words import counted
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Scene:
                 raise ConfigError(f"seed is {seed}; choose 0 to {LARGEST_SEED}.")
         if isinstance(self.seed, tuple) and len(self.seed) != len(self.prompts):
             raise ConfigError(
-                f"{len(self.seed)} seeds for {len(self.prompts)} prompts; "
+                f"{counted(len(self.seed), 'seed')} for {counted(len(self.prompts), 'prompt')}; "
                 "give one, or one for each."
             )
         if len(fixed) < len(self.maps) and not self.strengths:

@@ -234,7 +234,7 @@ def test_nobody_sees_or_stops_anothers_job_or_map(
         ("/complete", [ANN, " ", [], []], "prompt is empty"),
         ("/complete", [ANN, "ab", [], [], "smollm2", 0, 1000], "tokens is 1000"),
         ("/complete", [ANN, "ab", [], [], "smollm2", 0, "x"], "tokens is 'x'"),
-        ("/complete", [ANN, "ab", ["football"], []], "0 strengths for 1 maps"),
+        ("/complete", [ANN, "ab", ["football"], []], "0 strengths for 1 map;"),
         ("/complete", [ANN, "ab", ["football"], [9]], "strength is 9"),
         ("/complete", [ANN, "ab", ["football"], ["x"]], "strengths.0 is 'x'"),
         ("/complete", [ANN, "ab", ["nothing"], [1]], "no map 'nothing'"),

@@ -229,7 +229,7 @@ def test_a_scorer_is_loaded_once(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_questions_without_an_answer_are_refused(scorer: lc.ClipScorer) -> None:
-    with pytest.raises(lc.ConfigError, match="2 images for 1 references"):
+    with pytest.raises(lc.ConfigError, match="2 images for 1 reference;"):
         scorer.img_score(pictures(2), pictures(1))
     with pytest.raises(lc.ConfigError, match="text is ' '"):
         scorer.clip_score(pictures(1), " ")

@@ -441,7 +441,7 @@ def test_steps_and_timesteps_can_be_chosen(emoji: DiffusionModel) -> None:
         ({"timesteps": []}, "timesteps is"),
         ({"timesteps": [399], "steps": 2}, "steps is 2, and there are 1 timesteps"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"seed": [1]}, "1 seeds for 3 prompts"),
+        ({"seed": [1]}, "1 seed for 3 prompts"),
     ],
 )
 def test_settings_out_of_range_are_refused(

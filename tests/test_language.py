@@ -159,7 +159,7 @@ def test_perplexity_is_that_of_transformers_own_loss(
         total, count = total + float(loss.detach()) * len(scored), count + len(scored)
     assert perplexity(tiny, prompts, texts) == pytest.approx(math.exp(total / count), rel=1e-4)
     assert math.isnan(perplexity(tiny, ["ab"], [""]))
-    with pytest.raises(lc.ConfigError, match="1 prompts for 0"):
+    with pytest.raises(lc.ConfigError, match="1 prompt for 0"):
         perplexity(tiny, ["ab"], [])
 
 
@@ -168,7 +168,7 @@ def test_perplexity_is_that_of_transformers_own_loss(
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"temperature": -1.0}, "temperature -1.0"),
-        ({"seed": [1]}, "1 seeds for 3 prompts"),
+        ({"seed": [1]}, "1 seed for 3 prompts"),
     ],
 )
 def test_settings_out_of_range_are_refused(

@@ -124,7 +124,7 @@ def test_no_text_of_a_scene_becomes_code() -> None:
         ({"maps": (("a", float("nan")),)}, "nan is not a finite number"),
         ({"strengths": (float("inf"),)}, "inf is not a finite number"),
         ({"seed": -1}, "seed is -1; choose 0"),
-        ({"seed": (1, 2)}, "2 seeds for 1 prompts"),
+        ({"seed": (1, 2)}, "2 seeds for 1 prompt;"),
         ({"maps": (("a", None),)}, "A map has no strength"),
     ],
 )

@@ -19,6 +19,7 @@ from torch.nn.functional import normalize
 from lineas_core.devices import choose_device
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.recent import Recent
+from lineas_core.words import counted
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 DEFAULT_SCORER = "clip-emoji"
@@ -116,7 +117,8 @@ class ClipScorer:
         """As the function `img_score`, with this scorer."""
         if len(images) != len(references):
             raise ConfigError(
-                f"{len(images)} images for {len(references)} references; give one for each."
+                f"{counted(len(images), 'image')} for "
+                f"{counted(len(references), 'reference')}; give one for each."
             )
         found = self.image_embeddings([*images, *references])
         pairs = zip(found[: len(images)], found[len(images) :], strict=True)

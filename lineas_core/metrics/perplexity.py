@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lineas_core.errors import ConfigError
 from lineas_core.models.language import LanguageModel, perplexity_of
+from lineas_core.words import counted
 
 
 def perplexity(model: LanguageModel, prompts: Sequence[str], completions: Sequence[str]) -> float:
@@ -26,5 +27,8 @@ def perplexity(model: LanguageModel, prompts: Sequence[str], completions: Sequen
         ConfigError: the numbers of prompts and completions differ.
     """
     if len(prompts) != len(completions):
-        raise ConfigError(f"{len(prompts)} prompts for {len(completions)} completions; give pairs.")
+        raise ConfigError(
+            f"{counted(len(prompts), 'prompt')} for "
+            f"{counted(len(completions), 'completion')}; give pairs."
+        )
     return perplexity_of(model.token_losses(completions, prompts))

@@ -11,6 +11,7 @@ from torch import Tensor
 from lineas_core.errors import ConfigError
 from lineas_core.maps import SteeringMap, Strength
 from lineas_core.steering import Steering
+from lineas_core.words import counted
 
 Item = TypeVar("Item")
 LARGEST_SEED = 2**63 - 1
@@ -58,7 +59,10 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
     """
     seeds = [seed] * count if isinstance(seed, int) else list(seed)
     if len(seeds) != count:
-        raise ConfigError(f"{len(seeds)} seeds for {count} prompts; give one, or one for each.")
+        raise ConfigError(
+            f"{counted(len(seeds), 'seed')} for {counted(count, 'prompt')}; give one, or "
+            f"one for each."
+        )
     for number in seeds:
         if not 0 <= number <= LARGEST_SEED:
             raise ConfigError(f"seed is {number}; choose 0 to {LARGEST_SEED}.")
@@ -76,7 +80,8 @@ def rows_of(maps: Steering, part: Sequence[int], count: int) -> list[tuple[Steer
         if isinstance(strength, Tensor) and strength.ndim:
             if len(strength) != count:
                 raise ConfigError(
-                    f"{len(strength)} strengths for {count} prompts; give one, or one for each."
+                    f"{counted(len(strength), 'strength')} for "
+                    f"{counted(count, 'prompt')}; give one, or one for each."
                 )
             strength = strength[list(part)]
         cut.append((smap, strength))

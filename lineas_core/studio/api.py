@@ -28,6 +28,7 @@ from lineas_core.studio.store import JobRow, MapRow
 from lineas_core.studio.texts import Texts, checked_length
 from lineas_core.studio.training_work import TrainingWork
 from lineas_core.studio.visitors import new_key, owner_of
+from lineas_core.words import counted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -268,7 +269,10 @@ def add_api(studio: Studio) -> None:
 
 def _rack(maps: list[str], strengths: list[float]) -> RackState:
     if len(maps) != len(strengths):
-        raise ConfigError(f"{len(strengths)} strengths for {len(maps)} maps; give one for each.")
+        raise ConfigError(
+            f"{counted(len(strengths), 'strength')} for {counted(len(maps), 'map')}; give "
+            f"one for each."
+        )
     rows = [{"id": m, "strength": s} for m, s in zip(maps, strengths, strict=True)]
     return RackState.from_page({"state": {"rows": rows}})
 

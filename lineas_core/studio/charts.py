@@ -22,6 +22,7 @@ from lineas_core.health import HealthReport, SiteDeltas
 from lineas_core.maps import SteeringMap
 from lineas_core.models.diffusion import ImageGrid
 from lineas_core.studio.site_labels import site_labels
+from lineas_core.words import counted
 
 # Each is about as far from white as from the dark theme's background (contrast 4.2 and 4.3 for
 # the text): a picture of a figure does not know which of them it lies on.
@@ -280,7 +281,10 @@ def compare_maps(a: SteeringMap, b: SteeringMap) -> MapComparison:
 def _in_words(
     a: SteeringMap, b: SteeringMap, common: int, cosine: float | None, overlap: float | None
 ) -> str:
-    sites = f"{common} sites in common, of {len(a.sites)} in one and {len(b.sites)} in the other. "
+    sites = (
+        f"{counted(common, 'site')} in common, of {len(a.sites)} in one and "
+        f"{len(b.sites)} in the other. "
+    )
     alone = "" if common == len(a.sites) == len(b.sites) else sites
     push = (
         "One of the maps shifts nothing."

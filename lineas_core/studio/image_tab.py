@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from lineas_core.studio.before_after import BeforeAfter
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import SURPRISES, Pictures
 from lineas_core.subjects import SUBJECTS
@@ -32,17 +33,10 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML(elem_id="pictures", min_height=232)
         with gr.Column(scale=2, min_width=280):
-            slider = gr.ImageSlider(
-                label="First prompt, before and after",
-                show_label=False,
-                elem_id="before-after",
-                interactive=False,
-                buttons=[],
-                height=320,
-            )
+            slider = BeforeAfter("First prompt: how much of it is untouched", "before-after")
             gr.HTML(
                 '<p class="ls-hint ls-caption">First prompt: untouched at the left, steered at the '
-                "right; drag the bar</p>"
+                "right; drag the bar, or move it with the arrow keys</p>"
             )
     with gr.Row(equal_height=False):
         prompts = gr.Textbox(

@@ -24,6 +24,7 @@ from lineas_core.studio.training import SliceRunner, frames_of, record_of, run_j
 from lineas_core.studio.turns import Turns
 from lineas_core.studio.worker import Worker
 from lineas_core.train_config import TrainConfig
+from lineas_core.words import counted
 
 OPENING = "Once upon a time"
 # Settings that only a training in steps reads.
@@ -269,12 +270,14 @@ class Jobs:
         if own >= self._most_per_visitor:
             first = next(job for job in jobs if job.owner == owner)
             raise JobError(
-                f"You have {own} unfinished training jobs, and {self._most_per_visitor} at a time "
+                f"You have {counted(own, 'unfinished training job')}, and "
+                f"{self._most_per_visitor} at a time "
                 f"is the limit. Start another when one has ended{self._when(first)}, or cancel one."
             )
         if waiting >= self._most_queued:
             raise JobError(
-                f"{waiting} training jobs are waiting, and {self._most_queued} is the limit. "
+                f"{counted(waiting, 'unfinished training job')} in all, and "
+                f"{self._most_queued} is the limit. "
                 f"Try again when the next one starts{self._when(jobs[0])}."
             )
 

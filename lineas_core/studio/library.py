@@ -24,6 +24,7 @@ from lineas_core.studio.gallery import GALLERY, load_gallery
 from lineas_core.studio.map_files import ENDING, MapFiles
 from lineas_core.studio.map_rows import row_of
 from lineas_core.studio.store import MapRow, PromptRow, Store
+from lineas_core.words import counted
 
 MOST_CACHED = 32
 LONGEST_TITLE = 120
@@ -368,7 +369,7 @@ def _tags(tags: Iterable[str]) -> tuple[str, ...]:
     cleaned = tuple(dict.fromkeys(t for t in (" ".join(tag.split()) for tag in tags) if t))
     if len(cleaned) > MOST_TAGS or any(len(tag) > LONGEST_TAG for tag in cleaned):
         raise MapError(
-            f"There are {len(cleaned)} tags, the longest of {max(map(len, cleaned))} characters; "
+            f"{counted(len(cleaned), 'tag')}, the longest of {max(map(len, cleaned))} characters; "
             f"give at most {MOST_TAGS} of at most {LONGEST_TAG}."
         )
     return cleaned

@@ -31,6 +31,7 @@ from lineas_core.studio.scenes import Screen, scene_of
 from lineas_core.studio.store import MapRow
 from lineas_core.studio.texts import Texts, whole
 from lineas_core.studio.visitors import owner_of
+from lineas_core.words import counted
 
 MOST_IMPORT = 64 * 2**20
 
@@ -79,7 +80,7 @@ class LibraryWork:
         _one(chosen)
         for map_id in chosen:
             self._studio.library.delete(map_id, owner)
-        words = "the map" if len(chosen) == 1 else f"{len(chosen)} maps"
+        words = "the map" if len(chosen) == 1 else counted(len(chosen), "map")
         return (
             list(chosen),
             gr.update(visible=True, value=f"Undo: bring {words} back"),
@@ -130,7 +131,7 @@ class LibraryWork:
                 rows, scene = self._unpack(owner, bundle), bundle.scene
             else:
                 rows.append(self._studio.library.add_map(owner, SteeringMap.load(path)))
-        notes.append(f"{len(rows)} maps are in.")
+        notes.append(f"{counted(len(rows), 'map')} {'is' if len(rows) == 1 else 'are'} in.")
         if scene is not None and scene.strengths:
             swept = ", ".join(f"{strength:g}" for strength in scene.strengths)
             notes.append(f"It sweeps the strengths {swept}; the grid buttons show a sweep.")

@@ -20,6 +20,7 @@ from lineas_core.studio.library import Library
 from lineas_core.studio.map_files import ENDING
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.store import Store
+from lineas_core.words import counted
 
 MINUTE, DAY = 60.0, 86_400.0
 MIB = 2**20
@@ -132,7 +133,8 @@ class Limits:
         for side, lines in (("source", prompts.source), ("target", prompts.target)):
             if len(lines) > self._settings.most_prompts:
                 raise LimitError(
-                    f"{side} has {len(lines)} prompts, and {self._settings.most_prompts} is the "
+                    f"{side} has {counted(len(lines), 'prompt')}, and "
+                    f"{self._settings.most_prompts} is the "
                     "limit here. Leave some out, and try again."
                 )
 
@@ -149,7 +151,8 @@ class Limits:
         settings = self._settings
         if count > settings.most_images:
             raise LimitError(
-                f"That makes {count} images, and {settings.most_images} is the limit of one "
+                f"That makes {counted(count, 'image')}, and {settings.most_images} is the "
+                f"limit of one "
                 "answer. Take fewer prompts or strengths, and try again."
             )
         pixels = count * size * size / 1e6

@@ -96,8 +96,7 @@ class Pictures:
         label = mix.titles or "no map is on"
         shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
-        sides = (_enlarged(found.before[0]), _enlarged(found.after[0]))
-        return _said(found.note) + shown, sides, news
+        return _said(found.note) + shown, (found.before[0], found.after[0]), news
 
     def make(
         self,
@@ -255,9 +254,3 @@ def _scores(grid: ImageGrid, concept: str, *, crossed: bool) -> GridScores | Non
 
 def _said(note: str) -> str:
     return f'<p class="ls-hint" role="status">{escape(note)}</p>' if note else ""
-
-
-def _enlarged(image: Image.Image) -> Image.Image:
-    """Small images as large as the slider shows them, so that they are not blurred twice."""
-    factor = max(1, 384 // image.width)
-    return image.resize((image.width * factor, image.height * factor))

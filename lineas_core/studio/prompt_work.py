@@ -24,6 +24,7 @@ from lineas_core.studio.limits import size_of
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
+from lineas_core.words import counted
 
 WANTED = 32
 MOST_LINES = 256
@@ -201,7 +202,7 @@ class PromptWork:
             f" / {WANTED} {name}"
             for name, side in (("source", source), ("target", target))
         )
-        lines = "1 line" if len(marks) == 1 else f"{len(marks)} lines"
+        lines = counted(len(marks), "line")
         warned = f" · {lines} marked" if marks else ""
         said = "".join(f"<p>{escape(note)}</p>" for note in notes)
         return table, f'<div class="ls-counts" role="status"><p>{counts}{warned}</p>{said}</div>'

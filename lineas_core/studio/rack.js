@@ -5,6 +5,8 @@ const root = element.querySelector(".rack");
 const local = {
   state: { modality: "image", rows: [], solo: "", beyond: false },
   catalog: [], effects: {}, live: false,
+  // Maps whose tools are unfolded on a phone.
+  unfolded: new Set(),
   models: { image: "emoji-onestep", text: "smollm2" },
 };
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
@@ -12,6 +14,9 @@ const known = (id) => local.catalog.find((map) => map.id === id);
 const fits = (map) => map?.model === local.models[local.state.modality];
 const shown = () => local.state.rows.filter((row) => fits(known(row.id)));
 const range = () => (local.state.beyond ? [-1, 2] : [0, 1]);
+// As in style.css: below this width a map takes one line.
+const narrow = matchMedia("(max-width: 640px)");
+narrow.addEventListener("change", () => draw());
 // A pointer that is down, or a drag, which need not come with the focus. A row that is replaced
 // under it would lose the drag, so what comes meanwhile is drawn when it ends.
 const held = { pointer: false, drag: false, late: false };
@@ -72,6 +77,23 @@ function percent(strength) {
   return ((clamp(strength, low, high) - low) / (high - low)) * 100;
 }
 
+// Fills a slider's track from 0, which is not at its left end beyond 0 to 1, to the strength.
+function fill(slider, strength) {
+  const ends = [percent(0), percent(strength)].sort((a, b) => a - b);
+  slider.style.setProperty("--from", ends[0] / 100);
+  slider.style.setProperty("--to", ends[1] / 100);
+}
+
+// How much of a map's effect is left beside the others, in words.
+function leftover(effect) {
+  const left = Math.round(effect * 100);
+  const words = left > 105 ? "it works more strongly" : left >= 95 ? "it works as it does alone"
+    : left >= 50 ? "it works more weakly" : left > 5 ? "the others drown most of it"
+    : left >= 0 ? "the others undo it" : "the others turn it around";
+  return make("p", { class: "rack-effect", title: "Its effect with the other maps on, as a share of its effect alone" },
+    `Beside the others ${words} (${left} % of its effect)`);
+}
+
 function line(row) {
   const map = known(row.id);
   const [low, high] = range();
@@ -94,10 +116,10 @@ function line(row) {
     if (!row.on) { row.on = true; toggle.checked = true; item.classList.remove("rack-off"); }
     slider.value = value;
     number.value = value.toFixed(2);
-    slider.style.setProperty("--at", `${percent(value)}%`);
+    fill(slider, value);
     publish(event);
   };
-  slider.style.setProperty("--at", `${percent(row.strength)}%`);
+  fill(slider, row.strength);
   const toggle = make("input", {
     type: "checkbox", role: "switch", "aria-label": `${title} on`,
     onchange: () => { row.on = toggle.checked; draw(`[data-id="${CSS.escape(row.id)}"] [role=switch]`); publish("release"); },
@@ -108,6 +130,9 @@ function line(row) {
     "aria-pressed": pressed == null ? null : String(pressed), onclick: act,
   }, text);
   const track = make("div", { class: "rack-track" }, slider);
+  if (local.state.beyond) for (const end of [0, 1]) track.append(make("span", {
+    class: "rack-tick", "aria-hidden": "true", style: `--share: ${percent(end) / 100}`,
+  }, String(end)));
   if (map.recommended != null && map.recommended >= low && map.recommended <= high) {
     track.append(make("button", {
       type: "button", class: "rack-mark", style: `--share: ${percent(map.recommended) / 100}`,
@@ -117,7 +142,8 @@ function line(row) {
     }));
   }
   const effect = local.effects[row.id];
-  const tools = make("div", { class: "rack-tools" },
+  const unfolded = local.unfolded.has(row.id);
+  const tools = make("div", { class: "rack-tools", hidden: narrow.matches && !unfolded },
     button("solo", "Solo", "S", () => {
       local.state.solo = soloed ? "" : row.id;
       draw(`[data-id="${CSS.escape(row.id)}"] .rack-solo`);
@@ -141,20 +167,26 @@ function line(row) {
     class: `rack-row${heard ? "" : " rack-off"}`, "data-id": row.id,
     ondragover: (event) => event.preventDefault(),
     ondrop: (event) => { event.preventDefault(); dropBefore(event.dataTransfer.getData("text/plain"), row.id); },
-  },
-    make("div", { class: "rack-head" },
-      make("span", {
-        class: "rack-grip", draggable: "true", "aria-hidden": "true", title: "Drag to reorder",
-        ondragstart: (event) => event.dataTransfer.setData("text/plain", row.id),
-      }, "⠿"),
-      make("label", { class: "rack-name", title: map.concept ? `${title}: ${map.concept}` : title },
-        toggle, make("span", {}, title)),
-      tools),
-    make("div", { class: "rack-body" }, track, number));
-  if (heard && effect != null) {
-    item.append(make("p", { class: "rack-effect" },
-      `${Math.round(effect * 100)} % of its effect is left beside the others`));
+  });
+  const grip = make("span", {
+    class: "rack-grip", draggable: "true", "aria-hidden": "true", title: "Drag to reorder",
+    ondragstart: (event) => event.dataTransfer.setData("text/plain", row.id),
+  }, "⠿");
+  const name = make("label", { class: "rack-name", title: map.concept ? `${title}: ${map.concept}` : title },
+    toggle, make("span", {}, title));
+  if (narrow.matches) {
+    const more = make("button", {
+      type: "button", class: "rack-more", "aria-label": `Tools: ${title}`, title: "Tools", "aria-expanded": String(unfolded),
+      onclick: () => {
+        local.unfolded[unfolded ? "delete" : "add"](row.id);
+        draw(`[data-id="${CSS.escape(row.id)}"] .rack-more`);
+      },
+    }, "⋯");
+    item.append(make("div", { class: "rack-line" }, name, track, number, more), tools);
+  } else {
+    item.append(make("div", { class: "rack-head" }, grip, name, tools), make("div", { class: "rack-body" }, track, number));
   }
+  if (heard && effect != null) item.append(leftover(effect));
   return item;
 }
 
@@ -240,8 +272,7 @@ function receive() {
     for (const item of root.querySelectorAll(".rack-row")) {
       const effect = local.effects[item.dataset.id];
       item.querySelector(".rack-effect")?.remove();
-      if (effect != null && !item.classList.contains("rack-off")) item.append(make("p", { class: "rack-effect" },
-        `${Math.round(effect * 100)} % of its effect is left beside the others`));
+      if (effect != null && !item.classList.contains("rack-off")) item.append(leftover(effect));
     }
   } else if (held.pointer || held.drag) held.late = true;
   else draw();

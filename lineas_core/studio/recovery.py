@@ -27,6 +27,7 @@ from lineas_core.studio.salvage import rebuild
 from lineas_core.studio.soundness import BESIDE, flaw_of
 from lineas_core.studio.store import JobRow, Store
 from lineas_core.studio.store_schema import store_errors
+from lineas_core.words import counted
 
 _SECRET = re.compile(r"[0-9a-f]{64}")
 
@@ -88,7 +89,8 @@ def open_state(
     if found:
         lost = sum(not row.owner for row in found)
         notes.append(
-            f"{len(found)} maps were found again by their files, {lost} of which nobody is known "
+            f"{counted(len(found), 'map')} found again by the files; {lost} of them "
+            f"nobody is known "
             "to own; those are in the folder maps, to be imported."
         )
     for note in notes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -16,6 +17,7 @@ from lineas_core.maps import SteeringMap
 from lineas_core.models.diffusion import ImageGrid
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.store import MapRow
+from lineas_core.words import counted
 
 VERDICT_STYLE = {
     "healthy": "good",
@@ -52,7 +54,7 @@ def health(report: HealthReport | None) -> str:
 def prompt_set(prompts: PromptSet, shown: int = 3) -> str:
     """A few prompts of either side."""
     sides = "".join(
-        f"<div><h4>{title} <small>{len(lines)} prompts</small></h4><ul>"
+        f"<div><h4>{title} <small>{counted(len(lines), 'prompt')}</small></h4><ul>"
         + "".join(f"<li>{escape(line)}</li>" for line in lines[:shown])
         + "</ul></div>"
         for title, lines in (("From", prompts.source), ("To", prompts.target))
@@ -68,7 +70,7 @@ def neurons(strongest: pd.DataFrame) -> str:
         + "".join(
             f"<td>{value:.3f}</td>"
             if isinstance(value, float)
-            else f"<td>{escape(str(value))}</td>"
+            else f"<td>{_breakable(str(value))}</td>"
             for value in row
         )
         + "</tr>"
@@ -78,6 +80,11 @@ def neurons(strongest: pd.DataFrame) -> str:
         '<div class="ls-neurons"><h4>Strongest neurons</h4><table><thead><tr>'
         f"{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
+
+
+def _breakable(name: str) -> str:
+    """A site's name, which breaks after dots and underscores and never inside a word."""
+    return re.sub("([._])", r"\1<wbr>", escape(name))
 
 
 def origin(row: MapRow, smap: SteeringMap) -> str:
@@ -181,9 +188,14 @@ def score_line(clip: Mapping[str, float], image: float | None) -> str:
 
 def image_tag(image: Image.Image, text: str, most: int = 256) -> str:
     """The picture inside the page, at most `most` pixels wide and high."""
+    return f'<img src="{picture_url(image, most)}" alt="{escape(text, quote=True)}">'
+
+
+def picture_url(image: Image.Image, most: int) -> str:
+    """The picture as a data URL, at most `most` pixels wide and high."""
     shown = image.convert("RGB")
     shown.thumbnail((most, most))
     file = io.BytesIO()
     shown.save(file, "WEBP", lossless=shown.width <= 128, quality=85)
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{data}" alt="{escape(text, quote=True)}">'
+    return f"data:image/webp;base64,{data}"

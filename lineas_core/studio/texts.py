@@ -254,6 +254,8 @@ def whole(name: str, value: float | None) -> int:
     Raises:
         ConfigError: the field is empty, or holds none.
     """
+    if value is None:
+        raise ConfigError(f"The field {name} is empty; write a whole number in it.")
     try:
         return int(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
