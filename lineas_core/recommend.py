@@ -11,7 +11,7 @@ import torch
 from lineas_core.activations import Pooling, Steerable, pooled_activations
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.maps import SteeringMap
-from lineas_core.metrics.clip import DEFAULT_SCORER, ClipScorer, load_scorer
+from lineas_core.metrics.clip import ClipScorer, clip_for
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.prompts import Sides
 from lineas_core.steering import steer
@@ -24,8 +24,6 @@ NEARLY_ALL_CLOSED, NEARLY_ALL_CLIP = 0.95, 0.9
 LEAST_GAIN = 0.01
 # The steered model must not be more surprised by real target prompts than this many times.
 FLUENT = 1.5
-# The CLIP for models of more than 64 pixels a side, for which the embedded one was not made.
-LARGE_SCORER, SMALL_SIDE = "vit-l-14", 64
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,8 @@ def recommend_strength(
 
 
 def _judge(model: DiffusionModel) -> ClipScorer | None:
-    name = DEFAULT_SCORER if model.size <= SMALL_SIDE else LARGE_SCORER
     try:
-        return load_scorer(name, str(model.device))
+        return clip_for(model.size, str(model.device))
     except ModelError:
         return None
 
