@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, isfinite, log
 from statistics import fmean
@@ -115,6 +115,13 @@ def calibrate(
     except ModelError:
         return None
     return curve_of(measure)
+
+
+def with_calibration(smap: SteeringMap, found: Calibration | None) -> SteeringMap:
+    """The map with that calibration in its info, and so in its file."""
+    if found is None:
+        return smap
+    return replace(smap, info=replace(smap.info, calibration=found.points))
 
 
 def curve_of(measure: Callable[[Sequence[float]], Sequence[float]]) -> Calibration | None:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,11 @@ def _check_header(header: Mapping[str, Any]) -> None:
     for pair in _calibration(header):
         if not isinstance(pair, list) or len(pair) != 2 or any(type(x) is not float for x in pair):
             raise _FlawError(f"its calibration holds {pair!r:.60}; it must be pairs of numbers")
+    for before, after in pairwise(pairs := _calibration(header)):
+        if not all(a < b for a, b in zip(before, after, strict=True)):
+            raise _FlawError(f"its calibration does not rise from {before} to {after}")
+    if pairs and [pairs[0], pairs[-1]] != [[0.0, 0.0], [1.0, 1.0]]:
+        raise _FlawError("its calibration does not go from 0 to 1")
     if not isinstance(header["config"], dict):
         raise _FlawError("config is no object")
     # Half a surrogate pair, which JSON can write, is no text that a file or a database takes.

@@ -3,7 +3,7 @@
 // fast enough to be asked for while a slider moves.
 const root = element.querySelector(".rack");
 const local = {
-  state: { modality: "image", rows: [], solo: "", beyond: false },
+  state: { modality: "image", rows: [], solo: "", beyond: false, even: true },
   catalog: [], effects: {}, live: false,
   models: { image: "emoji-onestep", text: "smollm2" },
 };
@@ -67,9 +67,21 @@ function dropBefore(dragged, target) {
   publish("release");
 }
 
-function percent(strength) {
+// Where the handle stands at a strength of a map, and back: equal steps of it move the output by
+// equal parts of its way. Both agree beyond 0 to 1, and without a calibration.
+function along(map, x, from) {
+  const points = local.state.even && map.calibration?.length ? map.calibration : [];
+  const at = points.findIndex((point) => point[from] > x);
+  if (at < 1 || x <= 0 || x >= 1) return x;
+  const [a, b] = [points[at - 1], points[at]];
+  return a[1 - from] + ((b[1 - from] - a[1 - from]) * (x - a[from])) / (b[from] - a[from]);
+}
+const toHandle = (map, strength) => along(map, strength, 0);
+const toStrength = (map, handle) => along(map, handle, 1);
+
+function percent(map, strength) {
   const [low, high] = range();
-  return ((clamp(strength, low, high) - low) / (high - low)) * 100;
+  return ((toHandle(map, clamp(strength, low, high)) - low) / (high - low)) * 100;
 }
 
 function line(row) {
@@ -80,24 +92,27 @@ function line(row) {
   const heard = local.state.solo ? soloed : row.on;
   const slider = make("input", {
     type: "range", min: low, max: high, step: 0.01, "aria-label": `Strength of ${title}`,
-    oninput: () => set(Number(slider.value), local.live ? "input" : ""),
+    oninput: () => set(toStrength(map, Number(slider.value)), local.live ? "input" : "", true),
     onchange: () => publish("release"),
   });
   const number = make("input", {
     type: "number", min: low, max: high, step: 0.05, "aria-label": `Strength of ${title}, as a number`,
     onchange: () => { set(clamp(Number(number.value) || 0, low, high), ""); publish("release"); },
   });
-  slider.value = row.strength;
+  slider.value = toHandle(map, row.strength);
+  slider.setAttribute("aria-valuetext", row.strength.toFixed(2));
   number.value = row.strength.toFixed(2);
-  const set = (value, event) => {
-    row.strength = value;
+  const set = (value, event, byHandle) => {
+    row.strength = Math.round(value * 1e4) / 1e4;
     if (!row.on) { row.on = true; toggle.checked = true; item.classList.remove("rack-off"); }
-    slider.value = value;
+    // A handle that moves itself is not put elsewhere under the hand.
+    if (!byHandle) slider.value = toHandle(map, value);
+    slider.setAttribute("aria-valuetext", value.toFixed(2));
     number.value = value.toFixed(2);
-    slider.style.setProperty("--at", `${percent(value)}%`);
+    slider.style.setProperty("--at", `${percent(map, value)}%`);
     publish(event);
   };
-  slider.style.setProperty("--at", `${percent(row.strength)}%`);
+  slider.style.setProperty("--at", `${percent(map, row.strength)}%`);
   const toggle = make("input", {
     type: "checkbox", role: "switch", "aria-label": `${title} on`,
     onchange: () => { row.on = toggle.checked; draw(`[data-id="${CSS.escape(row.id)}"] [role=switch]`); publish("release"); },
@@ -110,7 +125,7 @@ function line(row) {
   const track = make("div", { class: "rack-track" }, slider);
   if (map.recommended != null && map.recommended >= low && map.recommended <= high) {
     track.append(make("button", {
-      type: "button", class: "rack-mark", style: `--share: ${percent(map.recommended) / 100}`,
+      type: "button", class: "rack-mark", style: `--share: ${percent(map, map.recommended) / 100}`,
       "aria-label": `Recommended strength of ${title}: ${map.recommended.toFixed(2)}`,
       title: `Recommended: ${map.recommended.toFixed(2)}`,
       onclick: () => { set(map.recommended, ""); publish("release"); },
@@ -198,6 +213,12 @@ function draw(focus) {
     publish("release");
   } });
   beyond.checked = local.state.beyond;
+  const even = make("input", { type: "checkbox", onchange: () => {
+    local.state.even = even.checked;
+    draw(".rack-even input");
+    publish("");
+  } });
+  even.checked = local.state.even;
   const reset = make("button", { type: "button", class: "rack-reset", disabled: rows.length === 0, onclick: () => {
     for (const row of rows) {
       row.strength = known(row.id).recommended ?? 1;
@@ -213,7 +234,9 @@ function draw(focus) {
       local.catalog.length ? "No map is on the rack. Add one, or train your own." : "Loading the maps…"),
     make("div", { class: "rack-foot" }, add, reset,
       make("label", { class: "rack-beyond", title: "Negative strengths, up to twice the map, and its inverse" },
-        beyond, make("span", {}, "Beyond 0 to 1"))));
+        beyond, make("span", {}, "Beyond 0 to 1")),
+      make("label", { class: "rack-beyond rack-even", title: "Equal steps of a slider change the output equally; the number stays the strength" },
+        even, make("span", {}, "Even steps"))));
   if (focus) root.querySelector(focus)?.focus();
 }
 
