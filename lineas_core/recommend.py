@@ -1,4 +1,4 @@
-"""The strength to start with: as little of a map as does nearly all that it can."""
+"""The strength to start with: as much of a map as is worth what it costs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def recommend_strength(
     pooling: Pooling = "mean",
     batch_size: int = 32,
 ) -> Recommendation:
-    """The smallest strength that gains nearly as much as the best one, on held-out prompts.
+    """As much of a map as is worth what it costs, on held-out prompts.
 
     Where a map for images names a concept and a CLIP can be loaded, style is traded against the
     picture. The source prompts are pictured at every strength; G is the gain in mean CLIPScore
@@ -72,9 +72,10 @@ def recommend_strength(
 
     is taken, so that a last bit of style is not paid for with the picture.
 
-    In all other cases the gain is the share of Delta, summed over sites, that the map closes between source and
-    target, `1 - Delta_s / Delta_0`, and 95 % of the best is enough; for a language model, only
-    strengths count at which the perplexity of the target prompts is at most 1.5 times that of the
+    In all other cases it is the smallest strength that gains nearly as much as the best one. The
+    gain is the share of Delta, summed over sites, that the map closes between source and target,
+    `1 - Delta_s / Delta_0`, and 95 % of the best is enough; for a language model, only strengths
+    count at which the perplexity of the target prompts is at most 1.5 times that of the
     untouched model.
 
     Args:
