@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ WIDEST = 2**20
 # 500 bytes for each of the most sites: its name three times, two shapes and four offsets.
 MOST_HEADER = 8 * 2**20
 LONGEST_NAME = 256
+MOST_PAIRS = 256
 # Whole paths and concepts in many words are shorter; pages are made from these texts.
 LONGEST_TEXT = 10_000
 
@@ -163,6 +165,14 @@ def _check_header(header: Mapping[str, Any]) -> None:
     for key in (*TEXTS, "digest", "fingerprint"):
         if not isinstance(header[key], str) or len(header[key]) > LONGEST_TEXT:
             raise _FlawError(f"{key} is {header[key]!r:.60}; it must be a text, not too long")
+    for pair in _calibration(header):
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(x) is not float for x in pair):
+            raise _FlawError(f"its calibration holds {pair!r:.60}; it must be pairs of numbers")
+    for before, after in pairwise(pairs := _calibration(header)):
+        if not all(a < b for a, b in zip(before, after, strict=True)):
+            raise _FlawError(f"its calibration does not rise from {before} to {after}")
+    if pairs and [pairs[0], pairs[-1]] != [[0.0, 0.0], [1.0, 1.0]]:
+        raise _FlawError("its calibration does not go from 0 to 1")
     if not isinstance(header["config"], dict):
         raise _FlawError("config is no object")
     # Half a surrogate pair, which JSON can write, is no text that a file or a database takes.
@@ -180,6 +190,14 @@ def _check_header(header: Mapping[str, Any]) -> None:
             raise _FlawError(f"the width of {site} is {width!r:.60}; it must be 1 to {WIDEST:,}")
     if len(dict(sites)) != len(sites):
         raise _FlawError("a site is there twice")
+
+
+def _calibration(header: Mapping[str, Any]) -> list[Any]:
+    """Pairs of strength and share, both rising from 0 to 1; absent where none was measured."""
+    pairs = header.get("calibration", [])
+    if not isinstance(pairs, list) or len(pairs) > MOST_PAIRS:
+        raise _FlawError(f"its calibration is no list of at most {MOST_PAIRS} pairs")
+    return pairs
 
 
 def _check_tensors(

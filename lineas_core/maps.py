@@ -56,7 +56,11 @@ class BatchAffine(NamedTuple):
 
 @dataclass(frozen=True)
 class MapInfo:
-    """Where a map comes from. Everything in it is written to the file."""
+    """Where a map comes from. Everything in it is written to the file.
+
+    `calibration` holds the points of a `Calibration`; () where none was measured, as in files of
+    before.
+    """
 
     model: str = ""
     method: str = ""
@@ -66,6 +70,7 @@ class MapInfo:
     config: Mapping[str, Any] = field(default_factory=dict)
     library_version: str = ""
     created: str = ""
+    calibration: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +193,9 @@ class SteeringMap:
             "fingerprint": self.fingerprint(),
             **{key: getattr(self.info, key) for key in MapInfo.__dataclass_fields__},
         }
+        # A file of before has no such key, and is written as it was.
+        if not header["calibration"]:
+            del header["calibration"]
         # As it is read back: tuples are lists in JSON.
         header = json.loads(json.dumps(header))
         header["digest"] = digest_of(header, tensors)
@@ -205,7 +213,9 @@ class SteeringMap:
             name: Affine(tensors[f"{name}.scale"], tensors[f"{name}.shift"])
             for name, _ in header["sites"]
         }
-        return cls(sites, MapInfo(**{key: header[key] for key in MapInfo.__dataclass_fields__}))
+        known = {key: header[key] for key in MapInfo.__dataclass_fields__ if key in header}
+        known["calibration"] = tuple((a, b) for a, b in known.get("calibration", ()))
+        return cls(sites, MapInfo(**known))
 
 
 def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:

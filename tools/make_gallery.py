@@ -1,8 +1,9 @@
 """Learns the maps that ship with the app: `python -m tools.make_gallery`.
 
 A map is learned where its file is missing, with the settings that ship for its model; delete the
-file to learn it anew. The index is written from the maps and from strengths recommended by prompts
-that were held out of their training. The same machine gives the same maps, but for their date.
+file to learn it anew. The index is written from the maps and from what prompts measure that were
+held out of their training: the recommended strength and the calibration. Where all files are there,
+only these are measured anew. The same machine gives the same maps, but for their date.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lineas_core as lc
+from lineas_core.calibration import calibrate
 from lineas_core.health import check_health
 from lineas_core.recommend import recommend_strength
 
@@ -77,6 +79,7 @@ def make(wanted: Wanted, model: lc.LanguageModel | lc.DiffusionModel) -> dict[st
     found = recommend_strength(model, smap, held_out, pooling=config.pooling)
     if found.strength is None:
         raise SystemExit(f"{wanted.prompts} gains nothing on its held-out prompts: {found.reason}")
+    curve = calibrate(model, smap, held_out.source)
     print(f"{wanted.prompts}: {health.verdict}, {found.strength:g}. {found.reason}", flush=True)
     return {
         "id": wanted.prompts,
@@ -88,6 +91,7 @@ def make(wanted: Wanted, model: lc.LanguageModel | lc.DiffusionModel) -> dict[st
         "prompts": wanted.prompts,
         "tags": list(wanted.tags),
         "digest": smap.digest(),
+        "calibration": curve.points if curve else (),
         "health": asdict(health),
     }
 

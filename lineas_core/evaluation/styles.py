@@ -25,11 +25,10 @@ from lineas_core.errors import MapError
 from lineas_core.evaluation.bench import Bench, Cell, Row, spread
 from lineas_core.evaluation.tables import Table, markdown, strength_table, with_spread
 from lineas_core.grids import score_grid
-from lineas_core.metrics.clip import DEFAULT_SCORER
+from lineas_core.metrics.clip import DEFAULT_SCORER, LARGE_SCORER, SMALL_SIDE
 from lineas_core.models import as_image_model
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.prompts import PromptSet
-from lineas_core.recommend import LARGE_SCORER, SMALL_SIDE
 from lineas_core.subjects import SUBJECTS
 from lineas_core.train_config import TrainConfig
 

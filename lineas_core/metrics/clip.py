@@ -23,6 +23,8 @@ from lineas_core.words import counted
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 DEFAULT_SCORER = "clip-emoji"
+# For images of more pixels a side, for which the embedded one was not made.
+LARGE_SCORER, SMALL_SIDE = "vit-l-14", 64
 BATCH = 32
 CACHED_EMBEDDINGS = 4096
 
@@ -219,6 +221,15 @@ def load_scorer(name: str = DEFAULT_SCORER, device: str = "auto") -> ClipScorer:
         if (name, chosen) not in _loaded:
             _loaded[name, chosen] = _load(name, chosen)
         return _loaded[name, chosen]
+
+
+def clip_for(size: int, device: str = "auto") -> ClipScorer:
+    """The scorer for images of that many pixels a side.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    return load_scorer(DEFAULT_SCORER if size <= SMALL_SIDE else LARGE_SCORER, device)
 
 
 _loaded: dict[tuple[str, torch.device], ClipScorer] = {}

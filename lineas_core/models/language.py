@@ -365,6 +365,18 @@ class LanguageModel:
                 found.append(float(last[one] - last[other]))
         return found
 
+    @torch.no_grad()
+    def next_token_log_probs(self, prompts: Sequence[str]) -> Float[Tensor, "tokens vocabulary"]:
+        """Log probabilities of what follows each token of each prompt, float32, on the device.
+
+        The model is run as it is steered now.
+
+        Raises:
+            PromptError: a prompt is empty, or longer than the model reads.
+        """
+        batch = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
+        return self._logits(batch, 0)[batch.mask].float().log_softmax(dim=-1)
+
     def surprise(self, prompts: Sequence[str]) -> float:
         """Perplexity of `prompts` under the model as it is steered now, over all their tokens."""
         return perplexity_of(self.token_losses(prompts))

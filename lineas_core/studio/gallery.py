@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lineas_core.calibration import Calibration
 from lineas_core.errors import LineasError
 from lineas_core.maps import SteeringMap
 from lineas_core.prompts import PromptSet
@@ -47,6 +48,8 @@ def load_gallery(folder: Path | None) -> dict[str, MapRow]:
 
 def _row(folder: Path, entry: Mapping[str, Any]) -> MapRow:
     known: dict[str, Any] = {name: entry[name] for name in COPIED if entry.get(name) is not None}
+    if entry.get("calibration"):
+        known["calibration"] = Calibration(tuple((a, b) for a, b in entry["calibration"])).points
     known["tags"] = tuple(entry.get("tags", ()))
     if entry.get("prompts"):
         known["prompts"] = PromptSet.load(entry["prompts"])

@@ -33,6 +33,7 @@ def row_of(smap: SteeringMap, map_id: str, owner: str, **known: Any) -> MapRow:
         "name": info.name,
         "concept": info.concept,
         "config": dict(info.config),
+        "calibration": info.calibration,
         # A stranger's file may say anything; the database holds 64 bits.
         "seed": seed if type(seed) is int and abs(seed) < 2**63 else None,
         "created": _made(smap),

@@ -3,7 +3,7 @@
 // fast enough to be asked for while a slider moves.
 const root = element.querySelector(".rack");
 const local = {
-  state: { modality: "image", rows: [], solo: "", beyond: false },
+  state: { modality: "image", rows: [], solo: "", beyond: false, even: true },
   catalog: [], effects: {}, live: false,
   // Maps whose tools are unfolded on a phone.
   unfolded: new Set(),
@@ -72,14 +72,26 @@ function dropBefore(dragged, target) {
   publish("release");
 }
 
-function percent(strength) {
+// Where the handle stands at a strength of a map, and back: equal steps of it move the output by
+// equal parts of its way. Both agree beyond 0 to 1, and without a calibration.
+function along(map, x, from) {
+  const points = local.state.even && map.calibration?.length ? map.calibration : [];
+  const at = points.findIndex((point) => point[from] > x);
+  if (at < 1 || x <= 0 || x >= 1) return x;
+  const [a, b] = [points[at - 1], points[at]];
+  return a[1 - from] + ((b[1 - from] - a[1 - from]) * (x - a[from])) / (b[from] - a[from]);
+}
+const toHandle = (map, strength) => along(map, strength, 0);
+const toStrength = (map, handle) => along(map, handle, 1);
+
+function percent(map, strength) {
   const [low, high] = range();
-  return ((clamp(strength, low, high) - low) / (high - low)) * 100;
+  return ((toHandle(map, clamp(strength, low, high)) - low) / (high - low)) * 100;
 }
 
 // Fills a slider's track from 0, which is not at its left end beyond 0 to 1, to the strength.
-function fill(slider, strength) {
-  const ends = [percent(0), percent(strength)].sort((a, b) => a - b);
+function fill(slider, map, strength) {
+  const ends = [percent(map, 0), percent(map, strength)].sort((a, b) => a - b);
   slider.style.setProperty("--from", ends[0] / 100);
   slider.style.setProperty("--to", ends[1] / 100);
 }
@@ -91,7 +103,7 @@ function leftover(effect) {
     : left >= 50 ? "it works more weakly" : left > 5 ? "the others drown most of it"
     : left >= 0 ? "the others undo it" : "the others turn it around";
   return make("p", { class: "rack-effect", title: "Its effect with the other maps on, as a share of its effect alone" },
-    `Beside the others ${words} (${left} % of its effect)`);
+    `Beside the others ${words} (${left}\u00a0% of its effect)`);
 }
 
 function line(row) {
@@ -102,24 +114,27 @@ function line(row) {
   const heard = local.state.solo ? soloed : row.on;
   const slider = make("input", {
     type: "range", min: low, max: high, step: 0.01, "aria-label": `Strength of ${title}`,
-    oninput: () => set(Number(slider.value), local.live ? "input" : ""),
+    oninput: () => set(toStrength(map, Number(slider.value)), local.live ? "input" : "", true),
     onchange: () => publish("release"),
   });
   const number = make("input", {
     type: "number", min: low, max: high, step: 0.05, "aria-label": `Strength of ${title}, as a number`,
     onchange: () => { set(clamp(Number(number.value) || 0, low, high), ""); publish("release"); },
   });
-  slider.value = row.strength;
+  slider.value = toHandle(map, row.strength);
+  slider.setAttribute("aria-valuetext", row.strength.toFixed(2));
   number.value = row.strength.toFixed(2);
-  const set = (value, event) => {
-    row.strength = value;
+  const set = (value, event, byHandle) => {
+    row.strength = Math.round(value * 1e4) / 1e4;
     if (!row.on) { row.on = true; toggle.checked = true; item.classList.remove("rack-off"); }
-    slider.value = value;
+    // A handle that moves itself is not put elsewhere under the hand.
+    if (!byHandle) slider.value = toHandle(map, value);
+    slider.setAttribute("aria-valuetext", value.toFixed(2));
     number.value = value.toFixed(2);
-    fill(slider, value);
+    fill(slider, map, value);
     publish(event);
   };
-  fill(slider, row.strength);
+  fill(slider, map, row.strength);
   const toggle = make("input", {
     type: "checkbox", role: "switch", "aria-label": `${title} on`,
     onchange: () => { row.on = toggle.checked; draw(`[data-id="${CSS.escape(row.id)}"] [role=switch]`); publish("release"); },
@@ -131,11 +146,11 @@ function line(row) {
   }, text);
   const track = make("div", { class: "rack-track" }, slider);
   if (local.state.beyond) for (const end of [0, 1]) track.append(make("span", {
-    class: "rack-tick", "aria-hidden": "true", style: `--share: ${percent(end) / 100}`,
+    class: "rack-tick", "aria-hidden": "true", style: `--share: ${percent(map, end) / 100}`,
   }, String(end)));
   if (map.recommended != null && map.recommended >= low && map.recommended <= high) {
     track.append(make("button", {
-      type: "button", class: "rack-mark", style: `--share: ${percent(map.recommended) / 100}`,
+      type: "button", class: "rack-mark", style: `--share: ${percent(map, map.recommended) / 100}`,
       "aria-label": `Recommended strength of ${title}: ${map.recommended.toFixed(2)}`,
       title: `Recommended: ${map.recommended.toFixed(2)}`,
       onclick: () => { set(map.recommended, ""); publish("release"); },
@@ -230,6 +245,12 @@ function draw(focus) {
     publish("release");
   } });
   beyond.checked = local.state.beyond;
+  const even = make("input", { type: "checkbox", onchange: () => {
+    local.state.even = even.checked;
+    draw(".rack-even input");
+    publish("");
+  } });
+  even.checked = local.state.even;
   const reset = make("button", { type: "button", class: "rack-reset", disabled: rows.length === 0, onclick: () => {
     for (const row of rows) {
       row.strength = known(row.id).recommended ?? 1;
@@ -245,7 +266,9 @@ function draw(focus) {
       local.catalog.length ? "No map is on the rack. Add one, or train your own." : "Loading the maps…"),
     make("div", { class: "rack-foot" }, add, reset,
       make("label", { class: "rack-beyond", title: "Negative strengths, up to twice the map, and its inverse" },
-        beyond, make("span", {}, "Beyond 0 to 1"))));
+        beyond, make("span", {}, "Beyond 0 to 1")),
+      make("label", { class: "rack-beyond rack-even", title: "Equal steps of a slider change the output equally; the number stays the strength" },
+        even, make("span", {}, "Even steps"))));
   if (focus) root.querySelector(focus)?.focus();
 }
 

@@ -46,12 +46,14 @@ class RackState:
         solo: id of the only map that steers, or "".
         beyond: whether strengths outside 0 to 1 are offered.
         modality: the kind of map that is shown.
+        even: whether equal steps of a slider move the output by equal parts of its way.
     """
 
     slots: tuple[Slot, ...] = ()
     solo: str = ""
     beyond: bool = False
     modality: Modality = "image"
+    even: bool = True
 
     @classmethod
     def from_page(cls, value: Any) -> RackState:
@@ -85,6 +87,7 @@ class RackState:
             str(state.get("solo") or ""),
             bool(state.get("beyond")),
             "text" if state.get("modality") == "text" else "image",
+            bool(state.get("even", True)),
         )
 
     def active(self, ids: Iterable[str]) -> list[Slot]:
@@ -109,6 +112,7 @@ class RackState:
             "solo": self.solo,
             "beyond": self.beyond,
             "modality": self.modality,
+            "even": self.even,
         }
 
 
@@ -141,6 +145,7 @@ def patch(
                 "modality": row.modality,
                 "model": row.model,
                 "recommended": row.recommended,
+                "calibration": row.calibration,
                 "own": row.owner != GALLERY,
             }
             for row in rows

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from lineas_core.calibration import calibrate, with_calibration
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.health import HealthReport, check_health
 from lineas_core.maps import SteeringMap
@@ -182,7 +183,7 @@ def check_run(
 def check_map(
     model: Model, prompts: PromptSet, config: TrainConfig, smap: SteeringMap, *, recommend: bool
 ) -> CheckedMap:
-    """A map with its health, and the strength to start with if it is asked."""
+    """A map with its health; with its calibration and the strength to start with if it is asked."""
     training, held_out = prompts.split(config.holdout, config.seed)
     health, strength = None, None
     how: dict[str, Any] = {"pooling": config.pooling, "batch_size": config.batch_size}
@@ -190,6 +191,7 @@ def check_map(
         health = check_health(model, smap, training, held_out, **how)
         if recommend:
             strength = recommend_strength(model, smap, held_out, **how).strength
+            smap = with_calibration(smap, calibrate(model, smap, held_out.source))
     except Exception:
         # What was learned is not lost because it could not be measured.
         log.exception("a map is kept without all of its figures")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from lineas_core.calibration import Calibration
 from lineas_core.errors import LineasError
 from lineas_core.health import HealthReport, SiteDeltas
 from lineas_core.prompts import PromptSet
@@ -118,6 +119,7 @@ class MapRow:
         created: when, in seconds since 1970.
         deleted: when, or None.
         seed: it was trained with.
+        calibration: points of its `Calibration`; () where none was measured.
     """
 
     id: str
@@ -140,6 +142,7 @@ class MapRow:
     created: float = 0.0
     deleted: float | None = None
     seed: int | None = None
+    calibration: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -203,12 +206,17 @@ _CODECS: Mapping[str, _Codec] = {
     "tags": _Codec(
         lambda tags: json.dumps(tags, ensure_ascii=False), lambda text: tuple(json.loads(text))
     ),
+    "calibration": _Codec(
+        lambda points: json.dumps(points) if points else None,
+        lambda text: Calibration(tuple((a, b) for a, b in json.loads(text))).points,
+    ),
     "losses": _FLOATS,
     "supports": _FLOATS,
     "stopping": _Codec(int, bool),
 }
 # Ids of other rows: none is NULL in the database, where it is checked, and "" in Python.
 _REFERENCES = frozenset({"parent", "map_id", "job"})
+_LATER = frozenset({"calibration"})
 _IN_BYTES = frozenset({"losses", "supports"})
 # What `decode` raises where a record holds what no version has written.
 UNREADABLE = (
@@ -233,11 +241,14 @@ def decode(kind: type[Row], record: sqlite3.Row | Mapping[str, Any]) -> Row:
     """The row of a record of its table."""
     fields: dict[str, Any] = {}
     for name in kind.__dataclass_fields__:
-        value = record[name]
+        # Records of earlier versions are never written again.
+        value = None if name in _LATER and name not in record.keys() else record[name]  # noqa: SIM118
         if value is not None and name in _CODECS:
             value = _CODECS[name].decode(value)
         if value is None and name in _REFERENCES:
             value = ""
+        if value is None and name == "calibration":
+            value = ()
         fields[name] = value
     return kind(**fields)
 

@@ -93,6 +93,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     ),
     # Until then there was one method.
     ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'lineas'",),
+    # Points of a curve in JSON; NULL where none was measured.
+    ("ALTER TABLE maps ADD COLUMN calibration TEXT",),
 )
 
 
