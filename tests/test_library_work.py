@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+import lineas_core as lc
 from lineas_core.bundles import read_bundle
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.library_work import LibraryWork
@@ -52,15 +54,55 @@ def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: lis
     assert own <= {row["id"] for row in news["catalog"]}
 
 
-def test_an_exported_map_comes_in_again_as_it_was(studio: Studio, inks: list[str]) -> None:
-    work = LibraryWork(studio)
-    files = work.export(ANN, inks)["value"]
-    said, news, *_ = work.take_in(BOB, files)
+def test_an_exported_map_comes_in_again_as_it_was(
+    studio: Studio, inks: list[str], prompts: lc.PromptSet
+) -> None:
+    work, ann = LibraryWork(studio), owner_of(ANN)
+    known = {"prompts": prompts, "recommended": 0.65, "tags": ("bold", "wet")}
+    told = studio.library.add_map(
+        ann, studio.library.map(inks[0], ann), title="Blaue Tinte", **known
+    )
+    files = work.export(ANN, [told.id, inks[1], inks[1]])["value"]
+    assert [Path(file).name for file in files] == [
+        "Blaue-Tinte.safetensors", "Map-1.safetensors", "Map-1-2.safetensors",
+    ]  # fmt: skip
+    said, news, *_ = work.take_in(BOB, files[:2])
     assert "2 maps are in" in said
-    mine = studio.library.maps(owner_of(BOB), include_gallery=False)
-    digests = {studio.library.row(map_id, owner_of(ANN)).digest for map_id in inks}
-    assert {row.digest for row in mine} == digests
-    assert len(news["add"]) == 1
+    bare, mine = studio.library.maps(owner_of(BOB), include_gallery=False)
+    assert {mine.title, *mine.tags} == {"Blaue Tinte", "bold", "wet"}
+    assert (mine.prompts, mine.recommended, mine.digest) == (prompts, 0.65, told.digest)
+    assert (bare.title, bare.tags, bare.prompts, bare.recommended) == ("Map 1", (), None, None)
+    assert news["add"] == [mine.id]
+
+
+def test_what_a_file_says_beside_its_map_is_refused_field_by_field(
+    studio: Studio, inks: list[str], tmp_path: Path
+) -> None:
+    work, smap = LibraryWork(studio), studio.library.map(inks[0], owner_of(ANN))
+    hostile = {
+        "title": "<b>" + "x" * 200, "tags": ["fine"], "recommended": float("nan"),
+        "prompts": {"name": "p", "source": ["a"], "target": 3}, "owner": "gallery", "id": "../x",
+    }  # fmt: skip
+    file = smap.save(tmp_path / "hostile.safetensors", hostile)
+    said, *_ = work.take_in(ANN, [str(file)])
+    row = studio.library.maps(owner_of(ANN))[0]
+    assert (row.title, row.tags, row.recommended, row.prompts) == ("map 0", ("fine",), None, None)
+    assert (row.owner, len(row.id), row.digest) == (owner_of(ANN), 32, smap.digest())
+    for field in ("title was", "recommended was", "prompts were"):
+        assert f"map 0: Its {field} left out: " in said
+    for half in ("\ud800", ["\ud800"], [1], 7, True, 1e999, {}):
+        file = smap.save(tmp_path / "half.safetensors", dict.fromkeys(hostile, half))
+        assert "left out" in work.take_in(ANN, [str(file)])[0]
+    # A part that is no object at all costs what it says, and not the map.
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["lineas_library"] = "[" * 500
+    changed = json.dumps(header).encode()
+    file.write_bytes(len(changed).to_bytes(8, "little") + changed + data[8 + length :])
+    said, *_ = work.take_in(ANN, [str(file)])
+    assert "1 map is in" in said
+    assert "what it says beside the map cannot be read" in said
 
 
 def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
@@ -71,7 +113,7 @@ def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
     [row] = studio.library.maps(owner_of(ANN), include_gallery=False)
     [file] = LibraryWork(studio).export(ANN, [row.id])["value"]
     assert Path(file).parent.parent == Path(studio.downloads.name)
-    assert Path(file).name == f"x-y-{row.id[:8]}.safetensors"
+    assert Path(file).name == "x-y.safetensors"
 
 
 def screen(painter: str, writer: str, state: Any, modality: str) -> list[Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -24,6 +22,7 @@ from lineas_core.prompts import PromptSet
 from lineas_core.snippets import Scene, snippet
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.gallery import GALLERY
+from lineas_core.studio.map_extras import extras_of, file_name, told_by
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.pictures import Pictures, lines_of
 from lineas_core.studio.rack import RackState, Slot, patch
@@ -104,11 +103,9 @@ class LibraryWork:
         files: dict[str, Path] = {}
         for map_id in chosen:
             row = self._studio.library.row(map_id, owner)
-            # The name comes from the map's file, which a stranger may have written.
-            stem = re.sub(r"[^\w-]+", "-", row.name).strip("-")[:60] or "map"
-            name = f"{stem}-{map_id[:8]}.safetensors"
-            files[name] = folder / name
-            shutil.copyfile(self._studio.library.file(map_id, owner), files[name])
+            name = file_name(row.title, files)
+            smap = self._studio.library.map(map_id, owner)
+            files[name] = smap.save(folder / name, extras_of(row))
         return gr.update(value=[str(path) for path in files.values()], visible=True)
 
     @with_messages
@@ -129,8 +126,12 @@ class LibraryWork:
                 notes += bundle.notes
                 rows, scene = self._unpack(owner, bundle), bundle.scene
             else:
-                rows.append(self._studio.library.add_map(owner, SteeringMap.load(path)))
-        notes.append(f"{len(rows)} maps are in.")
+                smap = SteeringMap.load(path)
+                told, refused = told_by(path)
+                row = self._studio.library.add_map(owner, smap, **told)
+                rows.append(row)
+                notes += [f"{row.title}: {note}" for note in refused]
+        notes.append(f"{len(rows)} {'map is' if len(rows) == 1 else 'maps are'} in.")
         if scene is not None and scene.strengths:
             swept = ", ".join(f"{strength:g}" for strength in scene.strengths)
             notes.append(f"It sweeps the strengths {swept}; the grid buttons show a sweep.")
@@ -193,6 +194,7 @@ class LibraryWork:
         row = self._studio.library.row(map_id, owner)
         url = push_map(
             self._studio.library.file(map_id, owner), repo.strip(), token=token, private=True,
+            title=row.title,
             card=f"{row.title}: steers {row.model} towards {row.concept or 'its target prompts'}.",
         )  # fmt: skip
         return f'<p class="ls-hint" role="status">Pushed: <a href="{escape(url)}">{escape(url)}</a>'
