@@ -13,7 +13,7 @@ from lineas_core.methods import TITLES
 from lineas_core.studio import render_compare
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.charts import compare_maps
-from lineas_core.studio.library_work import made_on
+from lineas_core.studio.map_list import made_on
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.pictures import Pictures, lines_of
 from lineas_core.studio.prompt_work import PromptWork

@@ -156,6 +156,10 @@ class Library:
             return self._gallery_folder / f"{map_id}{ENDING}"
         return self._files.path(map_id)
 
+    def glance(self, map_id: str) -> Path:
+        """The file, which may not be there, that shows what a map does; it goes with the map."""
+        return self._files.glance(map_id)
+
     def maps(
         self,
         owner: str,
