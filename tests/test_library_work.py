@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import json
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from PIL import Image
 
 import lineas_core as lc
 from lineas_core.bundles import read_bundle
+from lineas_core.models import as_image_model
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.library_work import LibraryWork
+from lineas_core.studio.map_files import MapFiles
 from lineas_core.studio.pictures import Pictures
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.scenes import Screen
@@ -29,8 +33,8 @@ __all__ = ["inks", "painter", "studio", "words", "writer"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def choices(update: Any) -> dict[str, str]:
-    return {map_id: label for label, map_id in update["choices"]}
+def choices(shown: Any) -> dict[str, str]:
+    return {row["id"]: f"{row['title']} {row['said']}" for row in shown[0]["rows"]}
 
 
 def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: list[str]) -> None:
@@ -45,13 +49,60 @@ def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: lis
     card, title, tags = work.describe(ANN, [inks[0]])
     assert (title, tags) == ("Blue ink", "bold, wet")
     assert "ink" in card
-    deleted, undo, news = work.delete(ANN, inks)
-    assert undo["visible"]
-    assert not own & {row["id"] for row in news["catalog"]}
-    assert not own & set(choices(work.listed(ANN, "", inks)))
-    undo, news = work.undo(ANN, deleted)
-    assert not undo["visible"]
-    assert own <= {row["id"] for row in news["catalog"]}
+
+
+def test_an_undo_is_where_the_deletion_was_and_puts_the_map_back_on_the_rack(
+    studio: Studio, inks: list[str], words: str
+) -> None:
+    work = LibraryWork(studio)
+    before = rack((inks[0], 0.3), (words, 0.8), (inks[1], 0.6), solo=inks[1])
+    before["state"]["rows"][2]["on"] = False
+    places, listed, news = work.delete(ANN, inks, before, {})
+    assert [gone["title"] for gone in listed["gone"]] == ["Map 0", "Map 1"]
+    assert not set(inks) & {row["id"] for row in news["catalog"]}
+    assert not set(inks) & set(choices(work.listed(ANN, "", inks)))
+    left = rack((words, 0.9))
+    listed, news = work.undo(ANN, [inks[1]], left, places)
+    assert listed["back"] == [inks[1]]
+    assert [row["id"] for row in news["state"]["rows"]] == [words, inks[1]]
+    _, news = work.undo(ANN, [inks[0]], {"state": news["state"]}, places)
+    back = RackState.from_page({"state": news["state"]})
+    assert [(slot.id, slot.strength, slot.on) for slot in back.slots] == [
+        (inks[0], 0.3, True), (words, 0.9, True), (inks[1], 0.6, False),
+    ]  # fmt: skip
+    assert (back.solo, news["ask"]) == (inks[1], True)
+    assert set(inks) <= {row["id"] for row in news["catalog"]}
+    # What was not on the rack does not come onto it.
+    places, *_ = work.delete(ANN, inks, left, {})
+    assert "state" not in work.undo(ANN, inks, left, places)[1]
+
+
+def test_a_map_looks_as_it_steers_and_its_look_goes_with_it(
+    studio: Studio, inks: list[str], painter: str, words: str
+) -> None:
+    work, ann = LibraryWork(studio), owner_of(ANN)
+    # No model is loaded for it.
+    assert list(work.glances(ANN)) == []
+    model = as_image_model(studio.shelf.get(painter))
+    made = [next(iter(news["glances"].items())) for news in work.glances(ANN)]
+    assert {map_id for map_id, _ in made} == set(inks)
+    shown = work.listed(ANN, "", [])[0]["glances"]
+    assert shown == dict(made)
+    for map_id in inks:
+        [wanted] = model.generate(["a house"], [(studio.library.map(map_id, ann), 1.0)], seed=0)
+        data = base64.b64decode(shown[map_id]["image"].partition(",")[2])
+        assert Image.open(io.BytesIO(data)).convert("RGB").tobytes() == wanted.tobytes()
+    assert list(work.glances(ANN)) == []
+    studio.library.glance(inks[0]).write_text("{")
+    assert len(list(work.glances(ANN))) == 1
+    files = [studio.library.glance(map_id) for map_id in inks]
+    for map_id in inks:
+        studio.library.delete(map_id, ann)
+    MapFiles(studio.settings.home / "maps").remove(inks[0])
+    assert [file.exists() for file in files] == [False, True]
+    news = work.add(ANN, [words], rack((inks[0], 0.5)))
+    assert [(row["id"], row["on"]) for row in news["state"]["rows"]][1:] == [(words, True)]
+    assert news["state"]["modality"] == "text"
 
 
 def test_an_exported_map_comes_in_again_as_it_was(
@@ -203,7 +254,8 @@ def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[s
     work = LibraryWork(studio)
     for attempt in (
         lambda: work.rename(BOB, [inks[0]], "mine", ""),
-        lambda: work.delete(BOB, [inks[0]]),
+        lambda: work.delete(BOB, [inks[0]], rack(), {}),
+        lambda: work.add(BOB, [inks[0]], rack()),
         lambda: work.export(BOB, [inks[0]]),
         lambda: work.describe(BOB, [inks[0]]),
         lambda: work.push(BOB, [inks[0]], "a/b", "token"),
@@ -211,9 +263,9 @@ def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[s
         with pytest.raises(gr.Error, match="no map"):
             attempt()
     assert inks[0] not in choices(work.listed(BOB, "", []))
-    work.delete(ANN, [inks[0]])
+    work.delete(ANN, [inks[0]], rack(), {})
     with pytest.raises(gr.Error, match="brought back"):
-        work.undo(BOB, [inks[0]])
+        work.undo(BOB, [inks[0]], rack(), {})
 
 
 def test_what_cannot_be_taken_in_is_a_message(studio: Studio, tmp_path: Path) -> None:
@@ -223,4 +275,4 @@ def test_what_cannot_be_taken_in_is_a_message(studio: Studio, tmp_path: Path) ->
         with pytest.raises(gr.Error, match="junk|zip"):
             work.take_in(ANN, [str(tmp_path / name)])
     with pytest.raises(gr.Error, match="tick one"):
-        work.delete(ANN, [])
+        work.delete(ANN, [], rack(), {})

@@ -31,7 +31,7 @@ from lineas_core.studio.understand_tab import build_understand_tab
 from lineas_core.studio.visitors import new_key, owner_of
 
 HERE = Path(__file__).parent
-STYLE, TOUR = HERE / "style.css", HERE / "tour.js"
+STYLE, TOUR, LIGHTBOX = HERE / "style.css", HERE / "tour.js", HERE / "lightbox.js"
 THEME = gr.themes.Soft(
     primary_hue="indigo",
     neutral_hue="slate",
@@ -169,7 +169,8 @@ def _wire_opening(
             None, tab.model, rack,
             js=f'(name) => ({{ from: "server", models: {{ {modality}: name }} }})',
         )  # fmt: skip
-    page.load(None, None, None, js=TOUR.read_text(encoding="utf-8"))
+    for script in (TOUR, LIGHTBOX):
+        page.load(None, None, None, js=script.read_text(encoding="utf-8"))
 
 
 def launch_options(studio: Studio) -> dict[str, Any]:

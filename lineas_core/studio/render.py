@@ -179,11 +179,15 @@ def score_line(clip: Mapping[str, float], image: float | None) -> str:
     return f'<small class="ls-scores">{"".join(items)}</small>'
 
 
-def image_tag(image: Image.Image, text: str, most: int = 256) -> str:
-    """The picture inside the page, at most `most` pixels wide and high."""
+def image_tag(image: Image.Image, text: str, most: int = 1024) -> str:
+    """The picture inside the page, at most `most` pixels wide and high; a click enlarges it."""
     shown = image.convert("RGB")
     shown.thumbnail((most, most))
     file = io.BytesIO()
-    shown.save(file, "WEBP", lossless=shown.width <= 128, quality=85)
+    shown.save(file, "WEBP", lossless=shown.width <= 128, quality=88, method=2)
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img src="data:image/webp;base64,{data}" alt="{escape(text, quote=True)}">'
+    said = escape(text, quote=True)
+    return (
+        f'<button type="button" class="ls-enlarge" aria-label="Enlarge: {said}">'
+        f'<img src="data:image/webp;base64,{data}" alt="{said}"></button>'
+    )

@@ -135,11 +135,14 @@ def test_what_is_deleted_is_brought_back(library: Page) -> None:
     library.locator("#library-delete").click()
     expect(listed(library)).to_have_count(count - 1)
     expect(listed(library).filter(has_text="Mine")).to_have_count(0)
-    undo = library.locator("#library-undo")
-    expect(undo).to_have_text("Undo: bring the map back")
+    undo = library.get_by_role("button", name="Undo: bring Mine back")
+    # In the place of the first map, which it was.
+    expect(library.locator("#library-maps li").first).to_contain_text("Deleted Mine")
+    assert "Mine" not in on_rack(library)
     undo.click()
-    expect(listed(library).filter(has_text="Mine")).to_have_count(1)
-    expect(undo).to_be_hidden()
+    expect(listed(library).first).to_contain_text("Mine")
+    expect(undo).to_have_count(0)
+    expect(library.locator(".rack-name span").first).to_have_text("Mine")
 
 
 def test_the_gallery_is_not_changed(library: Page) -> None:
