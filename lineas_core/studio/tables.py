@@ -21,6 +21,7 @@ from lineas_core.spreadsheets import escaped
 from lineas_core.studio.readouts import Readout
 
 Row = Sequence[Any]
+Table = tuple[list[str], list[Row]]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Row]) -> str:
@@ -58,7 +59,7 @@ def csv_button(
     return button
 
 
-def score_rows(grid: ImageGrid, scores: GridScores) -> tuple[list[str], list[Row]]:
+def score_rows(grid: ImageGrid, scores: GridScores) -> Table:
     """A row for each cell of a grid."""
     rows: list[Row] = [
         (prompt, strength, scores.clip[r][c], scores.image[r][c])
@@ -71,7 +72,7 @@ def score_rows(grid: ImageGrid, scores: GridScores) -> tuple[list[str], list[Row
     return ["row", "strength", f"CLIPScore with {scores.style}", "IMGScore"], rows
 
 
-def text_rows(grid: TextGrid, readouts: Sequence[Readout], seed: int) -> tuple[list[str], list[Row]]:
+def text_rows(grid: TextGrid, readouts: Sequence[Readout], seed: int) -> Table:
     """A row for each completion, then one of figures for each strength."""
     header = ["seed", "strength", "prompt", "completion", "concept", "toxicity", "perplexity"]
     rows: list[Row] = [
@@ -85,7 +86,7 @@ def text_rows(grid: TextGrid, readouts: Sequence[Readout], seed: int) -> tuple[l
     return header, rows
 
 
-def site_rows(smap: SteeringMap, health: HealthReport | None) -> tuple[list[str], list[Row]]:
+def site_rows(smap: SteeringMap, health: HealthReport | None) -> Table:
     """What the charts by layer show: a row for each site."""
     deltas = (health.held_out or health.training) if health else None
     quantiles = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -105,7 +106,7 @@ def site_rows(smap: SteeringMap, health: HealthReport | None) -> tuple[list[str]
     return header, rows
 
 
-def loss_rows(losses: Sequence[float], supports: Sequence[float] = ()) -> tuple[list[str], list[Row]]:
+def loss_rows(losses: Sequence[float], supports: Sequence[float] = ()) -> Table:
     """The curves of a training: a row for each step."""
     rows: list[Row] = [
         (n + 1, loss, supports[n] if n < len(supports) else None) for n, loss in enumerate(losses)
