@@ -128,6 +128,9 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "Understanding.show": [(BOB, m) for m in maps],
         "Understanding.compare": [(BOB, m, ids.writing) for m in maps],
         "Understanding.table": [(BOB, m, "neurons") for m in maps],
+        "PinWork.again": [
+            (BOB, {"scene": {"rack": on["state"], "model": painter, "prompts": "ab", "seed": 0}})
+        ],
         "drawn": [(3, False)],
         "LibraryWork.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
         "LibraryWork.describe": [(BOB, [m]) for m in maps],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from html import unescape
 from pathlib import Path
 
 import gradio as gr
@@ -12,6 +13,7 @@ from lineas_core.metrics import clip
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.pins import PinWork
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
@@ -234,3 +236,19 @@ def test_seeds_out_of_range_are_messages(studio: Studio, painter: str) -> None:
     for seed in (-1, 2**63):
         with pytest.raises(gr.Error, match=f"seed is {seed}; choose 0 to"):
             Pictures(studio).look(ANN, painter, rack(), "ab", seed)
+
+
+def test_a_pin_shows_its_scene_again(studio: Studio, painter: str, inks: list[str]) -> None:
+    mixed = rack((inks[0], 0.3), (inks[1], 0.5), modality="image")
+    shown, *_ = Pictures(studio).look(ANN, painter, mixed, "ab\nba", 3)
+    scene = json.loads(unescape(shown.partition('data-made="')[2].partition('"')[0]))
+    work = PinWork(studio)
+    news, *fields = work.again(ANN, {"scene": scene})
+    assert fields == [painter, "ab\nba", 3]
+    assert news["ask"]
+    assert (
+        Pictures(studio).look(ANN, *fields[:1], {"state": news["state"]}, *fields[1:])[0] == shown
+    )
+    for broken in (None, [], {}, {"scene": {"rack": 3}}, {"scene": {**scene, "seed": "x"}}):
+        with pytest.raises(gr.Error, match=r"cannot be read|give a whole number"):
+            work.again(ANN, broken)

@@ -10,6 +10,7 @@ import gradio as gr
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.grid_options import build_grid_options
 from lineas_core.studio.pictures import SURPRISES, Pictures
+from lineas_core.studio.pins import build_pins
 from lineas_core.studio.seeds import build_seed, drawn
 from lineas_core.subjects import SUBJECTS
 
@@ -73,6 +74,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
     with gr.Row():
         grid = gr.Button("Grid over strengths", elem_id="grid", size="md")
         crossed = gr.Button("Grid of two maps", elem_id="crossed", size="md")
+    build_pins(studio, key, "image", "pictures", [rack, model, prompts, seed])
     options = build_grid_options()
     table = gr.HTML(elem_id="picture-grid")
     with gr.Row(visible=False) as outcome:

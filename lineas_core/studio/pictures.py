@@ -26,6 +26,7 @@ from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.grid_options import CROSSED, STRENGTHS, GridOptions
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState, patch
+from lineas_core.studio.scene_tag import with_scene
 from lineas_core.studio.tables import score_rows, write_csv
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
@@ -97,7 +98,10 @@ class Pictures:
         shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
         sides = (_enlarged(found.before[0]), _enlarged(found.after[0]))
-        return _said(found.note) + shown, sides, news
+        shown = with_scene(
+            _said(found.note) + shown, rack, model=model, prompts=prompts, seed=whole("seed", seed)
+        )
+        return shown, sides, news
 
     def make(
         self,

@@ -7,6 +7,7 @@ import gradio as gr
 from lineas_core.studio import render_texts
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.image_tab import SteerTab
+from lineas_core.studio.pins import build_pins
 from lineas_core.studio.seeds import build_seed, drawn
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
 
@@ -43,6 +44,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
                 run = gr.Button("Compare", variant="primary", elem_id="compare", size="md",
                                 min_width=100)  # fmt: skip
                 stop = gr.Button("Stop", elem_id="stop-compare", min_width=80, size="md")
+    build_pins(studio, key, "text", "pair", [rack, model, prompt, seed, tokens])
     with gr.Row():
         sweep = gr.Button("Table over strengths", elem_id="sweep", size="md", scale=4)
         table = gr.DownloadButton(

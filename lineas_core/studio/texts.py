@@ -19,6 +19,7 @@ from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.readouts import Readout, read_out
+from lineas_core.studio.scene_tag import with_scene
 from lineas_core.studio.tables import text_rows, write_csv
 from lineas_core.studio.visitors import owner_of
 
@@ -54,9 +55,13 @@ class Texts:
         with self._studio.turns.sliders():
             self._studio.load(model)
             for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length):
-                yield render_texts.pair(
+                shown = render_texts.pair(
                     prompt, titles, texts, mix.concepts, writing=not readouts, readouts=readouts
                 )
+                yield with_scene(
+                    shown, rack, model=model, prompts=prompt, seed=whole("seed", seed),
+                    tokens=length,
+                )  # fmt: skip
 
     @with_messages
     def sweep(
