@@ -131,7 +131,6 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "PinWork.again": [
             (BOB, {"scene": {"rack": on["state"], "model": painter, "prompts": "ab", "seed": 0}})
         ],
-        "drawn": [(3, False)],
         "LibraryWork.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
         "LibraryWork.describe": [(BOB, [m]) for m in maps],
         "LibraryWork.rename": [(BOB, [m], "taken", "tag") for m in maps],

@@ -11,7 +11,7 @@ from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.grid_options import build_grid_options
 from lineas_core.studio.pictures import SURPRISES, Pictures
 from lineas_core.studio.pins import build_pins
-from lineas_core.studio.seeds import build_seed, drawn
+from lineas_core.studio.seeds import DRAW, build_seed
 from lineas_core.subjects import SUBJECTS
 
 
@@ -110,15 +110,11 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
     )
     surprise.click(
         pictures.surprise, prompts, prompts, show_progress="hidden", api_visibility="private"
-    ).then(
-        drawn, [seed, dice.lock], seed, show_progress="hidden", api_visibility="private"
-    ).then(
+    ).then(None, [seed, dice.lock], seed, js=DRAW).then(
         pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
         concurrency_id="sliders",
     )  # fmt: skip
-    dice.draw.click(
-        drawn, [seed, dice.lock], seed, show_progress="hidden", api_visibility="private"
-    ).then(
+    dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
         pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
         concurrency_id="sliders",
     )  # fmt: skip

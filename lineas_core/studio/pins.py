@@ -1,4 +1,4 @@
-"""Pins: results that the browser keeps with the scene that made them, and how one is shown again."""
+"""Pins: results that the browser keeps with their scene, and how one is shown again."""
 
 from __future__ import annotations
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 import gradio as gr
 
-HIGHEST_DRAWN = 9999
+# Another seed than the one shown; the same while it is locked.
+DRAW = """(seed, locked) => {
+    let next = seed;
+    while (!locked && next === seed) next = Math.floor(Math.random() * 10000);
+    return next;
+}"""
+HOLD = '(locked) => ({ __type__: "update", interactive: !locked })'
 
 
 @dataclass(frozen=True)
@@ -34,16 +39,5 @@ def build_seed(value: int, elem_id: str) -> SeedField:
             False, label="Lock seed", min_width=80, elem_id=f"{elem_id}-lock", container=False,
             scale=1,
         )  # fmt: skip
-    lock.change(
-        lambda on: gr.update(interactive=not on), lock, draw, show_progress="hidden",
-        api_visibility="private",
-    )  # fmt: skip
+    lock.change(None, lock, draw, js=HOLD)
     return SeedField(seed, draw, lock)
-
-
-def drawn(seed: float | None, locked: bool) -> float | None:
-    """Another seed than that one, at random; the same where it is locked."""
-    if locked:
-        return seed
-    # Chance without a seed: nobody is to get the seeds of somebody else, and the number is shown.
-    return next(n for n in iter(lambda: random.randint(0, HIGHEST_DRAWN), -1) if n != seed)

@@ -8,7 +8,7 @@ from lineas_core.studio import render_texts
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.image_tab import SteerTab
 from lineas_core.studio.pins import build_pins
-from lineas_core.studio.seeds import build_seed, drawn
+from lineas_core.studio.seeds import DRAW, build_seed
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
 
 OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
@@ -72,9 +72,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         api_visibility="private",
         concurrency_id="texts",
     )
-    dice.draw.click(
-        drawn, [seed, dice.lock], seed, show_progress="hidden", api_visibility="private"
-    ).then(
+    dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
         texts.compare, asked, pair, show_progress="hidden", api_visibility="private",
         concurrency_id="texts",
     )  # fmt: skip
