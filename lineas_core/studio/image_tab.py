@@ -71,10 +71,10 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
             with gr.Row():
                 run = gr.Button("Show", variant="primary", elem_id="show", size="md")
                 surprise = gr.Button("Surprise me", elem_id="surprise", size="md")
+    build_pins(studio, key, "image", "pictures", [rack, model, prompts, seed])
     with gr.Row():
         grid = gr.Button("Grid over strengths", elem_id="grid", size="md")
         crossed = gr.Button("Grid of two maps", elem_id="crossed", size="md")
-    build_pins(studio, key, "image", "pictures", [rack, model, prompts, seed])
     options = build_grid_options()
     table = gr.HTML(elem_id="picture-grid")
     with gr.Row(visible=False) as outcome:
