@@ -123,6 +123,7 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "CompareWork.train": [(BOB, writer, ids.prompts, "lineas", "mean-act")],
         "CompareWork.poll": [(BOB, [ids.job])],
         "CompareWork.cancel": [(BOB, [ids.job])],
+        "CompareWork.table": [(BOB, m, ids.writing) for m in maps],
         "CompareWork.take": [(BOB, [m], on) for m in maps],
         "Understanding.choices": [(BOB, ids.writing, ids.painting)],
         "Understanding.show": [(BOB, m) for m in maps],
