@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -16,7 +16,9 @@ from lineas_core.metrics.clip import DEFAULT_SCORER, load_scorer
 from lineas_core.models.batches import in_rows
 from lineas_core.models.diffusion import DiffusionModel, ImageGrid
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Of files without seeds, which versions before that read.
+WITHOUT_SEEDS = 1
 INK, PAPER, FAINT = (30, 41, 59), (255, 255, 255), (100, 116, 139)
 SECONDS_A_FRAME = 0.6
 
@@ -49,6 +51,7 @@ class GridRecipe:
         seed: of every row.
         maps: first applied first.
         down: the rows, where a second map is swept on the one prompt in place of several prompts.
+        seeds: one for each row, where they differ; empty where `seed` is that of every row.
     """
 
     model: str
@@ -57,6 +60,7 @@ class GridRecipe:
     seed: int
     maps: tuple[UsedMap, ...]
     down: tuple[float, ...] = ()
+    seeds: tuple[int, ...] = ()
 
     def make(self, model: DiffusionModel, find: Callable[[str], SteeringMap]) -> ImageGrid:
         """The grid.
@@ -80,7 +84,12 @@ class GridRecipe:
             maps.append((smap.inverse() if used.inverse else smap, used.strength))
         if self.down:
             return self._make_crossed(model, maps)
-        return model.sweep(list(self.prompts), maps, list(self.strengths), seed=self.seed)
+        seed = self.seeds or self.seed
+        grid = model.sweep(list(self.prompts), maps, list(self.strengths), seed=seed)
+        if self.seeds:
+            rows = zip(self.prompts, self.seeds, strict=True)
+            return replace(grid, prompts=[f"{prompt}, seed {seed}" for prompt, seed in rows])
+        return grid
 
     def _make_crossed(
         self, model: DiffusionModel, maps: list[tuple[SteeringMap, float | None]]
@@ -106,7 +115,10 @@ class GridRecipe:
 
     def to_json(self, scores: GridScores | None = None) -> str:
         """The sidecar's text; scores are for people and other programs, and not read back."""
-        contents = {"format": FORMAT_VERSION, **asdict(self)}
+        version = FORMAT_VERSION if self.seeds else WITHOUT_SEEDS
+        contents = {"format": version, **asdict(self)}
+        if not self.seeds:
+            del contents["seeds"]
         if scores is not None:
             contents["scores"] = asdict(scores)
         return json.dumps(contents, indent=2)
@@ -128,13 +140,14 @@ class GridRecipe:
                 seed=int(raw["seed"]),
                 maps=tuple(UsedMap(**used) for used in raw["maps"]),
                 down=tuple(map(float, raw.get("down", ()))),
+                seeds=tuple(map(int, raw.get("seeds", ()))),
             )
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ConfigError(
                 f"This is not the JSON file of a grid ({error!r}). Choose one that was downloaded "
                 "with a grid's picture."
             ) from error
-        if version != FORMAT_VERSION:
+        if version not in (WITHOUT_SEEDS, FORMAT_VERSION):
             raise ConfigError(
                 f"The grid's file has format {version!r}; this version reads {FORMAT_VERSION}. "
                 "Update lineas_core."

@@ -76,7 +76,7 @@ def push_map(
         token: of the user's login, allowed to write. No other login is ever used.
         private: whether a new repository is; one that exists stays as it is.
         card: a paragraph, in Markdown, for the card that is written here (`map_card`).
-        title: of the card; the map's own name by default.
+        title: of the card and, in plain letters, of the file; the map's own name by default.
         license: of the map, as the Hub writes it, such as apache-2.0; unstated by default.
         endpoint: of another hub than huggingface.co.
 
@@ -91,7 +91,7 @@ def push_map(
     if not token:
         raise HubError("Nobody is logged in. Log in with `hf auth login`, or on the Space's page.")
     check_repository(repo_id)
-    stem = re.sub(r"[^a-z0-9]+", "-", smap.info.name.lower()).strip("-")[:60] or "map"
+    stem = re.sub(r"[^a-z0-9]+", "-", (title or smap.info.name).lower()).strip("-")[:60] or "map"
     api = HfApi(endpoint=endpoint, token=token)
     with tempfile.TemporaryDirectory() as folder, hub_errors(repo_id):
         file = smap.save(Path(folder) / f"{stem}.safetensors")

@@ -2,7 +2,9 @@
 
 Tensors `<site>.scale` and `<site>.shift`, vectors in float32; under one key of the file's metadata
 a JSON object with the format's version, the sites in order with their widths, where the map comes
-from, and a checksum of all of it.
+from, and a checksum of all of it. Under a second key a JSON object may say what a library knows of
+the map beside it (title, tags, prompts): it is no part of the checksum, and readers that do not
+know the key pass it by.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from lineas_core.files import parse_json, why, write_whole
 
 FORMAT_VERSION = 1
 METADATA_KEY = "lineas"
+EXTRAS_KEY = "lineas_library"
 PARTS = ("scale", "shift")
 TEXTS = ("model", "method", "name", "concept", "prompt_hash", "library_version", "created")
 
@@ -58,7 +61,10 @@ def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def write_map_file(
-    path: str | os.PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    path: str | os.PathLike[str],
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    extras: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a map file, whole or not at all.
 
@@ -66,6 +72,7 @@ def write_map_file(
         path: of the file; its folder is made if there is none.
         header: with its digest.
         tensors: by their names in the file.
+        extras: what is known of the map beside it, as JSON; none is written where it is empty.
 
     Raises:
         MapError: it could not be read back, or the file cannot be written.
@@ -73,7 +80,10 @@ def write_map_file(
     name = Path(path).name[:200]
     try:
         _check_header(header)
-        data = save(dict(tensors), metadata={METADATA_KEY: json.dumps(header)})
+        metadata = {METADATA_KEY: json.dumps(header)}
+        if extras:
+            metadata[EXTRAS_KEY] = json.dumps(extras)
+        data = save(dict(tensors), metadata=metadata)
         _check_size(data[:PREFIX], len(data))
         write_whole(path, data)
     except _FlawError as error:
@@ -122,6 +132,31 @@ def read_map_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
         if not bool(torch.isfinite(values).all()):
             raise MapError(f"{name}: {key} holds values that are not finite. {DAMAGED}")
     return header, tensors
+
+
+def read_extras(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a map's file says beside the map; empty where it says nothing.
+
+    The values are a stranger's: check each of them before it is used.
+
+    Raises:
+        MapError: the file cannot be read, or this part of it is no JSON object.
+    """
+    name = Path(path).name[:200]
+    try:
+        with open(path, "rb") as start:
+            _check_size(start.read(PREFIX), os.fstat(start.fileno()).st_size)
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(EXTRAS_KEY)
+        found = {} if text is None else parse_json(text)
+        if not isinstance(found, dict):
+            raise _FlawError(f"it is a {type(found).__name__} in place of an object")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise MapError(
+            f"{name}: what it says beside the map cannot be read ({why(error)}). Export the map "
+            "again to have its title, tags and prompts."
+        ) from error
+    return found
 
 
 class _FlawError(ValueError):

@@ -172,13 +172,17 @@ class SteeringMap:
         sites = {n: Affine(1 / a.scale, -a.shift / a.scale) for n, a in self.sites.items()}
         return SteeringMap(sites, self.info)
 
-    def save(self, path: str | os.PathLike[str]) -> Path:
+    def save(self, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> Path:
         """Write the map to a safetensors file, whole or not at all.
+
+        Args:
+            path: of the file.
+            extras: what is known of the map beside it, as JSON; `map_format.read_extras` reads it.
 
         Raises:
             MapError: it is larger than what can be read back, or the file cannot be written.
         """
-        write_map_file(path, *self._contents())
+        write_map_file(path, *self._contents(), extras)
         return Path(path)
 
     def _contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

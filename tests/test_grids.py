@@ -83,8 +83,8 @@ def test_a_seed_without_end_is_refused(recipe: GridRecipe) -> None:
 
 
 def test_a_newer_recipe_asks_for_an_update(recipe: GridRecipe) -> None:
-    newer = json.dumps({**json.loads(recipe.to_json()), "format": 2})
-    with pytest.raises(lc.ConfigError, match="format 2; this version reads 1"):
+    newer = json.dumps({**json.loads(recipe.to_json()), "format": 3})
+    with pytest.raises(lc.ConfigError, match="format 3; this version reads 2"):
         GridRecipe.from_json(newer)
 
 

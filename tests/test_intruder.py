@@ -115,6 +115,7 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "TrainingWork.poll": [(BOB, seen)],
         "TrainingWork.open": [(BOB, ids.job)],
         "TrainingWork.film": [(BOB, seen)],
+        "TrainingWork.curves": [(BOB, seen)],
         "build_train_tab.<locals>.<lambda>": [(BOB, "text")],
         "CompareWork.open": [(BOB, m, ids.writing) for m in maps],
         "CompareWork.sets": [(BOB, "text")],
@@ -122,15 +123,22 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "CompareWork.train": [(BOB, writer, ids.prompts, "lineas", "mean-act")],
         "CompareWork.poll": [(BOB, [ids.job])],
         "CompareWork.cancel": [(BOB, [ids.job])],
+        "CompareWork.table": [(BOB, m, ids.writing) for m in maps],
         "CompareWork.take": [(BOB, [m], on) for m in maps],
         "Understanding.choices": [(BOB, ids.writing, ids.painting)],
         "Understanding.show": [(BOB, m) for m in maps],
         "Understanding.compare": [(BOB, m, ids.writing) for m in maps],
+        "Understanding.table": [(BOB, m, "neurons") for m in maps],
+        "PinWork.again": [
+            (BOB, {"scene": {"rack": on["state"], "model": painter, "prompts": "ab", "seed": 0}})
+        ],
         "LibraryWork.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
         "LibraryWork.describe": [(BOB, [m]) for m in maps],
         "LibraryWork.rename": [(BOB, [m], "taken", "tag") for m in maps],
-        "LibraryWork.delete": [(BOB, [m]) for m in maps],
-        "LibraryWork.undo": [(BOB, [m]) for m in maps],
+        "LibraryWork.glances": [(BOB,)],
+        "LibraryWork.add": [(BOB, [m], on) for m in maps],
+        "LibraryWork.delete": [(BOB, [m], on, {}) for m in maps],
+        "LibraryWork.undo": [(BOB, [m], on, {}) for m in maps],
         "LibraryWork.export": [(BOB, [m]) for m in maps],
         "LibraryWork.push": [(BOB, [m], "bob/taken", "hf_token") for m in maps],
         "LibraryWork.code": [(BOB, on, *screen), (BOB, drawn, *screen)],
@@ -162,7 +170,7 @@ def answer(function: Any, arguments: tuple[Any, ...]) -> str:
     try:
         found = function(*arguments)
         # How far a text is at each look is chance.
-        return shown(list(found)[-1] if isinstance(found, GeneratorType) else found)
+        return shown(list(found)[-1:] if isinstance(found, GeneratorType) else found)
     except gr.Error as error:
         message = str(error.message)
     assert "Something unexpected" not in message, f"{name}{arguments}"
@@ -274,7 +282,7 @@ def test_the_gallery_is_read_only(
     shipped = next(row.id for row in studio.library.maps(owner_of(BOB)))
     file = studio.library.file(shipped, owner_of(BOB))
     before = file.read_bytes()
-    for name, rest in {"rename": ("taken", ""), "delete": (), "undo": ()}.items():
+    for name, rest in {"rename": ("taken", ""), "delete": ({}, {}), "undo": ({}, {})}.items():
         told = answer(functions[f"LibraryWork.{name}"][0], (BOB, [shipped], *rest))
         assert "ships with the app" in told, name
     [copy] = functions["LibraryWork.export"][0](BOB, [shipped])["value"]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import io
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,9 +13,12 @@ import gradio as gr
 import pytest
 from PIL import Image
 
+import lineas_core as lc
 from lineas_core.bundles import read_bundle
+from lineas_core.models import as_image_model
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.library_work import LibraryWork
+from lineas_core.studio.map_files import MapFiles
 from lineas_core.studio.pictures import Pictures
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.scenes import Screen
@@ -27,8 +33,8 @@ __all__ = ["inks", "painter", "studio", "words", "writer"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def choices(update: Any) -> dict[str, str]:
-    return {map_id: label for label, map_id in update["choices"]}
+def choices(shown: Any) -> dict[str, str]:
+    return {row["id"]: f"{row['title']} {row['said']}" for row in shown[0]["rows"]}
 
 
 def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: list[str]) -> None:
@@ -43,24 +49,111 @@ def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: lis
     card, title, tags = work.describe(ANN, [inks[0]])
     assert (title, tags) == ("Blue ink", "bold, wet")
     assert "ink" in card
-    deleted, undo, news = work.delete(ANN, inks)
-    assert undo["visible"]
-    assert not own & {row["id"] for row in news["catalog"]}
-    assert not own & set(choices(work.listed(ANN, "", inks)))
-    undo, news = work.undo(ANN, deleted)
-    assert not undo["visible"]
-    assert own <= {row["id"] for row in news["catalog"]}
 
 
-def test_an_exported_map_comes_in_again_as_it_was(studio: Studio, inks: list[str]) -> None:
+def test_an_undo_is_where_the_deletion_was_and_puts_the_map_back_on_the_rack(
+    studio: Studio, inks: list[str], words: str
+) -> None:
     work = LibraryWork(studio)
-    files = work.export(ANN, inks)["value"]
-    said, news, *_ = work.take_in(BOB, files)
+    before = rack((inks[0], 0.3), (words, 0.8), (inks[1], 0.6), solo=inks[1])
+    before["state"]["rows"][2]["on"] = False
+    places, listed, news = work.delete(ANN, inks, before, {})
+    assert [gone["title"] for gone in listed["gone"]] == ["Map 0", "Map 1"]
+    assert not set(inks) & {row["id"] for row in news["catalog"]}
+    assert not set(inks) & set(choices(work.listed(ANN, "", inks)))
+    left = rack((words, 0.9))
+    listed, news = work.undo(ANN, [inks[1]], left, places)
+    assert listed["back"] == [inks[1]]
+    assert [row["id"] for row in news["state"]["rows"]] == [words, inks[1]]
+    _, news = work.undo(ANN, [inks[0]], {"state": news["state"]}, places)
+    back = RackState.from_page({"state": news["state"]})
+    assert [(slot.id, slot.strength, slot.on) for slot in back.slots] == [
+        (inks[0], 0.3, True), (words, 0.9, True), (inks[1], 0.6, False),
+    ]  # fmt: skip
+    assert (back.solo, news["ask"]) == (inks[1], True)
+    assert set(inks) <= {row["id"] for row in news["catalog"]}
+    # What was not on the rack does not come onto it.
+    places, *_ = work.delete(ANN, inks, left, {})
+    assert "state" not in work.undo(ANN, inks, left, places)[1]
+
+
+def test_a_map_looks_as_it_steers_and_its_look_goes_with_it(
+    studio: Studio, inks: list[str], painter: str, words: str
+) -> None:
+    work, ann = LibraryWork(studio), owner_of(ANN)
+    # No model is loaded for it.
+    assert list(work.glances(ANN)) == []
+    model = as_image_model(studio.shelf.get(painter))
+    made = [next(iter(news["glances"].items())) for news in work.glances(ANN)]
+    assert {map_id for map_id, _ in made} == set(inks)
+    shown = work.listed(ANN, "", [])[0]["glances"]
+    assert shown == dict(made)
+    for map_id in inks:
+        [wanted] = model.generate(["a house"], [(studio.library.map(map_id, ann), 1.0)], seed=0)
+        data = base64.b64decode(shown[map_id]["image"].partition(",")[2])
+        assert Image.open(io.BytesIO(data)).convert("RGB").tobytes() == wanted.tobytes()
+    assert list(work.glances(ANN)) == []
+    studio.library.glance(inks[0]).write_text("{")
+    assert len(list(work.glances(ANN))) == 1
+    files = [studio.library.glance(map_id) for map_id in inks]
+    for map_id in inks:
+        studio.library.delete(map_id, ann)
+    MapFiles(studio.settings.home / "maps").remove(inks[0])
+    assert [file.exists() for file in files] == [False, True]
+    news = work.add(ANN, [words], rack((inks[0], 0.5)))
+    assert [(row["id"], row["on"]) for row in news["state"]["rows"]][1:] == [(words, True)]
+    assert news["state"]["modality"] == "text"
+
+
+def test_an_exported_map_comes_in_again_as_it_was(
+    studio: Studio, inks: list[str], prompts: lc.PromptSet
+) -> None:
+    work, ann = LibraryWork(studio), owner_of(ANN)
+    known = {"prompts": prompts, "recommended": 0.65, "tags": ("bold", "wet")}
+    told = studio.library.add_map(
+        ann, studio.library.map(inks[0], ann), title="Blaue Tinte", **known
+    )
+    files = work.export(ANN, [told.id, inks[1], inks[1]])["value"]
+    assert [Path(file).name for file in files] == [
+        "Blaue-Tinte.safetensors", "Map-1.safetensors", "Map-1-2.safetensors",
+    ]  # fmt: skip
+    said, news, *_ = work.take_in(BOB, files[:2])
     assert "2 maps are in" in said
-    mine = studio.library.maps(owner_of(BOB), include_gallery=False)
-    digests = {studio.library.row(map_id, owner_of(ANN)).digest for map_id in inks}
-    assert {row.digest for row in mine} == digests
-    assert len(news["add"]) == 1
+    bare, mine = studio.library.maps(owner_of(BOB), include_gallery=False)
+    assert {mine.title, *mine.tags} == {"Blaue Tinte", "bold", "wet"}
+    assert (mine.prompts, mine.recommended, mine.digest) == (prompts, 0.65, told.digest)
+    assert (bare.title, bare.tags, bare.prompts, bare.recommended) == ("Map 1", (), None, None)
+    assert news["add"] == [mine.id]
+
+
+def test_what_a_file_says_beside_its_map_is_refused_field_by_field(
+    studio: Studio, inks: list[str], tmp_path: Path
+) -> None:
+    work, smap = LibraryWork(studio), studio.library.map(inks[0], owner_of(ANN))
+    hostile = {
+        "title": "<b>" + "x" * 200, "tags": ["fine"], "recommended": float("nan"),
+        "prompts": {"name": "p", "source": ["a"], "target": 3}, "owner": "gallery", "id": "../x",
+    }  # fmt: skip
+    file = smap.save(tmp_path / "hostile.safetensors", hostile)
+    said, *_ = work.take_in(ANN, [str(file)])
+    row = studio.library.maps(owner_of(ANN))[0]
+    assert (row.title, row.tags, row.recommended, row.prompts) == ("map 0", ("fine",), None, None)
+    assert (row.owner, len(row.id), row.digest) == (owner_of(ANN), 32, smap.digest())
+    for field in ("title was", "recommended was", "prompts were"):
+        assert f"map 0: Its {field} left out: " in said
+    for half in ("\ud800", ["\ud800"], [1], 7, True, 1e999, {}):
+        file = smap.save(tmp_path / "half.safetensors", dict.fromkeys(hostile, half))
+        assert "left out" in work.take_in(ANN, [str(file)])[0]
+    # A part that is no object at all costs what it says, and not the map.
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["lineas_library"] = "[" * 500
+    changed = json.dumps(header).encode()
+    file.write_bytes(len(changed).to_bytes(8, "little") + changed + data[8 + length :])
+    said, *_ = work.take_in(ANN, [str(file)])
+    assert "1 map is in" in said
+    assert "what it says beside the map cannot be read" in said
 
 
 def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
@@ -71,7 +164,7 @@ def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
     [row] = studio.library.maps(owner_of(ANN), include_gallery=False)
     [file] = LibraryWork(studio).export(ANN, [row.id])["value"]
     assert Path(file).parent.parent == Path(studio.downloads.name)
-    assert Path(file).name == f"x-y-{row.id[:8]}.safetensors"
+    assert Path(file).name == "x-y.safetensors"
 
 
 def screen(painter: str, writer: str, state: Any, modality: str) -> list[Any]:
@@ -161,7 +254,8 @@ def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[s
     work = LibraryWork(studio)
     for attempt in (
         lambda: work.rename(BOB, [inks[0]], "mine", ""),
-        lambda: work.delete(BOB, [inks[0]]),
+        lambda: work.delete(BOB, [inks[0]], rack(), {}),
+        lambda: work.add(BOB, [inks[0]], rack()),
         lambda: work.export(BOB, [inks[0]]),
         lambda: work.describe(BOB, [inks[0]]),
         lambda: work.push(BOB, [inks[0]], "a/b", "token"),
@@ -169,9 +263,9 @@ def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[s
         with pytest.raises(gr.Error, match="no map"):
             attempt()
     assert inks[0] not in choices(work.listed(BOB, "", []))
-    work.delete(ANN, [inks[0]])
+    work.delete(ANN, [inks[0]], rack(), {})
     with pytest.raises(gr.Error, match="brought back"):
-        work.undo(BOB, [inks[0]])
+        work.undo(BOB, [inks[0]], rack(), {})
 
 
 def test_what_cannot_be_taken_in_is_a_message(studio: Studio, tmp_path: Path) -> None:
@@ -181,4 +275,4 @@ def test_what_cannot_be_taken_in_is_a_message(studio: Studio, tmp_path: Path) ->
         with pytest.raises(gr.Error, match="junk|zip"):
             work.take_in(ANN, [str(tmp_path / name)])
     with pytest.raises(gr.Error, match="tick one"):
-        work.delete(ANN, [])
+        work.delete(ANN, [], rack(), {})

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import json
+from html import unescape
 from pathlib import Path
 
 import gradio as gr
@@ -11,6 +13,7 @@ from lineas_core.metrics import clip
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import Pictures
+from lineas_core.studio.pins import PinWork
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
@@ -75,7 +78,9 @@ def test_a_grid_comes_with_curves_and_files_that_reproduce_it(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
     pictures, mixed = Pictures(studio), rack((inks[0], 0.3), (inks[1], 0.5))
-    table, _, curves, picture, sidecar, film = pictures.grid(ANN, painter, mixed, "ab\nba", 3)
+    table, _, curves, picture, sidecar, film, scores = pictures.grid(
+        ANN, painter, mixed, "ab\nba", 3
+    )
     assert table.count("<img") == 14
     assert [len(trace["error_y"]["array"]) for trace in curves["value"].data] == [7, 7]
     assert curves["value"].data[1]["y"][0] == pytest.approx(1)
@@ -91,12 +96,51 @@ def test_a_grid_comes_with_curves_and_files_that_reproduce_it(
     assert again.images[0][6].resize(after.size) == after
     assert json.loads(Path(sidecar).read_text())["scores"]["style"] == "ink"
 
+    with open(scores["value"], encoding="utf-8-sig", newline="") as opened:
+        kept = list(csv.DictReader(opened))
+    assert len(kept) == 2 * 7 + 7
+    assert [float(row["IMGScore"]) for row in kept if row["strength"] == "0.0"] == (
+        pytest.approx([1, 1, 1])
+    )
+
+
+def test_a_grid_goes_over_any_strengths_and_over_seeds(
+    studio: Studio, painter: str, inks: list[str]
+) -> None:
+    pictures, mixed = Pictures(studio), rack((inks[0], 0.3), (inks[1], 0.5))
+    options = ("1.5; -0.5", "seeds", 3, "")
+    table, _, _, _, sidecar, *_ = pictures.grid(ANN, painter, mixed, "ab\nba", 3, *options)
+    assert table.count("<img") == 9
+    recipe = GridRecipe.from_json(Path(sidecar).read_text())
+    assert (recipe.strengths, recipe.seeds) == ((-0.5, 0.0, 1.5), (3, 4, 5))
+    maps = [studio.library.map(map_id, owner_of(ANN)) for map_id in inks]
+    model = model_of(studio, painter)
+    grid = recipe.make(model, dict(zip(inks, maps, strict=True)).__getitem__)
+    assert grid.prompts == ["ab, seed 3", "ab, seed 4", "ab, seed 5"]
+    alone = model.generate(["ab"], [(maps[0], 1.5), (maps[1], 0.5)], seed=5)[0]
+    pair = zip(grid.images[2][2].tobytes(), alone.tobytes(), strict=True)
+    assert max(abs(a - b) for a, b in pair) <= 1
+    options = ("0, 1", "prompts", 1, "-1, 1")
+    _, _, _, _, sidecar, *_ = pictures.crossed(ANN, painter, mixed, "ab", 3, *options)
+    kept = json.loads(Path(sidecar).read_text())
+    assert kept["down"] == [0, -1, 1]
+    assert kept["scores"]["image"][0][0] == pytest.approx(1)
+    for strengths, count, message in (
+        ("0, half", 1, "'half' is no strength"),
+        ("3", 1, "'3' is no strength"),
+        ("nan", 1, "'nan' is no strength"),
+        (" ".join(str(n / 20) for n in range(20)), 1, "20 strengths; 12 are the most"),
+        ("", 9, "seeds is 9; choose 1 to 8"),
+    ):
+        with pytest.raises(gr.Error, match=message):
+            pictures.grid(ANN, painter, mixed, "ab", 3, strengths, "seeds", count, "")
+
 
 def test_a_grid_of_two_maps_has_one_across_and_one_down(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
     mixed = rack((inks[0], 0.1), (inks[1], 0.2))
-    table, _, _, _, sidecar, _ = Pictures(studio).crossed(ANN, painter, mixed, "ab\nba", 3)
+    table, _, _, _, sidecar, *_ = Pictures(studio).crossed(ANN, painter, mixed, "ab\nba", 3)
     assert table.count("<img") == 25
     recipe = GridRecipe.from_json(Path(sidecar).read_text())
     maps = [studio.library.map(map_id, owner_of(ANN)) for map_id in inks]
@@ -192,3 +236,19 @@ def test_seeds_out_of_range_are_messages(studio: Studio, painter: str) -> None:
     for seed in (-1, 2**63):
         with pytest.raises(gr.Error, match=f"seed is {seed}; choose 0 to"):
             Pictures(studio).look(ANN, painter, rack(), "ab", seed)
+
+
+def test_a_pin_shows_its_scene_again(studio: Studio, painter: str, inks: list[str]) -> None:
+    mixed = rack((inks[0], 0.3), (inks[1], 0.5), modality="image")
+    shown, *_ = Pictures(studio).look(ANN, painter, mixed, "ab\nba", 3)
+    scene = json.loads(unescape(shown.partition('data-made="')[2].partition('"')[0]))
+    work = PinWork(studio)
+    news, *fields = work.again(ANN, {"scene": scene})
+    assert fields == [painter, "ab\nba", 3]
+    assert news["ask"]
+    assert (
+        Pictures(studio).look(ANN, *fields[:1], {"state": news["state"]}, *fields[1:])[0] == shown
+    )
+    for broken in (None, [], {}, {"scene": {"rack": 3}}, {"scene": {**scene, "seed": "x"}}):
+        with pytest.raises(gr.Error, match=r"cannot be read|give a whole number"):
+            work.again(ANN, broken)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import time
 
 import gradio as gr
@@ -69,7 +70,12 @@ def test_a_table_sweeps_the_first_map_over_seeds(studio: Studio, writer: str, wo
     assert isinstance(model, LanguageModel)
     alone = model.generate(["ab"], [(mix.maps[0], 0.5)], seed=8, max_new_tokens=6)[0]
     assert grid.texts[1][2] == alone
-    html = Texts(studio).sweep(ANN, writer, rack((words, 0.2)), "ab", 7, 6, 2)
+    html, file = Texts(studio).sweep(ANN, writer, rack((words, 0.2)), "ab", 7, 6, 2)
+    with open(file["value"], encoding="utf-8-sig", newline="") as opened:
+        kept = list(csv.DictReader(opened))
+    assert [(row["seed"], row["strength"]) for row in kept[:2]] == [("7", "0.0"), ("7", "0.25")]
+    assert len(kept) == 2 * 5 + 5
+    assert all(float(row["perplexity"]) > 1 for row in kept[10:])
     assert html.count("<td>") == 15
 
 

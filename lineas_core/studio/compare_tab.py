@@ -9,6 +9,7 @@ import gradio as gr
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.compare_work import CompareWork
 from lineas_core.studio.store_rows import STEPWISE
+from lineas_core.studio.tables import csv_button
 from lineas_core.studio.text_tab import OPENINGS
 from lineas_core.studio.training_work import method_choices
 from lineas_core.subjects import SUBJECTS
@@ -50,6 +51,7 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
         a = gr.Dropdown([], label="Map A", elem_id="map-a", min_width=240)
         b = gr.Dropdown([], label="Map B", elem_id="map-b", min_width=240)
     figures = gr.HTML(elem_id="versus-figures")
+    csv_button("versus-csv", work.table, [key, a, b], "Figures (CSV)")
     with gr.Row(equal_height=False):
         pictured = gr.Textbox(
             "\n".join(SUBJECTS[:PROMPTS]), label="Prompts, one on a line", lines=PROMPTS,

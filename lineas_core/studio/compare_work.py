@@ -13,12 +13,13 @@ from lineas_core.methods import TITLES
 from lineas_core.studio import render_compare
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.charts import compare_maps
-from lineas_core.studio.library_work import made_on
+from lineas_core.studio.map_list import made_on
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.pictures import Pictures, lines_of
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState, Slot, patch
 from lineas_core.studio.store import JobRow, MapRow
+from lineas_core.studio.tables import write_csv
 from lineas_core.studio.texts import Texts, checked_length, whole
 from lineas_core.studio.training_work import TrainingWork
 from lineas_core.studio.visitors import owner_of
@@ -154,6 +155,23 @@ class CompareWork:
             steered, concepts, model, opening, whole("seed", seed), length
         ):
             yield render_compare.texts(opening, titles, texts, concepts, readouts)
+
+    @with_messages
+    def table(self, key: str, a: str | None, b: str | None) -> str:
+        """The two maps' figures as a CSV file."""
+        if not a or not b:
+            raise ConfigError("Two maps are needed; choose A and B, or train two methods above.")
+        owner = owner_of(key)
+        self._studio.limits.admit(owner)
+        rows = [self._studio.library.row(chosen, owner) for chosen in (a, b)]
+        jobs = [self._studio.jobs.get(row.job, owner) for row in rows]
+        sides = [
+            render_compare.figures_of(row, job.seconds if job else None)
+            for row, job in zip(rows, jobs, strict=True)
+        ]
+        header = ["figure", *(row.title for row in rows)]
+        lines = [(name, *(side[name] for side in sides)) for name in sides[0]]
+        return write_csv(self._studio.download_folder() / "comparison.csv", header, lines)
 
     def _chosen(self, owner: str, a: str | None, b: str | None) -> tuple[Any, ...]:
         rows = self._studio.library.maps(owner)

@@ -9,7 +9,10 @@ import gradio as gr
 
 from lineas_core.studio.before_after import BeforeAfter
 from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.grid_options import build_grid_options
 from lineas_core.studio.pictures import SURPRISES, Pictures
+from lineas_core.studio.pins import build_pins
+from lineas_core.studio.seeds import DRAW, build_seed
 from lineas_core.subjects import SUBJECTS
 
 
@@ -57,15 +60,16 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
                     min_width=180,
                     scale=3,
                 )
-                seed = gr.Number(
-                    0, label="Seed", precision=0, min_width=80, elem_id="image-seed", scale=1
-                )
+            dice = build_seed(0, "image-seed")
+            seed = dice.seed
             with gr.Row():
                 run = gr.Button("Show", variant="primary", elem_id="show", size="md")
                 surprise = gr.Button("Surprise me", elem_id="surprise", size="md")
+    build_pins(studio, key, "image", "pictures", [rack, model, prompts, seed])
     with gr.Row():
         grid = gr.Button("Grid over strengths", elem_id="grid", size="md")
         crossed = gr.Button("Grid of two maps", elem_id="crossed", size="md")
+    options = build_grid_options()
     table = gr.HTML(elem_id="picture-grid")
     with gr.Row(visible=False) as outcome:
         curves = gr.Plot(show_label=False, elem_id="curves", scale=4)
@@ -73,7 +77,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
             gr.Markdown("Take the grid with you:")
             downloads = [
                 gr.DownloadButton(label, size="sm")
-                for label in ("Picture (PNG)", "Recipe (JSON)", "Film (GIF)")
+                for label in ("Picture (PNG)", "Recipe (JSON)", "Film (GIF)", "Scores (CSV)")
             ]
 
     asked, outputs = [key, model, rack, prompts, seed], [shown, slider, rack]
@@ -100,14 +104,18 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
     )
     surprise.click(
         pictures.surprise, prompts, prompts, show_progress="hidden", api_visibility="private"
-    ).then(
+    ).then(None, [seed, dice.lock], seed, js=DRAW).then(
+        pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
+        concurrency_id="sliders",
+    )  # fmt: skip
+    dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
         pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
         concurrency_id="sliders",
     )  # fmt: skip
     for button, make in ((grid, pictures.grid), (crossed, pictures.crossed)):
         button.click(
             make,
-            asked,
+            [*asked, *options],
             [table, outcome, curves, *downloads],
             trigger_mode="once",
             api_visibility="private",

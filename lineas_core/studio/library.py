@@ -97,12 +97,12 @@ class Library:
             recommended=recommended,
             losses=tuple(losses),
             job=job,
-            tags=_tags(tags),
+            tags=checked_tags(tags),
             # A library is sorted by when things came into it, not by when they were made.
             created=self._clock(),
         )
         if title.strip():
-            row = replace(row, title=_title(title, MapError))
+            row = replace(row, title=checked_title(title, MapError))
         try:
             self._files.write(row, smap)
             return self._store.add_map(row)
@@ -157,6 +157,10 @@ class Library:
             return self._gallery_folder / f"{map_id}{ENDING}"
         return self._files.path(map_id)
 
+    def glance(self, map_id: str) -> Path:
+        """The file, which may not be there, that shows what a map does; it goes with the map."""
+        return self._files.glance(map_id)
+
     def maps(
         self,
         owner: str,
@@ -200,7 +204,7 @@ class Library:
             MapError: as for `row`; it is the gallery's; the title is empty or too long.
         """
         self._own(map_id, owner)
-        self._change(map_id, owner, title=_title(title, MapError))
+        self._change(map_id, owner, title=checked_title(title, MapError))
         return self.row(map_id, owner)
 
     def tag(self, map_id: str, owner: str, tags: Iterable[str]) -> MapRow:
@@ -210,7 +214,7 @@ class Library:
             MapError: as for `row`; it is the gallery's; there are too many tags.
         """
         self._own(map_id, owner)
-        self._change(map_id, owner, tags=_tags(tags))
+        self._change(map_id, owner, tags=checked_tags(tags))
         return self.row(map_id, owner)
 
     def delete(self, map_id: str, owner: str) -> None:
@@ -306,7 +310,7 @@ class Library:
             PromptError: as for `prompts`; the title is empty or too long.
         """
         row = self.prompts(prompts_id, owner)
-        renamed = replace(row.prompts, title=_title(title, PromptError))
+        renamed = replace(row.prompts, title=checked_title(title, PromptError))
         self._store.change_prompts(prompts_id, owner, prompts=renamed)
         return self.prompts(prompts_id, owner)
 
@@ -357,15 +361,24 @@ def _searched(row: MapRow) -> str:
     return "\n".join((row.title, *row.tags, row.concept, row.model, row.method)).casefold()
 
 
-def _title(title: str, error: type[MapError | PromptError]) -> str:
+def checked_title(title: str, error: type[MapError | PromptError]) -> str:
+    """The title without needless white space.
+
+    Raises:
+        MapError, PromptError: it is empty or too long; the one that is given is raised.
+    """
     text = " ".join(title.split())
     if not 1 <= len(text) <= LONGEST_TITLE:
         raise error(f"The title has {len(text)} characters; give it 1 to {LONGEST_TITLE}.")
     return text
 
 
-def _tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Without white space around them, without doubles, in order."""
+def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags without white space around them, without doubles, in order.
+
+    Raises:
+        MapError: there are too many, or one is too long.
+    """
     cleaned = tuple(dict.fromkeys(t for t in (" ".join(tag.split()) for tag in tags) if t))
     if len(cleaned) > MOST_TAGS or any(len(tag) > LONGEST_TAG for tag in cleaned):
         raise MapError(

@@ -9,6 +9,7 @@ import gradio as gr
 
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.library_work import LibraryWork
+from lineas_core.studio.map_list import build_map_list
 
 # The address becomes the link, so that it can also be taken from there.
 TO_ADDRESS = """(code) => {
@@ -32,15 +33,15 @@ def build_library_tab(
         fields: the components of the other tabs that hold the fields of `Screen`, in order.
     """
     work = LibraryWork(studio)
-    deleted = gr.State([])
+    # Where the deleted maps were on the rack.
+    deleted = gr.State({})
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=320):
             search = gr.Textbox(
                 label="Search", placeholder="title, tag, concept, model or method",
                 elem_id="library-search",
             )  # fmt: skip
-            chosen = gr.CheckboxGroup([], label="Maps", elem_id="library-maps")
-            undo = gr.Button("Undo", visible=False, elem_id="library-undo")
+            maps, chosen = build_map_list("library-maps"), gr.JSON([], visible=False)
         with gr.Column(scale=2, min_width=320):
             card = gr.HTML(elem_id="library-card", min_height=60)
             with gr.Row():
@@ -97,16 +98,24 @@ def build_library_tab(
             said = gr.HTML(elem_id="library-said")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     busy: dict[str, Any] = {"api_visibility": "private"}
-    again = ([key, search, chosen], chosen)
-    gr.on([tab.select, search.change], work.listed, *again, trigger_mode="always_last", **quiet)
+    again = ([key, search, chosen], [maps, chosen])
+    lists = gr.on(
+        [tab.select, search.change], work.listed, *again, trigger_mode="always_last", **quiet
+    )
+    lists.then(work.glances, key, maps, concurrency_id="glances", trigger_mode="once", **quiet)
+    maps.input(None, maps, chosen, js="(list) => list.chosen")
     chosen.change(work.describe, [key, chosen], [card, title, tags], **quiet)
     rename.click(work.rename, [key, chosen, title, tags], rack, **quiet).success(
         work.listed, *again, **quiet
     ).then(work.describe, [key, chosen], [card, title, tags], **quiet)
-    delete.click(work.delete, [key, chosen], [deleted, undo, rack], **quiet).success(
-        work.listed, *again, **quiet
-    )
-    undo.click(work.undo, [key, deleted], [undo, rack], **quiet).success(
+    one = "(key, list, ...rest) => [key, [list.id], ...rest]"
+    maps.select(work.add, [key, maps, rack], rack, js=one, **quiet)
+    ticked, pressed = [key, chosen, rack, deleted], [key, maps, rack, deleted]
+    for event, asked, js in ((delete.click, ticked, None), (maps.delete, pressed, one)):
+        event(work.delete, asked, [deleted, maps, rack], js=js, **quiet).success(
+            work.listed, *again, **quiet
+        )
+    maps.undo(work.undo, pressed, [maps, rack], js=one, **quiet).success(
         work.listed, *again, **quiet
     )
     export.click(work.export, [key, chosen], exported, **quiet)

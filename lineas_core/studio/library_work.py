@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import re
-import shutil
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.bundles import Bundle, read_bundle, write_bundle
-from lineas_core.errors import ConfigError, MapError
+from lineas_core.errors import ConfigError, LineasError, MapError
 from lineas_core.grids import draw_grid
 from lineas_core.hub import install_map, push_map
 from lineas_core.maps import SteeringMap
@@ -23,9 +21,11 @@ from lineas_core.models.diffusion import ImageGrid
 from lineas_core.prompts import PromptSet
 from lineas_core.snippets import Scene, snippet
 from lineas_core.studio.callbacks import Studio, with_messages
-from lineas_core.studio.gallery import GALLERY
+from lineas_core.studio.map_extras import extras_of, file_name, told_by
+from lineas_core.studio.map_list import Glances, list_patch, put_on, said_of
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.pictures import Pictures, lines_of
+from lineas_core.studio.places import Place, places_of, put_back
 from lineas_core.studio.rack import RackState, Slot, patch
 from lineas_core.studio.scenes import Screen, scene_of
 from lineas_core.studio.store import MapRow
@@ -34,6 +34,8 @@ from lineas_core.studio.visitors import owner_of
 from lineas_core.words import counted
 
 MOST_IMPORT = 64 * 2**20
+
+log = logging.getLogger(__name__)
 
 
 class LibraryWork:
@@ -46,16 +48,38 @@ class LibraryWork:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         self._pictures, self._texts = Pictures(studio), Texts(studio)
+        self._glances = Glances(studio)
 
     @with_messages
-    def listed(self, key: str, search: str, chosen: Sequence[str] | None) -> Any:
-        """The maps that the search finds, as choices; those chosen stay so."""
+    def listed(
+        self, key: str, search: str, chosen: Sequence[str] | None
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The maps that the search finds, for the list; those chosen stay so."""
         rows = self._studio.library.maps(owner_of(key), search=search)
         ids = {row.id for row in rows}
-        return gr.update(
-            choices=[(label_of(row), row.id) for row in rows],
-            value=[map_id for map_id in chosen or () if map_id in ids],
-        )
+        still = [map_id for map_id in chosen or () if map_id in ids]
+        found = ((row.id, self._glances.kept(row)) for row in rows)
+        glances = {map_id: glance for map_id, glance in found if glance}
+        return list_patch(rows=rows, chosen=still, glances=glances), still
+
+    @with_messages
+    def glances(self, key: str) -> Iterator[dict[str, Any]]:
+        """How the maps look that nobody has looked at yet, one after the other."""
+        owner = owner_of(key)
+        for row in self._studio.library.maps(owner):
+            if self._glances.can_make(row) and self._glances.kept(row) is None:
+                try:
+                    yield list_patch(glances={row.id: self._glances.make(owner, row)})
+                except LineasError as error:
+                    log.info("map %s has no glance: %s", row.id, error)
+
+    @with_messages
+    def add(self, key: str, chosen: Sequence[str], rack: Any) -> Any:
+        """Put a map on the rack."""
+        owner = owner_of(key)
+        row = self._studio.library.row(_one(chosen), owner)
+        state = put_on(RackState.from_page(rack), row)
+        return patch(rows=self._studio.library.maps(owner), state=state, ask=True)
 
     @with_messages
     def describe(self, key: str, chosen: Sequence[str]) -> tuple[str, str, str]:
@@ -74,26 +98,36 @@ class LibraryWork:
         return self._rack(owner)
 
     @with_messages
-    def delete(self, key: str, chosen: Sequence[str]) -> tuple[list[str], Any, Any]:
-        """Take the chosen maps out of view; what was deleted, the undo button, the rack."""
+    def delete(
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, Place]
+    ) -> tuple[dict[str, Place], dict[str, Any], Any]:
+        """Take maps out of view: what an undo has to know, news for the list, the rack."""
         owner = owner_of(key)
         _one(chosen)
+        places = places_of(RackState.from_page(rack), chosen)
+        gone = []
         for map_id in chosen:
+            row = self._studio.library.row(map_id, owner)
             self._studio.library.delete(map_id, owner)
-        words = "the map" if len(chosen) == 1 else counted(len(chosen), "map")
-        return (
-            list(chosen),
-            gr.update(visible=True, value=f"Undo: bring {words} back"),
-            self._rack(owner),
-        )
+            gone.append(row)
+        news = patch(rows=self._studio.library.maps(owner), ask=bool(places))
+        return {**deleted, **places}, list_patch(gone=gone), news
 
     @with_messages
-    def undo(self, key: str, deleted: Sequence[str]) -> tuple[Any, Any]:
-        """Bring back what was deleted last."""
-        owner = owner_of(key)
-        for map_id in deleted:
+    def undo(
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, Place]
+    ) -> tuple[dict[str, Any], Any]:
+        """Bring maps back, and onto the rack where they were: news for the list, the rack."""
+        owner, state = owner_of(key), RackState.from_page(rack)
+        for map_id in chosen:
             self._studio.library.undelete(map_id, owner)
-        return gr.update(visible=False), self._rack(owner)
+            if map_id in deleted:
+                state = put_back(state, deleted[map_id])
+        placed = any(map_id in deleted for map_id in chosen)
+        news = patch(
+            rows=self._studio.library.maps(owner), state=state if placed else None, ask=placed
+        )
+        return list_patch(back=chosen), news
 
     @with_messages
     def export(self, key: str, chosen: Sequence[str]) -> Any:
@@ -105,11 +139,9 @@ class LibraryWork:
         files: dict[str, Path] = {}
         for map_id in chosen:
             row = self._studio.library.row(map_id, owner)
-            # The name comes from the map's file, which a stranger may have written.
-            stem = re.sub(r"[^\w-]+", "-", row.name).strip("-")[:60] or "map"
-            name = f"{stem}-{map_id[:8]}.safetensors"
-            files[name] = folder / name
-            shutil.copyfile(self._studio.library.file(map_id, owner), files[name])
+            name = file_name(row.title, files)
+            smap = self._studio.library.map(map_id, owner)
+            files[name] = smap.save(folder / name, extras_of(row))
         return gr.update(value=[str(path) for path in files.values()], visible=True)
 
     @with_messages
@@ -130,7 +162,11 @@ class LibraryWork:
                 notes += bundle.notes
                 rows, scene = self._unpack(owner, bundle), bundle.scene
             else:
-                rows.append(self._studio.library.add_map(owner, SteeringMap.load(path)))
+                smap = SteeringMap.load(path)
+                told, refused = told_by(path)
+                row = self._studio.library.add_map(owner, smap, **told)
+                rows.append(row)
+                notes += [f"{row.title}: {note}" for note in refused]
         notes.append(f"{counted(len(rows), 'map')} {'is' if len(rows) == 1 else 'are'} in.")
         if scene is not None and scene.strengths:
             swept = ", ".join(f"{strength:g}" for strength in scene.strengths)
@@ -194,6 +230,7 @@ class LibraryWork:
         row = self._studio.library.row(map_id, owner)
         url = push_map(
             self._studio.library.file(map_id, owner), repo.strip(), token=token, private=True,
+            title=row.title,
             card=f"{row.title}: steers {row.model} towards {row.concept or 'its target prompts'}.",
         )  # fmt: skip
         return f'<p class="ls-hint" role="status">Pushed: <a href="{escape(url)}">{escape(url)}</a>'
@@ -277,15 +314,7 @@ class LibraryWork:
 
 def label_of(row: MapRow) -> str:
     """A map in one line."""
-    tags = "".join(f" #{tag}" for tag in row.tags)
-    return f"{row.title} · {row.model} · {row.method} · {made_on(row)}{tags}"
-
-
-def made_on(row: MapRow) -> str:
-    """When a map came into the library, or that it ships with the app."""
-    if row.owner == GALLERY:
-        return "shipped"
-    return f"{datetime.fromtimestamp(row.created).astimezone():%d %b %H:%M}"
+    return f"{row.title} · {said_of(row)}"
 
 
 def _card(row: MapRow) -> str:

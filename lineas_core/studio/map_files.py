@@ -14,7 +14,7 @@ from lineas_core.studio.map_rows import row_of
 from lineas_core.studio.records import read_record, write_record
 from lineas_core.studio.store_rows import MapRow
 
-ENDING, RECORD = ".safetensors", ".json"
+ENDING, RECORD, GLANCE = ".safetensors", ".json", ".glance"
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,10 @@ class MapFiles:
     def record(self, map_id: str) -> Path:
         """Of its record."""
         return self._folder / f"{map_id}{RECORD}"
+
+    def glance(self, map_id: str) -> Path:
+        """Of the file that shows what it does, which can be made again."""
+        return self._folder / f"{map_id}{GLANCE}"
 
     def maps(self) -> Iterator[Path]:
         """The maps' files."""
@@ -67,7 +71,8 @@ class MapFiles:
             log.warning("the record of map %s is not up to date", row.id, exc_info=True)
 
     def remove(self, map_id: str) -> None:
-        """Remove a map and its record, if they are there."""
+        """Remove a map and all that is kept beside it, if they are there."""
+        self.glance(map_id).unlink(missing_ok=True)
         self.path(map_id).unlink(missing_ok=True)
         self.record(map_id).unlink(missing_ok=True)
 

@@ -31,7 +31,7 @@ from lineas_core.studio.understand_tab import build_understand_tab
 from lineas_core.studio.visitors import new_key, owner_of
 
 HERE = Path(__file__).parent
-STYLE, TOUR, KEYS = HERE / "style.css", HERE / "tour.js", HERE / "keys.js"
+STYLE, SCRIPTS = HERE / "style.css", ("keys.js", "tour.js", "lightbox.js")
 THEME = gr.themes.Soft(
     primary_hue="indigo",
     neutral_hue="slate",
@@ -169,8 +169,8 @@ def _wire_opening(
             None, tab.model, rack,
             js=f'(name) => ({{ from: "server", models: {{ {modality}: name }} }})',
         )  # fmt: skip
-    for script in (KEYS, TOUR):
-        page.load(None, None, None, js=script.read_text(encoding="utf-8"))
+    for script in SCRIPTS:
+        page.load(None, None, None, js=(HERE / script).read_text(encoding="utf-8"))
 
 
 def launch_options(studio: Studio) -> dict[str, Any]:

@@ -23,14 +23,15 @@ from lineas_core.models.safety import is_withheld, withheld_note
 from lineas_core.recent import Recent
 from lineas_core.studio import charts, render
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.grid_options import CROSSED, STRENGTHS, GridOptions
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState, patch
+from lineas_core.studio.scene_tag import with_scene
+from lineas_core.studio.tables import score_rows, write_csv
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 
-STRENGTHS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
-CROSSED = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_PROMPTS = 8
 SURPRISES = 4
 UNTOUCHED = 64
@@ -96,7 +97,10 @@ class Pictures:
         label = mix.titles or "no map is on"
         shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
-        return _said(found.note) + shown, (found.before[0], found.after[0]), news
+        shown = with_scene(
+            _said(found.note) + shown, rack, model=model, prompts=prompts, seed=whole("seed", seed)
+        )
+        return shown, (found.before[0], found.after[0]), news
 
     def make(
         self,
@@ -147,23 +151,29 @@ class Pictures:
         return patch(effects=self._studio.effects(mix, model, lines_of(prompts)))
 
     @with_messages
-    def grid(self, key: str, model: str, rack: Any, prompts: str, seed: float) -> tuple[Any, ...]:
-        """Every prompt while the first map that is on goes from 0 to 1."""
+    def grid(
+        self, key: str, model: str, rack: Any, prompts: str, seed: float, *options: Any
+    ) -> tuple[Any, ...]:
+        """Every prompt, or the first one on several seeds, over strengths of the first map."""
+        chosen = GridOptions.from_page(*options) if options else GridOptions()
         mix = self._mix(key, model, rack)
         if not mix.maps:
             raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
-        recipe = recipe_of(mix, model, lines_of(prompts), whole("seed", seed), sweep=1)
+        lines, first = lines_of(prompts), whole("seed", seed)
+        recipe = recipe_of(mix, model, lines, first, 1, chosen)
         return self._show(recipe, mix, key)
 
     @with_messages
     def crossed(
-        self, key: str, model: str, rack: Any, prompts: str, seed: float
+        self, key: str, model: str, rack: Any, prompts: str, seed: float, *options: Any
     ) -> tuple[Any, ...]:
         """The first prompt: strengths of the first map across, of the second one down."""
+        chosen = GridOptions.from_page(*options) if options else GridOptions()
         mix = self._mix(key, model, rack)
         if len(mix.maps) < 2:
             raise ConfigError("Two maps make this grid. Switch a second one on in the rack.")
-        recipe = recipe_of(mix, model, lines_of(prompts)[:1], whole("seed", seed), sweep=2)
+        first = whole("seed", seed)
+        recipe = recipe_of(mix, model, lines_of(prompts)[:1], first, 2, chosen)
         return self._show(recipe, mix, key)
 
     def _show(self, recipe: GridRecipe, mix: Mix, key: str) -> tuple[Any, ...]:
@@ -180,6 +190,7 @@ class Pictures:
             draw_grid(grid, scores).save(partial, "PNG")
         write_whole(sidecar, recipe.to_json(scores))
         write_whole(film, draw_film(grid))
+        table = write_csv(folder / "scores.csv", *score_rows(grid, scores)) if scores else None
         note = withheld_note([image for row in grid.images for image in row])
         return (
             _said(note) + render.picture_grid(grid, scores, mix.rows[0].title),
@@ -188,6 +199,7 @@ class Pictures:
             str(picture),
             str(sidecar),
             str(film),
+            gr.update(value=table, interactive=table is not None),
         )
 
     def _grid_here(
@@ -201,12 +213,23 @@ class Pictures:
         return self._studio.mix(owner_of(key), RackState.from_page(rack), model)
 
 
-def recipe_of(mix: Mix, model: str, prompts: Sequence[str], seed: int, sweep: int) -> GridRecipe:
+def recipe_of(
+    mix: Mix,
+    model: str,
+    prompts: Sequence[str],
+    seed: int,
+    sweep: int,
+    options: GridOptions = GridOptions(),
+) -> GridRecipe:
     """The grid in which the first `sweep` maps are swept and the others stay."""
+    seeds: tuple[int, ...] = ()
+    if sweep == 1 and options.rows == "seeds":
+        seeds = tuple(range(seed, seed + options.seeds))
+        prompts = list(prompts[:1]) * len(seeds)
     return GridRecipe(
         model=model,
         prompts=tuple(prompts),
-        strengths=STRENGTHS if sweep == 1 else CROSSED,
+        strengths=options.strengths or (STRENGTHS if sweep == 1 else CROSSED),
         seed=seed,
         maps=tuple(
             UsedMap(row.id, row.digest, None if n < sweep else strength, inverse)
@@ -214,7 +237,8 @@ def recipe_of(mix: Mix, model: str, prompts: Sequence[str], seed: int, sweep: in
                 zip(mix.rows, mix.strengths, mix.inverses, strict=True)
             )
         ),
-        down=CROSSED if sweep == 2 else (),
+        down=(options.down or CROSSED) if sweep == 2 else (),
+        seeds=seeds,
     )
 
 

@@ -186,9 +186,13 @@ def score_line(clip: Mapping[str, float], image: float | None) -> str:
     return f'<small class="ls-scores">{"".join(items)}</small>'
 
 
-def image_tag(image: Image.Image, text: str, most: int = 256) -> str:
-    """The picture inside the page, at most `most` pixels wide and high."""
-    return f'<img src="{picture_url(image, most)}" alt="{escape(text, quote=True)}">'
+def image_tag(image: Image.Image, text: str, most: int = 1024) -> str:
+    """The picture inside the page, at most `most` pixels wide and high; a click enlarges it."""
+    said = escape(text, quote=True)
+    return (
+        f'<button type="button" class="ls-enlarge" aria-label="Enlarge: {said}">'
+        f'<img src="{picture_url(image, most)}" alt="{said}"></button>'
+    )
 
 
 def picture_url(image: Image.Image, most: int) -> str:
@@ -196,6 +200,6 @@ def picture_url(image: Image.Image, most: int) -> str:
     shown = image.convert("RGB")
     shown.thumbnail((most, most))
     file = io.BytesIO()
-    shown.save(file, "WEBP", lossless=shown.width <= 128, quality=85)
+    shown.save(file, "WEBP", lossless=shown.width <= 128, quality=88, method=2)
     data = base64.b64encode(file.getvalue()).decode()
     return f"data:image/webp;base64,{data}"

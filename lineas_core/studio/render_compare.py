@@ -32,7 +32,7 @@ def figures(rows: Sequence[MapRow], seconds: Sequence[float | None], words: str)
         seconds: that each took; None where that is not known.
         words: how alike they are.
     """
-    columns = [_figures(row, took) for row, took in zip(rows, seconds, strict=True)]
+    columns = [figures_of(row, took) for row, took in zip(rows, seconds, strict=True)]
     head = "".join(
         f'<th scope="col">{letter}: {escape(row.title)}</th>'
         for letter, row in zip("AB", rows, strict=True)
@@ -97,7 +97,7 @@ def texts(
     return pair(prompt, titles, found, concepts, writing=not readouts, readouts=readouts)
 
 
-def _figures(row: MapRow, seconds: float | None) -> dict[str, str]:
+def figures_of(row: MapRow, seconds: float | None) -> dict[str, str]:
     """Name of a figure -> the figure; "" where there is none."""
     health = row.health
     held_out = health.held_out if health else None

@@ -8,6 +8,8 @@ from lineas_core.studio import render_texts
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.chat_panel import build_chat
 from lineas_core.studio.image_tab import SteerTab
+from lineas_core.studio.pins import build_pins
+from lineas_core.studio.seeds import DRAW, build_seed
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
 
 OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
@@ -37,8 +39,9 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
                 elem_id="text-model",
                 allow_custom_value=not studio.settings.demo,
             )
+            dice = build_seed(3, "text-seed")
+            seed = dice.seed
             with gr.Row():
-                seed = gr.Number(3, label="Seed", precision=0, min_width=80, elem_id="text-seed")
                 samples = gr.Number(
                     3, label="Samples", precision=0, minimum=1, maximum=MOST_SAMPLES, min_width=80
                 )
@@ -51,7 +54,12 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
                                 min_width=100)  # fmt: skip
                 stop = gr.Button("Stop", elem_id="stop-compare", min_width=80, size="md")
     with gr.Column() as table:
-        sweep = gr.Button("Table over strengths", elem_id="sweep", size="md")
+        build_pins(studio, key, "text", "pair", [rack, model, prompt, seed, tokens])
+        with gr.Row():
+            sweep = gr.Button("Table over strengths", elem_id="sweep", size="md", scale=4)
+            sheet = gr.DownloadButton(
+                "CSV", elem_id="sweep-csv", size="md", interactive=False, min_width=80, scale=1
+            )
         row = gr.HTML(elem_id="row", min_height=40)
     with talk:
         chat = build_chat(studio, key, rack, model, seed, tokens)
@@ -82,10 +90,14 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
     sweeping = sweep.click(
         texts.sweep,
         [*asked, samples],
-        row,
+        [row, sheet],
         trigger_mode="once",
         api_visibility="private",
         concurrency_id="texts",
     )
+    dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
+        texts.compare, asked, pair, show_progress="hidden", api_visibility="private",
+        concurrency_id="texts",
+    )  # fmt: skip
     stop.click(None, cancels=[writing, sweeping])
     return SteerTab(tab, model, prompt, seed, asked, [pair], texts.compare)

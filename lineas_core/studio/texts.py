@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import gradio as gr
+
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models import as_language_model
 from lineas_core.models.chat import Prompt
@@ -18,6 +20,8 @@ from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.readouts import Readout, read_out
+from lineas_core.studio.scene_tag import with_scene
+from lineas_core.studio.tables import text_rows, write_csv
 from lineas_core.studio.visitors import owner_of
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -54,9 +58,13 @@ class Texts:
         with self._studio.turns.sliders():
             self._studio.load(model)
             for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length):
-                yield render_texts.pair(
+                shown = render_texts.pair(
                     prompt, titles, texts, mix.concepts, writing=not readouts, readouts=readouts
                 )
+                yield with_scene(
+                    shown, rack, model=model, prompts=prompt, seed=whole("seed", seed),
+                    tokens=length,
+                )  # fmt: skip
 
     @with_messages
     def sweep(
@@ -68,14 +76,18 @@ class Texts:
         seed: float,
         tokens: float,
         samples: float,
-    ) -> str:
-        """Completions on several seeds while the first map that is on goes from 0 to 1."""
+    ) -> tuple[str, Any]:
+        """Completions on several seeds while the first map goes from 0 to 1, and their CSV."""
         mix = self._mix(key, model, rack)
         first = whole("seed", seed)
         grid, readouts = self.table(
             mix, model, prompt, first, checked_length(prompt, tokens), samples
         )
-        return render_texts.text_sweep(grid, readouts, mix.concepts, first)
+        file = write_csv(
+            self._studio.download_folder() / "completions.csv", *text_rows(grid, readouts, first)
+        )
+        shown = render_texts.text_sweep(grid, readouts, mix.concepts, first)
+        return shown, gr.update(value=file, interactive=True)
 
     def table(
         self, mix: Mix, model: str, prompt: str, seed: int, tokens: int, samples: float

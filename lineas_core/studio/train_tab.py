@@ -10,6 +10,7 @@ from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.store_rows import STEPWISE
+from lineas_core.studio.tables import csv_button
 from lineas_core.studio.training_work import TrainingWork, method_choices
 
 FIRST = {"image": "emoji-pixel-art", "text": "football"}
@@ -142,6 +143,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
             # A download button gives what it has when it is clicked: this one is clicked when the
             # film is made.
             reel = gr.DownloadButton("Film", visible="hidden", elem_id="reel")
+            csv_button("training-csv", work.curves, [key, seen], "Curves (CSV)")
             health = gr.HTML(elem_id="health")
             recent = gr.HTML(elem_id="recent")
     shown = [seen, timer, bar, live, health, train, cancel, retry, film, recent, rack]

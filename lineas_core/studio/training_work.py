@@ -21,6 +21,7 @@ from lineas_core.studio.prompt_work import Modality, Table, prompt_set
 from lineas_core.studio.rack import patch
 from lineas_core.studio.store import JobRow
 from lineas_core.studio.store_rows import STEPWISE
+from lineas_core.studio.tables import loss_rows, write_csv
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
 
@@ -166,6 +167,16 @@ class TrainingWork:
         if film is None:
             raise ConfigError("There are no frames of this job any more.")
         return str(write_whole(self._studio.download_folder() / "training.gif", film))
+
+    @with_messages
+    def curves(self, key: str, shown: Any) -> str:
+        """The job's losses and support by step, as a CSV file."""
+        seen, owner = Seen.from_page(shown), owner_of(key)
+        job = self._studio.jobs.get(seen.job, owner) if seen.job else None
+        if job is None or not job.losses:
+            raise ConfigError("There are no curves yet; train a map first.")
+        rows = loss_rows(job.losses, job.supports)
+        return write_csv(self._studio.download_folder() / "training.csv", *rows)
 
     def _shown(self, key: str, job: JobRow | None, seen: Seen) -> tuple[Any, ...]:
         owner, jobs = owner_of(key), self._studio.jobs

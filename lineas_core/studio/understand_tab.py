@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from lineas_core.studio import charts, render
+from lineas_core.errors import ConfigError
+from lineas_core.studio import charts, render, tables
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.library_work import label_of
 from lineas_core.studio.visitors import owner_of
@@ -60,6 +61,23 @@ class Understanding:
         )
 
     @with_messages
+    def table(self, key: str, chosen: str | None, what: str) -> str:
+        """A CSV file of a map: "layers", "losses" or "neurons", as the charts show them."""
+        if not chosen:
+            raise ConfigError("No map is chosen; choose one of the list.")
+        owner = owner_of(key)
+        self._studio.limits.admit(owner)
+        row, smap = self._studio.library.row(chosen, owner), self._studio.library.map(chosen, owner)
+        if what == "layers":
+            header, rows = tables.site_rows(smap, row.health)
+        elif what == "losses":
+            header, rows = tables.loss_rows(row.losses)
+        else:
+            frame = charts.strongest_neurons(smap)
+            header, rows = list(frame.columns), list(frame.itertuples(index=False, name=None))
+        return tables.write_csv(self._studio.download_folder() / f"{what}.csv", header, rows)
+
+    @with_messages
     def compare(self, key: str, chosen: str | None, other: str | None) -> tuple[Any, str]:
         """Two maps beside each other."""
         if not chosen or not other:
@@ -106,6 +124,13 @@ def build_understand_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, ta
             neurons = gr.HTML(elem_id="neurons")
         with gr.Column(min_width=320):
             origin = gr.HTML(elem_id="origin")
+    with gr.Row():
+        for label, what in (
+            ("Layers (CSV)", "layers"), ("Losses (CSV)", "losses"), ("Neurons (CSV)", "neurons"),
+        ):  # fmt: skip
+            tables.csv_button(
+                f"understand-{what}-csv", work.table, [key, chosen, gr.State(what)], label
+            )
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
     tab.select(work.choices, [key, chosen, other], [chosen, other], **quiet)
     chosen.change(
