@@ -44,12 +44,20 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
     sweep = gr.Button("Table over strengths", elem_id="sweep", size="md")
     row = gr.HTML(elem_id="row", min_height=40)
 
+    words = gr.Textbox(
+        label="Words that count as the concept",
+        info="Of maps of yours: likelier in their target than in their source. Edit them; any "
+        "ending counts. Published lists stay as they are.",
+        lines=1,
+        max_lines=6,
+        elem_id="own-words",
+    )
     asked = [key, model, rack, prompt, seed, tokens]
     # One dependency for every trigger: a late answer never takes the place of a newer one.
     writing = gr.on(
         [run.click, prompt.submit, seed.submit, rack.submit],
         texts.compare,
-        asked,
+        [*asked, words],
         pair,
         trigger_mode="always_last",
         show_progress="hidden",
@@ -58,11 +66,15 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
     )
     sweeping = sweep.click(
         texts.sweep,
-        [*asked, samples],
+        [*asked, samples, words],
         row,
         trigger_mode="once",
         api_visibility="private",
         concurrency_id="texts",
     )
+    gr.on(
+        [rack.submit, tab.select], texts.words, [key, model, rack, words], words,
+        trigger_mode="always_last", show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
     stop.click(None, cancels=[writing, sweeping])
     return SteerTab(tab, model, prompt, seed, asked, [pair], texts.compare)
