@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lineas_core.errors import LineasError
+from lineas_core.errors import LineasError, PromptError
 from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.metrics.own_words import words_presence
 from lineas_core.metrics.perplexity import perplexity
@@ -22,16 +22,17 @@ class OwnPresence:
     Attributes:
         concept: its name.
         worded: texts that hold a word of it.
-        judged: texts of which the unsteered model says that they mention it.
+        judged: texts of which the unsteered model says that they mention it; None where it
+            reads too few tokens to be asked.
         texts: how many there are.
         right: share of the map's own prompts that the model tells apart so, in [0.5, 1].
     """
 
     concept: str
     worded: int
-    judged: int
+    judged: int | None
     texts: int
-    right: float
+    right: float | None
 
 
 @dataclass(frozen=True)
@@ -81,23 +82,22 @@ def read_out(
     except LineasError as error:
         scorer = str(error)
     surprise = perplexity(model, [prompt] * len(texts), texts)
-    return Readout(
-        counted,
-        toxic,
-        scorer,
-        surprise if math.isfinite(surprise) else None,
-        tuple(_own(model, texts, each) for each in own),
-    )
+    finite = surprise if math.isfinite(surprise) else None
+    return Readout(counted, toxic, scorer, finite, tuple(_own(model, texts, c) for c in own))
 
 
 def _own(model: LanguageModel, texts: Sequence[str], concept: OwnConcept) -> OwnPresence:
-    judge = JUDGES.of(model, concept)
     # The completion alone: an opening that names the concept is no merit of the map's.
-    said = judge.presence(model, texts)
+    try:
+        judge = JUDGES.of(model, concept)
+        said: int | None = sum(score > 0.5 for score in judge.presence(model, texts))
+        right: float | None = judge.right
+    except PromptError:
+        said, right = None, None
     return OwnPresence(
         concept.name,
         sum(words_presence(texts, concept.words)),
-        sum(score > 0.5 for score in said),
+        said,
         len(texts),
-        judge.right,
+        right,
     )

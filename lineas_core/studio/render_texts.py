@@ -11,7 +11,7 @@ from lineas_core.metrics.concepts import concept_words
 from lineas_core.models.language import TextGrid
 from lineas_core.prompt_flaws import any_form
 from lineas_core.studio.own_concepts import OwnConcept
-from lineas_core.studio.readouts import Readout
+from lineas_core.studio.readouts import OwnPresence, Readout
 
 # Share of a map's own prompts below which the model's judgement is called weak.
 SURE = 0.9
@@ -27,18 +27,20 @@ def pair(
         titles: of the cards.
         texts: the completions, or what there is of them so far.
         concepts: whose words are marked.
-        state: own (concepts without a list), readouts (one for each text) or writing (more is coming).
+        state: own (concepts without a list); readouts (one for each text) or writing (more is
+            coming).
     """
     readouts: Sequence[Readout] = state.get("readouts", ())
     own: Sequence[OwnConcept] = state.get("own", ())
     cards = []
     for number, (title, text) in enumerate(zip(titles, texts, strict=True)):
+        marked = mark(text, concepts, own)
         caret = '<span class="ls-caret"></span>' if state.get("writing") else ""
         measured = readout(readouts[number]) if readouts else '<p class="ls-readout">&nbsp;</p>'
         cards.append(
             f'<article class="ls-card" data-side="{"steered" if number else "unsteered"}">'
             f"<h3>{escape(title)}</h3><p><b>{escape(prompt)}</b>"
-            f'<span class="ls-text">{mark(text, concepts, own)}</span>{caret}</p>{measured}</article>'
+            f'<span class="ls-text">{marked}</span>{caret}</p>{measured}</article>'
         )
     return f'<div class="ls-cards" aria-live="polite">{"".join(cards)}</div>'
 
@@ -53,19 +55,28 @@ def readout(figures: Readout) -> str:
         for concept, found, count in figures.presence
     ]
     for each in figures.own:
-        weak = " (weak judge)" if each.right < SURE else ""
-        items += [
-            f'<span title="completions that hold one of the words below">{escape(each.concept)} by '
-            f"words <b>{each.worded} of {each.texts}</b></span>",
-            '<span title="completions of which the unsteered model says that they mention it; it '
-            f"tells {each.right:.0%} of the map's own prompts apart\">by the model{weak} "
-            f"<b>{each.judged} of {each.texts}</b></span>",
-        ]
+        items += _own(each)
     items += [
         f'<span title="{escape(figures.scorer, quote=True)}">toxicity <b>{toxic}</b></span>',
         f'<span title="under the unsteered model">perplexity <b>{surprise}</b></span>',
     ]
     return f'<p class="ls-readout">{"".join(items)}</p>'
+
+
+def _own(found: OwnPresence) -> list[str]:
+    by_words = (
+        '<span title="completions that hold one of the words that count">'
+        f"{escape(found.concept)} by words <b>{found.worded} of {found.texts}</b></span>"
+    )
+    if found.judged is None or found.right is None:
+        return [by_words, "<span>by the model <b>not judged</b></span>"]
+    weak = ", weak" if found.right < SURE else ""
+    return [
+        by_words,
+        '<span title="completions of which the unsteered model says that they mention it; it tells '
+        f"{found.right:.0%} of the map's own prompts apart so\">by the model{weak} "
+        f"<b>{found.judged} of {found.texts}</b></span>",
+    ]
 
 
 def text_sweep(
@@ -80,7 +91,8 @@ def text_sweep(
     rows = []
     for number, (prompt, texts) in enumerate(zip(grid.prompts, grid.texts, strict=True)):
         cells = "".join(
-            f'<td><b>{escape(prompt)}</b><span class="ls-text">{mark(text, concepts, own)}</span></td>'
+            f'<td><b>{escape(prompt)}</b><span class="ls-text">'
+            f"{mark(text, concepts, own)}</span></td>"
             for text in texts
         )
         rows.append(f"<tr><th scope='row'>seed {seed + number}</th>{cells}</tr>")
