@@ -37,6 +37,32 @@ def roomy(small_models, tmp_path_factory) -> LanguageModel:
 
 def row(prompts: PromptSet | None, concept: str) -> MapRow:
     return MapRow("m", "o", "t", "m", "text", "d", 0.1, concept=concept, prompts=prompts)
+
+
+def test_words_of_the_target_are_its_own_and_function_words_are_not() -> None:
+    found = own_words(LAVA.source, LAVA.target, "volcanoes")
+    assert found == ("volcanoes", "lava")
+    assert "lava" not in own_words(LAVA.target, LAVA.source)
+    assert words_presence(["A VOLCANO.", "Lavas", "lavender", ""], found) == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_shipped_sets_give_words_that_tell_their_sides_apart() -> None:
+    for name in ("fishing", "elephant"):
+        prompts = PromptSet.load(name)
+        found = own_words(prompts.source, prompts.target, prompts.concept)
+        assert sum(words_presence(prompts.target, found)) >= 0.9 * len(prompts.target)
+        assert sum(words_presence(prompts.source, found)) <= 0.1 * len(prompts.source)
+
+
+def test_the_judge_tells_its_own_prompts_by_the_best_limit(roomy: LanguageModel) -> None:
+    judge = Judge.of(roomy, LAVA)
+    sides = [yes_log_odds(roomy, side, "volcanoes") for side in (LAVA.source, LAVA.target)]
+    best = max(
+        (sum(o > at for o in sides[1]) / 4 + sum(o <= at for o in sides[0]) / 6) / 2
+        for at in [-99.0, *sides[0], *sides[1]]
+    )
     assert judge.right == pytest.approx(best)
     scores = judge.presence(roomy, [*LAVA.target, ""])
     assert scores[-1] == 0
