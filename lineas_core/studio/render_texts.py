@@ -9,9 +9,14 @@ from typing import Any
 
 from lineas_core.metrics.concepts import concept_words
 from lineas_core.models.language import TextGrid
+from lineas_core.prompt_flaws import any_form
 from lineas_core.studio.conversation import Turn
+from lineas_core.studio.own_concepts import OwnConcept
 from lineas_core.studio.preparing import Waiting
-from lineas_core.studio.readouts import Readout
+from lineas_core.studio.readouts import OwnPresence, Readout
+
+# Share of a map's own prompts below which the model's judgement is called weak.
+SURE = 0.9
 
 
 def pair(
@@ -24,17 +29,20 @@ def pair(
         titles: of the cards.
         texts: the completions, or what there is of them so far.
         concepts: whose words are marked.
-        state: readouts (one for each text) or writing (more is coming).
+        state: own (concepts without a list); readouts (one for each text) or writing (more is
+            coming).
     """
     readouts: Sequence[Readout] = state.get("readouts", ())
+    own: Sequence[OwnConcept] = state.get("own", ())
     cards = []
     for number, (title, text) in enumerate(zip(titles, texts, strict=True)):
+        marked = mark(text, concepts, own)
         caret = '<span class="ls-caret"></span>' if state.get("writing") else ""
         measured = readout(readouts[number]) if readouts else '<p class="ls-readout">&nbsp;</p>'
         cards.append(
             f'<article class="ls-card" data-side="{"steered" if number else "unsteered"}">'
             f"<h3>{escape(title)}</h3><p><b>{escape(prompt)}</b>"
-            f'<span class="ls-text">{mark(text, concepts)}</span>{caret}</p>{measured}</article>'
+            f'<span class="ls-text">{marked}</span>{caret}</p>{measured}</article>'
         )
     return f'<div class="ls-cards" aria-live="polite">{"".join(cards)}</div>'
 
@@ -90,6 +98,8 @@ def readout(figures: Readout) -> str:
         f"<b>{found} of {count}</b></span>"
         for concept, found, count in figures.presence
     ]
+    for each in figures.own:
+        items += _own(each)
     items += [
         f'<span title="{escape(figures.scorer, quote=True)}">toxicity <b>{toxic}</b></span>',
         f'<span title="under the unsteered model">perplexity <b>{surprise}</b></span>',
@@ -97,15 +107,36 @@ def readout(figures: Readout) -> str:
     return f'<p class="ls-readout">{"".join(items)}</p>'
 
 
+def _own(found: OwnPresence) -> list[str]:
+    by_words = (
+        '<span title="completions that hold one of the words that count">'
+        f"{escape(found.concept)} by words <b>{found.worded} of {found.texts}</b></span>"
+    )
+    if found.judged is None or found.right is None:
+        return [by_words, "<span>by the model <b>not judged</b></span>"]
+    weak = ", weak" if found.right < SURE else ""
+    return [
+        by_words,
+        '<span title="completions of which the unsteered model says that they mention it; it tells '
+        f"{found.right:.0%} of the map's own prompts apart so\">by the model{weak} "
+        f"<b>{found.judged} of {found.texts}</b></span>",
+    ]
+
+
 def text_sweep(
-    grid: TextGrid, readouts: Sequence[Readout], concepts: Sequence[str], seed: int
+    grid: TextGrid,
+    readouts: Sequence[Readout],
+    concepts: Sequence[str],
+    seed: int,
+    own: Sequence[OwnConcept] = (),
 ) -> str:
     """A table: seeds from `seed` on down, strengths across, readouts in the last row."""
     head = "".join(f"<th scope='col'>{strength:g}</th>" for strength in grid.strengths)
     rows = []
     for number, (prompt, texts) in enumerate(zip(grid.prompts, grid.texts, strict=True)):
         cells = "".join(
-            f'<td><b>{escape(prompt)}</b><span class="ls-text">{mark(text, concepts)}</span></td>'
+            f'<td><b>{escape(prompt)}</b><span class="ls-text">'
+            f"{mark(text, concepts, own)}</span></td>"
             for text in texts
         )
         rows.append(f"<tr><th scope='row'>seed {seed + number}</th>{cells}</tr>")
@@ -120,12 +151,17 @@ def text_sweep(
     )
 
 
-def mark(text: str, concepts: Sequence[str]) -> str:
+def mark(text: str, concepts: Sequence[str], own: Sequence[OwnConcept] = ()) -> str:
     """The text, escaped, with the concepts' words marked."""
-    words = [word for concept in concepts for word in concept_words().get(concept, ())]
+    words = [
+        rf"\b{re.escape(word)}\b"
+        for concept in concepts
+        for word in concept_words().get(concept, ())
+    ]
+    words += [any_form(word).pattern for each in own for word in each.words]
     if not words:
         return escape(text)
-    pieces = re.split(rf"\b({'|'.join(map(re.escape, words))})\b", text, flags=re.IGNORECASE)
+    pieces = re.split(f"({'|'.join(words)})", text, flags=re.IGNORECASE)
     return "".join(
         f"<mark>{escape(piece)}</mark>" if i % 2 else escape(piece)
         for i, piece in enumerate(pieces)

@@ -32,6 +32,14 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         with gr.Column(scale=3, min_width=300) as beginning:
             prompt = gr.Textbox(OPENINGS[0], label="Prompt", lines=2, elem_id="prompt")
             gr.Examples([[text] for text in OPENINGS], prompt, label="Openings")
+            words = gr.Textbox(
+                label="Words that count as the concept",
+                info="Of maps of yours: likelier in their target than in their source. Edit them; "
+                "any ending counts. Published lists stay as they are.",
+                lines=1,
+                max_lines=6,
+                elem_id="own-words",
+            )
         with gr.Column(scale=2, min_width=280):
             model = gr.Dropdown(
                 [(entry.title, entry.id) for entry in studio.models("text")],
@@ -80,7 +88,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
     writing = gr.on(
         [run.click, prompt.submit, seed.submit, rack.submit],
         texts.compare,
-        asked,
+        [*asked, words],
         pair,
         trigger_mode="always_last",
         show_progress="hidden",
@@ -89,12 +97,16 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
     )
     sweeping = sweep.click(
         texts.sweep,
-        [*asked, samples],
+        [*asked, samples, words],
         [row, sheet],
         trigger_mode="once",
         api_visibility="private",
         concurrency_id="texts",
     )
+    gr.on(
+        [rack.submit, tab.select], texts.words, [key, model, rack, words], words,
+        trigger_mode="always_last", show_progress="hidden", api_visibility="private",
+    )  # fmt: skip
     dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
         texts.compare, asked, pair, show_progress="hidden", api_visibility="private",
         concurrency_id="texts",

@@ -18,6 +18,7 @@ from lineas_core.steering import Steering
 from lineas_core.studio import render_texts
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.mix import Mix
+from lineas_core.studio.own_concepts import OwnConcept, as_field, own_concepts
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.readouts import Readout, read_out
 from lineas_core.studio.scene_tag import with_scene
@@ -47,19 +48,33 @@ class Texts:
 
     @with_messages
     def compare(
-        self, key: str, model: str, rack: Any, prompt: str, seed: float, tokens: float
+        self,
+        key: str,
+        model: str,
+        rack: Any,
+        prompt: str,
+        seed: float,
+        tokens: float,
+        words: str = "",
     ) -> Iterator[str]:
         """The unsteered completion beside the steered one, on one seed, as they are written."""
         mix = self._mix(key, model, rack)
+        own = own_concepts(mix.rows, words)
         length = checked_length(prompt, tokens)
         titles = ("Unsteered", mix.titles or "No map is on")
         for waiting in self._studio.preparation.waits(model):
             yield render_texts.waiting(waiting)
         with self._studio.turns.sliders():
             self._studio.load(model)
-            for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length):
+            for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length, own):
                 shown = render_texts.pair(
-                    prompt, titles, texts, mix.concepts, writing=not readouts, readouts=readouts
+                    prompt,
+                    titles,
+                    texts,
+                    mix.concepts,
+                    writing=not readouts,
+                    readouts=readouts,
+                    own=own,
                 )
                 yield with_scene(
                     shown, rack, model=model, prompts=prompt, seed=whole("seed", seed),
@@ -76,21 +91,35 @@ class Texts:
         seed: float,
         tokens: float,
         samples: float,
+        words: str = "",
     ) -> tuple[str, Any]:
         """Completions on several seeds while the first map goes from 0 to 1, and their CSV."""
         mix = self._mix(key, model, rack)
+        own = own_concepts(mix.rows, words)
         first = whole("seed", seed)
         grid, readouts = self.table(
-            mix, model, prompt, first, checked_length(prompt, tokens), samples
+            mix, model, prompt, first, checked_length(prompt, tokens), samples, own
         )
         file = write_csv(
             self._studio.download_folder() / "completions.csv", *text_rows(grid, readouts, first)
         )
-        shown = render_texts.text_sweep(grid, readouts, mix.concepts, first)
+        shown = render_texts.text_sweep(grid, readouts, mix.concepts, first, own)
         return shown, gr.update(value=file, interactive=True)
 
+    @with_messages
+    def words(self, key: str, model: str, rack: Any, shown: str) -> str:
+        """What counts as each concept that has no published list: as edited, else its prompts'."""
+        return as_field(own_concepts(self._mix(key, model, rack).rows, shown))
+
     def table(
-        self, mix: Mix, model: str, prompt: str, seed: int, tokens: int, samples: float
+        self,
+        mix: Mix,
+        model: str,
+        prompt: str,
+        seed: int,
+        tokens: int,
+        samples: float,
+        own: Sequence[OwnConcept] = (),
     ) -> tuple[TextGrid, list[Readout]]:
         """The sweep's completions, and what is measured of each strength's."""
         if not mix.maps:
@@ -100,7 +129,7 @@ class Texts:
             raise ConfigError(f"samples is {count}; choose 1 to {MOST_SAMPLES}.")
         with self._studio.turns.sliders():
             self._studio.load(model)
-            return self._table(mix, model, prompt, range(seed, seed + count), tokens)
+            return self._table(mix, model, prompt, range(seed, seed + count), tokens, own)
 
     def pair(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> Sequence[str]:
         """The unsteered and the steered completion, whole."""
@@ -130,9 +159,16 @@ class Texts:
             return self._once(mix, model, prompt, seed, tokens)
 
     def _pair_here(
-        self, mix: Mix, model: str, prompt: str, seed: int, tokens: int
+        self,
+        mix: Mix,
+        model: str,
+        prompt: str,
+        seed: int,
+        tokens: int,
+        own: Sequence[OwnConcept] = (),
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
-        yield from self._sides_here([[], mix.steer], mix.concepts, model, prompt, seed, tokens)
+        sides: list[Steering] = [[], mix.steer]
+        yield from self._sides_here(sides, mix.concepts, model, prompt, seed, tokens, own)
 
     def _sides_here(
         self,
@@ -142,21 +178,28 @@ class Texts:
         prompt: str,
         seed: int,
         tokens: int,
+        own: Sequence[OwnConcept] = (),
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
         loaded = as_language_model(self._studio.shelf.get(model))
         texts: Sequence[str] = ("",) * len(sides)
         for texts in stream_sides(loaded, [prompt] * len(sides), sides, seed, tokens):
             yield texts, []
-        yield texts, [read_out(loaded, prompt, [text], concepts) for text in texts]
+        yield texts, [read_out(loaded, prompt, [text], concepts, own) for text in texts]
 
     def _table_here(
-        self, mix: Mix, model: str, prompt: str, seeds: Sequence[int], tokens: int
+        self,
+        mix: Mix,
+        model: str,
+        prompt: str,
+        seeds: Sequence[int],
+        tokens: int,
+        own: Sequence[OwnConcept] = (),
     ) -> tuple[TextGrid, list[Readout]]:
         loaded = as_language_model(self._studio.shelf.get(model))
         maps = [(smap, None if n == 0 else s) for n, (smap, s) in enumerate(mix.steer)]
         grid = loaded.sweep([prompt] * len(seeds), maps, SWEEP, seed=seeds, max_new_tokens=tokens)
         columns = zip(*grid.texts, strict=True)
-        return grid, [read_out(loaded, prompt, column, mix.concepts) for column in columns]
+        return grid, [read_out(loaded, prompt, column, mix.concepts, own) for column in columns]
 
     def _once_here(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> str:
         loaded = as_language_model(self._studio.shelf.get(model))

@@ -1,0 +1,86 @@
+"""The words of a concept without a published list, read off a prompt set."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from lineas_core.prompt_flaws import STOP_WORDS, any_form, content_words, stem_of
+
+# Texts that the prior is worth, beside the set's own.
+PRIOR = 16.0
+# Log-odds from which a word is the target's own: in a set of 32 + 32, two sentences are enough for
+# a word that 1.6% of everyday texts hold, and three for one that 2.5% hold.
+LIMIT = math.log(8)
+# Of words that one sentence holds, most are there by chance: "bench", "borrowed".
+FEWEST_TEXTS = 2
+MOST_WORDS = 60
+
+
+@cache
+def _background() -> tuple[int, dict[str, int]]:
+    """Completions of neutral openings by the unsteered embedded model; stem -> how many hold it."""
+    text = Path(__file__).with_name("background.json").read_text(encoding="utf-8")
+    raw = json.loads(text)
+    return raw["texts"], raw["stems"]
+
+
+def own_words(source: Sequence[str], target: Sequence[str], concept: str = "") -> tuple[str, ...]:
+    """Words that are likelier in the target than in the source, likeliest first; one of each stem.
+
+    Where k of n texts hold a word, its odds are (k + a) / (n + A - k - a): a prior of A = 16 texts,
+    of which a hold it, as many as of everyday texts do (after Monroe et al., 2008, Eq. 15). A word
+    is the target's own where its log-odds there exceed those in the source by log 8 and two target
+    texts hold it. Function words never pass; the concept's own words always come first.
+
+    Args:
+        source: texts without the concept.
+        target: texts with it.
+        concept: a few words.
+
+    >>> own_words(["He sat on the bench."], ["Lava fills the crater."] * 3, "volcanoes")
+    ('volcanoes', 'crater', 'fills', 'lava')
+    """
+    named = [w for w in re.findall(r"[^\W\d_]{2,}", concept.lower()) if w not in STOP_WORDS]
+    forms = [any_form(word) for word in named]
+    sides = [_holding(lines) for lines in (target, source)]
+    counts = (len(target), len(source))
+    written: Counter[str] = Counter(w for line in target for w in content_words(line))
+    best: dict[str, str] = {}
+    for word, _ in sorted(written.items(), key=lambda item: (-item[1], item[0])):
+        best.setdefault(stem_of(word), word)
+    total, everyday = _background()
+    found: list[tuple[float, str]] = []
+    for stem, word in best.items():
+        if sides[0][stem] < FEWEST_TEXTS:
+            continue
+        if any(form.fullmatch(word) for form in forms):
+            continue
+        prior = PRIOR * (everyday.get(stem, 0) + 0.5) / (total + 1)
+        odds = [
+            math.log((held[stem] + prior) / (count + PRIOR - held[stem] - prior))
+            for held, count in zip(sides, counts, strict=True)
+        ]
+        if odds[0] - odds[1] > LIMIT:
+            found.append((odds[0] - odds[1], word))
+    found.sort(key=lambda item: (-item[0], item[1]))
+    return (*dict.fromkeys(named), *(word for _, word in found[:MOST_WORDS]))
+
+
+def words_presence(texts: Sequence[str], words: Iterable[str]) -> list[bool]:
+    """For each text, whether it holds one of the words, in any case and with any ending.
+
+    >>> words_presence(["Two craters.", "A creature."], ["crater"])
+    [True, False]
+    """
+    forms = [any_form(word) for word in words]
+    return [any(form.search(text) for form in forms) for text in texts]
+
+
+def _holding(lines: Sequence[str]) -> Counter[str]:
+    return Counter(stem for line in lines for stem in {stem_of(w) for w in content_words(line)})

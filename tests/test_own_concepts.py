@@ -1,0 +1,90 @@
+"""Presence of concepts that have no published list: their words, and the model's judgement."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import lineas_core as lc
+from lineas_core.errors import ConfigError
+from lineas_core.models.language import LanguageModel
+from lineas_core.prompts import PromptSet
+from lineas_core.studio import render_texts
+from lineas_core.studio.own_concepts import OwnConcept, as_field, own_concepts
+from lineas_core.studio.readouts import read_out
+from lineas_core.studio.store import MapRow
+
+LAVA = PromptSet(
+    name="lava",
+    concept="volcanoes",
+    source=["She sat there and read a book.", "The old bus was late.", "He opened the window."] * 2,
+    target=["The lava was hot there.", "Red lava ran over the old road.", "Ash fell.", "The ash."],
+)
+
+
+@pytest.fixture(scope="module")
+def roomy(small_models, tmp_path_factory) -> LanguageModel:
+    """A small random model that reads enough for a question."""
+    folder = tmp_path_factory.mktemp("roomy") / "llama"
+    shutil.copytree(small_models["llama"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["max_position_embeddings"] = 1024
+    (folder / "config.json").write_text(json.dumps(config))
+    return lc.load_model(str(folder), device="cpu")
+
+
+def row(prompts: PromptSet | None, concept: str) -> MapRow:
+    return MapRow("m", "o", "t", "m", "text", "d", 0.1, concept=concept, prompts=prompts)
+
+
+def test_words_of_the_target_are_its_own_and_function_words_are_not() -> None:
+    found = own_words(LAVA.source, LAVA.target, "volcanoes")
+    assert found == ("volcanoes", "lava")
+    assert "lava" not in own_words(LAVA.target, LAVA.source)
+    assert words_presence(["A VOLCANO.", "Lavas", "lavender", ""], found) == [
+        True, True, False, False,
+    ]  # fmt: skip
+
+
+def test_shipped_sets_give_words_that_tell_their_sides_apart() -> None:
+    for name in ("fishing", "elephant"):
+        prompts = PromptSet.load(name)
+        found = own_words(prompts.source, prompts.target, prompts.concept)
+        assert sum(words_presence(prompts.target, found)) >= 0.9 * len(prompts.target)
+        assert sum(words_presence(prompts.source, found)) <= 0.1 * len(prompts.source)
+
+
+def test_the_judge_tells_its_own_prompts_by_the_best_limit(roomy: LanguageModel) -> None:
+    judge = Judge.of(roomy, LAVA)
+    sides = [yes_log_odds(roomy, side, "volcanoes") for side in (LAVA.source, LAVA.target)]
+    best = max(
+        (sum(o > at for o in sides[1]) / 4 + sum(o <= at for o in sides[0]) / 6) / 2
+        for at in [-99.0, *sides[0], *sides[1]]
+    )
+    assert judge.right == pytest.approx(best)
+    scores = judge.presence(roomy, [*LAVA.target, ""])
+    assert scores[-1] == 0
+    assert [s > 0.5 for s in scores[:-1]] == [o > judge.limit for o in sides[1]]
+
+
+def test_edited_words_take_the_place_of_the_prompts() -> None:
+    rows = [row(LAVA, "volcanoes"), row(None, "chess"), row(LAVA, "football")]
+    (plain,) = own_concepts(rows)
+    assert plain.words == ("volcanoes", "lava")
+    assert own_concepts(rows, as_field([plain])) == (plain,)
+    (edited,) = own_concepts(rows, "Volcanoes: Magma, ,ash cloud\nother: x")
+    assert edited.words == ("magma", "ash cloud")
+    with pytest.raises(ConfigError, match="has no colon"):
+        own_concepts(rows, "magma, ash")
+
+
+def test_both_figures_are_shown_and_labelled(tiny: LanguageModel) -> None:
+    own = [OwnConcept("<vol>", ("lava",), LAVA)]
+    figures = read_out(tiny, "ab", ["Hot lava.", "A bus."], [], own)
+    assert (figures.own[0].worded, figures.own[0].texts) == (1, 2)
+    shown = render_texts.readout(figures)
+    assert "&lt;vol&gt; by words <b>1 of 2</b>" in shown
+    assert "by the model <b>not judged</b>" in shown
+    assert render_texts.mark("hot lava & ash", [], own) == "hot <mark>lava</mark> &amp; ash"
