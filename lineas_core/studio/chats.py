@@ -89,7 +89,7 @@ class Chats:
         with self._studio.turns.sliders():
             self._studio.load(model)
             for texts, done in self._answers(mix, model, turns, question, number, length):
-                asked = [*turns, Turn(question, *texts, mix.titles)]
+                asked = [*turns, Turn(question, texts[0], texts[1], mix.titles)]
                 yield to_page(asked), render_texts.chat(asked, mix.concepts, writing=not done), ""
 
     def _answers_here(

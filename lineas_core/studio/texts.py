@@ -312,6 +312,6 @@ def whole(name: str, value: float | None) -> int:
     if value is None:
         raise ConfigError(f"The field {name} is empty; write a whole number in it.")
     try:
-        return int(value)  # type: ignore[arg-type]
+        return int(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name} is {value!r}; give a whole number.") from error
