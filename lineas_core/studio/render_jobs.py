@@ -71,8 +71,8 @@ def progress(
     elif job.status == "done":
         text += f". {done}"
     return (
-        f'<div class="ls-progress" data-status="{job.status}" data-job="{job.id}" data-kind="{job.prompts.modality}" '
-        f'role="status">'
+        f'<div class="ls-progress" data-status="{job.status}" data-job="{job.id}" '
+        f'data-kind="{job.prompts.modality}" role="status">'
         f'<div class="ls-track" role="progressbar" aria-label="training progress" '
         f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
         f'<div class="ls-fill" style="width: {share:.1%}"></div></div>'
