@@ -112,13 +112,13 @@ def judge(
         )
     if training > LITTLE_CHANGE:
         return "no effect", (
-            "The activations hardly moved. Train for more steps, raise the rate, lower gamma, "
-            "or choose prompts that differ more."
+            "The activations hardly moved. Train for more steps, raise the rate, lower the "
+            "sparsity (gamma), or choose prompts that differ more."
         )
     if held_out is not None and 1 - held_out < FAIR_TRANSFER * (1 - training):
         return "overfitted", (
             "The map fits its own prompts and not the ones kept back. Give more and more "
-            "diverse prompts, fewer steps, or a larger gamma."
+            "diverse prompts, fewer steps, or more sparsity (gamma)."
         )
     return (
         "healthy",

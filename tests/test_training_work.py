@@ -86,7 +86,7 @@ def test_a_map_of_a_method_without_steps_is_shown_with_the_same_readouts(
 def test_settings_are_shown_to_methods_that_read_them() -> None:
     numbers, said = TrainingWork.settings_of("lineas")
     assert numbers["visible"] is True
-    assert "Empty fields" in said
+    assert "suit the model" in said
     for method in set(METHODS) - {"lineas"}:
         numbers, said = TrainingWork.settings_of(method)
         assert numbers["visible"] is False
@@ -104,7 +104,10 @@ def test_a_job_is_cancelled_tried_again_and_filmed(studio: Studio, writer: str) 
     assert job.status == "cancelled"
     assert job.map_id
     end = poll(studio, shown["seen"])
-    assert "kept" in end["progress"]
+    assert "Stopped at step" in end["progress"]
+    assert "Unfinished" in end["health"]
+    assert end["rack"] == gr.skip()
+    assert work.keep(ANN, end["seen"])["add"] == [job.map_id]
     assert end["retry"]["visible"] is end["film"]["visible"] is True
     assert Path(work.film(ANN, end["seen"])).read_bytes().startswith(b"GIF89a")
     again = dict(zip(work.NAMES, work.retry(ANN, end["seen"]), strict=True))

@@ -8,6 +8,7 @@ from html import escape
 from PIL import Image
 
 from lineas_core.methods import TITLES
+from lineas_core.studio import render
 from lineas_core.studio.frames import Frame
 from lineas_core.studio.messages import without_paths
 from lineas_core.studio.render import image_tag
@@ -57,6 +58,8 @@ def progress(
         text = f"Step {job.step} of {job.steps}"
         text += f" · {_duration(left)} left" if left is not None else ""
         text += f" · loss {job.loss:.4f}" if job.loss is not None else ""
+    elif job.status == "cancelled" and job.step and job.stepwise:
+        text = f"Stopped at step {job.step} of {job.steps}"
     elif job.finished and job.step:
         text += f" · {job.step} steps" if job.stepwise else f" by {TITLES[job.method]}"
         text += f" in {_duration(job.seconds)}"
@@ -64,11 +67,12 @@ def progress(
     if job.message:
         text += f". {without_paths(job.message)}"
     elif job.status == "cancelled" and job.map_id:
-        text += ". The map reached so far is kept."
+        text += ". The map reached so far is kept. It is unfinished, and off: Keep it on uses it."
     elif job.status == "done":
         text += f". {done}"
     return (
-        f'<div class="ls-progress" data-status="{job.status}" data-job="{job.id}" role="status">'
+        f'<div class="ls-progress" data-status="{job.status}" data-job="{job.id}" '
+        f'data-kind="{job.prompts.modality}" role="status">'
         f'<div class="ls-track" role="progressbar" aria-label="training progress" '
         f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{share * 100:.0f}">'
         f'<div class="ls-fill" style="width: {share:.1%}"></div></div>'
@@ -102,10 +106,23 @@ def live(job: JobRow | None, frame: Frame | None) -> str:
     )
 
 
+def health(job: JobRow | None) -> str:
+    """The verdict on a job's map; a map that was stopped on its way is not judged."""
+    if job is None or (job.status == "cancelled" and not job.map_id):
+        return ""
+    if job.status == "cancelled":
+        return (
+            '<div class="ls-health warn"><strong>Unfinished</strong> '
+            f"It was stopped at step {job.step} of {job.steps}, so nothing is said of what "
+            "training makes of it. Try again trains it from the start.</div>"
+        )
+    return render.health(job.health)
+
+
 def settings(method: str) -> str:
     """Which settings a method reads."""
     said = (
-        "Empty fields take what suits the model."
+        "These suit the model. Empty fields take them too."
         if method == STEPWISE
         else f"{TITLES[method]} is fitted in one go, in seconds: it has no steps, rate or sparsity."
     )

@@ -11,7 +11,7 @@ from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.tables import csv_button
-from lineas_core.studio.training_work import TrainingWork, method_choices
+from lineas_core.studio.training_work import TrainingWork, method_choices, shipped_fields
 
 FIRST = {"image": "emoji-pixel-art", "text": "football"}
 # Puts the job into the address, so that the page finds it when it is opened again.
@@ -22,6 +22,12 @@ REMEMBER_JOB = """(seen) => {
     window.parent?.postMessage({ queryString: url.search.slice(1) }, "*");
 }"""
 
+# The tab on which the job's map steers.
+OPEN_STEERED = """() => {
+    const kind = document.querySelector("#progress [data-kind]")?.dataset.kind;
+    const name = kind === "text" ? "Text" : "Images";
+    [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent === name)?.click();
+}"""
 TAKE_FILM = "() => { setTimeout(() => document.querySelector('#reel')?.click(), 50); }"
 
 
@@ -124,11 +130,12 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     method_choices(), value=STEPWISE, label="Method", elem_id="method"
                 )
                 with gr.Row() as numbers:
+                    shipped = shipped_fields(_models(studio, "image")[0][1])
                     steps = gr.Number(
-                        None, label="Steps", precision=0, min_width=90, elem_id="steps"
+                        shipped[0], label="Steps", precision=0, min_width=90, elem_id="steps"
                     )
-                    rate = gr.Number(None, label="Learning rate", min_width=90)
-                    gamma = gr.Number(None, label="Sparsity", min_width=90)
+                    rate = gr.Number(shipped[1], label="Learning rate", min_width=90)
+                    gamma = gr.Number(shipped[2], label="Sparsity", min_width=90)
                 said_of_settings = gr.HTML(render_jobs.settings(STEPWISE), elem_id="settings-said")
             with gr.Row():
                 train = gr.Button("Train", variant="primary", elem_id="train", size="md",
@@ -139,6 +146,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                                   min_width=100)  # fmt: skip
             bar = gr.HTML(render_jobs.progress(None), elem_id="progress", min_height=44)
             live = gr.HTML(render_jobs.live(None, None), elem_id="live", min_height=260)
+            keep = gr.Button("Keep it on", visible=False, size="md", elem_id="keep")
             film = gr.Button("Film of the training", visible=False, size="sm", elem_id="film")
             # A download button gives what it has when it is clicked: this one is clicked when the
             # film is made.
@@ -146,7 +154,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
             csv_button("training-csv", work.curves, [key, seen], "Curves (CSV)")
             health = gr.HTML(elem_id="health")
             recent = gr.HTML(elem_id="recent")
-    shown = [seen, timer, bar, live, health, train, cancel, retry, film, recent, rack]
+    shown = [seen, timer, bar, live, health, train, cancel, retry, keep, film, recent, rack]
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     sheet = [table, counts]
@@ -185,11 +193,13 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
 
     asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma, method]
     method.change(work.settings_of, method, [numbers, said_of_settings], **quiet)
+    model.change(shipped_fields, model, [steps, rate, gamma], **quiet)
     train.click(work.start, asked, shown, trigger_mode="once", **quiet)
     cancel.click(work.cancel, [key, seen], shown, **quiet)
     retry.click(work.retry, [key, seen], shown, **quiet)
     timer.tick(work.poll, [key, seen], shown, trigger_mode="once", **quiet)
     seen.change(None, seen, None, js=REMEMBER_JOB)
+    keep.click(work.keep, [key, seen], rack, **quiet).success(None, None, None, js=OPEN_STEERED)
     film.click(work.film, [key, seen], reel, **quiet).success(None, None, None, js=TAKE_FILM)
     return TrainTab(shown, work, modality, chosen)
 

@@ -11,8 +11,9 @@ import gradio as gr
 from lineas_core.errors import ConfigError
 from lineas_core.files import write_whole
 from lineas_core.methods import METHODS, TITLES
+from lineas_core.models.catalog import catalog
 from lineas_core.prompts import PromptSet
-from lineas_core.studio import render, render_jobs
+from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.content import check_target
 from lineas_core.studio.frames import Frame, load_frame
@@ -24,6 +25,7 @@ from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.tables import loss_rows, write_csv
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
+from lineas_core.train_config import TrainConfig
 
 RECENT = 6
 
@@ -52,8 +54,8 @@ class TrainingWork:
         studio: the state.
     """
 
-    NAMES = ("seen", "timer", "progress", "live", "health", "train", "cancel", "retry", "film",
-             "recent", "rack")  # fmt: skip
+    NAMES = ("seen", "timer", "progress", "live", "health", "train", "cancel", "retry", "keep",
+             "film", "recent", "rack")  # fmt: skip
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -79,11 +81,12 @@ class TrainingWork:
         """
         owner = owner_of(key)
         changes: dict[str, Any] = {}
-        if steps:
+        shipped = shipped_settings(model)
+        if steps and steps != shipped.steps:
             changes["steps"] = whole("steps", steps)
-        if rate:
+        if rate and rate != shipped.rate:
             changes["rate"] = float(rate)
-        if gamma is not None:
+        if gamma is not None and gamma != shipped.gamma:
             changes["gamma"] = float(gamma)
         if method != STEPWISE:
             changes = {}
@@ -159,6 +162,17 @@ class TrainingWork:
         return self._shown(key, job or self._studio.jobs.unfinished(owner), Seen())
 
     @with_messages
+    def keep(self, key: str, shown: Any) -> Any:
+        """The job's map onto the rack, on, in place of the others of its kind."""
+        owner = owner_of(key)
+        job = self._studio.jobs.get(Seen.from_page(shown).job, owner)
+        if job is None or not job.map_id:
+            raise ConfigError("This job has no map. Train first.")
+        # Deleted meanwhile: the message says so.
+        self._studio.library.row(job.map_id, owner)
+        return patch(rows=self._studio.library.maps(owner), add=[job.map_id], ask=True)
+
+    @with_messages
     def film(self, key: str, shown: Any) -> str:
         """The job's frames as a GIF, to download."""
         seen, owner = Seen.from_page(shown), owner_of(key)
@@ -182,7 +196,8 @@ class TrainingWork:
         owner, jobs = owner_of(key), self._studio.jobs
         running = job is not None and not job.finished
         rack: Any = gr.skip()
-        if job is not None and job.map_id and not running and seen.running:
+        # What was cancelled is unfinished: its map waits for Keep it on.
+        if job is not None and job.map_id and job.status == "done" and seen.running:
             rows = self._studio.library.maps(owner)
             rack = patch(rows=rows, add=[job.map_id])
         waiting = jobs.position(job.id) if job and job.status == "queued" else 0
@@ -194,14 +209,27 @@ class TrainingWork:
             gr.Timer(active=running),
             render_jobs.progress(job, waiting, left),
             render_jobs.live(job, frame),
-            render.health(job.health if job else None),
+            render_jobs.health(job),
             gr.update(interactive=not running),
             gr.update(interactive=running),
             gr.update(visible=job is not None and job.status in ("failed", "cancelled")),
+            gr.update(visible=bool(job and not running and job.map_id)),
             gr.update(visible=bool(job and not running and job.frames and job.stepwise)),
             render_jobs.recent(jobs.recent(owner, RECENT), now.job),
             rack,
         )
+
+
+def shipped_settings(model: str) -> TrainConfig:
+    """What a training on the model takes where nothing else is asked for."""
+    entry = catalog().get(model)
+    return TrainConfig(**(entry.train if entry else {}))
+
+
+def shipped_fields(model: str) -> tuple[int, float, float]:
+    """Steps, learning rate and sparsity of `shipped_settings`, for their fields."""
+    shipped = shipped_settings(model)
+    return shipped.steps, shipped.rate, shipped.gamma
 
 
 def method_choices() -> list[tuple[str, str]]:
