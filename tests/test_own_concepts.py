@@ -9,6 +9,8 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.errors import ConfigError
+from lineas_core.metrics.judge import Judge, yes_log_odds
+from lineas_core.metrics.own_words import own_words, words_presence
 from lineas_core.models.language import LanguageModel
 from lineas_core.prompts import PromptSet
 from lineas_core.studio import render_texts
