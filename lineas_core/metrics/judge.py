@@ -20,7 +20,8 @@ Does the text mention music? No
 
 Text: {text}
 Does the text mention {concept}?"""
-EXAMPLES = 12
+# Of each side. Reading them is the first answer's delay: a few seconds on two cores.
+EXAMPLES = 6
 
 
 def yes_log_odds(model: LanguageModel, texts: Sequence[str], concept: str) -> list[float]:
@@ -49,7 +50,7 @@ class Judge:
 
     @classmethod
     def of(cls, model: LanguageModel, prompts: PromptSet, concept: str = "") -> Judge:
-        """Calibrate on prompts whose answers are known: 12 of each side, spread over the set.
+        """Calibrate on prompts whose answers are known: 6 of each side, spread over the set.
 
         Args:
             model: that judges, unsteered.
