@@ -133,6 +133,7 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
             (BOB, {"scene": {"rack": on["state"], "model": painter, "prompts": "ab", "seed": 0}})
         ],
         "LibraryWork.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
+        "LibraryWork.ticked": [(BOB, {"chosen": [m]}) for m in maps],
         "LibraryWork.describe": [(BOB, [m]) for m in maps],
         "LibraryWork.rename": [(BOB, [m], "taken", "tag") for m in maps],
         "LibraryWork.glances": [(BOB,)],
