@@ -142,7 +142,7 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
                 },
             )
             for m in maps
-        ],  # fmt: skip
+        ],
         "LibraryWork.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
         "LibraryWork.ticked": [(BOB, {"chosen": [m]}) for m in maps],
         "LibraryWork.describe": [(BOB, [m]) for m in maps],
