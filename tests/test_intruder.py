@@ -130,9 +130,21 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "Understanding.compare": [(BOB, m, ids.writing) for m in maps],
         "Understanding.table": [(BOB, m, "neurons") for m in maps],
         "PinWork.again": [
-            (BOB, {"scene": {"rack": on["state"], "model": painter, "prompts": "ab", "seed": 0}})
+            (
+                BOB,
+                {
+                    "scene": {
+                        "rack": {"rows": [{"id": m, "on": False}]},
+                        "model": painter,
+                        "prompts": "ab",
+                        "seed": 0,
+                    }
+                },
+            )
+            for m in maps
         ],
         "LibraryWork.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
+        "LibraryWork.ticked": [(BOB, {"chosen": [m]}) for m in maps],
         "LibraryWork.describe": [(BOB, [m]) for m in maps],
         "LibraryWork.rename": [(BOB, [m], "taken", "tag") for m in maps],
         "LibraryWork.glances": [(BOB,)],

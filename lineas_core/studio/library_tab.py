@@ -103,8 +103,7 @@ def build_library_tab(
         [tab.select, search.change], work.listed, *again, trigger_mode="always_last", **quiet
     )
     lists.then(work.glances, key, maps, concurrency_id="glances", trigger_mode="once", **quiet)
-    maps.input(None, maps, chosen, js="(list) => list.chosen")
-    chosen.change(work.describe, [key, chosen], [card, title, tags], **quiet)
+    maps.input(work.ticked, [key, maps], [chosen, card, title, tags], **quiet)
     rename.click(work.rename, [key, chosen, title, tags], rack, **quiet).success(
         work.listed, *again, **quiet
     ).then(work.describe, [key, chosen], [card, title, tags], **quiet)

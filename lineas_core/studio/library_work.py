@@ -82,9 +82,15 @@ class LibraryWork:
         return patch(rows=self._studio.library.maps(owner), state=state, ask=True)
 
     @with_messages
+    def ticked(self, key: str, maps: Any) -> tuple[Any, ...]:
+        """The ids that are ticked in the list, and those maps in words."""
+        chosen = [str(map_id) for map_id in (maps or {}).get("chosen", ())]
+        return (chosen, *self.describe(key, chosen))
+
+    @with_messages
     def describe(self, key: str, chosen: Sequence[str]) -> tuple[str, str, str]:
         """The chosen maps in words; title and tags of the first, to change."""
-        rows = [self._studio.library.row(map_id, owner_of(key)) for map_id in chosen]
+        rows = [self._studio.library.row(map_id, owner_of(key)) for map_id in chosen or ()]
         if not rows:
             return '<p class="ls-hint">Tick a map to rename, export or delete it.</p>', "", ""
         return "".join(map(_card, rows)), rows[0].title, ", ".join(rows[0].tags)

@@ -42,7 +42,8 @@ class PinWork:
             ) from error
         rows = self._studio.library.maps(owner)
         known = {row.id for row in rows}
-        if gone := sum(slot.on and slot.id not in known for slot in state.slots):
+        gone = len([slot for slot in state.slots if slot.on and slot.id not in known])
+        if gone:
             gr.Warning(
                 f"{gone} of its maps {'is' if gone == 1 else 'are'} not in your library any more, "
                 "so the result differs. Undo the deletion in the Library, or import the map."
