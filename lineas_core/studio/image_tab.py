@@ -9,6 +9,7 @@ import gradio as gr
 
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.pictures import SURPRISES, Pictures
+from lineas_core.studio.wiring import answered, field_and_follow
 from lineas_core.subjects import SUBJECTS
 
 
@@ -21,8 +22,6 @@ class SteerTab:
     prompts: gr.Textbox
     seed: gr.Number
     asked: list[Any]
-    outputs: list[Any]
-    show: Any
 
 
 def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> SteerTab:
@@ -85,7 +84,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
     asked, outputs = [key, model, rack, prompts, seed], [shown, slider, rack]
     # One dependency for every trigger: while an answer is made only the newest question waits, so
     # a late answer never takes the place of a newer one.
-    gr.on(
+    looking = gr.on(
         [run.click, seed.submit, rack.input, rack.release],
         pictures.look,
         asked,
@@ -95,6 +94,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
         api_visibility="private",
         concurrency_id="sliders",
     )
+    looking.then(None, None, None, js=answered("image"))
     rack.release(
         pictures.effects,
         [key, model, rack, prompts],
@@ -106,10 +106,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
     )
     surprise.click(
         pictures.surprise, prompts, prompts, show_progress="hidden", api_visibility="private"
-    ).then(
-        pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
-        concurrency_id="sliders",
-    )  # fmt: skip
+    ).then(None, prompts, None, js=field_and_follow("image", "prompts"))
     for button, make in ((grid, pictures.grid), (crossed, pictures.crossed)):
         button.click(
             make,
@@ -119,4 +116,4 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
             api_visibility="private",
             concurrency_id="sliders",
         )
-    return SteerTab(tab, model, prompts, seed, asked, outputs, pictures.look)
+    return SteerTab(tab, model, prompts, seed, asked)

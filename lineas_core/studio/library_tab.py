@@ -98,7 +98,13 @@ def build_library_tab(
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     busy: dict[str, Any] = {"api_visibility": "private"}
     again = ([key, search, chosen], chosen)
-    gr.on([tab.select, search.change], work.listed, *again, trigger_mode="always_last", **quiet)
+    gr.on(
+        [tab.select, rack.select, search.change],
+        work.listed,
+        *again,
+        trigger_mode="always_last",
+        **quiet,
+    )
     chosen.change(work.describe, [key, chosen], [card, title, tags], **quiet)
     rename.click(work.rename, [key, chosen, title, tags], rack, **quiet).success(
         work.listed, *again, **quiet

@@ -26,6 +26,7 @@ from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState, patch
 from lineas_core.studio.texts import whole
+from lineas_core.studio.views import drawn, question_of
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 
@@ -97,7 +98,8 @@ class Pictures:
         shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
         sides = (_enlarged(found.before[0]), _enlarged(found.after[0]))
-        return _said(found.note) + shown, sides, news
+        asked = question_of(mix, model, prompts, seed)
+        return drawn(_said(found.note) + shown, "image", asked), sides, news
 
     def make(
         self,
@@ -154,7 +156,9 @@ class Pictures:
         if not mix.maps:
             raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
         recipe = recipe_of(mix, model, lines_of(prompts), whole("seed", seed), sweep=1)
-        return self._show(recipe, mix, key)
+        asked = question_of(mix, model, prompts, seed, swept=1)
+        table, *rest = self._show(recipe, mix, key)
+        return drawn(table, "image", asked, again="#grid"), *rest
 
     @with_messages
     def crossed(
@@ -165,7 +169,9 @@ class Pictures:
         if len(mix.maps) < 2:
             raise ConfigError("Two maps make this grid. Switch a second one on in the rack.")
         recipe = recipe_of(mix, model, lines_of(prompts)[:1], whole("seed", seed), sweep=2)
-        return self._show(recipe, mix, key)
+        asked = question_of(mix, model, prompts, seed, swept=2)
+        table, *rest = self._show(recipe, mix, key)
+        return drawn(table, "image", asked, again="#crossed"), *rest
 
     def _show(self, recipe: GridRecipe, mix: Mix, key: str) -> tuple[Any, ...]:
         owner = owner_of(key)

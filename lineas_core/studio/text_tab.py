@@ -8,6 +8,7 @@ from lineas_core.studio import render_texts
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.image_tab import SteerTab
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
+from lineas_core.studio.wiring import answered
 
 OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
 
@@ -56,6 +57,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         api_visibility="private",
         concurrency_id="texts",
     )
+    writing.then(None, None, None, js=answered("text"))
     sweeping = sweep.click(
         texts.sweep,
         [*asked, samples],
@@ -65,4 +67,4 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         concurrency_id="texts",
     )
     stop.click(None, cancels=[writing, sweeping])
-    return SteerTab(tab, model, prompt, seed, asked, [pair], texts.compare)
+    return SteerTab(tab, model, prompt, seed, asked)

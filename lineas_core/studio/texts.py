@@ -17,6 +17,7 @@ from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState
 from lineas_core.studio.readouts import Readout, read_out
+from lineas_core.studio.views import drawn, question_of
 from lineas_core.studio.visitors import owner_of
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -48,12 +49,14 @@ class Texts:
         mix = self._mix(key, model, rack)
         length = checked_length(prompt, tokens)
         titles = ("Unsteered", mix.titles or "No map is on")
+        asked = question_of(mix, model, prompt, seed, tokens)
         with self._studio.turns.sliders():
             self._studio.load(model)
             for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length):
-                yield render_texts.pair(
+                cards = render_texts.pair(
                     prompt, titles, texts, mix.concepts, writing=not readouts, readouts=readouts
                 )
+                yield drawn(cards, "text", asked)
 
     @with_messages
     def sweep(
@@ -72,7 +75,9 @@ class Texts:
         grid, readouts = self.table(
             mix, model, prompt, first, checked_length(prompt, tokens), samples
         )
-        return render_texts.text_sweep(grid, readouts, mix.concepts, first)
+        table = render_texts.text_sweep(grid, readouts, mix.concepts, first)
+        asked = question_of(mix, model, prompt, seed, tokens, swept=1)
+        return drawn(table, "text", asked, again="#sweep")
 
     def table(
         self, mix: Mix, model: str, prompt: str, seed: int, tokens: int, samples: float
