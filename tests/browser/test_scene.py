@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from playwright.sync_api import Browser, Page, expect
 
 import lineas_core as lc
@@ -43,7 +46,6 @@ def models() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def library(server: Server) -> Any:
     """Title -> the map of that title, out of the files of the app."""
-    import sqlite3
 
     def find(title: str) -> lc.SteeringMap:
         base = sqlite3.connect(f"file:{server.home / 'studio.db'}?mode=ro", uri=True)
@@ -54,9 +56,9 @@ def library(server: Server) -> Any:
         own = server.home / "maps" / f"{found[0]}.safetensors" if found else None
         if own is not None and own.exists():
             return lc.SteeringMap.load(own)
-        for file in GALLERY.glob("*.safetensors"):
-            if (smap := lc.SteeringMap.load(file)).info.name == title:
-                return smap
+        for entry in json.loads((GALLERY / "index.json").read_text()):
+            if entry["title"] == title:
+                return lc.SteeringMap.load(GALLERY / f"{entry['id']}.safetensors")
         raise AssertionError(f"no map {title!r}")
 
     return find
@@ -93,8 +95,6 @@ def expect_pictures(page: Page, models: dict[str, Any], library: Any) -> None:
 
 def expect_texts(page: Page, models: dict[str, Any], library: Any) -> None:
     """The texts come to be those that the library gives for the rack shown."""
-    import torch
-
     prompt = page.locator("#prompt textarea").input_value()
     seed = int(page.locator("#text-seed input").input_value())
     tokens = int(page.locator("#tokens input").input_value())
@@ -112,19 +112,13 @@ def expect_texts(page: Page, models: dict[str, Any], library: Any) -> None:
     wait_for(shown, seconds=60)
 
 
-def few_prompts(page: Page, kind: str, name: str) -> None:
-    """A set of 8 + 8 prompts in the table of the train tab."""
+def train(page: Page, kind: str, name: str, steps: int) -> None:
+    """Start a training on the first set of a kind, under a name."""
     go_to(page, "Train")
     expect(page.get_by_test_id("cell-0-0")).to_have_text("a tiger")
     if kind == "text":
         page.get_by_role("radio", name="Text").check()
         expect(page.locator("#set-concept textarea")).to_have_value("football")
-        return
-    page.locator("#set-name textarea").fill(name)
-
-
-def train(page: Page, kind: str, name: str, steps: int) -> None:
-    few_prompts(page, kind, name)
     page.locator("#set-name textarea").fill(name)
     unfold(page, "settings")
     page.get_by_label("Steps").fill(str(steps))
