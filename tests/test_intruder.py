@@ -178,7 +178,7 @@ def answer(function: Any, arguments: tuple[Any, ...]) -> str:
     name = function.__qualname__
     if name == "Opening.arrive":
         scope = {"type": "http", "headers": [], "query_string": f"job={arguments[1]}".encode()}
-        arguments = (arguments[0], gr.Request(request=Request(scope)))
+        arguments = (arguments[0], "", gr.Request(request=Request(scope)))
     try:
         found = function(*arguments)
         # How far a text is at each look is chance.

@@ -13,6 +13,7 @@ from lineas_core.studio.grid_options import build_grid_options
 from lineas_core.studio.pictures import SURPRISES, Pictures
 from lineas_core.studio.pins import build_pins
 from lineas_core.studio.seeds import DRAW, build_seed
+from lineas_core.studio.wiring import answered, field, field_and_follow
 from lineas_core.subjects import SUBJECTS
 
 
@@ -25,8 +26,6 @@ class SteerTab:
     prompts: gr.Textbox
     seed: gr.Number
     asked: list[Any]
-    outputs: list[Any]
-    show: Any
 
 
 def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> SteerTab:
@@ -83,7 +82,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
     asked, outputs = [key, model, rack, prompts, seed], [shown, slider, rack]
     # One dependency for every trigger: while an answer is made only the newest question waits, so
     # a late answer never takes the place of a newer one.
-    gr.on(
+    looking = gr.on(
         [run.click, seed.submit, rack.input, rack.release],
         pictures.look,
         asked,
@@ -93,6 +92,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
         api_visibility="private",
         concurrency_id="sliders",
     )
+    looking.then(None, None, None, js=answered("image"))
     rack.release(
         pictures.effects,
         [key, model, rack, prompts],
@@ -105,13 +105,11 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
     surprise.click(
         pictures.surprise, prompts, prompts, show_progress="hidden", api_visibility="private"
     ).then(None, [seed, dice.lock], seed, js=DRAW).then(
-        pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
-        concurrency_id="sliders",
-    )  # fmt: skip
+        None, prompts, None, js=field("image", "prompts")
+    ).then(None, seed, None, js=field_and_follow("image", "seed"))
     dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
-        pictures.look, asked, outputs, show_progress="hidden", api_visibility="private",
-        concurrency_id="sliders",
-    )  # fmt: skip
+        None, seed, None, js=field_and_follow("image", "seed")
+    )
     for button, make in ((grid, pictures.grid), (crossed, pictures.crossed)):
         button.click(
             make,
@@ -121,4 +119,4 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
             api_visibility="private",
             concurrency_id="sliders",
         )
-    return SteerTab(tab, model, prompts, seed, asked, outputs, pictures.look)
+    return SteerTab(tab, model, prompts, seed, asked)

@@ -100,7 +100,11 @@ def build_library_tab(
     busy: dict[str, Any] = {"api_visibility": "private"}
     again = ([key, search, chosen], [maps, chosen])
     lists = gr.on(
-        [tab.select, search.change], work.listed, *again, trigger_mode="always_last", **quiet
+        [tab.select, rack.select, search.change],
+        work.listed,
+        *again,
+        trigger_mode="always_last",
+        **quiet,
     )
     lists.then(work.glances, key, maps, concurrency_id="glances", trigger_mode="once", **quiet)
     maps.input(work.ticked, [key, maps], [chosen, card, title, tags], **quiet)

@@ -217,8 +217,9 @@ class LibraryWork:
     @with_messages
     def link(self, key: str, *screen: Any) -> str:
         """The screen as the end of an address."""
-        shown, _, _ = self._screen(owner_of(key), screen)
-        return f"?scene={shown.to_link()}"
+        owner = owner_of(key)
+        shown, _, _ = self._screen(owner, screen)
+        return f"?scene={shown.named(self._studio.library.maps(owner)).to_link()}"
 
     @with_messages
     def push(
@@ -280,6 +281,14 @@ class LibraryWork:
         news = patch(
             rows=self._studio.library.maps(owner),
             state=RackState(slots, modality=scene.modality),
+            models={scene.modality: scene.model},
+            fields={
+                scene.modality: {
+                    "prompts": "\n".join(scene.prompts),
+                    "seed": scene.seeds[0],
+                    **({} if scene.modality == "image" else {"tokens": scene.max_new_tokens}),
+                }
+            },
             ask=True,
         )
         shown = (scene.model, "\n".join(scene.prompts), scene.seeds[0])

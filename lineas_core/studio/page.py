@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,20 @@ from lineas_core.studio.api import add_api
 from lineas_core.studio.callbacks import KEPT_FOR, Studio, with_messages
 from lineas_core.studio.compare_tab import build_compare_tab
 from lineas_core.studio.guard import Guard
-from lineas_core.studio.image_tab import SteerTab, build_image_tab
+from lineas_core.studio.image_tab import build_image_tab
 from lineas_core.studio.library_tab import build_library_tab
 from lineas_core.studio.limits import MIB
 from lineas_core.studio.messages import without_paths
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState, Slot, build_rack, patch
-from lineas_core.studio.scenes import Screen
+from lineas_core.studio.scenes import TABS, Screen
 from lineas_core.studio.settings import Settings
 from lineas_core.studio.store import MapRow
 from lineas_core.studio.text_tab import build_text_tab
-from lineas_core.studio.train_tab import FIRST, TrainTab, build_train_tab
+from lineas_core.studio.train_tab import FIRST, build_train_tab
 from lineas_core.studio.understand_tab import build_understand_tab
 from lineas_core.studio.visitors import new_key, owner_of
+from lineas_core.studio.wiring import STORED, field, opened
 
 HERE = Path(__file__).parent
 STYLE, SCRIPTS = HERE / "style.css", ("keys.js", "tour.js", "lightbox.js")
@@ -54,7 +57,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         key = gr.BrowserState("", storage_key="lineas-visitor", secret=studio.store.secret())
         # First: names of functions belong to who comes first, and the page has its own `cancel`.
         add_api(studio)
-        job = gr.State("")
+        job, stored = gr.State(""), gr.Textbox(visible=False)
         gr.HTML(HEAD, apply_default_css=False)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300, elem_id="rack-column"):
@@ -65,7 +68,7 @@ def build_page(studio: Studio) -> gr.Blocks:
                     images = build_image_tab(studio, key, rack, images_tab)
                 with gr.Tab("Text", id="text") as texts_tab:
                     texts = build_text_tab(studio, key, rack, texts_tab)
-                with gr.Tab("Train", id="train"):
+                with gr.Tab("Train", id="train") as train_tab:
                     train = build_train_tab(studio, key, rack)
                 with gr.Tab("Compare", id="compare") as compare_tab:
                     build_compare_tab(studio, key, rack, compare_tab)
@@ -75,7 +78,20 @@ def build_page(studio: Studio) -> gr.Blocks:
                     fields = [images.model, images.prompts, images.seed, texts.model,
                               texts.prompts, texts.seed, texts.asked[-1]]  # fmt: skip
                     build_library_tab(studio, key, rack, library_tab, fields)
-        _wire_opening(page, Opening(studio), key, job, rack, tabs, images, texts, train, fields)
+        begun = replace(Screen(RackState(), *(part.value for part in fields)), tab="image")
+        opening = Opening(studio, begun)
+        arrived = page.load(
+            opening.arrive, [key, stored], [key, job, rack, tabs, train.chosen, *fields],
+            js=STORED, show_progress="hidden", api_visibility="private",
+        )  # fmt: skip
+        arrived.then(train.work.open, [key, job], train.outputs, show_progress="hidden",
+                     api_visibility="private")  # fmt: skip
+        for script in SCRIPTS:
+            page.load(None, None, None, js=(HERE / script).read_text(encoding="utf-8"))
+        opened_tabs = (
+            images_tab, texts_tab, train_tab, compare_tab, understand_tab, library_tab,
+        )  # fmt: skip
+        _wire_scene(dict(zip(TABS, opened_tabs, strict=True)), fields)
     settings = studio.settings
     page.queue(max_size=settings.most_waiting, default_concurrency_limit=settings.concurrency)
     return page
@@ -86,15 +102,22 @@ class Opening:
 
     Args:
         studio: the state.
+        begun: what the fields hold by default.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
+    def __init__(self, studio: Studio, begun: Screen) -> None:
+        self._studio, self._begun = studio, begun
         self._prompts = PromptWork(studio)
 
     @with_messages
-    def arrive(self, key: str, request: gr.Request) -> tuple[Any, ...]:
-        """The visitor's key, a link's job and scene, the rack, and the prompt sets."""
+    def arrive(self, key: str, stored: str, request: gr.Request) -> tuple[Any, ...]:
+        """The visitor's key, the job and scene of a link or of the last time, and prompt sets.
+
+        Args:
+            key: the visitor's.
+            stored: what the browser kept, as `wiring.STORED` gives it.
+            request: with the address.
+        """
         try:
             owner = owner_of(key)
         except LineasError:
@@ -106,28 +129,70 @@ class Opening:
         asked = dict(request.query_params)
         rows = self._studio.library.maps(owner)
         choices = self._prompts.choices(owner, "image")
-        tab, fields, state = gr.skip(), (gr.skip(),) * 7, first_rack(rows)
-        if code := asked.get("scene"):
-            try:
-                shown = Screen.from_link(code)
-            except LineasError as error:
-                gr.Warning(escape(str(error), quote=False))
-            else:
-                state, tab = shown.rack, gr.Tabs(selected=shown.rack.modality)
-                fields = (
-                    shown.image_model, shown.image_prompts, shown.image_seed, shown.text_model,
-                    shown.text_prompt, shown.text_seed, shown.tokens,
-                )  # fmt: skip
-        elif asked.get("job"):
-            tab = gr.Tabs(selected="train")
+        shown = self._shown(asked, stored, rows)
         return (
             key,
             asked.get("job", ""),
-            patch(rows=rows, state=state),
-            tab,
+            patch(
+                rows=rows,
+                state=shown.rack,
+                models={"image": shown.image_model, "text": shown.text_model},
+                fields=shown.fields,
+                tab=shown.tab,
+            ),
+            gr.Tabs(selected=shown.tab),
             gr.update(choices=choices, value=FIRST["image"]),
-            *fields,
+            *shown.values,
         )
+
+    def _shown(self, asked: Mapping[str, str], stored: str, rows: list[MapRow]) -> Screen:
+        """What comes on the screen: this page's own before a reload, a link's, or the last."""
+        first = replace(self._begun, rack=first_rack(rows))
+        kept, again = _kept(stored)
+        if code := "" if kept and again else asked.get("scene", ""):
+            try:
+                found, missing = Screen.from_link(code).settled(rows)
+            except LineasError as error:
+                gr.Warning(escape(str(error), quote=False))
+                return first
+            if missing:
+                gr.Warning(_of_a_link(missing), duration=None)
+            return replace(found, tab=found.rack.modality)
+        if kept is not None:
+            first, missing = kept.settled(rows)
+            if missing:
+                gr.Info(_of_the_last_time(missing))
+            first = replace(first, tab=first.tab or first.rack.modality)
+        return replace(first, tab="train") if asked.get("job") and not again else first
+
+
+def _kept(stored: str) -> tuple[Screen | None, bool]:
+    """The screen that the browser kept, if there is one, and whether the page is loaded again."""
+    try:
+        found = json.loads(stored)
+        return Screen.from_json(found["session"]), found["again"] is True
+    except (LineasError, KeyError, TypeError, ValueError, RecursionError):
+        return None, False
+
+
+def _listed(titles: Sequence[str]) -> str:
+    return escape(" and ".join(f"“{title:.80}”" for title in titles), quote=False)
+
+
+def _of_a_link(missing: Sequence[str]) -> str:
+    return (
+        f"You do not have {_listed(missing)}, which this link uses: it is of the person who made "
+        "the link, or was deleted. Ask for its map file or a bundle (Library, Export or What is "
+        "on the screen), take it in at Library, Import, and open the link again. The rest is shown."
+    )
+
+
+def _of_the_last_time(missing: Sequence[str]) -> str:
+    return (
+        f"{_listed(missing)} is no longer in the library, and was taken off the rack."
+        if len(missing) == 1
+        else f"{_listed(missing)} are no longer in the library, and were taken off the rack."
+    )
 
 
 def first_rack(rows: list[MapRow]) -> RackState:
@@ -142,35 +207,16 @@ def first_rack(rows: list[MapRow]) -> RackState:
     return RackState(tuple(slots))
 
 
-def _wire_opening(
-    page: gr.Blocks,
-    opening: Opening,
-    key: gr.BrowserState,
-    job: gr.State,
-    rack: gr.HTML,
-    tabs: gr.Tabs,
-    images: SteerTab,
-    texts: SteerTab,
-    train: TrainTab,
-    fields: Sequence[Any],
-) -> None:
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    arrived = page.load(opening.arrive, key, [key, job, rack, tabs, train.chosen, *fields], **quiet)
-    arrived.then(images.show, images.asked, images.outputs, concurrency_id="sliders", **quiet)
-    arrived.then(train.work.open, [key, job], train.outputs, **quiet)
-    for tab, modality in ((images, "image"), (texts, "text")):
-        tab.tab.select(
-            None,
-            None,
-            rack,
-            js=f'() => ({{ from: "server", state: {{ modality: "{modality}" }} }})',
-        )
-        tab.model.change(
-            None, tab.model, rack,
-            js=f'(name) => ({{ from: "server", models: {{ {modality}: name }} }})',
-        )  # fmt: skip
-    for script in SCRIPTS:
-        page.load(None, None, None, js=(HERE / script).read_text(encoding="utf-8"))
+def _wire_scene(tabs: Mapping[str, gr.Tab], fields: Sequence[Any]) -> None:
+    """Tell the page's scene of every tab that is opened, and of every field that changes."""
+    for name, tab in tabs.items():
+        tab.select(None, None, None, js=opened(name))
+    places = [
+        ("image", "model"), ("image", "prompts"), ("image", "seed"), ("text", "model"),
+        ("text", "prompts"), ("text", "seed"), ("text", "tokens"),
+    ]  # fmt: skip
+    for part, (kind, name) in zip(fields, places, strict=True):
+        part.change(None, part, None, js=field(kind, name))
 
 
 def launch_options(studio: Studio) -> dict[str, Any]:

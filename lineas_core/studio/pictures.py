@@ -29,6 +29,7 @@ from lineas_core.studio.rack import RackState, patch
 from lineas_core.studio.scene_tag import with_scene
 from lineas_core.studio.tables import score_rows, write_csv
 from lineas_core.studio.texts import whole
+from lineas_core.studio.views import drawn, question_of
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 
@@ -97,10 +98,11 @@ class Pictures:
         label = mix.titles or "no map is on"
         shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
         news = patch(live=time.perf_counter() - began < LIVE_SECONDS)
-        shown = with_scene(
+        asked = question_of(mix, model, prompts, seed)
+        made = with_scene(
             _said(found.note) + shown, rack, model=model, prompts=prompts, seed=whole("seed", seed)
         )
-        return shown, (found.before[0], found.after[0]), news
+        return drawn(made, "image", asked), (found.before[0], found.after[0]), news
 
     def make(
         self,
@@ -161,7 +163,9 @@ class Pictures:
             raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
         lines, first = lines_of(prompts), whole("seed", seed)
         recipe = recipe_of(mix, model, lines, first, 1, chosen)
-        return self._show(recipe, mix, key)
+        asked = question_of(mix, model, prompts, seed, swept=1)
+        table, *rest = self._show(recipe, mix, key)
+        return drawn(table, "image", asked, again="#grid"), *rest
 
     @with_messages
     def crossed(
@@ -174,7 +178,9 @@ class Pictures:
             raise ConfigError("Two maps make this grid. Switch a second one on in the rack.")
         first = whole("seed", seed)
         recipe = recipe_of(mix, model, lines_of(prompts)[:1], first, 2, chosen)
-        return self._show(recipe, mix, key)
+        asked = question_of(mix, model, prompts, seed, swept=2)
+        table, *rest = self._show(recipe, mix, key)
+        return drawn(table, "image", asked, again="#crossed"), *rest
 
     def _show(self, recipe: GridRecipe, mix: Mix, key: str) -> tuple[Any, ...]:
         owner = owner_of(key)

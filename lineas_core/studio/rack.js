@@ -33,11 +33,8 @@ for (const [event, on] of [["dragstart", true], ["dragend", false], ["drop", fal
 
 function publish(event) {
   props.value = { from: "page", state: structuredClone(local.state) };
-  // Pictures answer to input and release; texts, which take seconds, to submit.
-  if (local.state.modality === "text") {
-    if (event === "release") trigger("submit");
-  } else if (event === "input") trigger("input");
-  else if (event === "release") trigger("release");
+  changed();
+  answerTo(event);
 }
 
 function make(tag, attributes = {}, ...children) {
@@ -111,7 +108,7 @@ function line(row) {
   const [low, high] = range();
   const title = map.title;
   const soloed = local.state.solo === row.id;
-  const heard = local.state.solo ? soloed : row.on;
+  const heard = shown().some((other) => other.id === local.state.solo) ? soloed : row.on;
   const slider = make("input", {
     type: "range", min: low, max: high, step: 0.01, "aria-label": `Strength of ${title}`,
     oninput: () => set(toStrength(map, Number(slider.value)), local.live ? "input" : "", true),
@@ -282,13 +279,13 @@ function receive() {
   for (const id of patch.add ?? []) {
     const map = known(id);
     if (!map) continue;
-    // A new map is shown, whichever tab was open before.
-    local.state.modality = map.modality;
+    // A new map is shown, unless the tab on the screen is of the other kind.
+    if (!(screen.tab in VIEWS)) local.state.modality = map.modality;
     for (const row of local.state.rows) if (known(row.id)?.modality === map.modality) row.on = false;
     local.state.rows = [{ id, on: true, strength: map.recommended ?? 1, inverse: false },
       ...local.state.rows.filter((row) => row.id !== id)];
   }
-  local.state.rows = local.state.rows.filter((row) => known(row.id));
+  // A map that is gone keeps its place, unseen: it may be brought back.
   publish("");
   // A row that is being used is not drawn anew under the hand that uses it.
   if (busy && !patch.state && !patch.add && !patch.catalog && !patch.models) {
@@ -299,7 +296,7 @@ function receive() {
     }
   } else if (held.pointer || held.drag) held.late = true;
   else draw();
-  if (patch.ask) publish("release");
+  receiveScene(patch);
 }
 
 watch("value", receive);

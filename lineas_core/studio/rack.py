@@ -124,6 +124,9 @@ def patch(
     effects: Mapping[str, float | None] | None = None,
     live: bool | None = None,
     ask: bool = False,
+    fields: Mapping[str, Mapping[str, Any]] | None = None,
+    tab: str = "",
+    models: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """News for the rack on the page; what is left out stays as it is there.
 
@@ -134,6 +137,9 @@ def patch(
         effects: map id -> share of its effect that is left beside the others.
         live: whether it may ask while a slider moves.
         ask: whether it is to ask for an answer now, as if a slider had been let go.
+        fields: "image" or "text" -> the prompts, seed and tokens of that tab.
+        models: "image" or "text" -> the model of that tab.
+        tab: that is open, when the page has arrived; what is on the screen is asked for then.
     """
     news: dict[str, Any] = {"from": "server"}
     if rows is not None:
@@ -160,6 +166,12 @@ def patch(
         news["live"] = live
     if ask:
         news["ask"] = True
+    if fields is not None:
+        news["fields"] = {kind: dict(values) for kind, values in fields.items()}
+    if models is not None:
+        news["models"] = dict(models)
+    if tab:
+        news["tab"] = tab
     return news
 
 
@@ -168,7 +180,9 @@ def build_rack(elem_id: str) -> gr.HTML:
     return gr.HTML(
         patch(),
         html_template='<div class="rack"></div>',
-        js_on_load=(HERE / "rack.js").read_text(encoding="utf-8"),
+        js_on_load="".join(
+            (HERE / name).read_text(encoding="utf-8") for name in ("scene.js", "rack.js")
+        ),
         apply_default_css=False,
         elem_id=elem_id,
     )

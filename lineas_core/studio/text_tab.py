@@ -11,6 +11,7 @@ from lineas_core.studio.image_tab import SteerTab
 from lineas_core.studio.pins import build_pins
 from lineas_core.studio.seeds import DRAW, build_seed
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
+from lineas_core.studio.wiring import answered, field_and_follow
 
 OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
 
@@ -95,6 +96,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         api_visibility="private",
         concurrency_id="texts",
     )
+    writing.then(None, None, None, js=answered("text"))
     sweeping = sweep.click(
         texts.sweep,
         [*asked, samples, words],
@@ -108,8 +110,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         trigger_mode="always_last", show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
-        texts.compare, asked, pair, show_progress="hidden", api_visibility="private",
-        concurrency_id="texts",
-    )  # fmt: skip
+        None, seed, None, js=field_and_follow("text", "seed")
+    )
     stop.click(None, cancels=[writing, sweeping])
-    return SteerTab(tab, model, prompt, seed, asked, [pair], texts.compare)
+    return SteerTab(tab, model, prompt, seed, asked)

@@ -23,6 +23,7 @@ from lineas_core.studio.rack import RackState
 from lineas_core.studio.readouts import Readout, read_out
 from lineas_core.studio.scene_tag import with_scene
 from lineas_core.studio.tables import text_rows, write_csv
+from lineas_core.studio.views import drawn, question_of
 from lineas_core.studio.visitors import owner_of
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -62,12 +63,13 @@ class Texts:
         own = own_concepts(mix.rows, words)
         length = checked_length(prompt, tokens)
         titles = ("Unsteered", mix.titles or "No map is on")
+        asked = question_of(mix, model, prompt, seed, tokens)
         for waiting in self._studio.preparation.waits(model):
             yield render_texts.waiting(waiting)
         with self._studio.turns.sliders():
             self._studio.load(model)
             for texts, readouts in self._pair(mix, model, prompt, whole("seed", seed), length, own):
-                shown = render_texts.pair(
+                cards = render_texts.pair(
                     prompt,
                     titles,
                     texts,
@@ -76,10 +78,11 @@ class Texts:
                     readouts=readouts,
                     own=own,
                 )
-                yield with_scene(
-                    shown, rack, model=model, prompts=prompt, seed=whole("seed", seed),
+                made = with_scene(
+                    cards, rack, model=model, prompts=prompt, seed=whole("seed", seed),
                     tokens=length,
                 )  # fmt: skip
+                yield drawn(made, "text", asked)
 
     @with_messages
     def sweep(
@@ -103,8 +106,9 @@ class Texts:
         file = write_csv(
             self._studio.download_folder() / "completions.csv", *text_rows(grid, readouts, first)
         )
-        shown = render_texts.text_sweep(grid, readouts, mix.concepts, first, own)
-        return shown, gr.update(value=file, interactive=True)
+        table = render_texts.text_sweep(grid, readouts, mix.concepts, first, own)
+        asked = question_of(mix, model, prompt, seed, tokens, swept=1)
+        return drawn(table, "text", asked, again="#sweep"), gr.update(value=file, interactive=True)
 
     @with_messages
     def words(self, key: str, model: str, rack: Any, shown: str) -> str:

@@ -132,7 +132,8 @@ def build_understand_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, ta
                 f"understand-{what}-csv", work.table, [key, chosen, gr.State(what)], label
             )
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    tab.select(work.choices, [key, chosen, other], [chosen, other], **quiet)
+    # The rack asks when maps have come or gone while the tab is open.
+    gr.on([tab.select, rack.like], work.choices, [key, chosen, other], [chosen, other], **quiet)
     chosen.change(
         work.show, [key, chosen], [health, support, spread, deltas, losses, neurons, origin],
         trigger_mode="always_last", **quiet,

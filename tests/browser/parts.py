@@ -118,6 +118,11 @@ class Visitor:
         self.context, self.url, self.errors = context, url, list[str]()
         if not tour:
             context.add_init_script("localStorage.setItem('lineas-tour-seen', '1')")
+        # A new page is that of a newcomer, not where the last one ended; one that is loaded again
+        # is not new.
+        context.add_init_script(
+            "sessionStorage.getItem('lineas-session') || localStorage.removeItem('lineas-session')"
+        )
         context.set_default_timeout(SECONDS * 1000)
 
     def open(self, address: str = "") -> Page:
@@ -161,13 +166,15 @@ def sources(images: Locator) -> list[str]:
 
 def same_pictures(some: list[str], others: list[str]) -> bool:
     """Whether pictures that were made in batches of other sizes are the same, to 1 of 255."""
-    pixels = [np.stack([_decoded(source) for source in side]) for side in (some, others)]
+    pixels = [np.stack([decoded(source) for source in side]) for side in (some, others)]
     return bool((np.abs(pixels[0] - pixels[1]) <= 1).all())
 
 
-def _decoded(source: str) -> NDArray[np.int16]:
-    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGB"), np.int16)
+def decoded(picture: str | Image.Image) -> NDArray[np.int16]:
+    """The pixels of a picture, or of one that the page holds."""
+    if isinstance(picture, str):
+        picture = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+    return np.asarray(picture.convert("RGB"), np.int16)
 
 
 def pictures_of(page: Page, mix: str) -> list[str]:
