@@ -25,8 +25,9 @@ function look(row) {
   if (glance?.image) return make("img", { class: "map-look", src: glance.image, alt: "" });
   let hue = 0;
   for (const letter of row.title) hue = (hue * 31 + letter.codePointAt(0)) % 360;
-  return make("span", { class: "map-look", "aria-hidden": "true", style: `--hue: ${hue}` },
-    [...(row.concept || row.title)][0].toUpperCase());
+  // Drawn by the style sheet: the letter is no part of what the row says.
+  return make("span", { class: "map-look", "aria-hidden": "true", style: `--hue: ${hue}`,
+    "data-letter": [...(row.concept || row.title)][0].toUpperCase() });
 }
 
 function line(row) {

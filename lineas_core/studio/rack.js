@@ -265,7 +265,7 @@ function draw(focus) {
       make("label", { class: "rack-beyond", title: "Negative strengths, up to twice the map, and its inverse" },
         beyond, make("span", {}, "Beyond 0 to 1")),
       make("label", { class: "rack-beyond rack-even", title: "Equal steps of a slider change the output equally; the number stays the strength" },
-        even, make("span", {}, "Even steps"))));
+        even, make("span", {}, "Even slider"))));
   if (focus) root.querySelector(focus)?.focus();
 }
 
