@@ -124,7 +124,7 @@ def write_archive(art: Path, path: Path, concepts: list[Concept], words: list[st
             for artist in ARTISTS:
                 pixels = np.round(render(art, artist, concept.code) * 255).astype(np.uint8)
                 # The 3D pictures come as lossy files; the drawings are small without loss.
-                kept = {"quality": 95} if artist == "fluent-3d" else {"lossless": True}
+                kept = {"quality": 85} if artist == "fluent-3d" else {"lossless": True}
                 file = io.BytesIO()
                 Image.fromarray(pixels).save(file, "webp", method=4, exact=True, **kept)
                 archive.writestr(f"{artist}/{concept.code}.webp", file.getvalue())
