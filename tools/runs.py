@@ -79,9 +79,7 @@ class Average:
         keep: share kept per step once the run is under way.
     """
 
-    def __init__(
-        self, averages: Iterable[Tensor], newest: Iterable[Tensor], keep: float
-    ) -> None:
+    def __init__(self, averages: Iterable[Tensor], newest: Iterable[Tensor], keep: float) -> None:
         self.averages, self.newest, self.keep = list(averages), list(newest), keep
 
     @torch.no_grad()

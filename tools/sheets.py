@@ -37,8 +37,7 @@ def paint_held_out(paint: Callable[..., Tensor], tables: Tables) -> Tensor:
     texts = [plain_caption(corpus.concepts[c].name, corpus.looks[k]) for c, k in corpus.held_out]
     noise = noises(tables, len(texts), seed=0)
     made = [
-        paint(texts[i : i + AT_ONCE], noise[i : i + AT_ONCE])
-        for i in range(0, len(texts), AT_ONCE)
+        paint(texts[i : i + AT_ONCE], noise[i : i + AT_ONCE]) for i in range(0, len(texts), AT_ONCE)
     ]
     return torch.cat(made)
 

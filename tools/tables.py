@@ -74,13 +74,16 @@ class Tables:
         return normalise(self.images[concepts, artists, columns])
 
     def random_pictures(self, count: int) -> Tensor:
-        """Any allowed or held-out cell; for a judge of pixels, which learns no names."""
-        artists, columns = self.images.shape[1:3]
-        return self.pictures(
-            torch.randint(self.concepts, (count,), device=DEVICE),
-            torch.randint(artists, (count,), device=DEVICE),
-            torch.randint(columns, (count,), device=DEVICE),
+        """Pictures that may be trained on, each as likely as the others."""
+        concepts = torch.randint(self.concepts, (count,), device=DEVICE)
+        artists = torch.randint(len(ARTISTS), (count,), device=DEVICE)
+        columns = torch.randint(self.images.shape[2], (count,), device=DEVICE)
+        looks = torch.where(columns > 0, columns + len(ARTISTS) - 1, artists)
+        # Of one concept a single look is held out, so that the next column is not.
+        columns = torch.where(
+            self.allowed[concepts, looks], columns, (columns + 1) % self.images.shape[2]
         )
+        return self.pictures(concepts, artists, columns)
 
     def held_out(self) -> Tensor:
         """The held-out pictures, as `pictures` gives them."""

@@ -117,9 +117,7 @@ class Trainer:
         looks = torch.randint(tables.looks, (count,), device=DEVICE)
         one_look = torch.rand(1, device=DEVICE) < 0.5
         looks = torch.where(one_look, looks[:1], looks)
-        looks = torch.where(
-            tables.allowed[concepts, looks], looks, (looks + 1) % tables.looks
-        )
+        looks = torch.where(tables.allowed[concepts, looks], looks, (looks + 1) % tables.looks)
         is_artist = looks < len(ARTISTS)
         artists = torch.randint(len(ARTISTS), (count,), device=DEVICE)
         artists = torch.where(is_artist, looks, artists)
