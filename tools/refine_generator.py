@@ -124,9 +124,9 @@ class Refiner:
         )
         real = torch.lerp(start, end, batch.way[:, None, None, None])
         real = real.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
+        with torch.no_grad(), autocast():
             ids = torch.where((batch.way > 0.5)[:, None], batch.tagged, batch.untagged)
-            texts = self.clip.encode_text(ids, normalize=True)
+            texts = self.clip.encode_text(ids, normalize=True).float()
         latents = trainer.imagine(batch) * trainer.std + trainer.mean
         with autocast():
             made = self.decode(latents.contiguous(memory_format=torch.channels_last)).float()

@@ -179,11 +179,13 @@ class Run:
                 self._log(f"{self._share:5.1%} step {self.done}: {mean:.4f}, {pace:.2f} steps/s")
             if report and now - reported > every and self._share < 0.9:
                 self.save()
-                self._log(f"step {self.done}: {report()}")
+                self._report(report)
                 before += now - time.perf_counter()
                 reported = time.perf_counter()
         self.save()
-        self._log(f"done, {self.done} steps: {report() if report else ''}")
+        self._log(f"done after {self.done} steps and {self.spent:.0f} s")
+        if report:
+            self._report(report)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -258,6 +260,13 @@ class Run:
         replay()
         torch.cuda.synchronize()
         return replay
+
+    def _report(self, report: Callable[[], object]) -> None:
+        """Log the report, or why there is none: a sheet that fails does not end a training."""
+        try:
+            self._log(f"step {self.done}: {report()}")
+        except Exception:
+            self._log("no report:\n" + traceback.format_exc()[-2000:])
 
     def _log(self, line: str) -> None:
         line = f"[{time.perf_counter() - STARTED:6.1f}] {self.folder.name}: {line}"

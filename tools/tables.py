@@ -93,11 +93,12 @@ class Tables:
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Token ids (n, CONTEXT)."""
-    ids: Tensor = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")[
-        "input_ids"
-    ]
-    return ids
+    """Token ids (n, CONTEXT), by the tokenizer's own backend: several times faster for many."""
+    backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    backend.enable_truncation(CONTEXT)
+    backend.enable_padding(length=CONTEXT, pad_id=end, pad_token=tokenizer.eos_token)
+    ids = np.array([found.ids for found in backend.encode_batch_fast(texts)], np.int64)
+    return torch.from_numpy(ids)
 
 
 def column_of(looks: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from tools.runs import STARTED, Length
 from tools.sheets import paint_held_out
 from tools.tables import Tables
 
-# Seconds for exports and sheets at the end.
-RESERVE = 20.0
+# Seconds for exports and sheets at the end, and for each training to get ready.
+RESERVE, READY = 25.0, 14.0
 
 
 def log(line: str) -> None:
@@ -50,13 +50,13 @@ class Budget:
         self.seconds, self.steps, self.until = seconds, steps, until
 
     def length(self, stage: int) -> Length:
-        """The stage's, cut in proportion where the time left is short of all that are left."""
+        """The stage's; with `until`, the seconds asked for are shares of what time is left."""
         if self.seconds is None:
             return Length(steps=self.steps[stage] if self.steps else 0)
         asked = self.seconds[stage]
         if self.until is not None:
-            left = self.until - time.time() - RESERVE
-            asked *= min(1.0, max(left, 1.0) / sum(self.seconds[stage:]))
+            left = self.until - time.time() - RESERVE - READY * (len(self.seconds) - stage)
+            asked *= max(left, 1.0) / sum(self.seconds[stage:])
         return Length(seconds=asked)
 
 
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="that draw the corpus")
     parser.add_argument("--patience", type=int, default=240, help="seconds for another's corpus")
     parser.add_argument("--until", type=float, help="Unix time by which all is exported")
+    parser.add_argument("--every", type=float, default=60.0, help="seconds between sheets")
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--no-graph", action="store_true")
     given = parser.parse_args()
@@ -115,23 +116,26 @@ def main() -> None:
     Switches.graph &= not given.no_graph
     budget = Budget(given.seconds, given.steps, given.until)
     folder: Path = given.folder
+    every: float = given.every
     log(f"begin, torch {torch.__version__}")
     corpus = corpus_in(given.corpus or folder / "corpus", given)
     tables = Tables(corpus)
     log(f"{tables.concepts} concepts at {tables.pixels} pixels")
 
     clip = train_clip.Trainer(tables, folder / "clip", budget.length(0), given.batch[0])
-    clip.run.train(clip.step, after=clip.bound_scale, report=clip.report)
+    clip.run.train(clip.step, after=clip.bound_scale, report=clip.report, every=every)
     clip.export(folder / "assets" / "clip-emoji")
 
     coder = train_autoencoder.Trainer(tables, folder / "vae", budget.length(1), given.batch[1])
-    coder.run.train(coder.step, after=coder.averaging.follow, report=coder.report)
+    coder.run.train(coder.step, after=coder.averaging.follow, report=coder.report, every=every)
 
     trainer = train_generator.Trainer(
         tables, coder.average, folder / "generator", budget.length(2), given.batch[2]
     )
     log("latents encoded")
-    trainer.run.train(trainer.step, after=trainer.averaging.follow, report=trainer.report)
+    trainer.run.train(
+        trainer.step, after=trainer.averaging.follow, report=trainer.report, every=every
+    )
     judge(trainer, clip, "generator")
     trainer.export(folder / "assets" / "emoji-onestep")
     log("exported")
@@ -140,7 +144,9 @@ def main() -> None:
     refiner = refine_generator.Refiner(
         trainer, clip.model, folder / "refined", budget.length(3), given.batch[3]
     )
-    refiner.run.train(refiner.step, after=refiner.averaging.follow, report=trainer.report)
+    refiner.run.train(
+        refiner.step, after=refiner.averaging.follow, report=trainer.report, every=every
+    )
     trainer.export(folder / "assets" / "emoji-onestep")
     judge(trainer, clip, "refined")
     log("exported")

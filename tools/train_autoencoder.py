@@ -107,10 +107,11 @@ class Trainer:
         real = self.tables.held_out()[:96]
         latents = self.average.encoder(real)
         made = self.average.decoder(latents).clamp(-1, 1)
-        rows = min(24, len(real)) // 4 * 4
-        pairs = torch.stack([real, made], dim=1)[:rows]
-        pairs = pairs.reshape(rows // 4, 8, *real.shape[1:])
-        contact_sheet(as_bytes(pairs)).save(self.folder / "sheet.png")
+        count = min(24, len(real)) // 4 * 4
+        if count:
+            pairs = torch.stack([real, made], dim=1)[:count]
+            pairs = pairs.reshape(count // 4, 8, *real.shape[1:])
+            contact_sheet(as_bytes(pairs)).save(self.folder / "sheet.png")
         error = (made - real).abs().mean() / 2
         return f"held-out L1 {error:.4f} of the range, latent spread {latents.std():.2f}"
 

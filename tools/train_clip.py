@@ -122,7 +122,7 @@ class Trainer:
         artists = torch.randint(len(ARTISTS), (count,), device=DEVICE)
         artists = torch.where(is_artist, looks, artists)
         images = augment(shrink(tables.pictures(concepts, artists, column_of(looks))))
-        named = torch.rand(count, device=DEVICE) < torch.where(is_artist, 0.55, 0.75)
+        named = torch.rand(count, device=DEVICE) < 0.75 - 0.2 * is_artist.float()
         # A caption that leaves the look open fits any colours.
         images = torch.where(named[:, None, None, None], images, recolour(images))
         wording = torch.randint(WORDINGS, (count,), device=DEVICE)
