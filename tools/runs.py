@@ -154,7 +154,7 @@ class Run:
         if self._share >= 1:
             return
         torch.manual_seed(self.done)
-        started = time.perf_counter()
+        started, wanted = time.perf_counter(), Switches.compile
         advance = self._prepare(step)
         self._log(f"ready after {time.perf_counter() - started:.1f} s")
         began, before, first = time.perf_counter(), self.spent, self.done
@@ -182,6 +182,7 @@ class Run:
                 self._report(report)
                 before += now - time.perf_counter()
                 reported = time.perf_counter()
+        Switches.compile = wanted
         self.save()
         self._log(f"done after {self.done} steps and {self.spent:.0f} s")
         if report:
@@ -228,7 +229,6 @@ class Run:
             return self._capture(advance)
         except Exception:
             self._log("without a CUDA graph, which failed:\n" + traceback.format_exc()[-3000:])
-            Switches.graph = False
             torch.cuda.synchronize()
             return advance
 

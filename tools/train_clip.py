@@ -103,7 +103,7 @@ class Trainer:
         torch.manual_seed(0)
         self.model = open_clip.model.CLIP(**CONFIG, output_dict=True).to(DEVICE)
         self.model.to(memory_format=torch.channels_last)
-        self.see = Compiled(self.model.visual)
+        self.see, self.read = Compiled(self.model.visual), Compiled(self.model.encode_text)
         self.loss = ClipLoss()
         self.run = Run(
             folder, {"model": self.model}, [optimizer_for([self.model], RATE, 0.1)], length
@@ -133,7 +133,7 @@ class Trainer:
         texts = torch.where(only[:, None], tables.look_only[looks, other], texts)
         with autocast():
             seen = self.see(images.contiguous(memory_format=torch.channels_last)).float()
-            read = self.model.encode_text(texts).float()
+            read = self.read(texts).float()
         loss: Tensor = self.loss(
             nn.functional.normalize(seen, dim=-1),
             nn.functional.normalize(read, dim=-1),
