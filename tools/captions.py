@@ -92,20 +92,21 @@ def name_with_article(name: str) -> str:
     return name if plural else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def caption(names: list[str], look: str | None, rng: np.random.Generator) -> str:
-    """One caption: a name, or rarely a keyword, in a frame, with a wording of the look.
+def framed(names: list[str], rng: np.random.Generator) -> str:
+    """A name, or rarely a keyword, in a sentence.
 
     Args:
         names: the concept's name, then its keywords.
-        look: None leaves the look open.
         rng: chooses.
     """
     keyword = len(names) > 1 and rng.random() < 0.12
     name = names[rng.integers(1, len(names))] if keyword else names[0]
     frame = FRAMES[rng.integers(len(FRAMES))]
-    text = frame.format(x=name_with_article(name), n=name)
-    if look is None:
-        return text
+    return frame.format(x=name_with_article(name), n=name)
+
+
+def tagged(text: str, look: str, rng: np.random.Generator) -> str:
+    """The sentence with a wording of the look."""
     tag = TAGS[look][rng.integers(len(TAGS[look]))]
     form = rng.integers(4)
     return (f"{text}, {tag}", f"{text}, {tag}", f"{tag} of {text}", f"{text}, {tag} style")[form]

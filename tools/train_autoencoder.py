@@ -1,27 +1,30 @@
-"""Train the generator's autoencoder: 64 pixels to 8x8 latents and back.
+"""Train the generator's autoencoder: pictures to latents of an eighth of their side, and back.
 
-    python -m tools.train_autoencoder build/corpus build/vae    about 50 min on two cores
+    python -m tools.train_autoencoder build/corpus build/vae
 
 Latents are trained with noise on them, so that the decoder forgives a generator that is a
-little off.
+little off, and on crossfades of two pictures, which generated pictures at part strength are.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from tools.corpus import Corpus, contact_sheet
-from tools.runs import Run, optimizer_for, training_arguments
-from tools.train_clip import normalise
+from tools.device import DEVICE, Compiled, autocast
+from tools.runs import Average, Length, Run, optimizer_for, training_arguments
+from tools.tables import Tables, as_bytes, flipped
 
 RATE = 1.5e-3
-LATENT_CHANNELS = 12
+KEEP = 0.998
+LATENT_CHANNELS = 16
+FACTOR = 8
 NOISE = 0.15
+CROSSFADED = 0.3
 
 
 def build() -> AutoencoderTiny:
@@ -29,7 +32,7 @@ def build() -> AutoencoderTiny:
     return AutoencoderTiny(
         latent_channels=LATENT_CHANNELS,
         encoder_block_out_channels=(48, 48, 48, 48),
-        decoder_block_out_channels=(48, 48, 48, 48),
+        decoder_block_out_channels=(40, 40, 40, 40),
         num_encoder_blocks=(1, 2, 2, 2),
         num_decoder_blocks=(3, 3, 2, 1),
         scaling_factor=1.0,
@@ -41,72 +44,87 @@ def edges(images: Tensor) -> tuple[Tensor, Tensor]:
     return images.diff(dim=3), images.diff(dim=2)
 
 
-def picture_loss(made: Tensor, real: Tensor) -> Tensor:
-    """L1 on pixels and on edges, at full and half size."""
-    loss = torch.zeros(())
-    for _ in range(2):
-        loss = loss + (made - real).abs().mean()
+def picture_loss(made: Tensor, real: Tensor, weights: Tensor | None = None) -> Tensor:
+    """L1 on pixels and on edges, at full, half and quarter size.
+
+    Args:
+        made, real: (n, 3, side, side).
+        weights: of the pictures, (n,); all 1 where it is not given.
+    """
+
+    def mean(off: Tensor) -> Tensor:
+        each = off.abs().flatten(1).mean(dim=1)
+        return (each if weights is None else each * weights).mean()
+
+    loss = torch.zeros((), device=made.device)
+    for _ in range(3):
+        loss = loss + mean(made - real)
         for a, b in zip(edges(made), edges(real), strict=True):
-            loss = loss + (a - b).abs().mean()
+            loss = loss + mean(a - b)
         made, real = (nn.functional.avg_pool2d(x, 2) for x in (made, real))
     return loss
 
 
 class Trainer:
-    """One training run. All randomness comes from generators seeded by the step."""
+    """One training run."""
 
-    def __init__(self, corpus: Corpus, folder: Path, steps: int, batch: int) -> None:
-        self.folder, self.batch = folder, batch
-        mask = torch.from_numpy(corpus.training_mask())
-        self.images = torch.from_numpy(np.array(corpus.images))[mask]
-        self.held_out = torch.from_numpy(np.array(corpus.images))[~mask]
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.model = build().to(memory_format=torch.channels_last)
-        # Compiled, a step takes a half to two thirds of the time on a CPU.
-        self.encoder = torch.compile(self.model.encoder)
-        self.decoder = torch.compile(self.model.decoder)
+    def __init__(self, tables: Tables, folder: Path, length: Length, batch: int) -> None:
+        self.tables, self.folder, self.batch = tables, folder, batch
+        torch.manual_seed(0)
+        self.model = build().to(DEVICE).to(memory_format=torch.channels_last)
+        self.average = build().to(DEVICE).to(memory_format=torch.channels_last).eval()
+        self.average.requires_grad_(False).load_state_dict(self.model.state_dict())
+        self.averaging = Average(self.average.parameters(), self.model.parameters(), KEEP)
+        self.encode, self.decode = Compiled(self.model.encoder), Compiled(self.model.decoder)
+        self.loss = Compiled(picture_loss)
         self.run = Run(
-            folder, {"model": self.model}, optimizer_for([self.model], RATE, 0.01), RATE, steps
+            folder,
+            {"model": self.model, "average": self.average},
+            [optimizer_for([self.model], RATE, 0.01)],
+            length,
         )
 
-    def step(self, number: int) -> Tensor:
+    def step(self, progress: Tensor) -> Tensor:
         """The loss of one batch."""
-        generator = torch.Generator().manual_seed(number)
-        chosen = torch.randint(len(self.images), (self.batch,), generator=generator)
-        real = normalise(self.images[chosen])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            latents = self.encoder(real).float()
-            noise = torch.randn(latents.shape, generator=generator)
-            level = NOISE * torch.rand(len(latents), 1, 1, 1, generator=generator)
-            made = self.decoder(latents + level * noise)
+        count = self.batch
+        real = self.tables.random_pictures(count)
+        real = flipped(real, torch.rand(count, device=DEVICE) < 0.5)
+        share = torch.rand(count, 1, 1, 1, device=DEVICE)
+        share = torch.where(torch.rand_like(share) < CROSSFADED, share, torch.ones_like(share))
+        real = torch.lerp(real.flip(0), real, share)
+        real = real.contiguous(memory_format=torch.channels_last)
+        with autocast():
+            latents = self.encode(real).float()
+            level = NOISE * torch.rand(count, 1, 1, 1, device=DEVICE)
+            made = self.decode(latents + level * torch.randn_like(latents))
         spread = latents.square().mean()
-        return picture_loss(made.float(), real) + 0.01 * (spread - 1).clamp(min=0)
+        loss: Tensor = self.loss(made.float(), real) + 0.01 * (spread - 1).clamp(min=0)
+        return loss
 
     @torch.no_grad()
     def report(self) -> str:
-        """Error on held-out pictures; leaves a sheet of them beside their copies."""
-        real = normalise(self.held_out[:64])
-        latents = self.model.encoder(real)
-        made = self.model.decoder(latents).clamp(-1, 1)
-        pairs = torch.stack([real, made], dim=1)[:24].reshape(6, 8, *real.shape[1:])
-        pixels = ((pairs.permute(0, 1, 3, 4, 2) + 1) * 127.5).round().byte().numpy()
-        contact_sheet(pixels).save(self.folder / "sheet.png")
+        """Error on held-out pictures; leaves a sheet of some beside their copies."""
+        real = self.tables.held_out()[:96]
+        latents = self.average.encoder(real)
+        made = self.average.decoder(latents).clamp(-1, 1)
+        count = min(24, len(real)) // 4 * 4
+        if count:
+            pairs = torch.stack([real, made], dim=1)[:count]
+            pairs = pairs.reshape(count // 4, 8, *real.shape[1:])
+            contact_sheet(as_bytes(pairs)).save(self.folder / "sheet.png")
         error = (made - real).abs().mean() / 2
         return f"held-out L1 {error:.4f} of the range, latent spread {latents.std():.2f}"
 
 
 def main() -> None:
     """Train and export."""
-    arguments = training_arguments(
+    given = training_arguments(
         "Train the generator's autoencoder.", ["corpus"], steps=5000, batch=32
     )
-    trainer = Trainer(
-        Corpus.load(arguments.corpus), arguments.folder, arguments.steps, arguments.batch
-    )
-    trainer.run.train(trainer.step, every=250, after=lambda number: None, report=trainer.report)
-    trainer.model.to(memory_format=torch.contiguous_format)
-    trainer.model.save_pretrained(arguments.folder / "vae")
+    trainer = Trainer(Tables(Corpus.load(given.corpus)), given.folder, given.length, given.batch)
+    trainer.run.train(trainer.step, after=trainer.averaging.follow, report=trainer.report)
+    trainer.average.to(memory_format=torch.contiguous_format).cpu()
+    trainer.average.save_pretrained(given.folder / "vae")
 
 
 if __name__ == "__main__":

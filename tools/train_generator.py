@@ -4,9 +4,12 @@
 
 One call turns noise and a caption into latents: the UNet learns the clean latents themselves
 (LCMScheduler with prediction type "sample"), so that the pipeline runs with one step at timestep
-399, which is how DMD2 is called. A caption without a style may be any of the four artists; which
-one is decided by the noise, so that the answer to noise and caption is one picture and not the
-mean of four.
+399, which is how DMD2 is called. The noise decides which artist draws and whether the picture is
+mirrored, so that the answer to noise and caption is one picture and not the mean of eight; a drawn
+look is drawn from that artist's picture, so that it changes how a thing is drawn and nothing else.
+
+A quarter of a batch is part way between a caption without a look and the same caption with one: the
+text states are interpolated, and so is the target. Steering moves activations along that way.
 """
 
 from __future__ import annotations
@@ -16,38 +19,45 @@ import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny, LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from tools.captions import caption, plain_caption
-from tools.corpus import Corpus, contact_sheet
+from tools.corpus import Corpus
+from tools.device import DEVICE, Compiled, autocast
 from tools.looks import ARTISTS
-from tools.runs import Run, compact, optimizer_for, training_arguments
-from tools.tokens import train_tokenizer
-from tools.train_autoencoder import LATENT_CHANNELS
-from tools.train_clip import CONTEXT, VOCABULARY, all_captions, normalise
+from tools.runs import Average, Length, Run, compact, optimizer_for, training_arguments
+from tools.sheets import write_sheets
+from tools.tables import CONTEXT, VOCABULARY, WORDINGS, Tables, column_of
+from tools.train_autoencoder import FACTOR, LATENT_CHANNELS
 
-RATE = 7e-4
+RATE = 9e-4
 TIMESTEP = 399
 WIDTH = 192
-EMA = 0.998
-LOUD, QUIET_FROM = 8.0, 6000
+KEEP = 0.998
+# What decides the artist is small beside the rest of the noise, so it begins larger than life.
+LOUD, QUIET_FROM = 8.0, 0.6
+# Shares of a batch, added up: captions without a look, with an artist, with a drawn look; the
+# rest is part way to a drawn look.
+UNTAGGED, BY_ARTIST, DRAWN = 0.26, 0.36, 0.75
 
 
-def build_unet() -> UNet2DConditionModel:
-    """An untrained UNet for 8x8 latents, conditioned by cross attention and by pooled text."""
+def build_unet(side: int) -> UNet2DConditionModel:
+    """An untrained UNet, conditioned by cross attention and by pooled text.
+
+    Args:
+        side: of the latents; below 16 it has two levels, and three from there.
+    """
+    levels = (128, 192, 256) if side >= 16 else (128, 192)
     return UNet2DConditionModel(
-        sample_size=8,
+        sample_size=side,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         layers_per_block=1,
-        block_out_channels=(128, 176),
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        block_out_channels=levels,
+        down_block_types=("CrossAttnDownBlock2D",) * len(levels),
+        up_block_types=("CrossAttnUpBlock2D",) * len(levels),
         cross_attention_dim=WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
@@ -79,7 +89,7 @@ def artist_of(noise: Tensor) -> Tensor:
     """Which of the four artists draws from this noise: the quadrant of two channel means.
 
     Args:
-        noise: (n, channels, 8, 8), standard normal.
+        noise: (n, channels, height, width), standard normal.
 
     Returns:
         Indices 0 to 3, (n,), each as likely as the others.
@@ -88,136 +98,195 @@ def artist_of(noise: Tensor) -> Tensor:
     return means[:, 0].long() * 2 + means[:, 1].long()
 
 
-class Batch(NamedTuple):
-    """Captions, the noise each starts from, and the (concept, look) that it should give."""
+def is_mirrored(noise: Tensor) -> Tensor:
+    """Whether this noise gives a mirrored picture, bool (n,): the sign of the third mean."""
+    return noise[:, 2].mean(dim=(1, 2)) > 0
 
-    texts: list[str]
+
+class Batch(NamedTuple):
+    """What the generator is given, and what it should answer.
+
+    Attributes:
+        untagged, tagged: token ids (n, CONTEXT) of a caption without and with its look.
+        way: (n,) how far the text is from the one to the other, 0 to 1.
+        noise: (n, channels, side, side).
+        mirrored: bool (n,).
+        start, end: (concepts, artists, columns) of the pictures at way 0 and 1.
+        weight: (n,) 0 where the picture is held out, else 1.
+    """
+
+    untagged: Tensor
+    tagged: Tensor
+    way: Tensor
     noise: Tensor
-    chosen: Tensor
+    mirrored: Tensor
+    start: tuple[Tensor, Tensor, Tensor]
+    end: tuple[Tensor, Tensor, Tensor]
+    weight: Tensor
+
+
+def draw(tables: Tables, count: int, loud: Tensor | float) -> Batch:
+    """A batch whose part-way rows come last.
+
+    Args:
+        tables: of the corpus.
+        count: rows.
+        loud: factor on the noise's channel means.
+    """
+    side = tables.pixels // FACTOR
+    concepts = torch.randint(tables.concepts, (count,), device=DEVICE)
+    noise = torch.randn(count, LATENT_CHANNELS, side, side, device=DEVICE)
+    noise = noise + (loud - 1) * noise.mean(dim=(2, 3), keepdim=True)
+    artists = artist_of(noise)
+    place = (torch.arange(count, device=DEVICE) + 0.5) / count
+    by_artist = (place > UNTAGGED) & (place <= BY_ARTIST)
+    drawn, part_way = place > BY_ARTIST, place > DRAWN
+    looks = torch.where(
+        drawn,
+        torch.randint(len(ARTISTS), tables.looks, (count,), device=DEVICE),
+        torch.randint(len(ARTISTS), (count,), device=DEVICE),
+    )
+    # A held-out end is not asked for: the caption stays without its look.
+    asked = (by_artist | drawn) & tables.allowed[concepts, looks]
+    way = torch.where(part_way, torch.rand(count, device=DEVICE), torch.ones_like(place))
+    way = torch.where(asked, way, torch.zeros_like(way))
+    plain = torch.zeros_like(concepts)
+    hand = torch.where(asked & by_artist, looks, artists)
+    column = torch.where(asked, column_of(looks), plain)
+    fully = asked & ~part_way
+    weight = (tables.allowed[concepts, artists] | fully).float()
+    wording = (concepts, looks, torch.randint(WORDINGS, (count,), device=DEVICE))
+    return Batch(
+        untagged=tables.untagged[wording],
+        tagged=tables.tagged[wording],
+        way=way,
+        noise=noise,
+        mirrored=is_mirrored(noise),
+        start=(concepts, artists, plain),
+        end=(concepts, hand, column),
+        weight=weight,
+    )
 
 
 class Trainer:
-    """One training run. All randomness comes from generators seeded by the step."""
+    """One training run.
+
+    Args:
+        tables: of the corpus.
+        vae: trained; the generator learns its latents.
+        folder: of the checkpoint and the sheets.
+        length: of the run.
+        batch: rows of a step.
+    """
 
     def __init__(
-        self, corpus: Corpus, vae: AutoencoderTiny, folder: Path, steps: int, batch: int
+        self, tables: Tables, vae: AutoencoderTiny, folder: Path, length: Length, batch: int
     ) -> None:
-        self.corpus, self.vae, self.folder, self.batch = corpus, vae, folder, batch
-        self.tokenizer = train_tokenizer(all_captions(corpus), VOCABULARY, CONTEXT)
-        self.mask = corpus.training_mask()
-        self.artists = [corpus.looks.index(name) for name in ARTISTS]
-        rows = torch.from_numpy(np.argwhere(self.mask))
-        # Captions without a look are the ones people write most: the artists come twice as often.
-        self.rows = torch.cat([rows, rows[torch.isin(rows[:, 1], torch.tensor(self.artists))]])
+        self.tables, self.folder, self.batch = tables, folder, batch
+        self.vae = vae.to(DEVICE).to(memory_format=torch.channels_last)
+        self.vae.requires_grad_(False).eval()
         self.latents, self.mean, self.std = self._encode()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.unet = build_unet().to(memory_format=torch.channels_last)
-            self.text = build_text_encoder(self.tokenizer.eos_token_id)
-        self.average = copy.deepcopy(nn.ModuleDict({"unet": self.unet, "text": self.text}))
-        self.average.requires_grad_(False).eval()
+        torch.manual_seed(0)
+        side = tables.pixels // FACTOR
+        self.unet = build_unet(side).to(DEVICE).to(memory_format=torch.channels_last)
+        self.text = build_text_encoder(tables.tokenizer.eos_token_id).to(DEVICE)
+        both = nn.ModuleDict({"unet": self.unet, "text": self.text})
+        self.average = copy.deepcopy(both).requires_grad_(False).eval()
+        self.averaging = Average(self.average.parameters(), both.parameters(), KEEP)
+        self.denoise, self.read = Compiled(self.unet), Compiled(self.text)
+        # A tensor: the UNet would copy a number to the device at each call.
+        self.timestep = torch.tensor([TIMESTEP], device=DEVICE)
         self.run = Run(
             folder,
             {"unet": self.unet, "text": self.text, "average": self.average},
-            optimizer_for([self.unet, self.text], RATE, 0.01),
-            RATE,
-            steps,
+            [optimizer_for([self.unet, self.text], RATE, 0.01)],
+            length,
             warm=300,
         )
 
     @torch.no_grad()
     def _encode(self) -> tuple[Tensor, Tensor, Tensor]:
-        images = torch.from_numpy(np.array(self.corpus.images))
-        latents = torch.stack([self.vae.encoder(normalise(rows)) for rows in images])
-        mean = latents.mean(dim=(0, 1, 3, 4))[:, None, None]
-        std = latents.std(dim=(0, 1, 3, 4))[:, None, None]
-        return (latents - mean) / std, mean, std
-
-    def tokenize(self, texts: list[str]) -> Tensor:
-        """Token ids (n, CONTEXT)."""
-        ids: Tensor = self.tokenizer(
-            texts, padding="max_length", truncation=True, return_tensors="pt"
-        )["input_ids"]
-        return ids
-
-    def draw(self, number: int) -> Batch:
-        """The batch of one step."""
-        generator = torch.Generator().manual_seed(number)
-        rng = np.random.default_rng(number)
-        chosen = self.rows[torch.randint(len(self.rows), (self.batch,), generator=generator)]
-        noise = torch.randn(self.batch, LATENT_CHANNELS, 8, 8, generator=generator)
-        # What decides the artist is small beside the rest, so it begins larger than life.
-        loud = max(1.0, LOUD * (1 - number / QUIET_FROM))
-        noise += (loud - 1) * noise.mean(dim=(2, 3), keepdim=True)
-        texts = []
-        for row, (concept, look) in enumerate(chosen.tolist()):
-            found, name = self.corpus.concepts[concept], self.corpus.looks[look]
-            tag: str | None = name
-            drawn = self.artists[artist_of(noise[row : row + 1]).item()]
-            if name in ARTISTS and self.mask[concept, drawn] and rng.random() < 0.75:
-                tag, chosen[row, 1] = None, drawn
-            texts.append(caption([found.name, *found.keywords], tag, rng))
-        return Batch(texts, noise, chosen)
+        """Normalised latents (2, concepts, artists, columns, channels, side, side), bfloat16; the
+        second half are those of the mirrored pictures. Mean and deviation of each channel."""
+        images, side = self.tables.images, self.tables.pixels // FACTOR
+        shape = (2, *images.shape[:3], LATENT_CHANNELS, side, side)
+        latents = torch.empty(shape, dtype=torch.bfloat16, device=DEVICE)
+        for concept in range(len(images)):
+            rows = images[concept].flatten(0, 1)
+            real = rows.permute(0, 3, 1, 2).float() / 127.5 - 1
+            for mirrored, seen in enumerate((real, real.flip(3))):
+                latents[mirrored, concept] = self.vae.encoder(seen).view(shape[2:])
+        sample = latents[0, ::2].float()
+        mean = sample.mean(dim=(0, 1, 2, 4, 5))[:, None, None]
+        std = sample.std(dim=(0, 1, 2, 4, 5))[:, None, None]
+        for half in latents:
+            half.sub_(mean).div_(std)
+        return latents, mean, std
 
     def imagine(self, batch: Batch) -> Tensor:
         """Normalised latents by the weights in training, float32."""
-        # The fused attention's backward pass is the slower one on a CPU.
-        with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            states = self.text(self.tokenize(batch.texts)).last_hidden_state
-            noise = batch.noise.to(memory_format=torch.channels_last)
-            made: Tensor = self.unet(noise, TIMESTEP, states).sample
+        with autocast():
+            ids = torch.cat([batch.untagged, batch.tagged])
+            states = self.read(input_ids=ids).last_hidden_state.float()
+            untagged, tagged = states.chunk(2)
+            states = torch.lerp(untagged, tagged, batch.way[:, None, None])
+            noise = batch.noise.contiguous(memory_format=torch.channels_last)
+            made: Tensor = self.denoise(noise, self.timestep, states, return_dict=False)[0]
         return made.float()
 
-    def step(self, number: int) -> Tensor:
+    def step(self, progress: Tensor) -> Tensor:
         """The loss of one batch: L1 and half the squared error on normalised latents."""
-        batch = self.draw(number)
-        off = self.imagine(batch) - self.latents[batch.chosen[:, 0], batch.chosen[:, 1]]
-        return off.abs().mean() + 0.5 * off.square().mean()
+        loud = (LOUD * (1 - progress / QUIET_FROM)).clamp(min=1.0)
+        batch = draw(self.tables, self.batch, loud)
+        half = batch.mirrored.long()
+        start, end = (self.latents[half, *cell].float() for cell in (batch.start, batch.end))
+        off = self.imagine(batch) - torch.lerp(start, end, batch.way[:, None, None, None])
+        each = (off.abs() + 0.5 * off.square()).flatten(1).mean(dim=1)
+        return (each * batch.weight).mean()
 
     @torch.no_grad()
-    def follow(self, number: int) -> None:
-        """Move the averaged weights a little towards the newest."""
-        keep = min(EMA, number / (number + 20))
-        newest = nn.ModuleDict({"unet": self.unet, "text": self.text})
-        for old, new in zip(self.average.parameters(), newest.parameters(), strict=True):
-            old.lerp_(new, 1 - keep)
+    def paint(
+        self,
+        texts: list[str],
+        noise: Tensor,
+        way: Tensor | None = None,
+        plain: list[str] | None = None,
+    ) -> Tensor:
+        """Pictures in [-1, 1], (n, 3, pixels, pixels), by the averaged weights.
 
-    @torch.no_grad()
-    def paint(self, texts: list[str], noise: Tensor) -> Tensor:
-        """Pictures in [-1, 1], (n, 3, 64, 64), by the averaged weights."""
-        states = self.average["text"](self.tokenize(texts)).last_hidden_state
-        made = self.average["unet"](noise, TIMESTEP, states).sample * self.std + self.mean
-        pictures: Tensor = self.vae.decoder(made).clamp(-1, 1)
+        Args:
+            texts: captions.
+            noise: one for each.
+            way: (n,) how far from the captions of `plain` to `texts`, 0 to 1.
+            plain: captions at way 0.
+        """
+        read = self.average["text"]
+        states = read(input_ids=self.tables.tokenize(texts)).last_hidden_state
+        if way is not None and plain is not None:
+            start = read(input_ids=self.tables.tokenize(plain)).last_hidden_state
+            states = torch.lerp(start, states, way[:, None, None])
+        latents = self.average["unet"](noise, self.timestep, states, return_dict=False)[0]
+        pictures: Tensor = self.vae.decoder(latents * self.std + self.mean).clamp(-1, 1)
         return pictures
 
     def report(self) -> str:
-        """Error on held-out pairs; leaves a sheet of them beside the real ones."""
-        concepts, looks = (list(x) for x in zip(*self.corpus.held_out, strict=True))
-        names = [
-            plain_caption(self.corpus.concepts[c].name, self.corpus.looks[k])
-            for c, k in self.corpus.held_out
-        ]
-        noise = torch.randn(
-            len(names), LATENT_CHANNELS, 8, 8, generator=torch.Generator().manual_seed(0)
-        )
-        made = self.paint(names, noise)
-        real = normalise(torch.from_numpy(np.array(self.corpus.images))[concepts, looks])
-        pairs = torch.stack([real, made], dim=1)[:56].reshape(8, 14, *real.shape[1:])
-        pixels = ((pairs.permute(0, 1, 3, 4, 2) + 1) * 127.5).round().byte().numpy()
-        contact_sheet(pixels).save(self.folder / "sheet.png")
+        """Error on held-out pairs; leaves sheets of looks, of seeds and of the part-way axis."""
+        made, real = write_sheets(self.paint, self.tables, self.folder)
         return f"held-out L1 {(made - real).abs().mean() / 2:.4f} of the range"
 
     def export(self, folder: Path) -> None:
         """Write the pipeline as `StableDiffusionPipeline.from_pretrained` loads it, in float16."""
-        average = copy.deepcopy(self.average).to(memory_format=torch.contiguous_format)
+        average = copy.deepcopy(self.average).to(memory_format=torch.contiguous_format).cpu()
+        vae = copy.deepcopy(self.vae).to(memory_format=torch.contiguous_format).cpu()
+        mean, std = self.mean.cpu(), self.std.cpu()
         unet: Any = average["unet"]
         # The UNet puts out the latents themselves, not the normalised ones it was trained on.
-        unet.conv_out.weight.data *= self.std[..., None]
-        unet.conv_out.bias.data = unet.conv_out.bias * self.std[:, 0, 0] + self.mean[:, 0, 0]
+        unet.conv_out.weight.data *= std[..., None]
+        unet.conv_out.bias.data = unet.conv_out.bias * std[:, 0, 0] + mean[:, 0, 0]
         pipeline = StableDiffusionPipeline(
-            vae=self.vae,
+            vae=vae,
             text_encoder=average["text"],
-            tokenizer=self.tokenizer,
+            tokenizer=self.tables.tokenizer,
             unet=unet,
             scheduler=LCMScheduler(
                 num_train_timesteps=1000,
@@ -239,15 +308,14 @@ class Trainer:
 
 def main() -> None:
     """Train and export."""
-    arguments = training_arguments(
+    given = training_arguments(
         "Train the embedded generator.", ["corpus", "vae"], steps=10000, batch=64
     )
-    vae = AutoencoderTiny.from_pretrained(arguments.vae / "vae").requires_grad_(False).eval()
-    trainer = Trainer(
-        Corpus.load(arguments.corpus), vae, arguments.folder, arguments.steps, arguments.batch
-    )
-    trainer.run.train(trainer.step, every=250, after=trainer.follow, report=trainer.report)
-    trainer.export(arguments.folder / "emoji-onestep")
+    vae = AutoencoderTiny.from_pretrained(given.vae / "vae")
+    tables = Tables(Corpus.load(given.corpus))
+    trainer = Trainer(tables, vae, given.folder, given.length, given.batch)
+    trainer.run.train(trainer.step, after=trainer.averaging.follow, report=trainer.report)
+    trainer.export(given.folder / "emoji-onestep")
 
 
 if __name__ == "__main__":
