@@ -26,7 +26,7 @@ REMEMBER_JOB = """(seen) => {
 OPEN_STEERED = """() => {
     const kind = document.querySelector("#progress [data-kind]")?.dataset.kind;
     const name = kind === "text" ? "Text" : "Images";
-    [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent === name)?.click();
+    [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent.trim() === name)?.click();
 }"""
 TAKE_FILM = "() => { setTimeout(() => document.querySelector('#reel')?.click(), 50); }"
 

@@ -196,7 +196,10 @@ def test_training_is_watched_left_found_again_cancelled_and_tried_again(
     expect(ended(found, "cancelled")).to_contain_text("The map reached so far is kept.")
     expect(found.locator("#train")).to_be_enabled()
     expect(found.locator("#health strong")).to_be_visible()
-    assert on_rack(found)[0] == "Emoji: pixel art"
+    assert "Emoji: pixel art" not in on_rack(found)
+    found.locator("#keep").click()
+    expect(found.locator(".rack-name span").first).to_have_text("Emoji: pixel art")
+    go_to(found, "Train")
 
     film = found.locator("#film")
     expect(film).to_be_visible()
