@@ -204,11 +204,12 @@ class TrainingWork:
         left = jobs.eta(job.id) if job and running else None
         frame = _newest(jobs.frames(job.id, owner)) if job else None
         now = Seen(job.id, job.seq, running) if job else Seen()
+        staged = bool(job and not running and self._studio.library.map_of_job(job.id, owner))
         return (
             asdict(now),
             gr.Timer(active=running),
             render_jobs.progress(job, waiting, left),
-            render_jobs.live(job, frame),
+            render_jobs.live(job, frame, staged=staged),
             render_jobs.health(job),
             gr.update(interactive=not running),
             gr.update(interactive=running),
