@@ -18,7 +18,7 @@ from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.rack import RackState, Slot
 from lineas_core.studio.store import JobRow, MapRow
 from lineas_core.studio.texts import Texts
-from lineas_core.studio.training_work import Seen
+from lineas_core.studio.training_work import Seen, map_on_stage
 from lineas_core.studio.visitors import owner_of
 
 HINT = '<p class="ls-hint ls-caption" role="status">Trying the map on the prompt…</p>'
@@ -102,12 +102,10 @@ class Stage:
         )
 
     def _found(self, key: str, job_id: str) -> tuple[JobRow | None, MapRow | None]:
-        """The job, if it has ended, and its map, if that is still there."""
+        """The job, and its map once it has ended, if that is still there."""
         owner = owner_of(key)
         job = self._studio.jobs.get(job_id, owner) if job_id else None
-        if job is None or not job.finished:
-            return None, None
-        return job, self._studio.library.map_of_job(job.id, owner)
+        return job, job and map_on_stage(self._studio.library, job, owner)
 
 
 @dataclass(frozen=True)
