@@ -124,14 +124,9 @@ def build_stage(studio: Studio, key: gr.BrowserState, seen: gr.JSON) -> StagePan
     with gr.Column(visible=False, elem_id="stage") as panel:
         picture = BeforeAfter("How much of the picture is untouched", "stage-picture")
         said = gr.HTML(elem_id="stage-said")
-        strength = gr.Slider(
-            0, 1, 1, step=0.01, label="Strength of this map alone", elem_id="stage-strength"
-        )
-        with gr.Row():
-            keep = gr.Button("Keep it on", visible=False, variant="primary", size="md",
-                             elem_id="keep", min_width=120)  # fmt: skip
-            other = gr.Button("Try other prompts", size="md", elem_id="other-prompts",
-                              min_width=150)  # fmt: skip
+        strength = gr.Slider(0, 1, 1, step=0.01, label="Strength", elem_id="stage-strength")
+        keep = gr.Button("Keep it on", visible=False, variant="primary", size="md", elem_id="keep")
+        other = gr.Button("Try other prompts", size="md", elem_id="other-prompts")
         again = gr.Button("Load these prompts again", size="sm", elem_id="load-prompts")
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     seen.change(stage.open, [key, seen, staged], [panel, strength, picture, said, staged], **quiet)
