@@ -339,7 +339,7 @@ def test_a_new_visitor_moves_the_slider_of_a_style_of_theirs_within_two_minutes(
             page.close()
             # On the phone the job of before is found again by its link.
             page = visitor.open(address)
-        assert page.locator("#load-prompts").is_visible()
+        expect(page.locator("#load-prompts")).to_be_visible()
         write_into(page, 1, 0, "a quiet volcano")
         page.locator("#load-prompts").click()
         expect(cell(page, 1, 0)).to_have_text("a tiger")
