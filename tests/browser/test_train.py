@@ -74,7 +74,7 @@ def choose_text(page: Page) -> None:
 
 def start(page: Page, steps: int) -> None:
     unfold(page, "settings")
-    page.get_by_label("Steps").fill(str(steps))
+    page.locator("#steps input").fill(str(steps))
     page.locator("#train").click()
     expect(page.locator("#cancel")).to_be_enabled()
 
