@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import time
+from html import escape
 from pathlib import Path
 
 import gradio as gr
 import pytest
 
 from lineas_core.methods import METHODS, TITLES
+from lineas_core.models import as_language_model
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.settings import Settings
+from lineas_core.studio.stage import Stage
 from lineas_core.studio.store import StoreError
 from lineas_core.studio.training_work import TrainingWork
 from lineas_core.studio.understand_tab import Understanding
@@ -54,7 +57,7 @@ def test_a_job_trains_in_the_background_and_its_map_comes_onto_the_rack(
     assert "on the rack now" in end["progress"]
     assert end["rack"]["add"] == [job.map_id]
     assert job.map_id in [row["id"] for row in end["rack"]["catalog"]]
-    assert end["live"].count("<figure") == 4
+    assert end["live"].count("<figure") == 2
     assert "ls-health" in end["health"]
     assert "Night" in end["recent"]
     # What was shown is not sent again, nor the map put on the rack a second time.
@@ -75,7 +78,7 @@ def test_a_map_of_a_method_without_steps_is_shown_with_the_same_readouts(
     assert "Trained by Mean-AcT in" in end["progress"]
     assert end["rack"]["add"] == [job.map_id]
     assert "Night · Mean-AcT" in [row["title"] for row in end["rack"]["catalog"]]
-    assert end["live"].count("<figure") == 2
+    assert end["live"] == ""
     assert "ls-health" in end["health"]
     assert end["film"]["visible"] is False
     understood = Understanding(studio).show(ANN, job.map_id)
@@ -133,6 +136,37 @@ def test_nobody_sees_or_stops_anothers_job(studio: Studio, writer: str) -> None:
     assert not job.stopping
     work.cancel(ANN, shown["seen"])
     finished(studio, job.id, owner_of(ANN))
+
+
+def test_the_stage_shows_the_map_alone_at_any_strength(studio: Studio, writer: str) -> None:
+    stage, owner = Stage(studio), owner_of(ANN)
+    shown = start(studio, writer, 3)
+    job = finished(studio, shown["seen"]["job"], owner)
+    panel, strength, _, _, staged = stage.open(ANN, shown["seen"], "")
+    assert panel["visible"] is True
+    assert strength == 1.0
+    assert staged == job.id
+    assert stage.open(ANN, shown["seen"], staged) == (gr.skip(),) * 5
+    assert stage.open(BOB, shown["seen"], "")[0]["visible"] is False
+    assert stage.draw(BOB, staged, 0.5) == (gr.skip(),) * 2
+
+    model, smap = as_language_model(studio.shelf.get(writer)), studio.library.map(job.map_id, owner)
+    for at in (0.0, 0.4, 1.0):
+        picture, said = stage.draw(ANN, staged, at)
+        assert picture is None
+        assert f"Strength {at:.2f}" in said
+        for steer in ([], [(smap, at)]):
+            text = model.generate(["ab"], steer, seed=0, max_new_tokens=24)[0]
+            assert escape(text) in said
+
+    kind, _, _, table, _, name, concept, preview = stage.prompts(ANN, shown["seen"])
+    assert [row[:2] for row in table] == [row[:2] for row in TABLE]
+    assert (kind, name, concept, preview) == ("text", "Night", "night", "ab")
+
+    studio.library.delete(job.map_id, owner)
+    assert stage.open(ANN, shown["seen"], staged)[0]["visible"] is False
+    again = dict(zip(TrainingWork.NAMES, TrainingWork(studio).open(ANN, job.id), strict=True))
+    assert again["live"].count("<figure") == 4
 
 
 def test_limits_and_mistakes_become_messages(studio: Studio, writer: str, tmp_path: Path) -> None:

@@ -25,9 +25,10 @@ class BeforeAfter(gr.HTML):
     Args:
         label: of the bar, for screen readers.
         elem_id: of the component.
+        render: whether it is on the page; Gradio makes one that is not for each `gr.skip()`.
     """
 
-    def __init__(self, label: str, elem_id: str) -> None:
+    def __init__(self, label: str, elem_id: str, *, render: bool = True) -> None:
         super().__init__(
             None,
             html_template=(
@@ -38,6 +39,7 @@ class BeforeAfter(gr.HTML):
             js_on_load=SCRIPT.read_text(encoding="utf-8"),
             apply_default_css=False,
             elem_id=elem_id,
+            render=render,
         )
 
     def postprocess(self, value: Any) -> Any:

@@ -17,6 +17,7 @@ SECONDS_BETWEEN = 3.0
 # Seconds of training for each second of a preview, so that previews take a fifth of the time.
 TRAINING_TO_PREVIEW = 4.0
 NEW_TOKENS = 24
+SEED = 0
 
 log = logging.getLogger(__name__)
 
@@ -66,5 +67,7 @@ class Previews:
 
     def _sample(self, steer: Steering) -> Sample:
         if isinstance(self._model, LanguageModel):
-            return self._model.generate([self._prompt], steer, seed=0, max_new_tokens=NEW_TOKENS)[0]
-        return self._model.generate([self._prompt], steer, seed=0)[0]
+            return self._model.generate(
+                [self._prompt], steer, seed=SEED, max_new_tokens=NEW_TOKENS
+            )[0]
+        return self._model.generate([self._prompt], steer, seed=SEED)[0]

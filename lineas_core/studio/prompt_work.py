@@ -76,7 +76,7 @@ class PromptWork:
         if not chosen:
             return (gr.skip(),) * 5
         prompts = self.find(owner_of(key), chosen)
-        table, marks = self._shown(prompts.source, prompts.target)
+        table, marks = self.shown(prompts.source, prompts.target)
         preview = SUBJECTS[0] if prompts.modality == "image" else "Once upon a time"
         return table, marks, prompts.title or prompts.name, prompts.concept, preview
 
@@ -84,7 +84,7 @@ class PromptWork:
     def mark(self, table: Table) -> tuple[Any, str]:
         """The table with a note at each line that needs one, and the counts."""
         source, target = sides_of(table)
-        shown, marks = self._shown(source, target)
+        shown, marks = self.shown(source, target)
         same = [list(map(str, row)) for row in table] == shown
         return gr.skip() if same else shown, marks
 
@@ -101,7 +101,7 @@ class PromptWork:
             lines = read_prompt_file(file.name, file.read_bytes(), side)
             source, target = list(lines.source) or source, list(lines.target) or target
             notes += lines.notes
-        shown, marks = self._shown(source, target, notes)
+        shown, marks = self.shown(source, target, notes)
         return shown, marks
 
     @with_messages
@@ -115,7 +115,7 @@ class PromptWork:
             target = list(lines.source)
         else:
             source, target = list(lines.source) or source, list(lines.target) or target
-        return self._shown(source, target, list(lines.notes))
+        return self.shown(source, target, list(lines.notes))
 
     @with_messages
     def write(
@@ -130,7 +130,7 @@ class PromptWork:
             self._studio.load(writer)
             for draft in self._drafts(writer, modality, concept, whole("seed", seed)):
                 state = draft.message or "Done." if draft.done else "Writing…"
-                table, marks = self._shown(draft.source, draft.target, [state])
+                table, marks = self.shown(draft.source, draft.target, [state])
                 yield table, marks, concept
 
     def _drafts_here(
@@ -182,9 +182,10 @@ class PromptWork:
         files = {**write_prompts(prompts, "json"), **write_prompts(prompts, "csv")}
         return [str(write_whole(folder / file, data)) for file, data in files.items()]
 
-    def _shown(
+    def shown(
         self, source: Sequence[str], target: Sequence[str], notes: Sequence[str] = ()
     ) -> tuple[list[list[str]], str]:
+        """The prompts as rows of the table, with their marks, and the counts."""
         rows = max(len(source), len(target), 1)
         marks: dict[int, list[str]] = {}
         for mark in line_marks(source, target):

@@ -80,8 +80,14 @@ def progress(
     )
 
 
-def live(job: JobRow | None, frame: Frame | None) -> str:
-    """What the map in training does now, beside the untouched model; loss and support so far."""
+def live(job: JobRow | None, frame: Frame | None, *, staged: bool = False) -> str:
+    """What the map in training does now, beside the untouched model; loss and support so far.
+
+    Args:
+        job: None before any.
+        frame: its newest.
+        staged: the stage shows the map, so that only the curves are left to be shown.
+    """
     if job is None:
         return (
             '<div class="ls-live ls-empty"><p class="ls-hint">While a map trains, you see here '
@@ -99,6 +105,8 @@ def live(job: JobRow | None, frame: Frame | None) -> str:
             )
         )
     curves = _spark("loss", job.losses) + _spark("neurons changed", job.supports, share=True)
+    if staged:
+        return f'<div class="ls-live"><div class="ls-sparks">{curves}</div></div>' if curves else ""
     return (
         f'<div class="ls-live" data-step="{frame.step if frame else 0}">'
         f'<p class="ls-caption">{escape(job.preview_prompt)}</p><div class="ls-frames">{sides}'

@@ -9,6 +9,7 @@ import gradio as gr
 from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.prompt_work import PromptWork
+from lineas_core.studio.stage import build_stage
 from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.tables import csv_button
 from lineas_core.studio.training_work import TrainingWork, method_choices, shipped_fields
@@ -24,9 +25,20 @@ REMEMBER_JOB = """(seen) => {
 
 # The tab on which the job's map steers.
 OPEN_STEERED = """() => {
-    const kind = document.querySelector("#progress [data-kind]")?.dataset.kind;
-    const name = kind === "text" ? "Text" : "Images";
-    [...document.querySelectorAll("[role=tab]")].find((tab) => tab.textContent === name)?.click();
+    const text = document.querySelector("#progress [data-kind]")?.dataset.kind === "text";
+    const name = text ? "Text" : "Images";
+    const tabs = [...document.querySelectorAll("[role=tab]")];
+    tabs.find((tab) => tab.textContent.trim() === name)?.click();
+}"""
+# Its prompts in focus, as soon as it is there.
+FOCUS_PROMPTS = """() => {
+    const focus = (tries) => {
+        const field = [...document.querySelectorAll("#prompt textarea, #image-prompts textarea")]
+            .find((one) => one.offsetParent);
+        if (field) { field.focus(); field.select(); }
+        else if (tries) setTimeout(focus, 50, tries - 1);
+    };
+    setTimeout(focus, 50, 40);
 }"""
 TAKE_FILM = "() => { setTimeout(() => document.querySelector('#reel')?.click(), 50); }"
 
@@ -145,8 +157,9 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                 retry = gr.Button("Try again", visible=False, elem_id="retry", size="md",
                                   min_width=100)  # fmt: skip
             bar = gr.HTML(render_jobs.progress(None), elem_id="progress", min_height=44)
-            live = gr.HTML(render_jobs.live(None, None), elem_id="live", min_height=260)
-            keep = gr.Button("Keep it on", visible=False, size="md", elem_id="keep")
+            stage = build_stage(studio, key, seen)
+            keep = stage.keep
+            live = gr.HTML(render_jobs.live(None, None), elem_id="live")
             film = gr.Button("Film of the training", visible=False, size="sm", elem_id="film")
             # A download button gives what it has when it is clicked: this one is clicked when the
             # film is made.
@@ -159,13 +172,13 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
 
     sheet = [table, counts]
     gr.on(
-        [modality.change],
+        [modality.input],
         lambda kind: gr.update(choices=_models(studio, kind), value=_models(studio, kind)[0][1]),
         modality,
         model,
         **quiet,
     )
-    modality.change(
+    modality.input(
         lambda visitor, kind: _sets(prompts, visitor, kind), [key, modality], chosen, **quiet
     )
     chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
@@ -200,6 +213,15 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     timer.tick(work.poll, [key, seen], shown, trigger_mode="once", **quiet)
     seen.change(None, seen, None, js=REMEMBER_JOB)
     keep.click(work.keep, [key, seen], rack, **quiet).success(None, None, None, js=OPEN_STEERED)
+    stage.other.click(work.keep, [key, seen], rack, **quiet).success(
+        None, None, None, js=OPEN_STEERED
+    ).success(None, None, None, js=FOCUS_PROMPTS)
+    stage.again.click(
+        stage.stage.prompts,
+        [key, seen],
+        [modality, model, chosen, *sheet, name, concept, preview],
+        **quiet,
+    )
     film.click(work.film, [key, seen], reel, **quiet).success(None, None, None, js=TAKE_FILM)
     return TrainTab(shown, work, modality, chosen)
 

@@ -17,10 +17,11 @@ from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.content import check_target
 from lineas_core.studio.frames import Frame, load_frame
+from lineas_core.studio.library import Library
 from lineas_core.studio.limits import size_of
 from lineas_core.studio.prompt_work import Modality, Table, prompt_set
 from lineas_core.studio.rack import patch
-from lineas_core.studio.store import JobRow
+from lineas_core.studio.store import JobRow, MapRow
 from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.tables import loss_rows, write_csv
 from lineas_core.studio.texts import whole
@@ -204,11 +205,12 @@ class TrainingWork:
         left = jobs.eta(job.id) if job and running else None
         frame = _newest(jobs.frames(job.id, owner)) if job else None
         now = Seen(job.id, job.seq, running) if job else Seen()
+        staged = job is not None and map_on_stage(self._studio.library, job, owner) is not None
         return (
             asdict(now),
             gr.Timer(active=running),
             render_jobs.progress(job, waiting, left),
-            render_jobs.live(job, frame),
+            render_jobs.live(job, frame, staged=staged),
             render_jobs.health(job),
             gr.update(interactive=not running),
             gr.update(interactive=running),
@@ -218,6 +220,12 @@ class TrainingWork:
             render_jobs.recent(jobs.recent(owner, RECENT), now.job),
             rack,
         )
+
+
+def map_on_stage(library: Library, job: JobRow, owner: str) -> MapRow | None:
+    """The map of a job of the owner's that has ended; None if it has none, or it was deleted."""
+    row = library.map_of_job(job.id, owner) if job.finished else None
+    return row if row is not None and row.deleted is None else None
 
 
 def shipped_settings(model: str) -> TrainConfig:

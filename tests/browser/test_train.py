@@ -7,6 +7,7 @@ import io
 import json
 import re
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def choose_text(page: Page) -> None:
 
 def start(page: Page, steps: int) -> None:
     unfold(page, "settings")
-    page.get_by_label("Steps").fill(str(steps))
+    page.locator("#steps input").fill(str(steps))
     page.locator("#train").click()
     expect(page.locator("#cancel")).to_be_enabled()
 
@@ -196,7 +197,10 @@ def test_training_is_watched_left_found_again_cancelled_and_tried_again(
     expect(ended(found, "cancelled")).to_contain_text("The map reached so far is kept.")
     expect(found.locator("#train")).to_be_enabled()
     expect(found.locator("#health strong")).to_be_visible()
-    assert on_rack(found)[0] == "Emoji: pixel art"
+    assert "Emoji: pixel art" not in on_rack(found)
+    found.locator("#keep").click()
+    expect(found.locator(".rack-name span").first).to_have_text("Emoji: pixel art")
+    go_to(found, "Train")
 
     film = found.locator("#film")
     expect(film).to_be_visible()
@@ -210,7 +214,7 @@ def test_training_is_watched_left_found_again_cancelled_and_tried_again(
     expect(found.locator("#recent")).to_contain_text("tried again")
     found.locator("#cancel").click()
     ended(found, "cancelled")
-    expect(found.locator("#live img")).to_have_count(2)
+    expect(found.locator("#stage-picture img")).to_have_count(2)
     found.close()
 
 
@@ -227,7 +231,7 @@ def test_a_finished_map_comes_onto_the_rack_and_steers(train: Page) -> None:
     expect(train.locator(".rack-name span").first).to_have_text("My pixels")
     expect(train.locator(".rack-row").nth(1).get_by_role("slider")).to_be_focused()
     expect(row_of(train, "My pixels").get_by_role("switch")).to_be_checked()
-    expect(train.locator("#live img")).to_have_count(2)
+    expect(train.locator("#stage-said [data-strength]")).to_be_visible()
     assert serious(train) == []
     go_to(train, "Images")
     slider(train, "My pixels").focus()
@@ -307,3 +311,62 @@ def test_a_killed_training_goes_on_to_the_identical_map(
 def comparable(smap: lc.SteeringMap) -> str:
     """The map's digest, but for its name and the time when it was made."""
     return replace(smap, info=replace(smap.info, created="", name="")).digest()
+
+
+def test_a_new_visitor_moves_the_slider_of_a_style_of_theirs_within_two_minutes(
+    browser: Browser, tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    server = Server(tmp_path)
+    server.start()
+    try:
+        context = browser.new_context(viewport={"width": 1440, "height": 900})
+        visitor = Visitor(context, server.url)
+        page = visitor.open()
+        go_to(page, "Train")
+        expect(cell(page, 1, 0)).to_have_text("a tiger")
+        page.locator("#train").click()
+        expect(page.locator("#stage")).to_be_visible(timeout=600_000)
+        for width in (1440, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            before, after = moved(page)
+            assert before[0] == after[0], "the untouched picture changed"
+            assert before[1] != after[1]
+            print(
+                f"{width} px: {time.monotonic() - began:.0f} s from a fresh home to a moved slider"
+            )
+            address = page.url.rpartition("/")[2]
+            page.close()
+            # On the phone the job of before is found again by its link.
+            page = visitor.open(address)
+        expect(page.locator("#load-prompts")).to_be_visible()
+        write_into(page, 1, 0, "a quiet volcano")
+        page.locator("#load-prompts").click()
+        expect(cell(page, 1, 0)).to_have_text("a tiger")
+        expect(page.locator("#set-name textarea")).to_have_value("Emoji: pixel art")
+        page.locator("#other-prompts").click()
+        expect(page.locator("#image-prompts textarea")).to_be_focused()
+        expect(page.locator(".rack-name span").first).to_have_text("Emoji: pixel art")
+        assert visitor.errors == []
+        context.close()
+    finally:
+        server.stop()
+
+
+def moved(page: Page) -> tuple[list[str], list[str]]:
+    """The stage's two pictures before and after its slider goes from one end to the other."""
+    handle = page.locator("#stage-strength input[type=range]")
+    shown = page.locator("#stage-said [data-strength]")
+    expect(shown).to_be_visible()
+    handle.focus()
+    page.keyboard.press("End")
+    expect(shown).to_have_attribute("data-strength", "1.00")
+    picture = page.locator("#stage-picture .ls-before-after").bounding_box()
+    column = page.locator("#progress").bounding_box()
+    assert picture
+    assert column
+    assert picture["width"] >= min(320, column["width"] - 1)
+    before = sources(page.locator("#stage-picture img"))
+    page.keyboard.press("Home")
+    expect(shown).to_have_attribute("data-strength", "0.00")
+    return before, sources(page.locator("#stage-picture img"))
