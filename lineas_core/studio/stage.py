@@ -105,7 +105,7 @@ class Stage:
         """The job, and its map once it has ended, if that is still there."""
         owner = owner_of(key)
         job = self._studio.jobs.get(job_id, owner) if job_id else None
-        return job, job and map_on_stage(self._studio.library, job, owner)
+        return job, None if job is None else map_on_stage(self._studio.library, job, owner)
 
 
 @dataclass(frozen=True)
