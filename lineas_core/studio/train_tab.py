@@ -176,15 +176,10 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     )
     filled = chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
     line = StyleLine(studio)
-    gr.on(
-        [filled.success, model.change, concept.blur, concept.submit],
-        line.show,
-        [modality, model, concept, table],
-        [known, styles],
-        trigger_mode="always_last",
-        concurrency_id="sliders",
-        **quiet,
-    )
+    looked = {"trigger_mode": "always_last", "concurrency_id": "sliders", **quiet}
+    of, told = [modality, model, concept, table], [known, styles]
+    filled.success(line.show, of, told, **looked)
+    gr.on([model.change, concept.blur, concept.submit], line.show, of, told, **looked)
     styles.input(lambda name: name, styles, chosen, **quiet)
     model.change(
         lambda visitor, kind, to: gr.update(choices=prompts.choices(owner_of(visitor), kind, to)),
