@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lineas_core.activations import Pooling, Steerable, pooled_activations
 from lineas_core.maps import SteeringMap
 from lineas_core.prompts import Sides
+from lineas_core.recommend import LEAST_GAIN, Recommendation
 from lineas_core.steering import steer
+from lineas_core.style_knowledge import StyleKnowledge, named
 from lineas_core.transport import delta
 
-Verdict = Literal["no effect", "healthy", "overfitted", "collapsed"]
+Verdict = Literal["no effect", "healthy", "overfitted", "collapsed", "unknown style", "already so"]
 
 # A map that leaves nine tenths of the distance has not moved the model anywhere a person sees.
 LITTLE_CHANGE = 0.9
@@ -50,6 +52,8 @@ class HealthReport:
             images, or where none were kept back.
         verdict: in a word or two.
         advice: in a sentence.
+        style_gain: the largest gain of held-out pictures in mean CLIPScore with the concept, over
+            strengths; None where that was not measured.
     """
 
     training: SiteDeltas
@@ -60,6 +64,7 @@ class HealthReport:
     surprise: tuple[float, float] | None
     verdict: Verdict
     advice: str
+    style_gain: float | None = None
 
 
 def check_health(
@@ -108,22 +113,77 @@ def judge(
     if surprise and not surprise[1] <= BROKEN_LANGUAGE * surprise[0]:
         return "collapsed", (
             "The steered model no longer reads real target prompts as language. "
-            "Use a smaller strength, fewer steps or a lower rate."
+            "Use a smaller strength, fewer Steps or a lower Learning rate."
         )
     if training > LITTLE_CHANGE:
         return "no effect", (
-            "The activations hardly moved. Train for more steps, raise the rate, lower the "
-            "sparsity (gamma), or choose prompts that differ more."
+            "The activations hardly moved. Train for more Steps, raise the Learning rate, lower "
+            "the Sparsity, or choose prompts that differ more."
         )
     if held_out is not None and 1 - held_out < FAIR_TRANSFER * (1 - training):
         return "overfitted", (
-            "The map fits its own prompts and not the ones kept back. Give more and more "
-            "diverse prompts, fewer steps, or more sparsity (gamma)."
+            "The map fits its own prompts and not the ones kept back. Put more and more diverse "
+            "prompts into the table, or train with fewer Steps or more Sparsity."
         )
     return (
         "healthy",
         "The map moves held-out prompts to the target. Try it on a prompt of your own.",
     )
+
+
+def with_style(
+    report: HealthReport,
+    concept: str,
+    recommended: Recommendation,
+    knowledge: StyleKnowledge,
+    styles: Sequence[str] = (),
+) -> HealthReport:
+    """The report, with what the pictures say of the style beside what the distances say.
+
+    A map is healthy only if both agree. Other verdicts stay: they name what is to be mended first.
+
+    Args:
+        report: from `check_health`.
+        concept: the style's name.
+        recommended: on held-out prompts; only gains in CLIPScore say anything of a style.
+        knowledge: what the untouched model makes of the style.
+        styles: names of those that it draws, for the advice.
+    """
+    if recommended.measure != "CLIPScore":
+        return report
+    gain = max(gain for _, gain in recommended.curve)
+    report = replace(report, style_gain=gain)
+    if report.verdict != "healthy":
+        return report
+    verdict: Verdict
+    if knowledge.answer == "already so":
+        verdict, advice = (
+            "already so",
+            (f"The model draws “{concept}” without any map, so that there is nothing to add. "),
+        )
+    elif knowledge.answer == "unknown":
+        verdict, advice = (
+            "unknown style",
+            (
+                "The map does what it was trained to do, but even what the model draws for the "
+                f"target prompts does not look like “{concept}”. "
+            ),
+        )
+    elif gain < LEAST_GAIN:
+        return replace(report, verdict="no effect", advice=(
+            "The activations come closer to the target, and no strength makes the pictures look "
+            f"more like “{concept}”. Train for more Steps, raise the Learning rate, or put prompts "
+            "into the table that show it more clearly."
+        ))  # fmt: skip
+    elif recommended.strength is None:
+        return replace(report, verdict="collapsed", advice=(
+            f"The pictures look like “{concept}” only where they lose what they show. Train with "
+            "fewer Steps or a lower Learning rate."
+        ))  # fmt: skip
+    else:
+        return report
+    known = f"It knows {named(styles)}." if styles else "Choose another style, or another model."
+    return replace(report, verdict=verdict, advice=advice + known)
 
 
 def _site_deltas(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 from statistics import fmean
+from typing import Literal
 
 import torch
 from PIL.Image import Image
@@ -41,13 +42,15 @@ class Recommendation:
         strength: to start with; None where there is nothing to go by.
         curve: (strength, gain) pairs, from the lowest strength to the highest. The gain over
             strength 0 is that in mean CLIPScore, or the share of the distance to the target
-            (Delta) that is closed, as `reason` says.
+            (Delta) that is closed, as `measure` says.
         reason: in a sentence.
+        measure: what the gains are of; "" where there are none.
     """
 
     strength: float | None
     curve: tuple[tuple[float, float], ...]
     reason: str
+    measure: Literal["", "CLIPScore", "distance"] = ""
 
 
 def recommend_strength(
@@ -149,6 +152,7 @@ def _by_clip(
             curve,
             f"No strength makes held-out pictures look more like “{concept}”"
             + (" and keeps what they show." if lost else "."),
+            "CLIPScore",
         )
     strength, gain = max(kept, key=lambda point: point[1] / best + images[point[0]])
     return Recommendation(
@@ -157,6 +161,7 @@ def _by_clip(
         f"Held-out pictures gain {gain:.2f} in CLIPScore with “{concept}” and keep an IMGScore of "
         f"{images[strength]:.2f}; what they show is told {found[strength]:.0%} of the time, "
         f"{usual:.0%} without the map (by {judge.name}).",
+        "CLIPScore",
     )
 
 
@@ -202,7 +207,10 @@ def _by_distance(
     best = next((point for point in gaining if reads_well(point)), None)
     if best is None:
         return Recommendation(
-            None, curve, f"No strength brings held-out prompts closer to the target{proviso()}."
+            None,
+            curve,
+            f"No strength brings held-out prompts closer to the target{proviso()}.",
+            "distance",
         )
     found = next(
         point
@@ -215,6 +223,7 @@ def _by_distance(
         curve,
         f"Held-out prompts come {found[1]:.0%} of the way to the target, of {best[1]:.0%} at "
         f"best{proviso()}.",
+        "distance",
     )
 
 

@@ -68,7 +68,7 @@ def test_training_that_learns_nothing_says_so(
     config = lc.TrainConfig(steps=2, rate=1e-6, holdout=0.25)
     health = lc.train(tiny, prompts, config).health
     assert health.verdict == "no effect"
-    assert "raise the rate" in health.advice
+    assert "raise the Learning rate" in health.advice
 
 
 @pytest.mark.embedded

@@ -39,6 +39,9 @@ class CatalogEntry:
     unet_revision: str = ""
     tiny_vae: str = ""
     memory_offloaded: float = 0.0
+    download: float = 0.0
+    styles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    usual_style: str = ""
 
 
 @cache

@@ -304,6 +304,14 @@ class DiffusionModel:
         rows = in_rows(images, len(strengths))
         return ImageGrid(list(prompts), [float(s) for s in strengths], rows)
 
+    def reads(self, prompt: str) -> bool:
+        """Whether the prompt is not empty, and no longer than the model reads."""
+        try:
+            self._check([prompt])
+        except PromptError:
+            return False
+        return True
+
     def _check(self, prompts: Sequence[str]) -> None:
         for number, prompt in enumerate(prompts, start=1):
             if not prompt.strip():

@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import gradio as gr
+import torch
 from filelock import FileLock, Timeout
 
 from lineas_core.composition import Effect, effects
 from lineas_core.errors import LineasError
 from lineas_core.models import as_image_model
+from lineas_core.models.availability import asks_for
 from lineas_core.models.catalog import CatalogEntry, catalog
 from lineas_core.revisions import model_revision
 from lineas_core.studio.content import load_for_visitors
-from lineas_core.studio.gpu import on_gpu, slices_on_gpu
+from lineas_core.studio.gpu import lends_gpu, on_gpu, slices_on_gpu
 from lineas_core.studio.jobs import Jobs
 from lineas_core.studio.limits import Limits
 from lineas_core.studio.messages import without_paths
@@ -158,6 +160,15 @@ class Studio:
         """The catalogue's models of "text" or "image"; the embedded one comes first."""
         kind = "language" if modality == "text" else "diffusion"
         return [entry for entry in catalog().values() if entry.kind == kind]
+
+    def model_choices(self, modality: str) -> list[tuple[str, str]]:
+        """(title, id) of `models`; a title says what the model asks for that is not here."""
+        gpu = torch.cuda.is_available() or lends_gpu(self.environment)
+        return [
+            (f"{entry.title} · {asked}" if asked else entry.title, entry.id)
+            for entry in self.models(modality)
+            for asked in (asks_for(entry, gpu=gpu),)
+        ]
 
     def load(self, model: str) -> None:
         """Have the model in memory: what a process with a lent GPU loads is gone with it."""

@@ -31,7 +31,7 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
                 elem_id="versus-kind",
             )  # fmt: skip
             model = gr.Dropdown(
-                [(entry.title, entry.id) for entry in studio.models("image")], label="Model",
+                studio.model_choices("image"), label="Model",
                 elem_id="versus-model", allow_custom_value=not studio.settings.demo,
             )  # fmt: skip
             prompts = gr.Dropdown([], label="Prompt set", elem_id="versus-set")

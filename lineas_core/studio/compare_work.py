@@ -51,7 +51,7 @@ class CompareWork:
     @with_messages
     def sets(self, key: str, kind: str) -> tuple[Any, Any]:
         """Models and prompt sets to train on."""
-        models = [(entry.title, entry.id) for entry in self._studio.models(kind)]
+        models = self._studio.model_choices(kind)
         found = self._prompts.choices(owner_of(key), kind)
         return (
             gr.update(choices=models, value=models[0][1]),

@@ -52,7 +52,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
         with gr.Column(scale=2, min_width=280):
             with gr.Row():
                 model = gr.Dropdown(
-                    [(entry.title, entry.id) for entry in studio.models("image")],
+                    studio.model_choices("image"),
                     label="Model",
                     elem_id="image-model",
                     allow_custom_value=not studio.settings.demo,

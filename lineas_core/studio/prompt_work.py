@@ -21,6 +21,7 @@ from lineas_core.prompt_writer import write_image_prompts, write_text_prompts
 from lineas_core.prompts import PromptSet, shipped_prompt_sets
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.limits import size_of
+from lineas_core.studio.style_line import too_long_for
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
@@ -44,17 +45,26 @@ class PromptWork:
         self._studio = studio
         self._drafts = studio.on_gpu(self._drafts_here)
 
-    def choices(self, owner: str, modality: str) -> list[tuple[str, str]]:
-        """(title, id) of the sets there are: the visitor's own, then the shipped ones."""
+    def choices(self, owner: str, modality: str, model: str = "") -> list[tuple[str, str]]:
+        """(title, id) of the sets there are: the visitor's own, then the shipped ones.
+
+        Those with prompts that the model (by default the embedded one) does not read whole come
+        last, and say so.
+        """
+        long = too_long_for(model or self._studio.models(modality)[0].id)
         own = [
             (f"{row.prompts.title or row.prompts.name} (yours)", row.id)
             for row in self._studio.library.prompt_sets(owner)
             if row.prompts.modality == modality
         ]
+        names = [name for name, prompts in _shipped().items() if prompts.modality == modality]
         return own + [
-            (prompts.title or name, name)
-            for name, prompts in _shipped().items()
-            if prompts.modality == modality
+            (
+                (_shipped()[name].title or name)
+                + (" · prompts too long for this model" if name in long else ""),
+                name,
+            )
+            for name in sorted(names, key=lambda name: name in long)
         ]
 
     def find(self, owner: str, chosen: str) -> PromptSet:

@@ -24,6 +24,12 @@ VERDICT_STYLE = {
     "no effect": "warn",
     "overfitted": "warn",
     "collapsed": "bad",
+    "unknown style": "warn",
+    "already so": "warn",
+}
+VERDICT_TITLE = {
+    "unknown style": "This model does not know that style.",
+    "already so": "This model draws so already.",
 }
 
 
@@ -34,6 +40,8 @@ def health(report: HealthReport | None) -> str:
     figures = [("training distance left", f"{report.training.ratio:.0%}")]
     if report.held_out:
         figures.append(("on held-out prompts", f"{report.held_out.ratio:.0%}"))
+    if report.style_gain is not None:
+        figures.append(("style gained (CLIPScore)", f"{report.style_gain:+.2f}"))
     if report.surprise:
         figures.append(
             ("perplexity of target text", f"{report.surprise[0]:.0f} → {report.surprise[1]:.0f}")
@@ -46,7 +54,8 @@ def health(report: HealthReport | None) -> str:
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
     return (
         f'<div class="ls-health {VERDICT_STYLE[report.verdict]}">'
-        f"<strong>{report.verdict.capitalize()}</strong> {escape(report.advice)}"
+        f"<strong>{VERDICT_TITLE.get(report.verdict, report.verdict.capitalize())}</strong> "
+        f"{escape(report.advice)}"
         f"<dl>{cells}</dl></div>"
     )
 

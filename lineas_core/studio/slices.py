@@ -14,13 +14,15 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from lineas_core.calibration import calibrate, with_calibration
 from lineas_core.errors import ConfigError, TrainingError
-from lineas_core.health import HealthReport, check_health
+from lineas_core.health import HealthReport, check_health, with_style
 from lineas_core.maps import SteeringMap
 from lineas_core.models import Model
-from lineas_core.prompts import PromptSet
+from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.prompts import PromptSet, Sides
 from lineas_core.recommend import recommend_strength
 from lineas_core.studio.frames import Frame, Sample
 from lineas_core.studio.previews import Previews
+from lineas_core.style_knowledge import drawn_styles, style_knowledge, takes_away
 from lineas_core.train_config import TrainConfig
 from lineas_core.trainer import StepEvent, Trainer
 from lineas_core.training_state import TrainState
@@ -190,7 +192,12 @@ def check_map(
     try:
         health = check_health(model, smap, training, held_out, **how)
         if recommend:
-            strength = recommend_strength(model, smap, held_out, **how).strength
+            found = recommend_strength(model, smap, held_out, **how)
+            strength, concept = found.strength, smap.info.concept
+            whole = Sides(prompts.source, prompts.target)
+            if isinstance(model, DiffusionModel) and not takes_away(concept, whole):
+                known = style_knowledge(model, concept, whole)
+                health = with_style(health, concept, found, known, drawn_styles(model.entry))
             smap = with_calibration(smap, calibrate(model, smap, held_out.source))
     except Exception:
         # What was learned is not lost because it could not be measured.

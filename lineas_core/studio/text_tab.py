@@ -43,7 +43,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
             )
         with gr.Column(scale=2, min_width=280):
             model = gr.Dropdown(
-                [(entry.title, entry.id) for entry in studio.models("text")],
+                studio.model_choices("text"),
                 label="Model",
                 elem_id="text-model",
                 allow_custom_value=not studio.settings.demo,

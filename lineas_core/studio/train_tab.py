@@ -11,8 +11,10 @@ from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.prompt_work import PromptWork
 from lineas_core.studio.stage import build_stage
 from lineas_core.studio.store_rows import STEPWISE
+from lineas_core.studio.style_line import StyleLine
 from lineas_core.studio.tables import csv_button
 from lineas_core.studio.training_work import TrainingWork, method_choices, shipped_fields
+from lineas_core.studio.visitors import owner_of
 
 FIRST = {"image": "emoji-pixel-art", "text": "football"}
 # Puts the job into the address, so that the page finds it when it is opened again.
@@ -70,6 +72,10 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     allow_custom_value=not studio.settings.demo, min_width=180,
                 )  # fmt: skip
             chosen = gr.Dropdown([], label="Prompt set", elem_id="prompt-set")
+            known = gr.HTML(elem_id="style-line")
+            styles = gr.Radio(
+                [], label="Styles that it knows", visible=False, elem_id="known-styles"
+            )
             with gr.Accordion("Write them for me", open=False, elem_id="writer"):
                 with gr.Row(equal_height=True):
                     idea = gr.Textbox(
@@ -181,7 +187,17 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     modality.input(
         lambda visitor, kind: _sets(prompts, visitor, kind), [key, modality], chosen, **quiet
     )
-    chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
+    filled = chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
+    line = StyleLine(studio)
+    looked = {"trigger_mode": "always_last", "concurrency_id": "sliders", **quiet}
+    of, told = [modality, model, concept, table], [known, styles]
+    filled.success(line.show, of, told, **looked)
+    gr.on([model.change, concept.blur, concept.submit], line.show, of, told, **looked)
+    styles.input(lambda name: name, styles, chosen, **quiet)
+    model.change(
+        lambda visitor, kind, to: gr.update(choices=prompts.choices(owner_of(visitor), kind, to)),
+        [key, modality, model], chosen, **quiet,
+    )  # fmt: skip
     table.input(prompts.mark, table, sheet, trigger_mode="always_last", **quiet)
     files.upload(prompts.upload, [files, table], sheet, **quiet)
     for button, side in ((into_source, "source"), (into_target, "target")):
@@ -227,11 +243,9 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
 
 
 def _models(studio: Studio, modality: str) -> list[tuple[str, str]]:
-    return [(entry.title, entry.id) for entry in studio.models(modality)]
+    return studio.model_choices(modality)
 
 
 def _sets(prompts: PromptWork, key: str, modality: str) -> object:
-    from lineas_core.studio.visitors import owner_of
-
     choices = prompts.choices(owner_of(key), modality)
     return gr.update(choices=choices, value=FIRST[modality])

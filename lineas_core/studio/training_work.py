@@ -23,6 +23,7 @@ from lineas_core.studio.prompt_work import Modality, Table, prompt_set
 from lineas_core.studio.rack import patch
 from lineas_core.studio.store import JobRow, MapRow
 from lineas_core.studio.store_rows import STEPWISE
+from lineas_core.studio.style_line import check_length
 from lineas_core.studio.tables import loss_rows, write_csv
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
@@ -92,6 +93,8 @@ class TrainingWork:
         if method != STEPWISE:
             changes = {}
         prompts = prompt_set(modality, name, concept, table)
+        if modality == "image":
+            check_length(model, [*prompts.source, *prompts.target])
         job = self.queue(owner, model, prompts, changes, preview_prompt, method)
         return self._shown(key, job, Seen())
 
