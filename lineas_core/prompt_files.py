@@ -25,6 +25,7 @@ MOST_PLACES = 10_000
 LONGEST_HEADER = 2000
 # Of a note or of what an error repeats: as much as people read.
 MOST_SHOWN = 200
+LONGEST_TITLE = 120
 
 Format = Literal["json", "csv", "txt"]
 
@@ -44,11 +45,30 @@ class PromptLines:
         source: prompts without outer white space, none empty.
         target: likewise.
         notes: what was skipped or guessed, a sentence each.
+        title: what the file calls the set; empty where it does not say.
+        concept: what the file says that the target has; likewise.
     """
 
     source: tuple[str, ...]
     target: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    title: str = ""
+    concept: str = ""
+
+
+def title_of_name(name: str) -> str:
+    """A title for what a file holds: its name without ending and side.
+
+    >>> title_of_name("night fog-target.txt"), title_of_name("source.txt")
+    ('night fog', '')
+    """
+    stem = re.sub(r"(?i)(^|[\s_.-]+)(source|target)s?(?=$|[\s_.-])", " ", PurePath(name).stem)
+    return clipped(" ".join(stem.split()).strip(" _.-"))
+
+
+def clipped(text: object) -> str:
+    """As much of a title as is kept; nothing of what is no text."""
+    return text.strip()[:LONGEST_TITLE] if isinstance(text, str) and is_whole(text) else ""
 
 
 def read_prompt_file(name: str, data: bytes, side: Side | None = None) -> PromptLines:
@@ -160,6 +180,7 @@ class _Lines:
     def __init__(self, name: str, side: Side | None) -> None:
         self.name = name
         self.notes: list[str] = []
+        self.title = self.concept = ""
         self._side = side
         self._texts: dict[Side, list[str]] = {"source": [], "target": []}
         self._empty = self._places = 0
@@ -210,7 +231,7 @@ class _Lines:
             raise PromptError(f"{self.name} holds no prompts; write one a line.")
         if self._empty:
             self.notes.append(f"Skipped {_count(self._empty, 'empty place')}.")
-        return PromptLines(source, target, tuple(self.notes))
+        return PromptLines(source, target, tuple(self.notes), self.title, self.concept)
 
 
 def _read_plain(lines: _Lines, text: str) -> None:
@@ -282,6 +303,8 @@ def _read_json(lines: _Lines, text: str) -> None:
                 raise PromptError(f"{lines.name}: {side} is {texts!r:.80}; it must be a list.")
             for number, item in enumerate(texts, start=1):
                 lines.add(side, item, f"{side} item {number}")
+        lines.title = clipped(data.get("title")) or clipped(data.get("name"))
+        lines.concept = clipped(data.get("concept"))
         _note_fields(lines, set(data) - SET_FIELDS)
     elif isinstance(data, list):
         _read_records(lines, ((f"item {n}", item) for n, item in enumerate(data, start=1)))

@@ -8,7 +8,7 @@ import gradio as gr
 
 from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.prompt_work import PromptWork
+from lineas_core.studio.prompt_work import UNSAVED, UNSAVED_TITLE, PromptWork
 from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.training_work import TrainingWork, method_choices
 
@@ -72,10 +72,12 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                 files = gr.File(
                     label=".txt (two files), .csv, .json or .jsonl",
                     file_count="multiple",
-                    file_types=[".txt", ".csv", ".json", ".jsonl"],
                     elem_id="prompt-files",
                     height=120,
                 )
+                report = gr.HTML(elem_id="upload-said")
+                # The side that the last upload or paste filled alone.
+                filled = gr.State("")
                 pasted = gr.Textbox(
                     label="Or paste lines, CSV or JSON", lines=3, elem_id="paste-text"
                 )
@@ -156,22 +158,32 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
         **quiet,
     )
     modality.change(
-        lambda visitor, kind: _sets(prompts, visitor, kind), [key, modality], chosen, **quiet
+        lambda visitor, kind, now: _sets(prompts, visitor, kind, now),
+        [key, modality, chosen],
+        chosen,
+        **quiet,
     )
     chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
+    # Of a set from the list nothing was uploaded.
+    chosen.input(lambda: ("", ""), None, [filled, report], **quiet)
     table.input(prompts.mark, table, sheet, trigger_mode="always_last", **quiet)
-    files.upload(prompts.upload, [files, table], sheet, **quiet)
+    named = [*sheet, name, concept, chosen, filled, report]
+    files.upload(
+        prompts.upload, [key, modality, files, table, filled], [*named, files],
+        trigger_mode="multiple", **quiet,
+    )  # fmt: skip
     for button, side in ((into_source, "source"), (into_target, "target")):
-        button.click(prompts.paste, [pasted, gr.State(side), table], sheet, **quiet)
+        button.click(
+            prompts.paste, [key, modality, pasted, gr.State(side), table, filled], named, **quiet
+        )
     writing = gr.on(
         [write.click, idea.submit],
-        prompts.write,
+        prompts.written,
         [key, modality, idea, dice, writer],
-        [*sheet, concept],
+        [*sheet, concept, name, chosen],
         trigger_mode="once",
         **quiet,
     )
-    idea.change(lambda text: text, idea, name, **quiet)
     stop.click(None, cancels=[writing])
     save.click(prompts.save, [key, modality, name, concept, table], [chosen, said], **quiet)
     share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
@@ -196,8 +208,11 @@ def _models(studio: Studio, modality: str) -> list[tuple[str, str]]:
     return [(entry.title, entry.id) for entry in studio.models(modality)]
 
 
-def _sets(prompts: PromptWork, key: str, modality: str) -> object:
+def _sets(prompts: PromptWork, key: str, modality: str, chosen: str | None) -> object:
     from lineas_core.studio.visitors import owner_of
 
     choices = prompts.choices(owner_of(key), modality)
+    if chosen == UNSAVED:
+        # What a visitor brought stays, whatever it is to steer.
+        return gr.update(choices=[(UNSAVED_TITLE, UNSAVED), *choices], value=UNSAVED)
     return gr.update(choices=choices, value=FIRST[modality])
