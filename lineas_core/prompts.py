@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -97,6 +98,9 @@ class PromptSet:
     def load(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Read a prompt set file, or the shipped set of that name.
 
+        Files that are no prompt set in JSON are read by `prompt_files.read_prompt_file`: tables,
+        JSON lines, YAML.
+
         Raises:
             PromptError: there is no such file or set, or it cannot be used.
         """
@@ -118,7 +122,32 @@ class PromptSet:
                 f"{source.name:.200} cannot be read ({why(error)}). Give a JSON file or one of: "
                 f"{', '.join(shipped)}."
             ) from error
-        return cls.parse(source.name[:200], data)
+        name = source.name[:200]
+        if source.suffix.lower() != ".json":
+            return cls._read(name, data)
+        try:
+            return cls.parse(name, data)
+        except PromptError:
+            # JSON lines and lists of pairs are called .json as well.
+            with contextlib.suppress(PromptError):
+                return cls._read(name, data)
+            raise
+
+    @classmethod
+    def _read(cls, name: str, data: bytes) -> PromptSet:
+        """A set out of a file of any kind that `prompt_files` reads, called as it is."""
+        from lineas_core.prompt_files import read_prompt_file
+
+        lines = read_prompt_file(name, data)
+        return cls(
+            name=PurePath(name).stem,
+            title=lines.title,
+            modality="image" if lines.modality == "image" else "text",
+            source=list(lines.source),
+            target=list(lines.target),
+            concept=lines.concept,
+            license=lines.license,
+        )
 
     @classmethod
     def parse(cls, file: str, data: bytes) -> PromptSet:
