@@ -297,7 +297,7 @@ class _Table:
                 numbers = [n for _, v in cells if (n := _number(v)) is not None]
                 if name == text or len(values) < 2:
                     continue
-                if len(values) <= MOST_VALUES and 2 * len(values) <= max(4, len(cells)):
+                if len(values) <= MOST_VALUES and 2 * len(values) <= len(cells):
                     parts += [Part(text, name, value) for value in sorted(values)]
                 elif len(numbers) > len(cells) // 2 and 0 <= min(numbers) <= max(numbers) <= 1:
                     parts += [Part(text, name, "0.5", "below"), Part(text, name, "0.5", "from")]

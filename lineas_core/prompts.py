@@ -32,6 +32,10 @@ MOST_ERRORS = 50
 Side = Literal["source", "target"]
 
 
+class _NoSetError(PromptError):
+    """A file that is no prompt set in JSON; it may be another list of prompts."""
+
+
 @dataclass(frozen=True)
 class PromptIssue:
     """Something about a prompt set that a person should know.
@@ -127,7 +131,7 @@ class PromptSet:
             return cls._read(name, data)
         try:
             return cls.parse(name, data)
-        except PromptError:
+        except _NoSetError:
             # JSON lines and lists of pairs are called .json as well.
             with contextlib.suppress(PromptError):
                 return cls._read(name, data)
@@ -167,15 +171,15 @@ class PromptSet:
         try:
             raw = parse_json(data.decode("utf-8-sig"))
         except ValueError as error:
-            raise PromptError(
+            raise _NoSetError(
                 f"{file} is not a readable JSON file: {why(error)}. Save it as JSON in UTF-8."
             ) from error
         if not isinstance(raw, dict):
-            raise PromptError(f"{file} holds a {type(raw).__name__}; a prompt set is an object.")
+            raise _NoSetError(f"{file} holds a {type(raw).__name__}; a prompt set is an object.")
         for side in ("source", "target"):
             lines = raw.get(side)
             if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-                raise PromptError(f"{file}: {side!r} must be a list of texts.")
+                raise _NoSetError(f"{file}: {side!r} must be a list of texts.")
         fields = ("name", "title", "modality", "source", "target", "concept", "license")
         known = {key: raw[key] for key in fields if key in raw}
         for key in set(known) - {"source", "target"}:

@@ -91,6 +91,30 @@ def test_each_file_is_judged_alone_and_none_blocks_the_next(studio: Studio, tmp_
     assert "<b>fog.csv</b>: 1 source, 1 target." in got["report"]
 
 
+def test_columns_that_do_not_say_are_chosen(studio: Studio, tmp_path: Path) -> None:
+    work = PromptWork(studio)
+    file = tmp_path / "behaviors.csv"
+    file.write_text("goal,target\nAsk for bread,Sure here is bread\nAsk for tea,Sure have tea\n")
+    got = uploaded(work, [["old", "old too", ""]], file)
+    assert got["table"] == gr.skip()
+    assert "behaviors.csv</b> waits for an answer" in got["report"]
+    assert got["panel"]["visible"]
+    labels = [label for label, _ in got["from"]["choices"]]
+    assert labels == ["goal: “Ask for bread”", "target: “Sure here is bread”"]
+    parts = work.answer(ANN, "text", [], got["waiting"], "0", "1")
+    got = dict(zip(work.NAMED, parts, strict=True))
+    assert columns(got["table"]) == (
+        ["Ask for bread", "Ask for tea"],
+        ["Sure here is bread", "Sure have tea"],
+    )
+    assert got["name"] == "behaviors"
+    assert got["waiting"] is None
+    waiting = uploaded(work, [], file)["waiting"]
+    for chosen, message in ((("0", "0"), "both goal"), ((None, None), "Choose a column")):
+        with pytest.raises(gr.Error, match=message):
+            work.answer(ANN, "text", [], waiting, *chosen)
+
+
 def test_a_set_is_called_as_what_was_uploaded_or_pasted(studio: Studio, tmp_path: Path) -> None:
     work = PromptWork(studio)
     table = work.choose(ANN, "night")[0]

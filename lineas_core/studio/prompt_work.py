@@ -16,8 +16,9 @@ from lineas_core.files import write_whole
 from lineas_core.models import as_language_model
 from lineas_core.prompt_files import (
     MOST_BYTES,
+    UnclearColumnsError,
     read_pasted,
-    read_prompt_file,
+    side_of_name,
     title_of_name,
     write_prompts,
 )
@@ -28,6 +29,7 @@ from lineas_core.prompts import PromptSet, shipped_prompt_sets
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.limits import size_of
 from lineas_core.studio.texts import whole
+from lineas_core.studio.uploads import Unclear, asked, report_of
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 
@@ -119,15 +121,21 @@ class PromptWork:
         found: dict[str, list[str]] = {"source": [], "target": []}
         titles: list[str] = []
         concept, said = "", []
+        waiting: Unclear | None = None
         for path in files or ():
             file = Path(path)
             side: Literal["source", "target"] | None = None
-            if file.suffix.lower() == ".txt" and not re.search("source|target", file.stem.lower()):
+            if side_of_name(file.name) is None:
                 side = "target" if found["source"] or filled == "source" else "source"
+            with file.open("rb") as opened:
+                # One byte over what is allowed is enough to refuse it.
+                unread = Unclear(file.name, opened.read(MOST_BYTES + 1), side)
             try:
-                with file.open("rb") as opened:
-                    # One byte over what is allowed is enough to refuse it.
-                    lines = read_prompt_file(file.name, opened.read(MOST_BYTES + 1), side)
+                lines = unread.read()
+            except UnclearColumnsError as error:
+                waiting = waiting or unread
+                said.append(("ask", file.name, [str(error)]))
+                continue
             except PromptError as error:
                 said.append(("bad", file.name, [str(error)]))
                 continue
@@ -137,12 +145,12 @@ class PromptWork:
             concept = concept or lines.concept
             counts = f"{len(lines.source)} source, {len(lines.target)} target."
             said.append(("good", file.name, [counts, *lines.notes]))
-        report = _report(said)
+        report = report_of(said)
         if not titles:
-            return (*(gr.skip(),) * (len(self.NAMED) - 2), filled, report, None)
+            return (*(gr.skip(),) * 5, filled, report, *asked(waiting), None)
         title = " + ".join(dict.fromkeys(filter(None, titles))) or "Uploaded prompts"
         named = self._named(key, modality, found, table, title[:120], concept[:120])
-        return (*named, report, None)
+        return (*named, report, *asked(waiting), None)
 
     @with_messages
     def paste(
@@ -155,7 +163,12 @@ class PromptWork:
         """
         if not text.strip():
             raise PromptError("Nothing was pasted; put a prompt on each line, CSV or JSON.")
-        lines = read_pasted(text, side)
+        try:
+            lines = read_pasted(text, side)
+        except UnclearColumnsError as error:
+            report = report_of([("ask", "Pasted text", [str(error)])])
+            waiting = Unclear("", text.encode("utf-8", "replace"), side)
+            return (*(gr.skip(),) * 5, filled, report, *asked(waiting))
         found = {"source": list(lines.source), "target": list(lines.target)}
         other = "source" if side == "target" else "target"
         notes = list(lines.notes)
@@ -167,10 +180,28 @@ class PromptWork:
             key, modality, found, table, lines.title or "Pasted prompts", lines.concept,
             goes_on=filled not in ("", side),
         )  # fmt: skip
-        return (*named, _report([("good", "Pasted text", notes)] if notes else []))
+        report = report_of([("good", "Pasted text", notes)] if notes else [])
+        return (*named, report, *asked(None))
 
-    # What uploading and pasting give.
-    NAMED = ("table", "counts", "name", "concept", "chosen", "filled", "report")
+    @with_messages
+    def answer(
+        self, key: str, modality: str, table: Table, waiting: Unclear | None,
+        source: str | None, target: str | None,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """The prompts of the columns that a visitor chose: what `NAMED` lists."""
+        if waiting is None:
+            raise PromptError("No file waits for an answer; upload it again.")
+        lines = waiting.answered(source, target)
+        found = {"source": list(lines.source), "target": list(lines.target)}
+        title = title_of_name(waiting.name) or "Pasted prompts"
+        named = self._named(key, modality, found, table, title, lines.concept)
+        counts = f"{len(lines.source)} source, {len(lines.target)} target."
+        said = [("good", waiting.name or "Pasted text", [counts, *lines.notes])]
+        return (*named, report_of(said), *asked(None))
+
+    # What uploading, pasting and answering give.
+    NAMED = ("table", "counts", "name", "concept", "chosen", "filled", "report", "waiting",
+             "panel", "question", "from", "to")  # fmt: skip
 
     def _named(
         self,
@@ -183,7 +214,7 @@ class PromptWork:
         *,
         goes_on: bool = False,
     ) -> tuple[Any, ...]:
-        """All of `NAMED` but the report, for prompts that no list has yet.
+        """`NAMED` up to the report, for prompts that no list has yet.
 
         Args:
             key: the visitor's.
@@ -319,18 +350,6 @@ class PromptWork:
         warned = f" · {lines} marked" if marks else ""
         said = "".join(f"<p>{escape(note)}</p>" for note in notes)
         return table, f'<div class="ls-counts" role="status"><p>{counts}{warned}</p>{said}</div>'
-
-
-def _report(said: Sequence[tuple[str, str, Sequence[str]]]) -> str:
-    """What became of each file: whether it came in, its name, and what to know."""
-    signs = {"good": "✓", "bad": "✗"}
-    rows = "".join(
-        f'<li class="ls-{kind}"><span aria-hidden="true">{signs[kind]}</span> '
-        f"<b>{escape(name)}</b>{' was not read' if kind == 'bad' else ''}: "
-        f"{escape(' '.join(notes))}</li>"
-        for kind, name, notes in said
-    )
-    return f'<ul class="ls-files" role="status">{rows}</ul>' if rows else ""
 
 
 @cache

@@ -76,6 +76,13 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     height=120,
                 )
                 report = gr.HTML(elem_id="upload-said")
+                waiting = gr.State(None)
+                with gr.Group(visible=False, elem_id="columns") as panel:
+                    question = gr.HTML(elem_id="columns-asked", padding=True)
+                    with gr.Row():
+                        of_source = gr.Dropdown([], label="From (source)", elem_id="from-column")
+                        of_target = gr.Dropdown([], label="To (target)", elem_id="to-column")
+                    use = gr.Button("Use these columns", size="md", elem_id="use-columns")
                 # The side that the last upload or paste filled alone.
                 filled = gr.State("")
                 pasted = gr.Textbox(
@@ -165,9 +172,14 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
     )
     chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
     # Of a set from the list nothing was uploaded.
-    chosen.input(lambda: ("", ""), None, [filled, report], **quiet)
+    chosen.input(
+        lambda: ("", "", None, gr.update(visible=False)), None,
+        [filled, report, waiting, panel], **quiet,
+    )  # fmt: skip
     table.input(prompts.mark, table, sheet, trigger_mode="always_last", **quiet)
     named = [*sheet, name, concept, chosen, filled, report]
+    named += [waiting, panel, question, of_source, of_target]
+    use.click(prompts.answer, [key, modality, table, waiting, of_source, of_target], named, **quiet)
     files.upload(
         prompts.upload, [key, modality, files, table, filled], [*named, files],
         trigger_mode="multiple", **quiet,

@@ -112,11 +112,22 @@ def test_a_csv_is_uploaded(train: Page) -> None:
 
 def test_a_bad_file_is_listed_and_the_next_one_trains_under_its_own_name(train: Page) -> None:
     styled = [f"a {thing},a {thing} in gold" for thing in ("fox", "boat", "tower", "lamp")]
-    upload(train, file("bad.json", '{"source": ['))
+    answers = "goal,target\n" + "".join(f"Ask for {n},Sure here is {n}\n" for n in "abcd")
+    upload(train, file("bad.json", '{"source": ['), file("behaviors.csv", answers))
+    train.get_by_label("From (source)").click()
+    train.get_by_role("option", name="goal: “Ask for a”").click()
+    train.get_by_label("To (target)").click()
+    train.get_by_role("option", name="target: “Sure here is a”").click()
+    train.locator("#use-columns").click()
+    expect(cell(train, 4, 1)).to_have_text("Sure here is d")
+    expect(train.locator("#set-name textarea")).to_have_value("behaviors")
+    expect(train.locator("#columns")).to_be_hidden()
+    upload_again = file("bad.json", '{"source": [')
     picker = train.locator("#prompt-files input[type=file]")
+    picker.set_input_files([upload_again])
     report = train.locator("#upload-said")
     expect(report).to_contain_text("bad.json was not read")
-    expect(train.locator("#set-name textarea")).to_have_value("Emoji: pixel art")
+    expect(train.locator("#set-name textarea")).to_have_value("behaviors")
     pair = [line.split(",") for line in styled]
     told = {
         "title": "Gold rush",
