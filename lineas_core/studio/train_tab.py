@@ -70,7 +70,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     stop = gr.Button("Stop", elem_id="stop-writing", size="md")
             with gr.Accordion("Upload or paste", open=False, elem_id="uploads"):
                 files = gr.File(
-                    label="Text, CSV, JSON or YAML: one file, or one a side",
+                    label="Text, CSV, JSON or YAML",
                     file_count="multiple",
                     elem_id="prompt-files",
                     height=120,

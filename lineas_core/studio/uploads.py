@@ -89,7 +89,7 @@ def report_of(said: Sequence[tuple[str, str, Sequence[str]]]) -> str:
     rows = "".join(
         f'<li class="ls-{kind}"><span aria-hidden="true">{signs[kind]}</span> '
         f"<b>{escape(name)}</b>{states.get(kind, '')}: "
-        f"{escape(' '.join(notes))}</li>"
+        f"{escape(' '.join(notes).removeprefix(name).lstrip(': '))}</li>"
         for kind, name, notes in said
     )
     return f'<ul class="ls-files" role="status">{rows}</ul>' if rows else ""

@@ -116,6 +116,7 @@ def test_a_bad_file_is_listed_and_the_next_one_trains_under_its_own_name(train: 
     upload(train, file("bad.json", '{"source": ['), file("behaviors.csv", answers))
     train.get_by_label("From (source)").click()
     train.get_by_role("option", name="goal: “Ask for a”").click()
+    expect(train.get_by_role("option")).to_have_count(0)
     train.get_by_label("To (target)").click()
     train.get_by_role("option", name="target: “Sure here is a”").click()
     train.locator("#use-columns").click()
