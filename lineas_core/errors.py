@@ -15,6 +15,10 @@ class PromptError(LineasError, ValueError):
     """A prompt set, or a file that should hold one, cannot be used."""
 
 
+class PromptFileError(PromptError):
+    """A file, or a pasted text, is not readable as prompts."""
+
+
 class ModelError(LineasError, RuntimeError):
     """A model cannot be found, loaded or run."""
 

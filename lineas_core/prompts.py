@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -30,6 +31,10 @@ LONGEST_TEXT = 4000
 MOST_ERRORS = 50
 
 Side = Literal["source", "target"]
+
+
+class _NoSetError(PromptError):
+    """A file that is no prompt set in JSON; it may be another list of prompts."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,9 @@ class PromptSet:
     def load(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Read a prompt set file, or the shipped set of that name.
 
+        Files that are no prompt set in JSON are read by `prompt_files.read_prompt_file`: tables,
+        JSON lines, YAML.
+
         Raises:
             PromptError: there is no such file or set, or it cannot be used.
         """
@@ -119,7 +127,32 @@ class PromptSet:
                 f"{source.name:.200} cannot be read ({why(error)}). Give a JSON file or one of: "
                 f"{', '.join(shipped)}."
             ) from error
-        return cls.parse(source.name[:200], data)
+        name = source.name[:200]
+        if source.suffix.lower() != ".json":
+            return cls._read(name, data)
+        try:
+            return cls.parse(name, data)
+        except _NoSetError:
+            # JSON lines and lists of pairs are called .json as well.
+            with contextlib.suppress(PromptError):
+                return cls._read(name, data)
+            raise
+
+    @classmethod
+    def _read(cls, name: str, data: bytes) -> PromptSet:
+        """A set out of a file of any kind that `prompt_files` reads, called as it is."""
+        from lineas_core.prompt_files import read_prompt_file
+
+        lines = read_prompt_file(name, data)
+        return cls(
+            name=PurePath(name).stem,
+            title=lines.title,
+            modality="image" if lines.modality == "image" else "text",
+            source=list(lines.source),
+            target=list(lines.target),
+            concept=lines.concept,
+            license=lines.license,
+        )
 
     @classmethod
     def parse(cls, file: str, data: bytes) -> PromptSet:
@@ -139,15 +172,15 @@ class PromptSet:
         try:
             raw = parse_json(data.decode("utf-8-sig"))
         except ValueError as error:
-            raise PromptError(
+            raise _NoSetError(
                 f"{file} is not a readable JSON file: {why(error)}. Save it as JSON in UTF-8."
             ) from error
         if not isinstance(raw, dict):
-            raise PromptError(f"{file} holds a {type(raw).__name__}; a prompt set is an object.")
+            raise _NoSetError(f"{file} holds a {type(raw).__name__}; a prompt set is an object.")
         for side in ("source", "target"):
             lines = raw.get(side)
             if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
-                raise PromptError(f"{file}: {side!r} must be a list of texts.")
+                raise _NoSetError(f"{file}: {side!r} must be a list of texts.")
         fields = ("name", "title", "modality", "source", "target", "concept", "license")
         known = {key: raw[key] for key in fields if key in raw}
         for key in set(known) - {"source", "target"}:

@@ -166,14 +166,24 @@ def test_what_is_said_of_prompts_is_text(studio: Studio, tmp_path: Path) -> None
     table = [[f"{EVIL} {n}", f"{n} {EVIL}", ""] for n in range(4)]
     for said in (
         work.mark(table)[1],
-        work.paste(EVIL, "source", table)[1],
+        work.paste(ANN, "text", EVIL, "source", table, "")[1],
         work.save(ANN, "text", EVIL, EVIL, table)[1],
     ):
         check(said, shown=False)
-    file = tmp_path / "evil.csv"
-    file.write_text(f"source,target\n{EVILS[0]},c\n", encoding="utf-8")
-    for text in every_text(work.upload([str(file)], table)[1:]):
-        check(text, shown=False)
+    evil = EVILS[0].replace("/", "")
+    for name, text in (
+        (f"{evil}.csv", f"source,target\n{EVILS[0]},c\n"),
+        (f"{evil}.json", f'["{EVILS[0]}'),
+        (f"{evil}2.csv", f"goal {EVILS[0]},target\nAsk {EVILS[0]},Sure\nAsk twice,Yes\n"),
+    ):
+        file = tmp_path / name
+        file.write_text(text, encoding="utf-8")
+        found = work.upload(ANN, "text", [str(file)], table, "")
+        shown = dict(zip((*work.NAMED, "files"), found, strict=True))
+        # The others are values of fields and of lists, which the page does not take for HTML.
+        for place in ("counts", "report", "question"):
+            for said in every_text(shown[place]):
+                check(said, shown=False)
 
 
 def test_a_jobs_message_is_text_and_names_no_folder(studio: Studio) -> None:

@@ -8,10 +8,12 @@ import random
 import pytest
 
 import lineas_core as lc
-from lineas_core.errors import PromptError
+from lineas_core.errors import PromptError, PromptFileError
 from lineas_core.prompt_files import (
     MOST_BYTES,
     MOST_LINES,
+    Picked,
+    UnclearColumnsError,
     read_pasted,
     read_prompt_file,
     write_prompts,
@@ -89,7 +91,7 @@ def test_plain_lines_go_where_the_caller_or_the_name_says(name, side, expected) 
     read = read_prompt_file(name, b"\xef\xbb\xbfone\r\n\r\n two \rthree\n", side)
     assert getattr(read, expected) == ("one", "two", "three")
     assert read.notes[-1] == "Skipped 1 empty place."
-    assert ("does not say" in read.notes[0]) == (side is None)
+    assert ("does not say" in read.notes[0]) == (side is None and name == "list.txt")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
@@ -126,11 +128,15 @@ def test_pasted_lines_that_only_look_like_something() -> None:
 @pytest.mark.parametrize(
     ("name", "data", "message"),
     [
-        ("a.pdf", b"x", "a.pdf ends in .pdf"),
+        ("a.txt", b"%PDF-1.7", "a.txt is a PDF, not a text. Copy its text"),
+        ("a.csv", b"PK\x03\x04..", "a.csv is a ZIP archive .*Save the sheet as CSV"),
+        ("a.txt", b"\x01\x00\x00", "a.txt is not a text: its byte 2 is 0"),
+        ("a.txt", b"ok\n\xe4\xe5\xed\xfc", r"line 2: byte 4 \(0xE4\) is not UTF-8, and"),
+        ("a.txt", "za\nżółw".encode("cp1250"), r"a.txt line 2: byte 4"),
         ("a.txt", b"", "a.txt holds no prompts"),
-        ("a.txt", b"ok\nb\xe9", r"a.txt line 2: byte 5 \(0xE9\) is not UTF-8. Save"),
+        ("a.txt", b"ok\nb\x81", r"a.txt line 2: byte 5 \(0x81\) is not UTF-8, and"),
         ("a.txt", b"\xef\xbb\xbfok\nb\xe9", r"line 2: byte 8 \(0xE9\)"),
-        ("a.csv", b"one,two\n1,2", "a.csv line 1: its columns are 'one,two'"),
+        ("a.csv", b"one,two\n1,2", "a.csv line 1: its columns are 'one', 'two'"),
         ("a.csv", b"source,source\n1,2", "two columns 'source'"),
         ("a.csv", b"source,target\na,b\nc,d,e", "a.csv line 3: has 3 cells"),
         ("a.csv", b'source,target\n"a,b\nc,d', "a.csv line 3: not a readable table"),
@@ -223,3 +229,137 @@ def test_sets_that_no_file_could_hold_do_not_come_to_be(tmp_path) -> None:
         assert str(tmp_path) not in str(caught.value)
     (tmp_path / "marked.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(four).encode())
     assert lc.PromptSet.load(tmp_path / "marked.json").source == four["source"]
+
+
+FOX = ("a fox", "a boat on the sea", "an old tower", "four lamps")
+FOG = tuple(f"{text} in fog" for text in FOX)
+PAIRS = list(zip(FOX, FOG, strict=True))
+SLIDERS = "# a comment\n" + "".join(
+    f"- target: 'x'\n  positive: \"{b}\"\n  unconditional: {a}\n  neutral: x\n"
+    "  action: enhance\n  guidance_scale: 4\n"
+    for a, b in PAIRS
+)
+
+
+def table(header: str, separator: str = ",") -> str:
+    return "\r\n".join([header, *(separator.join(pair) for pair in PAIRS), ""])
+
+
+def labelled(header: str, source: object, target: object) -> str:
+    rows = [f"{a},{source}" for a in FOX] + [f"{b},{target}" for b in FOG]
+    return "\n".join([header, *rows])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", "\n".join(json.dumps({"source": a, "target": b}) for a, b in PAIRS)),
+        ("a.jsonl", json.dumps([{"before": a, "after": b} for a, b in PAIRS], indent=1)),
+        ("a.txt", json.dumps({"source": FOX, "target": FOG}, indent=1)),
+        ("a.txt", f"```json\n{json.dumps({'positive': FOG, 'negative': FOX})}\n```"),
+        ("a.json", json.dumps({"text": FOX + FOG, "label": [0] * 4 + [1] * 4})),
+        ("a.json", json.dumps(PAIRS)),
+        ("a.txt", str({"source": list(FOX), "target": list(FOG)})),
+        ("a.csv", "sep=;\r\n" + table("Source;Target", ";")),
+        ("a.csv", table("From\tTo", "\t")),
+        ("a.tsv", table("source\ttarget", "\t")),
+        ("a.txt", table("Source_Prompt\tTarget prompts", "\t")),
+        ("a.csv", labelled("prompt,side", "source", "target")),
+        ("a.csv", labelled("Sentence,Label", 0, 1)),
+        ("a.csv", labelled("caption,split", "before", "after")),
+        ("a.csv", labelled("text,class", "neg", "pos")),
+        ("a.yaml", SLIDERS),
+        ("a.txt", SLIDERS),
+        ("a.txt", "|Source|Target|\n|---|:-:|\n" + "\n".join(f"|{a} | {b}|" for a, b in PAIRS)),
+        ("a.txt", "Source:\n" + "\n".join(FOX) + "\n\n## Target prompts\n" + "\n".join(FOG)),
+        ("a.txt", "\n".join(f"Source: {a}\nTarget: {b}" for a, b in PAIRS)),
+        ("a.txt", table("", "\t")),
+    ],
+)  # fmt: skip
+def test_files_are_told_by_what_they_hold(name: str, text: str) -> None:
+    read = read_prompt_file(name, text.encode())
+    assert (read.source, read.target) == (FOX, FOG)
+    pasted = read_pasted(text, "target")
+    if name == "a.txt":
+        assert (pasted.source, pasted.target) == (FOX, FOG)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-32", "cp1252"]
+)
+def test_files_of_every_encoding_are_read_and_it_is_said(encoding: str) -> None:
+    text = table("source,target").replace("lamps", "lampes d'été à côté €")
+    read = read_prompt_file("a.csv", text.encode(encoding))
+    assert read.source == (*FOX[:3], "four lampes d'été à côté €")
+    assert ("été à côté" in " ".join(read.notes)) == (encoding == "cp1252")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{red|blue} car on a road\na {cat|dog} asleep\n{a|b} house\nfour lamps",
+        '["ghost" sheet], night\na hill\na mill\na lake',
+        '{"a": 1} is JSON.\na hill',
+        "archery, target, outdoors\n1girl, bow, arrow\nforest, deer, mist\nrain, street, night",
+        "archery,target,outdoors\n1girl,bow,arrow\nforest,deer,mist",
+        "target; source; bow\nriver; hill; mist\na; b; c",
+        "Photo: a cat\nPhoto: a dog\nTarget: bow",
+        "[Verse 1] hello\n[Verse 2] you\n[Chorus] all",
+    ],
+)
+def test_pasted_text_is_text_unless_all_of_it_is_something_else(text: str) -> None:
+    assert read_pasted(text, "target").target == tuple(text.split("\n"))
+    assert read_pasted(text).source == tuple(text.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "offered", "wanted"),
+    [
+        (labelled("text,target", 0, 1), "its column target holds numbers", (FOX, FOG)),
+        (labelled("comment_text,target", 0.25, 0.75), "load_jigsaw", (FOX, FOG)),
+        (table("goal,target"), "its column target stands beside goal", (FOX, FOG)),
+        (table("plain,misty"), "none of its columns is called source or target", (FOX, FOG)),
+        (labelled("text,label", "clear", "misty"), "label does not say", (FOX, FOG)),
+        (labelled("text,source", "reddit", "wiki"), "its column source stands beside text", None),
+    ],
+)  # fmt: skip
+def test_columns_that_do_not_say_are_asked_about(text: str, offered: str, wanted) -> None:
+    with pytest.raises(UnclearColumnsError, match=offered) as caught:
+        read_prompt_file("a.csv", text.encode())
+    parts = [part for part, _ in caught.value.offers]
+    assert isinstance(caught.value, PromptFileError)
+    if wanted:
+        found = {
+            read_prompt_file("a.csv", text.encode(), picked=Picked(p, None)).source
+            for p in parts
+        }  # fmt: skip
+        assert set(wanted) <= found
+
+
+def test_lists_lose_their_marks_and_sets_keep_their_names() -> None:
+    for text in (
+        "\n".join(f"- {a}" for a in FOX),
+        "Here are four:\n" + "\n".join(f"{n}. {a}" for n, a in enumerate(FOX, start=1)),
+        "\n".join(f'"{a}",' for a in FOX),
+        str(list(FOX)),
+    ):
+        assert read_pasted(text, "target").target == FOX
+    text = f"title: Sea fog\nconcept: fog\nmodality: image\nsource: {list(FOX)}\ntarget: [one]"
+    read = read_prompt_file("a.yml", text.encode())
+    assert (read.title, read.concept, read.modality) == ("Sea fog", "fog", "image")
+    with pytest.raises(PromptFileError, match="alias"):
+        read_prompt_file("a.yaml", b"a: &a [x]\nb: [*a, *a]\nsource: [*a]")
+
+
+def test_the_library_and_the_command_line_read_the_same_files(tmp_path) -> None:
+    for name, text in (
+        ("fog.csv", table("source,target")),
+        ("fog.yaml", SLIDERS),
+        ("fog.json", "\n".join(json.dumps({"source": a, "target": b}) for a, b in PAIRS)),
+    ):
+        (tmp_path / name).write_text(text)
+        prompts = lc.PromptSet.load(tmp_path / name)
+        assert (prompts.name, prompts.source, prompts.target) == ("fog", [*FOX], [*FOG])
+    (tmp_path / "asked.csv").write_text(table("goal,target"))
+    with pytest.raises(UnclearColumnsError, match="asked.csv line 1: .*beside goal"):
+        lc.PromptSet.load(tmp_path / "asked.csv")

@@ -45,28 +45,114 @@ def test_lines_that_repeat_are_marked_where_they_are(studio: Studio) -> None:
     assert again == gr.skip()
 
 
+def uploaded(work: PromptWork, table: list[list[str]], *files: Path, filled: str = "") -> Any:
+    parts = work.upload(ANN, "text", [str(file) for file in files], table, filled)
+    return dict(zip((*work.NAMED, "files"), parts, strict=True))
+
+
+def pasted(work: PromptWork, text: str, side: Any, table: Any, filled: str = "") -> Any:
+    return dict(zip(work.NAMED, work.paste(ANN, "text", text, side, table, filled), strict=True))
+
+
 def test_files_fill_the_sides_that_they_give(studio: Studio, tmp_path: Path) -> None:
     work = PromptWork(studio)
-    (tmp_path / "one.txt").write_text("a\nb\n")
-    (tmp_path / "my target.txt").write_text("x\ny\nz\n")
-    table, marks = work.upload([str(tmp_path / "one.txt"), str(tmp_path / "my target.txt")], [])
-    assert columns(table) == (["a", "b"], ["x", "y", "z"])
+    one, target = tmp_path / "one.txt", tmp_path / "my target.txt"
+    one.write_text("a\nb\n")
+    target.write_text("x\ny\nz\n")
+    got = uploaded(work, [], one, target)
+    assert columns(got["table"]) == (["a", "b"], ["x", "y", "z"])
     (tmp_path / "both.csv").write_text("Target,Source\nq,p\n")
-    table, marks = work.upload([str(tmp_path / "both.csv")], table)
-    assert columns(table) == (["p"], ["q"])
-    assert "1</b> / 32 source" in marks
+    got = uploaded(work, got["table"], tmp_path / "both.csv")
+    assert columns(got["table"]) == (["p"], ["q"])
+    assert "1</b> / 32 source" in got["counts"]
     (tmp_path / "only.jsonl").write_text('{"target": "t"}\n')
-    table, _ = work.upload([str(tmp_path / "only.jsonl")], table)
-    assert columns(table) == (["p"], ["t"])
+    got = uploaded(work, got["table"], tmp_path / "only.jsonl")
+    assert columns(got["table"]) == (["p"], ["t"])
+    # Two files of which neither says its side, one after the other.
+    got = uploaded(work, got["table"], one)
+    got = uploaded(work, got["table"], tmp_path / "one.txt", filled=got["filled"])
+    assert columns(got["table"]) == (["a", "b"], ["a", "b"])
+
+
+def test_each_file_is_judged_alone_and_none_blocks_the_next(studio: Studio, tmp_path: Path) -> None:
+    work = PromptWork(studio)
+    bad, good = tmp_path / "bad<b>.json", tmp_path / "fog.csv"
+    bad.write_text('{"source": [')
+    good.write_text("source,target\na fox,a fox in fog\n")
+    table = [["old", "old too", ""]]
+    got = uploaded(work, table, bad)
+    assert got["table"] == got["name"] == got["concept"] == gr.skip()
+    assert "bad&lt;b&gt;.json</b> was not read" in got["report"]
+    assert got["files"] is None
+    got = uploaded(work, table, bad, good)
+    assert columns(got["table"]) == (["a fox"], ["a fox in fog"])
+    assert got["name"] == "fog"
+    assert "was not read" in got["report"]
+    assert "<b>fog.csv</b>: 1 source, 1 target." in got["report"]
+
+
+def test_columns_that_do_not_say_are_chosen(studio: Studio, tmp_path: Path) -> None:
+    work = PromptWork(studio)
+    file = tmp_path / "behaviors.csv"
+    file.write_text("goal,target\nAsk for bread,Sure here is bread\nAsk for tea,Sure have tea\n")
+    got = uploaded(work, [["old", "old too", ""]], file)
+    assert got["table"] == gr.skip()
+    assert "behaviors.csv</b> waits for an answer" in got["report"]
+    assert got["panel"]["visible"]
+    labels = [label for label, _ in got["from"]["choices"]]
+    assert labels == ["goal: “Ask for bread”", "target: “Sure here is bread”"]
+    parts = work.answer(ANN, "text", [], got["waiting"], "0", "1")
+    got = dict(zip(work.NAMED, parts, strict=True))
+    assert columns(got["table"]) == (
+        ["Ask for bread", "Ask for tea"],
+        ["Sure here is bread", "Sure have tea"],
+    )
+    assert got["name"] == "behaviors"
+    assert got["waiting"] is None
+    waiting = uploaded(work, [], file)["waiting"]
+    for chosen, message in ((("0", "0"), "both goal"), ((None, None), "Choose a column")):
+        with pytest.raises(gr.Error, match=message):
+            work.answer(ANN, "text", [], waiting, *chosen)
+
+
+def test_a_set_is_called_as_what_was_uploaded_or_pasted(studio: Studio, tmp_path: Path) -> None:
+    work = PromptWork(studio)
+    table = work.choose(ANN, "night")[0]
+    file = tmp_path / "my_fog-v2.csv"
+    file.write_text("source,target\na fox,a fox in fog\n")
+    got = uploaded(work, table, file)
+    assert (got["name"], got["concept"]) == ("my_fog-v2", "")
+    assert "write under Concept what the targets have" in got["counts"]
+    unsaved = got["chosen"]["value"]
+    assert unsaved not in shipped_prompt_sets()
+    # The list's new entry asks for the table that is there: it must not be taken away.
+    assert work.choose(ANN, unsaved) == (gr.skip(),) * 5
+    with pytest.raises(gr.Error, match="not saved"):
+        work.delete(ANN, "text", unsaved)
+    said = {"title": "Sea fog", "concept": "fog", "source": ["a"], "target": ["b"]}
+    (tmp_path / "x.json").write_text(json.dumps(said))
+    got = uploaded(work, table, tmp_path / "x.json")
+    assert (got["name"], got["concept"]) == ("Sea fog", "fog")
+    got = pasted(work, "a\nb", "source", table)
+    assert (got["name"], got["concept"]) == ("Pasted prompts", "")
+    assert f"The {len(NIGHT.target)} target prompts that were there stay." in got["counts"]
+    # The other side completes the set, whose name may have been written meanwhile.
+    got = pasted(work, "x\ny", "target", got["table"], got["filled"])
+    assert (got["name"], got["concept"]) == (gr.skip(), gr.skip())
 
 
 def test_pasted_lines_go_where_they_are_told(studio: Studio) -> None:
     work = PromptWork(studio)
-    table, _ = work.paste("a\nb", "source", [])
-    table, _ = work.paste("x\ny\nz", "target", table)
-    assert columns(table) == (["a", "b"], ["x", "y", "z"])
-    table, _ = work.paste(json.dumps({"source": ["p"], "target": ["q"]}), "target", table)
-    assert columns(table) == (["p"], ["q"])
+    got = pasted(work, "a\nb", "source", [])
+    got = pasted(work, "x\ny\nz", "target", got["table"])
+    assert columns(got["table"]) == (["a", "b"], ["x", "y", "z"])
+    assert "does not say" not in got["report"]
+    both = json.dumps({"source": ["p"], "target": ["q"]})
+    got = pasted(work, both, "target", got["table"])
+    assert columns(got["table"]) == (["p"], ["q"])
+    got = pasted(work, '{"source": ["r"]}', "target", got["table"])
+    assert columns(got["table"]) == (["p"], ["r"])
+    assert "went to target, as you said" in got["report"]
 
 
 def test_a_saved_set_is_its_visitors_own_and_trains_the_same(studio: Studio) -> None:
@@ -104,12 +190,10 @@ def test_every_shipped_set_is_among_the_choices(studio: Studio) -> None:
     assert offered == set(shipped_prompt_sets())
 
 
-def test_mistakes_about_prompts_become_messages(studio: Studio, tmp_path: Path) -> None:
+def test_mistakes_about_prompts_become_messages(studio: Studio) -> None:
     work = PromptWork(studio)
-    (tmp_path / "x.txt").write_bytes(b"\xff\xfe\x00")
     for attempt, message in (
-        (lambda: work.upload([str(tmp_path / "x.txt")], []), "x.txt"),
-        (lambda: work.paste("  ", "source", []), "Nothing was pasted"),
+        (lambda: work.paste(ANN, "text", "  ", "source", [], ""), "Nothing was pasted"),
         (lambda: list(work.write(ANN, "text", " ", 0, "smollm2")), "few words"),
         (lambda: work.save(ANN, "text", "n", "c", [["a", "b", ""]]), "give 4 or more"),
         (lambda: work.mark([["a", "b", ""]] * 300), "256 at most"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -14,7 +14,14 @@ import gradio as gr
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.files import write_whole
 from lineas_core.models import as_language_model
-from lineas_core.prompt_files import read_pasted, read_prompt_file, write_prompts
+from lineas_core.prompt_files import (
+    MOST_BYTES,
+    UnclearColumnsError,
+    read_pasted,
+    side_of_name,
+    title_of_name,
+    write_prompts,
+)
 from lineas_core.prompt_marks import line_marks
 from lineas_core.prompt_sheet import Draft
 from lineas_core.prompt_writer import write_image_prompts, write_text_prompts
@@ -23,12 +30,15 @@ from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.limits import size_of
 from lineas_core.studio.style_line import too_long_for
 from lineas_core.studio.texts import whole
+from lineas_core.studio.uploads import Unclear, asked, report_of
 from lineas_core.studio.visitors import owner_of
 from lineas_core.subjects import SUBJECTS
 from lineas_core.words import counted
 
 WANTED = 32
 MOST_LINES = 256
+# In the list of sets: what was uploaded, pasted or written, and is in no list yet.
+UNSAVED, UNSAVED_TITLE = "(unsaved)", "The prompts below (not saved)"
 
 Table = Sequence[Sequence[Any]]
 Modality = Literal["text", "image"]
@@ -83,7 +93,7 @@ class PromptWork:
     @with_messages
     def choose(self, key: str, chosen: str | None) -> tuple[Any, ...]:
         """Table, marks, name, concept and preview prompt of a set."""
-        if not chosen:
+        if not chosen or chosen == UNSAVED:
             return (gr.skip(),) * 5
         prompts = self.find(owner_of(key), chosen)
         table, marks = self.shown(prompts.source, prompts.target)
@@ -99,33 +109,166 @@ class PromptWork:
         return gr.skip() if same else shown, marks
 
     @with_messages
-    def upload(self, files: Sequence[str] | None, table: Table) -> tuple[Any, str]:
-        """The prompts of the files: a side that a file gives takes the place of the table's."""
-        source, target = sides_of(table)
-        notes: list[str] = []
-        for place, path in enumerate(files or ()):
+    def upload(
+        self, key: str, modality: str, files: Sequence[str] | None, table: Table, filled: str
+    ) -> tuple[Any, ...]:
+        """The prompts of the files, each judged alone.
+
+        A side that a file gives takes the place of the table's. The set is called as the files say,
+        or as they are named: never as the set that was there.
+
+        Args:
+            key: the visitor's.
+            modality: of what is steered.
+            files: what was uploaded.
+            table: of the page.
+            filled: the side that the upload before filled alone, to which lines go no more that do
+                not say theirs.
+
+        Returns:
+            What `NAMED` lists, and the files that stay in the field: none, so that no bad one
+            stands in the way of the next.
+        """
+        found: dict[str, list[str]] = {"source": [], "target": []}
+        titles: list[str] = []
+        concept, said = "", []
+        waiting: Unclear | None = None
+        for path in files or ():
             file = Path(path)
             side: Literal["source", "target"] | None = None
-            if file.suffix.lower() == ".txt" and "target" not in file.stem.lower():
-                side = "source" if place == 0 or "source" in file.stem.lower() else "target"
-            lines = read_prompt_file(file.name, file.read_bytes(), side)
-            source, target = list(lines.source) or source, list(lines.target) or target
-            notes += lines.notes
-        shown, marks = self.shown(source, target, notes)
-        return shown, marks
+            if side_of_name(file.name) is None:
+                side = "target" if found["source"] or filled == "source" else "source"
+            with file.open("rb") as opened:
+                # One byte over what is allowed is enough to refuse it.
+                unread = Unclear(file.name, opened.read(MOST_BYTES + 1), side)
+            try:
+                lines = unread.read()
+            except UnclearColumnsError as error:
+                waiting = waiting or unread
+                said.append(("ask", file.name, [str(error)]))
+                continue
+            except PromptError as error:
+                said.append(("bad", file.name, [str(error)]))
+                continue
+            found["source"] += lines.source
+            found["target"] += lines.target
+            titles.append(lines.title or title_of_name(file.name))
+            concept = concept or lines.concept
+            counts = f"{len(lines.source)} source, {len(lines.target)} target."
+            said.append(("good", file.name, [counts, *lines.notes]))
+        report = report_of(said)
+        if not titles:
+            return (*(gr.skip(),) * 5, filled, report, *asked(waiting), None)
+        title = " + ".join(dict.fromkeys(filter(None, titles))) or "Uploaded prompts"
+        named = self._named(key, modality, found, table, title[:120], concept[:120])
+        return (*named, report, *asked(waiting), None)
 
     @with_messages
-    def paste(self, text: str, side: str, table: Table) -> tuple[Any, str]:
-        """The prompts of pasted text; plain lines go to `side`."""
+    def paste(
+        self, key: str, modality: str, text: str, side: Literal["source", "target"], table: Table,
+        filled: str,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """The prompts of pasted text: what `NAMED` lists.
+
+        A text that gives one side goes to `side`, whatever it says; one that gives both, to both.
+        """
         if not text.strip():
             raise PromptError("Nothing was pasted; put a prompt on each line, CSV or JSON.")
-        source, target = sides_of(table)
-        lines = read_pasted(text)
-        if lines.source and not lines.target and side == "target":
-            target = list(lines.source)
-        else:
-            source, target = list(lines.source) or source, list(lines.target) or target
-        return self.shown(source, target, list(lines.notes))
+        try:
+            lines = read_pasted(text, side)
+        except UnclearColumnsError as error:
+            report = report_of([("ask", "Pasted text", [str(error)])])
+            waiting = Unclear("", text.encode("utf-8", "replace"), side)
+            return (*(gr.skip(),) * 5, filled, report, *asked(waiting))
+        found = {"source": list(lines.source), "target": list(lines.target)}
+        other = "source" if side == "target" else "target"
+        notes = list(lines.notes)
+        if found[other] and not found[side]:
+            found = {side: found[other], other: []}
+            notes.append(f"The text calls its lines {other}; they went to {side}, as you said.")
+        # The other side of what is being pasted may have a name already.
+        named = self._named(
+            key, modality, found, table, lines.title or "Pasted prompts", lines.concept,
+            goes_on=filled not in ("", side),
+        )  # fmt: skip
+        report = report_of([("good", "Pasted text", notes)] if notes else [])
+        return (*named, report, *asked(None))
+
+    @with_messages
+    def answer(
+        self, key: str, modality: str, table: Table, waiting: Unclear | None,
+        source: str | None, target: str | None,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """The prompts of the columns that a visitor chose: what `NAMED` lists."""
+        if waiting is None:
+            raise PromptError("No file waits for an answer; upload it again.")
+        lines = waiting.answered(source, target)
+        found = {"source": list(lines.source), "target": list(lines.target)}
+        title = title_of_name(waiting.name) or "Pasted prompts"
+        named = self._named(key, modality, found, table, title, lines.concept)
+        counts = f"{len(lines.source)} source, {len(lines.target)} target."
+        said = [("good", waiting.name or "Pasted text", [counts, *lines.notes])]
+        return (*named, report_of(said), *asked(None))
+
+    # What uploading, pasting and answering give.
+    NAMED = ("table", "counts", "name", "concept", "chosen", "filled", "report", "waiting",
+             "panel", "question", "from", "to")  # fmt: skip
+
+    def _named(
+        self,
+        key: str,
+        modality: str,
+        found: Mapping[str, Sequence[str]],
+        table: Table,
+        title: str,
+        concept: str,
+        *,
+        goes_on: bool = False,
+    ) -> tuple[Any, ...]:
+        """`NAMED` up to the report, for prompts that no list has yet.
+
+        Args:
+            key: the visitor's.
+            modality: of the list of sets.
+            found: side -> prompts.
+            table: that they go into.
+            title: of the set from now on.
+            concept: likewise; empty where nobody said.
+            goes_on: whether they complete what came before, whose names stay.
+        """
+        before = dict(zip(("source", "target"), sides_of(table), strict=True))
+        notes = []
+        sides = {}
+        for side, texts in found.items():
+            sides[side] = list(texts[:MOST_LINES]) or before[side]
+            if len(texts) > MOST_LINES:
+                notes.append(f"Of {len(texts):,} {side} prompts the first {MOST_LINES} came in.")
+            if not texts and before[side] and not goes_on:
+                notes.append(f"The {len(before[side])} {side} prompts that were there stay.")
+        if not concept and not goes_on:
+            notes.append(
+                "No concept was given: write under Concept what the targets have, in a word or "
+                "two. Answers are scored by it; training works without."
+            )
+        shown, marks = self.shown(sides["source"], sides["target"], notes)
+        given = [side for side, texts in found.items() if texts]
+        choices = [(UNSAVED_TITLE, UNSAVED), *self.choices(owner_of(key), modality)]
+        return (
+            shown,
+            marks,
+            gr.skip() if goes_on else title,
+            gr.skip() if goes_on and not concept else concept,
+            gr.update(choices=choices, value=UNSAVED),
+            given[0] if len(given) == 1 and not goes_on else "",
+        )
+
+    def written(
+        self, key: str, modality: Modality, concept: str, seed: float, writer: str
+    ) -> Iterator[tuple[Any, ...]]:
+        """What `write` gives, and the name and the place in the list of what is written."""
+        choices = [(UNSAVED_TITLE, UNSAVED), *self.choices(owner_of(key), modality)]
+        for parts in self.write(key, modality, concept, seed, writer):
+            yield *parts, concept.strip()[:120], gr.update(choices=choices, value=UNSAVED)
 
     @with_messages
     def write(
@@ -170,6 +313,8 @@ class PromptWork:
     def delete(self, key: str, modality: Modality, chosen: str) -> tuple[Any, str, Any]:
         """Take a set of the visitor's out of the list; what was deleted, to bring it back."""
         owner = owner_of(key)
+        if not chosen or chosen == UNSAVED:
+            raise PromptError("These prompts are not saved as a set; there is none to delete.")
         if chosen in _shipped():
             raise PromptError("This set ships with the app and stays; yours can be deleted.")
         self._studio.library.delete_prompts(chosen, owner)

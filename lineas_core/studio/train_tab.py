@@ -8,7 +8,7 @@ import gradio as gr
 
 from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.prompt_work import PromptWork
+from lineas_core.studio.prompt_work import UNSAVED, UNSAVED_TITLE, PromptWork
 from lineas_core.studio.stage import build_stage
 from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.style_line import StyleLine
@@ -95,12 +95,21 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     stop = gr.Button("Stop", elem_id="stop-writing", size="md")
             with gr.Accordion("Upload or paste", open=False, elem_id="uploads"):
                 files = gr.File(
-                    label=".txt (two files), .csv, .json or .jsonl",
+                    label="Text, CSV, JSON or YAML",
                     file_count="multiple",
-                    file_types=[".txt", ".csv", ".json", ".jsonl"],
                     elem_id="prompt-files",
                     height=120,
                 )
+                report = gr.HTML(elem_id="upload-said")
+                waiting = gr.State(None)
+                with gr.Group(visible=False, elem_id="columns") as panel:
+                    question = gr.HTML(elem_id="columns-asked", padding=True)
+                    with gr.Row():
+                        of_source = gr.Dropdown([], label="From (source)", elem_id="from-column")
+                        of_target = gr.Dropdown([], label="To (target)", elem_id="to-column")
+                    use = gr.Button("Use these columns", size="md", elem_id="use-columns")
+                # The side that the last upload or paste filled alone.
+                filled = gr.State("")
                 pasted = gr.Textbox(
                     label="Or paste lines, CSV or JSON", lines=3, elem_id="paste-text"
                 )
@@ -185,32 +194,49 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
         **quiet,
     )
     modality.input(
-        lambda visitor, kind: _sets(prompts, visitor, kind), [key, modality], chosen, **quiet
+        lambda visitor, kind, now: _sets(prompts, visitor, kind, now),
+        [key, modality, chosen],
+        chosen,
+        **quiet,
     )
-    filled = chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
+    picked = chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
     line = StyleLine(studio)
     looked = {"trigger_mode": "always_last", "concurrency_id": "sliders", **quiet}
     of, told = [modality, model, concept, table], [known, styles]
-    filled.success(line.show, of, told, **looked)
+    picked.success(line.show, of, told, **looked)
     gr.on([model.change, concept.blur, concept.submit], line.show, of, told, **looked)
     styles.input(lambda name: name, styles, chosen, **quiet)
     model.change(
-        lambda visitor, kind, to: gr.update(choices=prompts.choices(owner_of(visitor), kind, to)),
-        [key, modality, model], chosen, **quiet,
+        lambda visitor, kind, to, now: gr.update(
+            choices=[*_unsaved(now), *prompts.choices(owner_of(visitor), kind, to)]
+        ),
+        [key, modality, model, chosen], chosen, **quiet,
+    )  # fmt: skip
+    # Of a set from the list nothing was uploaded.
+    chosen.input(
+        lambda: ("", "", None, gr.update(visible=False)), None,
+        [filled, report, waiting, panel], **quiet,
     )  # fmt: skip
     table.input(prompts.mark, table, sheet, trigger_mode="always_last", **quiet)
-    files.upload(prompts.upload, [files, table], sheet, **quiet)
+    named = [*sheet, name, concept, chosen, filled, report]
+    named += [waiting, panel, question, of_source, of_target]
+    use.click(prompts.answer, [key, modality, table, waiting, of_source, of_target], named, **quiet)
+    files.upload(
+        prompts.upload, [key, modality, files, table, filled], [*named, files],
+        trigger_mode="multiple", **quiet,
+    )  # fmt: skip
     for button, side in ((into_source, "source"), (into_target, "target")):
-        button.click(prompts.paste, [pasted, gr.State(side), table], sheet, **quiet)
+        button.click(
+            prompts.paste, [key, modality, pasted, gr.State(side), table, filled], named, **quiet
+        )
     writing = gr.on(
         [write.click, idea.submit],
-        prompts.write,
+        prompts.written,
         [key, modality, idea, dice, writer],
-        [*sheet, concept],
+        [*sheet, concept, name, chosen],
         trigger_mode="once",
         **quiet,
     )
-    idea.change(lambda text: text, idea, name, **quiet)
     stop.click(None, cancels=[writing])
     save.click(prompts.save, [key, modality, name, concept, table], [chosen, said], **quiet)
     share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
@@ -246,6 +272,13 @@ def _models(studio: Studio, modality: str) -> list[tuple[str, str]]:
     return studio.model_choices(modality)
 
 
-def _sets(prompts: PromptWork, key: str, modality: str) -> object:
+def _unsaved(chosen: str | None) -> list[tuple[str, str]]:
+    """What a visitor brought stays in the list, whatever else changes."""
+    return [(UNSAVED_TITLE, UNSAVED)] if chosen == UNSAVED else []
+
+
+def _sets(prompts: PromptWork, key: str, modality: str, chosen: str | None) -> object:
     choices = prompts.choices(owner_of(key), modality)
+    if kept := _unsaved(chosen):
+        return gr.update(choices=[*kept, *choices], value=UNSAVED)
     return gr.update(choices=choices, value=FIRST[modality])

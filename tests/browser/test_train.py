@@ -111,6 +111,50 @@ def test_a_csv_is_uploaded(train: Page) -> None:
     expect(cell(train, 5, 2)).to_have_text(re.compile("source: repeats source line 1;"))
 
 
+def test_a_bad_file_is_listed_and_the_next_one_trains_under_its_own_name(train: Page) -> None:
+    styled = [f"a {thing},a {thing} in gold" for thing in ("fox", "boat", "tower", "lamp")]
+    answers = "goal,target\n" + "".join(f"Ask for {n},Sure here is {n}\n" for n in "abcd")
+    upload(train, file("bad.json", '{"source": ['), file("behaviors.csv", answers))
+    for side, option in (("from", "goal: “Ask for a”"), ("to", "target: “Sure here is a”")):
+        column = train.locator(f"#{side}-column")
+        column.locator("input").click()
+        column.get_by_role("option", name=option).click()
+    train.locator("#use-columns").click()
+    expect(cell(train, 4, 1)).to_have_text("Sure here is d")
+    expect(train.locator("#set-name textarea")).to_have_value("behaviors")
+    expect(train.locator("#columns")).to_be_hidden()
+    upload_again = file("bad.json", '{"source": [')
+    picker = train.locator("#prompt-files input[type=file]")
+    picker.set_input_files([upload_again])
+    report = train.locator("#upload-said")
+    expect(report).to_contain_text("bad.json was not read")
+    expect(train.locator("#set-name textarea")).to_have_value("behaviors")
+    pair = [line.split(",") for line in styled]
+    told = {
+        "title": "Gold rush",
+        "concept": "gold leaf",
+        "source": [a for a, _ in pair],
+        "target": [b for _, b in pair],
+    }
+    picker.set_input_files([file("gold.json", json.dumps(told))])
+    expect(report).to_contain_text("gold.json: 4 source, 4 target.")
+    expect(train.locator("#set-name textarea")).to_have_value("Gold rush")
+    expect(train.locator("#set-concept textarea")).to_have_value("gold leaf")
+    expect(cell(train, 1, 1)).to_have_text("a fox in gold")
+    expect(train.get_by_label("Prompt set")).to_have_value("The prompts below (not saved)")
+    start(train, 4)
+    ended(train, "done")
+    expect(train.locator("#recent")).to_contain_text("Gold rush")
+    expect(train.locator(".rack-name span").first).to_have_text("Gold rush")
+    go_to(train, "Library")
+    expect(train.locator("#library-maps")).to_contain_text("Gold rush")
+    go_to(train, "Images")
+    slider(train, "Gold rush").focus()
+    train.keyboard.press("End")
+    score = train.locator("#pictures [data-mix='Gold rush 1.00'] .ls-scores span").first
+    expect(score).to_have_attribute("title", "CLIPScore with “gold leaf”")
+
+
 def test_two_text_files_are_uploaded(train: Page) -> None:
     upload(
         train,
