@@ -23,6 +23,12 @@ SAME_BEGINNING = {2: 2, 3: 1}
 # As many prompts of a side may share so many last words.
 SAME_END = {3: 1}
 SAME_WORD = 3
+# Of one side, how many prompts may share a frame.
+SAME_FRAME = 2
+# A word counts as the topic's own where so many targets hold it (metrics.own_words).
+WORD_TEXTS = 2
+# Nats a token that a word in its first two targets is worth.
+NEW_WORD = 0.4
 
 Clock = Callable[[], float]
 
@@ -82,12 +88,14 @@ class _Line:
         loss: the smaller, the sooner it is kept.
         most: what it shares with others -> how many of those kept may share it.
         partner: the target that goes with a source.
+        words: of the topic's own, that it holds.
     """
 
     text: str
     loss: float
     most: Mapping[tuple[str, ...], int]
     partner: str
+    words: frozenset[str] = frozenset()
 
 
 class Sheet:
@@ -148,6 +156,8 @@ class Sheet:
         *,
         plain: bool = False,
         partner: str = "",
+        frame: tuple[str, ...] = (),
+        own: frozenset[str] = frozenset(),
     ) -> None:
         """Note a text that has no flaw.
 
@@ -158,6 +168,8 @@ class Sheet:
             loss: the smaller, the sooner it is kept.
             plain: keep few that are about the same things.
             partner: the target that goes with a source.
+            frame: what it hangs its topic on; few that share one are kept.
+            own: words of the topic in it; those that few hold are kept sooner.
         """
         self._tried += 1
         if not flaw and any(line.text == text for line in self._lines[side]):
@@ -168,10 +180,12 @@ class Sheet:
         words = text.lower().split()
         most = {("begins", *words[:n]): most for n, most in SAME_BEGINNING.items()}
         most |= {("ends", *words[-n:]): most for n, most in SAME_END.items()}
+        if frame:
+            most["frame", *frame] = SAME_FRAME
         if plain:
             # Sentences about a concept share its words; everyday ones should be about many things.
             most |= {("about", stem_of(word)): SAME_WORD for word in content_words(text)}
-        self._lines[side].append(_Line(text, loss, most, partner))
+        self._lines[side].append(_Line(text, loss, most, partner, own))
 
     def draft(self, done: bool = False) -> Draft:
         """What there is now."""
@@ -198,8 +212,17 @@ class Sheet:
 
     def _chosen(self, lines: Sequence[_Line]) -> tuple[_Line, ...]:
         shared: Counter[tuple[str, ...]] = Counter()
+        held: Counter[str] = Counter()
         chosen: list[int] = []
-        for i in sorted(range(len(lines)), key=lambda i: lines[i].loss):
+        left = set(range(len(lines)))
+
+        def cost(i: int) -> tuple[float, int]:
+            new = sum(held[word] < WORD_TEXTS for word in lines[i].words)
+            return lines[i].loss - NEW_WORD * new, i
+
+        while left and len(chosen) < self._count:
+            i = min(left, key=cost)
+            left.remove(i)
             line = lines[i]
             if any(shared[key] >= most for key, most in line.most.items()):
                 continue
@@ -207,8 +230,7 @@ class Sheet:
                 continue
             chosen.append(i)
             shared.update(line.most.keys())
-            if len(chosen) == self._count:
-                break
+            held.update(line.words)
         return tuple(lines[i] for i in sorted(chosen))
 
     def _full(self, side: Side) -> bool:
