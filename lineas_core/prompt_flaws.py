@@ -42,10 +42,39 @@ META = re.compile(
 )
 
 
-ARTICLES = frozenset("a an the my our his her its their this that".split())
+ARTICLES = frozenset(["a", "an", "the", "my", "our", "his", "her", "its", "their", "this", "that"])
 PEOPLE = frozenset(
-    "i you he she we they me him us them people man men woman women boy girl child children "
-    "mother father sister brother uncle aunt friend friends neighbour teacher".split()
+    [
+        "i",
+        "you",
+        "he",
+        "she",
+        "we",
+        "they",
+        "me",
+        "him",
+        "us",
+        "them",
+        "people",
+        "man",
+        "men",
+        "woman",
+        "women",
+        "boy",
+        "girl",
+        "child",
+        "children",
+        "mother",
+        "father",
+        "sister",
+        "brother",
+        "uncle",
+        "aunt",
+        "friend",
+        "friends",
+        "neighbour",
+        "teacher",
+    ]
 )
 
 
@@ -151,7 +180,7 @@ class Topic:
         before = [_merged(word) for word in words[:first]]
         if "about" in before[-3:]:
             return "TELLS", "about", "TOPIC"
-        behind = [word for word, its in zip(words, own, strict=True)][first + 1 :]
+        behind = words[first + 1 :]
         return (*before[-2:], "TOPIC", *behind[: max(0, 2 - len(before))])
 
 

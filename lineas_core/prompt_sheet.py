@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lineas_core.metrics.concepts import concept_words
+from lineas_core.metrics.own_words import own_words, words_presence
 from lineas_core.models.continuer import Stop
 from lineas_core.prompt_flaws import content_words, stem_of
 from lineas_core.prompt_marks import first_like
 from lineas_core.prompts import PromptSet, Side
+from lineas_core.words import counted
 
 BATCH = 32
 SMALLEST_BATCH = 8
@@ -46,6 +48,8 @@ class Draft:
         seconds: since the start.
         done: whether this is the last one.
         message: once done, what to know: what is short and why, or what cannot be had.
+        frames: frame -> how many targets hang their topic on it; empty for captions.
+        own: words of the topic's own in the target, measured against the source.
     """
 
     concept: str
@@ -56,6 +60,19 @@ class Draft:
     seconds: float = 0.0
     done: bool = False
     message: str = ""
+    frames: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
+
+    @property
+    def variety(self) -> str:
+        """How varied the target is, in words; empty for captions."""
+        if not self.frames:
+            return ""
+        most = counted(max(self.frames.values()), "time")
+        return (
+            f"{counted(len(self.frames), 'frame')}, none more than {most}; "
+            f"{counted(len(self.own), 'word')} of the topic's own: {', '.join(self.own)}."
+        )
 
     def to_prompt_set(
         self, name: str, title: str, modality: Literal["text", "image"] = "text"
@@ -88,6 +105,7 @@ class _Line:
         loss: the smaller, the sooner it is kept.
         most: what it shares with others -> how many of those kept may share it.
         partner: the target that goes with a source.
+        frame: what it hangs its topic on.
         words: of the topic's own, that it holds.
     """
 
@@ -95,6 +113,7 @@ class _Line:
     loss: float
     most: Mapping[tuple[str, ...], int]
     partner: str
+    frame: tuple[str, ...] = ()
     words: frozenset[str] = frozenset()
 
 
@@ -185,20 +204,25 @@ class Sheet:
         if plain:
             # Sentences about a concept share its words; everyday ones should be about many things.
             most |= {("about", stem_of(word)): SAME_WORD for word in content_words(text)}
-        self._lines[side].append(_Line(text, loss, most, partner, own))
+        self._lines[side].append(_Line(text, loss, most, partner, frame, own))
 
     def draft(self, done: bool = False) -> Draft:
         """What there is now."""
         source, target = self._best("source"), self._best("target")
+        frames = Counter(line.frame for line in target if line.frame)
+        sides = tuple(line.text for line in source), tuple(line.text for line in target)
+        words = own_words(*sides, self.concept) if frames else ()
         return Draft(
             concept=self.concept,
-            source=tuple(line.text for line in source),
-            target=tuple(line.text for line in target) or tuple(line.partner for line in source),
+            source=sides[0],
+            target=sides[1] or tuple(line.partner for line in source),
             refused=dict(self._refused),
             tried=self._tried,
             seconds=self._clock() - self._begun,
             done=done,
             message=" ".join(filter(None, [self._shortfall(), self._note])) if done else "",
+            frames=dict(frames),
+            own=tuple(word for word in words if any(words_presence(sides[1], [word]))),
         )
 
     def _best(self, side: Side) -> tuple[_Line, ...]:
@@ -217,7 +241,8 @@ class Sheet:
         left = set(range(len(lines)))
 
         def cost(i: int) -> tuple[float, int]:
-            new = sum(held[word] < WORD_TEXTS for word in lines[i].words)
+            # A word that one target holds already is not to stay alone.
+            new = sum(1 + held[word] for word in lines[i].words if held[word] < WORD_TEXTS)
             return lines[i].loss - NEW_WORD * new, i
 
         while left and len(chosen) < self._count:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from lineas_core.metrics.own_words import everyday_share
 from lineas_core.models.continuer import Continuer, Stop, Written
 from lineas_core.prompt_flaws import STOP_WORDS, any_form, stem_of
 
 # Openings behind which a noun follows.
 OPENINGS = (" The", " A", " Her", " When the", " We saw the", " At the", " She took the")
-FIRST_TOKENS = 96
+FIRST_TOKENS = 80
 WORD_TOKENS = 4
 MOST_WORDS = 30
 # Nats by which a whole word is likelier behind sentences on the topic than behind everyday ones.
