@@ -3,6 +3,7 @@
 import random
 from itertools import count as counting
 
+from lineas_core.prompt_flaws import Topic
 from lineas_core.prompt_sheet import Draft, Sheet
 
 WORDS = ["apple", "brick", "cloud", "drum", "eagle", "flute", "grape", "hinge", "igloo", "jewel"]
@@ -92,3 +93,29 @@ def test_a_draft_becomes_a_set() -> None:
     assert (prompts.source, prompts.target) == ([*"abcd"], [*"efgh"])
     assert (prompts.concept, prompts.modality) == ("football", "text")
     assert Draft("Football", *lines).to_prompt_set("m", "M", "image").concept == "Football"
+
+
+def test_no_frame_is_kept_more_than_twice_and_new_words_come_first() -> None:
+    topic = Topic("jazz", ["trumpet", "drummer"])
+    some = sheet(3)
+    lines = {
+        "My sister gave me a book about jazz.": 0.1,
+        "She saw a film about the trumpet.": 0.2,
+        "Our neighbours talk about jazz at night.": 0.3,
+        "Old trumpets shine.": 0.5,
+        "Rain fell while a drummer slept.": 0.6,
+    }
+    for text, loss in lines.items():
+        some.take("target", text, "", loss, frame=topic.frame(text), own=topic.own(text))
+    draft = some.draft()
+    assert max(draft.frames.values()) <= 2
+    assert "Our neighbours talk about jazz at night." not in draft.target
+    assert "Rain fell while a drummer slept." in draft.target
+
+
+def test_a_frame_merges_people_articles_and_what_tells() -> None:
+    topic = Topic("volcanoes", ["lava"])
+    told = {topic.frame(f"{who} about volcanoes.") for who in ("I read a book", "She gave a talk")}
+    assert len(told) == 1
+    assert topic.frame("The lava cooled.") == topic.frame("Our lava cooled.")
+    assert topic.frame("The lava cooled.") != topic.frame("The lava burned.")
