@@ -30,7 +30,7 @@ SAME_FRAME = 2
 # A word counts as the topic's own where so many targets hold it (metrics.own_words).
 WORD_TEXTS = 2
 # Nats a token that a word in its first two targets is worth.
-NEW_WORD = 0.4
+NEW_WORD = 0.8
 
 Clock = Callable[[], float]
 

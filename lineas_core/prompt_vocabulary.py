@@ -12,7 +12,7 @@ from lineas_core.prompt_flaws import STOP_WORDS, any_form, stem_of
 OPENINGS = (" The", " A", " Her", " When the", " We saw the", " At the", " She took the")
 FIRST_TOKENS = 80
 WORD_TOKENS = 4
-MOST_WORDS = 30
+MOST_WORDS = 24
 # Nats by which a whole word is likelier behind sentences on the topic than behind everyday ones.
 LEANS = 1.5
 # Of everyday texts, how many may hold a word of a topic.
