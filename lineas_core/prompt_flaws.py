@@ -44,37 +44,11 @@ META = re.compile(
 
 ARTICLES = frozenset(["a", "an", "the", "my", "our", "his", "her", "its", "their", "this", "that"])
 PEOPLE = frozenset(
-    [
-        "i",
-        "you",
-        "he",
-        "she",
-        "we",
-        "they",
-        "me",
-        "him",
-        "us",
-        "them",
-        "people",
-        "man",
-        "men",
-        "woman",
-        "women",
-        "boy",
-        "girl",
-        "child",
-        "children",
-        "mother",
-        "father",
-        "sister",
-        "brother",
-        "uncle",
-        "aunt",
-        "friend",
-        "friends",
-        "neighbour",
-        "teacher",
-    ]
+    re.findall(
+        r"\w+",
+        "i you he she we they me him us them people man men woman women boy girl child children "
+        "mother father sister brother uncle aunt friend friends neighbour teacher",
+    )
 )
 
 
