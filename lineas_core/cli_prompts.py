@@ -64,11 +64,15 @@ def write(
         files.append(str(file))
     if draft.message:
         console.print(draft.message, style="yellow", highlight=False)
+    if draft.variety:
+        console.print(draft.variety, highlight=False)
     show(
         {
             "files": files,
             "source": len(draft.source),
             "target": len(draft.target),
+            "frames": len(draft.frames),
+            "own_words": list(draft.own),
             "tried": draft.tried,
             "refused": dict(draft.refused),
             "seconds": round(draft.seconds, 1),

@@ -42,6 +42,16 @@ META = re.compile(
 )
 
 
+ARTICLES = frozenset(["a", "an", "the", "my", "our", "his", "her", "its", "their", "this", "that"])
+PEOPLE = frozenset(
+    re.findall(
+        r"\w+",
+        "i you he she we they me him us them people man men woman women boy girl child children "
+        "mother father sister brother uncle aunt friend friends neighbour teacher",
+    )
+)
+
+
 def sentence_flaw(text: str) -> str:
     """Why a sentence is not fit to be a prompt; empty where it is.
 
@@ -104,15 +114,54 @@ class Topic:
             gain: nats a token by which it is likelier behind sentences about the concept.
         """
         found = sum(bool(form.search(text)) for form in self._content)
-        near = any(form.search(text) for form in self._words)
+        near = sum(bool(form.search(text)) for form in self._words)
         if side == "source":
             return "on topic" if found or near or gain > LEANS_TO_TOPIC else ""
         if self._confused.search(text):
             return "odd"
         if found == len(self._content):
             return ""
-        needed = LEANS_TO_TOPIC if found else ON_TOPIC if near else SURELY_ON_TOPIC
+        needed = LEANS_TO_TOPIC if found + near > 1 else ON_TOPIC if near else SURELY_ON_TOPIC
         return "" if gain > needed else "off topic"
+
+    def own(self, text: str) -> frozenset[str]:
+        """Which of the topic's own words, its name's among them, a text holds in any form."""
+        return frozenset(
+            form.pattern for form in [*self._content, *self._words] if form.search(text)
+        )
+
+    def frame(self, text: str) -> tuple[str, ...]:
+        """What a sentence hangs its first word of the topic on.
+
+        The two words before it, or as many as there are and those behind it; people are one word
+        there, and so are articles, and things that tell (a book, a talk) before "about". A
+        sentence without such a word has its first three.
+
+        >>> topic = Topic("jazz", ["sax"])
+        >>> topic.frame("My sister gave me a book about jazz.")
+        ('TELLS', 'about', 'TOPIC')
+        >>> topic.frame("She watched a film about the sax.")
+        ('TELLS', 'about', 'TOPIC')
+        >>> topic.frame("The sax was on the floor."), topic.frame("He saw her old sax.")
+        (('A', 'TOPIC', 'was'), ('A', 'old', 'TOPIC'))
+        """
+        words = re.findall(r"[^\W\d_]+", text.lower())
+        forms = [*self._content, *self._words]
+        own = [any(form.fullmatch(word) for form in forms) for word in words]
+        if True not in own:
+            return tuple(words[:3])
+        first = own.index(True)
+        before = [_merged(word) for word in words[:first]]
+        if "about" in before[-3:]:
+            return "TELLS", "about", "TOPIC"
+        behind = words[first + 1 :]
+        return (*before[-2:], "TOPIC", *behind[: max(0, 2 - len(before))])
+
+
+def _merged(word: str) -> str:
+    if word in ARTICLES:
+        return "A"
+    return "PERSON" if word in PEOPLE else word
 
 
 def content_words(text: str) -> list[str]:

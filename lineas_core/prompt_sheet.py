@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lineas_core.metrics.concepts import concept_words
+from lineas_core.metrics.own_words import own_words, words_presence
 from lineas_core.models.continuer import Stop
 from lineas_core.prompt_flaws import content_words, stem_of
 from lineas_core.prompt_marks import first_like
 from lineas_core.prompts import PromptSet, Side
+from lineas_core.words import counted
 
 BATCH = 32
 SMALLEST_BATCH = 8
@@ -23,6 +25,12 @@ SAME_BEGINNING = {2: 2, 3: 1}
 # As many prompts of a side may share so many last words.
 SAME_END = {3: 1}
 SAME_WORD = 3
+# Of one side, how many prompts may share a frame.
+SAME_FRAME = 2
+# A word counts as the topic's own where so many targets hold it (metrics.own_words).
+WORD_TEXTS = 2
+# Nats a token that a word in its first two targets is worth.
+NEW_WORD = 0.8
 
 Clock = Callable[[], float]
 
@@ -40,6 +48,8 @@ class Draft:
         seconds: since the start.
         done: whether this is the last one.
         message: once done, what to know: what is short and why, or what cannot be had.
+        frames: frame -> how many targets hang their topic on it; empty for captions.
+        own: words of the topic's own in the target, measured against the source.
     """
 
     concept: str
@@ -50,6 +60,19 @@ class Draft:
     seconds: float = 0.0
     done: bool = False
     message: str = ""
+    frames: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    own: tuple[str, ...] = ()
+
+    @property
+    def variety(self) -> str:
+        """How varied the target is, in words; empty for captions."""
+        if not self.frames:
+            return ""
+        most = counted(max(self.frames.values()), "time")
+        return (
+            f"{counted(len(self.frames), 'frame')}, none more than {most}; "
+            f"{counted(len(self.own), 'word')} of the topic's own: {', '.join(self.own)}."
+        )
 
     def to_prompt_set(
         self, name: str, title: str, modality: Literal["text", "image"] = "text"
@@ -82,12 +105,16 @@ class _Line:
         loss: the smaller, the sooner it is kept.
         most: what it shares with others -> how many of those kept may share it.
         partner: the target that goes with a source.
+        frame: what it hangs its topic on.
+        words: of the topic's own, that it holds.
     """
 
     text: str
     loss: float
     most: Mapping[tuple[str, ...], int]
     partner: str
+    frame: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
 
 
 class Sheet:
@@ -148,6 +175,8 @@ class Sheet:
         *,
         plain: bool = False,
         partner: str = "",
+        frame: tuple[str, ...] = (),
+        own: frozenset[str] = frozenset(),
     ) -> None:
         """Note a text that has no flaw.
 
@@ -158,6 +187,8 @@ class Sheet:
             loss: the smaller, the sooner it is kept.
             plain: keep few that are about the same things.
             partner: the target that goes with a source.
+            frame: what it hangs its topic on; few that share one are kept.
+            own: words of the topic in it; those that few hold are kept sooner.
         """
         self._tried += 1
         if not flaw and any(line.text == text for line in self._lines[side]):
@@ -168,23 +199,30 @@ class Sheet:
         words = text.lower().split()
         most = {("begins", *words[:n]): most for n, most in SAME_BEGINNING.items()}
         most |= {("ends", *words[-n:]): most for n, most in SAME_END.items()}
+        if frame:
+            most["frame", *frame] = SAME_FRAME
         if plain:
             # Sentences about a concept share its words; everyday ones should be about many things.
             most |= {("about", stem_of(word)): SAME_WORD for word in content_words(text)}
-        self._lines[side].append(_Line(text, loss, most, partner))
+        self._lines[side].append(_Line(text, loss, most, partner, frame, own))
 
     def draft(self, done: bool = False) -> Draft:
         """What there is now."""
         source, target = self._best("source"), self._best("target")
+        frames = Counter(line.frame for line in target if line.frame)
+        sides = tuple(line.text for line in source), tuple(line.text for line in target)
+        words = own_words(*sides, self.concept) if frames else ()
         return Draft(
             concept=self.concept,
-            source=tuple(line.text for line in source),
-            target=tuple(line.text for line in target) or tuple(line.partner for line in source),
+            source=sides[0],
+            target=sides[1] or tuple(line.partner for line in source),
             refused=dict(self._refused),
             tried=self._tried,
             seconds=self._clock() - self._begun,
             done=done,
             message=" ".join(filter(None, [self._shortfall(), self._note])) if done else "",
+            frames=dict(frames),
+            own=tuple(word for word in words if any(words_presence(sides[1], [word]))),
         )
 
     def _best(self, side: Side) -> tuple[_Line, ...]:
@@ -198,8 +236,18 @@ class Sheet:
 
     def _chosen(self, lines: Sequence[_Line]) -> tuple[_Line, ...]:
         shared: Counter[tuple[str, ...]] = Counter()
+        held: Counter[str] = Counter()
         chosen: list[int] = []
-        for i in sorted(range(len(lines)), key=lambda i: lines[i].loss):
+        left = set(range(len(lines)))
+
+        def cost(i: int) -> tuple[float, int]:
+            # A word that one target holds already is not to stay alone.
+            new = sum(1 + held[word] for word in lines[i].words if held[word] < WORD_TEXTS)
+            return lines[i].loss - NEW_WORD * new, i
+
+        while left and len(chosen) < self._count:
+            i = min(left, key=cost)
+            left.remove(i)
             line = lines[i]
             if any(shared[key] >= most for key, most in line.most.items()):
                 continue
@@ -207,8 +255,7 @@ class Sheet:
                 continue
             chosen.append(i)
             shared.update(line.most.keys())
-            if len(chosen) == self._count:
-                break
+            held.update(line.words)
         return tuple(lines[i] for i in sorted(chosen))
 
     def _full(self, side: Side) -> bool:

@@ -11,7 +11,6 @@ import random
 import re
 import time
 import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models.continuer import Continuer, Stop, Written
 from lineas_core.models.language import LanguageModel
-from lineas_core.prompt_flaws import STOP_WORDS, Topic, any_form, caption_flaw, sentence_flaw
+from lineas_core.prompt_flaws import Topic, any_form, caption_flaw, sentence_flaw
 from lineas_core.prompt_sheet import Clock, Draft, Sheet
+from lineas_core.prompt_vocabulary import vocabulary
 from lineas_core.prompts import Side
 
 COUNT = 32
@@ -29,8 +29,6 @@ COUNT = 32
 SECONDS = 85.0
 MOST_CONCEPT_LETTERS = 80
 LESSONS = 2
-TOPIC_WORDS = 10
-WORD_LISTS = 12
 EVERYDAY = "everyday life"
 # Nats a token above which what a model wrote is mostly slips of its pen.
 ODD = 1.9
@@ -82,12 +80,12 @@ def write_text_prompts(
         _checked(concept, count), count, seconds, should_stop, clock, _manner_note(concept)
     )
     rng = random.Random(f"{seed}/{sheet.concept}")
-    words = _topic_words(model, sheet.concept, rng, sheet.stop)
-    topic = Topic(sheet.concept, words)
     writers: dict[Side, Continuer] = {
         "target": Continuer(model, _lead(sheet.concept, sheet.concept)),
         "source": Continuer(model, _lead(EVERYDAY, sheet.concept)),
     }
+    words = vocabulary(writers["target"], writers["source"], sheet.concept, sheet.stop)
+    topic = Topic(sheet.concept, words)
     starts = {
         "target": _target_starts(sheet.concept, words, rng),
         "source": _shuffled(lambda: list(_given()["starts"]["everyday"]), rng),
@@ -108,7 +106,11 @@ def write_text_prompts(
                 # What is likely only among the concept's words is often not a thought.
                 losses[i] = (losses[i] + other) / 2
         for line, flaw, loss in zip(lines, flaws, losses, strict=True):
-            sheet.take(side, line.text, flaw, loss, plain=side == "source")
+            if side == "source":
+                sheet.take(side, line.text, flaw, loss, plain=True)
+            else:
+                frame, own = topic.frame(line.text), topic.own(line.text)
+                sheet.take(side, line.text, flaw, loss, frame=frame, own=own)
         yield sheet.draft()
     yield sheet.draft(done=True)
 
@@ -211,24 +213,6 @@ def _lead(topic: str, concept: str) -> str:
     return "".join(f"{text[:-1]}\n" for text in lists) + _listed(f"Sentences about {topic}", ())
 
 
-def _topic_words(model: LanguageModel, concept: str, rng: random.Random, stop: Stop) -> list[str]:
-    """Words that a model lists more than twice when asked for those of a concept, best first."""
-    lists = [f"Words about {name}: {', '.join(w)}" for name, w in _lessons("words", concept)]
-    writer = Continuer(model, "\n".join([*lists, f"Words about {concept}"]))
-    seeds = [rng.getrandbits(32) for _ in range(WORD_LISTS)]
-    written = writer.write([":"] * WORD_LISTS, seeds, stop, whole_line=True)
-    named: Counter[str] = Counter()
-    for line in written:
-        # Each list's last word may be cut off.
-        words = [word.strip().lower() for word in line.text.lstrip(":").split(",")]
-        named.update(set(words if line.ended else words[:-1]))
-    return [
-        word
-        for word, times in sorted(named.items(), key=lambda item: (-item[1], item[0]))
-        if times > 2 and re.fullmatch(r"[^\W\d_]{3,}", word) and word not in STOP_WORDS
-    ][:TOPIC_WORDS]
-
-
 def _target_starts(concept: str, words: Sequence[str], rng: random.Random) -> Iterator[str]:
     starts = _given()["starts"]
     several = re.search(r"[^s]s$", concept) is not None
@@ -240,12 +224,21 @@ def _target_starts(concept: str, words: Sequence[str], rng: random.Random) -> It
         "has": "have" if several else "has",
     }
 
+    turns = _shuffled(lambda: list(words), rng)
+
     def pool() -> list[str]:
-        frames = rng.sample(starts["word"], len(starts["word"])) if words else []
-        with_words = [f.format(w=words[i % len(words)]) for i, f in enumerate(frames)]
+        frames = starts["word"] if words else []
+        with_words = [_agreed(f.format(w=next(turns), v=next(turns))) for f in frames]
         return [s.format(**blanks) for s in starts["topic"]] + with_words + list(starts["free"])
 
     return _shuffled(pool, rng)
+
+
+def _agreed(start: str) -> str:
+    """An article that fits its word: a crater, an eruption, some ashes."""
+    start = re.sub(r"\b(?:a|every|another) (?=\w+[^s]s\b)", "some ", start)
+    start = re.sub(r"\b(?:A|Every|Another) (?=\w+[^s]s\b)", "Some ", start)
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", start)
 
 
 def _caption_starts(subjects: Sequence[str] | None, rng: random.Random) -> list[str]:

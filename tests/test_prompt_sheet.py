@@ -3,6 +3,7 @@
 import random
 from itertools import count as counting
 
+from lineas_core.prompt_flaws import Topic
 from lineas_core.prompt_sheet import Draft, Sheet
 
 WORDS = ["apple", "brick", "cloud", "drum", "eagle", "flute", "grape", "hinge", "igloo", "jewel"]
@@ -92,3 +93,28 @@ def test_a_draft_becomes_a_set() -> None:
     assert (prompts.source, prompts.target) == ([*"abcd"], [*"efgh"])
     assert (prompts.concept, prompts.modality) == ("football", "text")
     assert Draft("Football", *lines).to_prompt_set("m", "M", "image").concept == "Football"
+
+
+def test_no_frame_is_kept_more_than_twice_and_others_take_its_place() -> None:
+    topic = Topic("jazz", ["trumpet", "drummer"])
+    some = sheet(4)
+    lines = {
+        "My sister gave me a book about jazz.": 0.1,
+        "She saw a film about the trumpet.": 0.2,
+        "Our neighbours talk about jazz at night.": 0.3,
+        "Old trumpets shine.": 0.5,
+        "Rain fell while a drummer slept.": 0.6,
+    }
+    for text, loss in lines.items():
+        some.take("target", text, "", loss, frame=topic.frame(text), own=topic.own(text))
+    draft = some.draft()
+    assert draft.frames["TELLS", "about", "TOPIC"] == 2
+    assert draft.target[-2:] == ("Old trumpets shine.", "Rain fell while a drummer slept.")
+
+
+def test_a_frame_merges_people_articles_and_what_tells() -> None:
+    topic = Topic("volcanoes", ["lava"])
+    told = {topic.frame(f"{who} about volcanoes.") for who in ("I read a book", "She gave a talk")}
+    assert len(told) == 1
+    assert topic.frame("The lava cooled.") == topic.frame("Our lava cooled.")
+    assert topic.frame("The lava cooled.") != topic.frame("The lava burned.")

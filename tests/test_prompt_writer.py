@@ -15,7 +15,7 @@ import lineas_core as lc
 from lineas_core.cli_prompts import register
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models.continuer import Continuer
-from lineas_core.prompt_flaws import sentence_flaw
+from lineas_core.prompt_flaws import any_form, sentence_flaw
 from lineas_core.prompt_marks import first_like, line_marks
 from lineas_core.prompt_sheet import Draft
 from lineas_core.prompt_writer import write_image_prompts, write_text_prompts
@@ -94,10 +94,9 @@ def test_a_concept_is_not_among_its_own_lessons(roomy, monkeypatch) -> None:
     for concept in ("trains", "Honey", "old books"):
         leads.clear()
         list(write_text_prompts(roomy, concept, should_stop=lambda: True))
-        words, target, source = leads
+        target, source = leads
         named = concept.lower().split()[-1].removesuffix("s")
-        for lead in (words, target):
-            assert named not in lead.lower().replace(f"about {concept.lower()}", "")
+        assert named not in target.lower().replace(f"about {concept.lower()}", "")
         assert target.replace(concept, "everyday life") == source
 
 
@@ -114,8 +113,20 @@ def test_the_embedded_model_writes_about_a_concept(smollm2) -> None:
     assert line_marks(last.source, last.target) == []
     assert all(sentence_flaw(text) == "" for text in last.source + last.target)
     assert not any(re.search("chess", text, re.IGNORECASE) for text in last.source)
-    assert sum("chess" in text.lower() for text in last.target) >= 4
+    forms = [any_form(word) for word in last.own]
+    assert sum(any(form.search(text) for form in forms) for text in last.target) >= 4
+    assert max(last.frames.values()) <= 2
     assert all(first_like(text, last.target) is None for text in last.source)
+
+
+@pytest.mark.embedded
+def test_a_topic_nobody_listed_has_its_own_words_and_no_stock_frame(smollm2) -> None:
+    *_, last = write_text_prompts(smollm2, "volcanoes", seed=0, seconds=400)
+    assert len(last.target) == sum(last.frames.values()) == 32
+    assert max(last.frames.values()) <= 2
+    assert len(last.own) >= 20
+    assert f"{len(last.own)} words of the topic's own" in last.variety
+    assert sum("about volcanoes" in text for text in last.target) <= 2
 
 
 @pytest.mark.embedded

@@ -72,6 +72,12 @@ def own_words(source: Sequence[str], target: Sequence[str], concept: str = "") -
     return (*dict.fromkeys(named), *(word for _, word in found[:MOST_WORDS]))
 
 
+def everyday_share(word: str) -> float:
+    """Of completions of neutral openings, how many hold a word with any ending, 0 to 1."""
+    total, everyday = _background()
+    return everyday.get(stem_of(word), 0) / total
+
+
 def words_presence(texts: Sequence[str], words: Iterable[str]) -> list[bool]:
     """For each text, whether it holds one of the words, in any case and with any ending.
 

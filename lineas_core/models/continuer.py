@@ -85,7 +85,7 @@ class Continuer:
             whole_line: go on behind the end of a sentence.
             most_tokens: of each line.
         """
-        given = [self._ids(start) for start in starts]
+        given = [self.ids(start) for start in starts]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         ids, mask, positions, cache = self._batch(given)
         rows = list(range(len(starts)))
@@ -109,9 +109,9 @@ class Continuer:
                     continue
                 tokens[row].append(int(ids[place]))
                 losses[row] += loss[place]
-                text, ended = self._text(given[row] + tokens[row], whole_line)
+                text, ended = self._text([*given[row], *tokens[row]], whole_line)
                 if ended or step == most_tokens - 1:
-                    pair = tuple(given[row]), tuple(tokens[row])
+                    pair = given[row], tuple(tokens[row])
                     lines[row] = Written(text, ended, pair, losses[row] / (step + 1))
             left = [place for place, row in enumerate(rows) if row not in lines]
             if not left or stop():
@@ -142,9 +142,19 @@ class Continuer:
             means.append(float(torch.nn.functional.cross_entropy(predicted, wanted)))
         return means
 
-    def _ids(self, start: str) -> list[int]:
-        ids: list[int] = self._model.tokenizer(start, add_special_tokens=False)["input_ids"]
-        return ids
+    @torch.no_grad()
+    def expected(self, starts: Sequence[str]) -> Tensor:
+        """Log-probabilities of the token behind each start, (starts, tokens)."""
+        batch = self._batch([self.ids(start) for start in starts])
+        return self._forward(*batch)[:, -1].log_softmax(-1)
+
+    def decoded(self, token: int) -> str:
+        """A token as text."""
+        return str(self._model.tokenizer.decode([token], skip_special_tokens=True))
+
+    def ids(self, start: str) -> tuple[int, ...]:
+        """The tokens of a text that goes on with the list."""
+        return tuple(self._model.tokenizer(start, add_special_tokens=False)["input_ids"])
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor, Any]:
         """Token rows with padding between the list and them, and the list's cache for each."""

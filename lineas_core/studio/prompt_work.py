@@ -283,7 +283,8 @@ class PromptWork:
             self._studio.load(writer)
             for draft in self._drafts(writer, modality, concept, whole("seed", seed)):
                 state = draft.message or "Done." if draft.done else "Writing…"
-                table, marks = self.shown(draft.source, draft.target, [state])
+                notes = [state, *filter(None, [draft.variety])]
+                table, marks = self.shown(draft.source, draft.target, notes)
                 yield table, marks, concept
 
     def _drafts_here(

@@ -142,7 +142,7 @@ def too_long_for(model: str) -> frozenset[str]:
 def styles_to_choose(model: str) -> list[tuple[str, str]]:
     """(style, shipped set) for each style the model knows and a set it reads leads to."""
     entry = catalog().get(model)
-    found: dict[str, str] = {}
+    found: dict[str, tuple[str, str]] = {}
     for name in shipped_prompt_sets():
         if name in too_long_for(model):
             continue
