@@ -25,7 +25,7 @@ from lineas_core.errors import MapError
 from lineas_core.evaluation.bench import Bench, Cell, Row, spread
 from lineas_core.evaluation.tables import Table, markdown, strength_table, with_spread
 from lineas_core.grids import score_grid
-from lineas_core.metrics.clip import DEFAULT_SCORER, LARGE_SCORER, SMALL_SIDE
+from lineas_core.metrics.clip import scorer_for
 from lineas_core.models import as_image_model
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.prompts import PromptSet
@@ -84,7 +84,7 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     A map that cannot be inverted has no rows for injection.
     """
     model = as_image_model(bench.model)
-    scorer = DEFAULT_SCORER if model.size <= SMALL_SIDE else LARGE_SCORER
+    scorer = scorer_for(model.size)
     measured = [("style", name) for name in sizes.styles]
     measured += [(way, name) for way in ("removal", "injection") for name in sizes.removals]
     cells = [

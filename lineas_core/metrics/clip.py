@@ -23,8 +23,9 @@ from lineas_core.words import counted
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 DEFAULT_SCORER = "clip-emoji"
-# For images of more pixels a side, for which the embedded one was not made.
-LARGE_SCORER, SMALL_SIDE = "vit-l-14", 64
+# Pixels a side -> the embedded scorer that was made for pictures of at most that size.
+EMBEDDED = {64: DEFAULT_SCORER, 128: "clip-emoji-128"}
+LARGE_SCORER = "vit-l-14"
 BATCH = 32
 CACHED_EMBEDDINGS = 4096
 
@@ -33,6 +34,7 @@ WEIGHTS = "open_clip_model.safetensors"
 # Name -> folder, or open_clip's names of an architecture and of its weights on the hub.
 SCORERS: dict[str, Path | tuple[str, str]] = {
     "clip-emoji": ASSETS / "clip-emoji",
+    "clip-emoji-128": ASSETS / "clip-emoji-128",
     # OpenAI's weights expect QuickGELU; open_clip's plain "ViT-L-14" would run them with GELU.
     "vit-l-14": ("ViT-L-14-quickgelu", "openai"),
     "vit-b-32": ("ViT-B-32", "laion2b_s34b_b79k"),
@@ -223,13 +225,18 @@ def load_scorer(name: str = DEFAULT_SCORER, device: str = "auto") -> ClipScorer:
         return _loaded[name, chosen]
 
 
+def scorer_for(size: int) -> str:
+    """The name of the scorer for images of that many pixels a side."""
+    return next((name for side, name in EMBEDDED.items() if size <= side), LARGE_SCORER)
+
+
 def clip_for(size: int, device: str = "auto") -> ClipScorer:
     """The scorer for images of that many pixels a side.
 
     Raises:
         ModelError: it cannot be loaded.
     """
-    return load_scorer(DEFAULT_SCORER if size <= SMALL_SIDE else LARGE_SCORER, device)
+    return load_scorer(scorer_for(size), device)
 
 
 _loaded: dict[tuple[str, torch.device], ClipScorer] = {}
