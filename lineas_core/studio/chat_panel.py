@@ -25,6 +25,7 @@ def build_chat(
     with gr.Column(visible=False, elem_id="chat") as column:
         shown = gr.HTML(render_texts.chat(()), elem_id="chat-turns", min_height=180)
         question = gr.Textbox(
+            "",
             label="Your question",
             placeholder="What shall we do on Saturday?",
             lines=1,

@@ -91,8 +91,9 @@ def strengths_of(field: str, text: str) -> tuple[float, ...]:
 def build_grid_options() -> list[Any]:
     """The fields, folded away; their values are what `GridOptions.from_page` takes."""
     with gr.Accordion("Grid options", open=False, elem_id="grid-options"), gr.Row():
+        # Without a value a field that was never unfolded sends none, which is no text.
         strengths = gr.Textbox(
-            label="Strengths", placeholder=", ".join(f"{s:g}" for s in STRENGTHS),
+            "", label="Strengths", placeholder=", ".join(f"{s:g}" for s in STRENGTHS),
             info="0 is always among them", elem_id="grid-strengths", min_width=180,
         )  # fmt: skip
         rows = gr.Radio(
@@ -104,7 +105,8 @@ def build_grid_options() -> list[Any]:
             min_width=80, info="From the seed above",
         )  # fmt: skip
         down = gr.Textbox(
-            label="Strengths of the second map", placeholder=", ".join(f"{s:g}" for s in CROSSED),
+            "", label="Strengths of the second map",
+            placeholder=", ".join(f"{s:g}" for s in CROSSED),
             info="Rows of a grid of two maps", elem_id="grid-down", min_width=180,
         )  # fmt: skip
     return [strengths, rows, seeds, down]

@@ -264,6 +264,7 @@ def launch(home: Path | None = None, port: int | None = None) -> None:
         os.environ.setdefault("GRADIO_TEMP_DIR", studio.uploads.name)
         # Figures about the latest calls, which are summed up after each and shown to nobody.
         os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+        studio.preparation.start()
         build_page(studio).launch(server_port=port, **launch_options(studio))
     finally:
         studio.close()

@@ -33,7 +33,7 @@ class PinWork:
         owner = owner_of(key)
         try:
             scene = asked["scene"]
-            state = RackState.from_page({"state": scene["rack"]})
+            state = RackState.from_page({"state": dict(scene["rack"])})
             fields = (str(scene["model"]), str(scene["prompts"]), whole("seed", scene["seed"]))
             tokens = scene.get("tokens")
         except (LookupError, TypeError, AttributeError) as error:

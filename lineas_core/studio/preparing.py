@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lineas_core.errors import LineasError
-from lineas_core.models import convert_model, needs_converting
+import lineas_core
+from lineas_core.models import needs_converting
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.wheels import STAGES
 
@@ -53,10 +55,29 @@ class Preparation:
         self._entry, self._home, self._clock = entry, home, clock
         self._stage, self._began = 0, clock()
         self._ready = threading.Event()
-        if needs_converting(entry, home):
-            threading.Thread(target=self._convert, name="preparation", daemon=True).start()
-        else:
-            self._ready.set()
+        self._ready.set()
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Begin, where the model is not converted yet."""
+        if not needs_converting(self._entry, self._home):
+            return
+        self._ready.clear()
+        self._began = self._clock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "lineas_core.models.convert", self._entry.id, str(self._home)],
+            cwd=Path(lineas_core.__file__).parents[1],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
+
+    def stop(self) -> None:
+        """End a conversion that is under way; the next start begins it anew."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            self._ready.wait()
 
     def waits(self, model: str) -> Iterator[Waiting]:
         """How far the model is, every half second until it can be loaded; nothing if it can."""
@@ -68,13 +89,12 @@ class Preparation:
             )
             self._ready.wait(LOOK)
 
-    def _convert(self) -> None:
-        try:
-            convert_model(self._entry, self._home, self._at)
-        except LineasError as error:
-            log.warning("%s is not ready: %s", self._entry.id, error)
-        finally:
-            self._ready.set()
-
-    def _at(self, stage: int) -> None:
-        self._stage = stage
+    def _watch(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip().isdecimal():
+                self._stage = min(int(line), len(STAGES) - 1)
+        _, errors = process.communicate()
+        if process.returncode > 0:
+            log.warning("%s is not ready: %s", self._entry.id, errors[-500:])
+        self._ready.set()

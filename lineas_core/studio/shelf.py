@@ -29,10 +29,7 @@ class Shelf:
     ) -> None:
         self._home, self._load, self._only_catalog = home, load, only_catalog
         self._models: dict[str, Model] = {}
-        # A language model that loads for half a minute keeps nobody from their pictures. What the
-        # catalogue does not know has a turn of its own.
-        self._loading = {kind: threading.Lock() for kind in ("language", "diffusion", "")}
-        self._changing = threading.Lock()
+        self._loading = threading.Lock()
 
     def has(self, name: str) -> bool:
         """Whether the model is in memory already."""
@@ -58,24 +55,21 @@ class Shelf:
         model = self._models.get(name)
         if model is not None:
             return model
-        entry = catalog().get(name)
-        with self._loading[entry.kind if entry else ""]:
+        with self._loading:
             if name not in self._models:
+                entry = catalog().get(name)
                 if entry is not None:
                     # The old one goes first: two do not always fit.
                     self._drop("text" if entry.kind == "language" else "image")
                 model = self._load(name, self._home)
-                with self._changing:
-                    others = {n: m for n, m in self._models.items() if m.modality != model.modality}
-                    self._models = {**others, name: model}
-                return model
+                self._drop(model.modality)
+                self._models = {**self._models, name: model}
             return self._models[name]
 
     def forget(self, name: str) -> None:
         """Have a model loaded anew when it is asked for next."""
-        with self._changing:
+        with self._loading:
             self._models = {n: m for n, m in self._models.items() if n != name}
 
     def _drop(self, modality: str) -> None:
-        with self._changing:
-            self._models = {n: m for n, m in self._models.items() if m.modality != modality}
+        self._models = {n: m for n, m in self._models.items() if m.modality != modality}

@@ -34,6 +34,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
             prompt = gr.Textbox(OPENINGS[0], label="Prompt", lines=2, elem_id="prompt")
             gr.Examples([[text] for text in OPENINGS], prompt, label="Openings")
             words = gr.Textbox(
+                "",
                 label="Words that count as the concept",
                 info="Of maps of yours: likelier in their target than in their source. Edit them; "
                 "any ending counts. Published lists stay as they are.",

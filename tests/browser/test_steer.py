@@ -122,7 +122,7 @@ def test_two_maps_are_composed_in_their_order(page: Page) -> None:
     assert len({first[0], second[0], both[0]}) == 3
     expect(page.locator(".rack-effect")).to_have_count(2)
     expect(page.locator(".rack-effect").first).to_have_text(
-        re.compile(r"Beside the others .+ \(-?\d+ % of its effect\)")
+        re.compile(r"Beside the others .+ \(-?\d+\s% of its effect\)")
     )
     scores = page.locator("#pictures .ls-scores").first
     expect(scores).to_contain_text("pixel art")
