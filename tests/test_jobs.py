@@ -513,7 +513,9 @@ def test_the_limits_are_said_with_when_to_try_again(shop: Shop, prompts: lc.Prom
     with pytest.raises(JobError, match="You have 2 unfinished.*2 at a time is the limit.*minutes"):
         jobs.start("ada", "tiny", prompts, CHANGES)
     jobs.start("bob", "tiny", prompts, CHANGES)
-    with pytest.raises(JobError, match="3 training jobs are waiting, and 3 is the limit. Try"):
+    with pytest.raises(
+        JobError, match="3 unfinished training jobs in all, and 3 is the limit. Try"
+    ):
         jobs.start("cyd", "tiny", prompts, CHANGES)
     jobs.cancel(first.id, "ada")
     jobs.start("cyd", "tiny", prompts, CHANGES)

@@ -25,10 +25,12 @@ class BeforeAfter(gr.HTML):
     Args:
         label: of the bar, for screen readers.
         elem_id: of the component.
-        render: whether it is on the page; Gradio makes one that is not for each `gr.skip()`.
+        render: whether it is on the page; Gradio makes others, for each `gr.skip()` and its docs.
     """
 
-    def __init__(self, label: str, elem_id: str, *, render: bool = True) -> None:
+    def __init__(
+        self, label: str = "Before and after", elem_id: str | None = None, *, render: bool = True
+    ) -> None:
         super().__init__(
             None,
             html_template=(

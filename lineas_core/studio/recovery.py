@@ -85,14 +85,17 @@ def open_state(
         store.close()
         raise
     if jobs:
-        notes.append(f"{jobs} unfinished training jobs were found again by their checkpoints.")
+        were = "was" if jobs == 1 else "were"
+        notes.append(
+            f"{counted(jobs, 'unfinished training job')} {were} found again by "
+            f"{'its checkpoint' if jobs == 1 else 'their checkpoints'}."
+        )
     if found:
         lost = sum(not row.owner for row in found)
-        notes.append(
-            f"{counted(len(found), 'map')} found again by the files; {lost} of them "
-            f"nobody is known "
-            "to own; those are in the folder maps, to be imported."
-        )
+        note = f"{counted(len(found), 'map')} found again by the files"
+        if lost:
+            note += f", {lost} of which nobody is known to own: import them from the folder maps"
+        notes.append(f"{note}.")
     for note in notes:
         log.warning(note)
     return State(store, library, tuple(notes))
