@@ -39,10 +39,16 @@ HARMLESS = {
     "PromptWork.mark": "the table that comes with the call",
     "PromptWork.upload": "files that Gradio has checked; see test_server.py",
     "PromptWork.paste": "the text that comes with the call",
+    "PromptWork.answer": "the file that comes with the call",
     "PromptWork.save": "the table that comes with the call",
-    "PromptWork.write": "a concept",
+    "PromptWork.written": "a concept",
     "PromptWork.download": "the table that comes with the call",
     "TrainingWork.settings_of": "a method",
+    "shipped_fields": "a model's name",
+    "StyleLine.show": "the concept and the table that come with the call",
+    "Chats.undo": "the turns that come with the call",
+    "Chats.new": "nothing",
+    "build_text_tab.<locals>.<lambda>": "a mode",
     "LibraryWork.install": "a repository on the Hub",
     "LibraryWork.take_in": "files that Gradio has checked; see test_server.py",
     "build_train_tab.<locals>.<lambda>": "fields of the page",
@@ -88,6 +94,7 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
     on = rack((ids.writing, 1.0), modality="text")
     drawn = rack((ids.painting, 1.0), modality="image")
     screen = [painter, "a tiger", 0, writer, "ab", 0, 3]
+    turn = {"question": "ab", "untouched": "a", "steered": "b", "maps": ""}
     maps = [ids.writing, ids.painting, ids.deleted]
     return {
         "Api.list_maps": [(BOB, SECRET), (BOB, ids.writing), (BOB,)],
@@ -104,6 +111,9 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "Pictures.crossed": [(BOB, painter, drawn, "ab", 0)],
         "Texts.compare": [(BOB, writer, on, "ab", 0, 3)],
         "Texts.sweep": [(BOB, writer, on, "ab", 0, 3, 1)],
+        "Texts.words": [(BOB, writer, on, "")],
+        "Chats.ask": [(BOB, writer, on, [], "ab", 0, 3)],
+        "Chats.again": [(BOB, writer, on, [turn], "", 0, 3)],
         "PromptWork.choose": [(BOB, ids.prompts), (BOB, ids.deleted_prompts)],
         "PromptWork.delete": [(BOB, "text", ids.prompts), (BOB, "text", ids.deleted_prompts)],
         "PromptWork.undelete": [(BOB, "text", ids.deleted_prompts), (BOB, "text", ids.prompts)],
@@ -115,6 +125,10 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "TrainingWork.poll": [(BOB, seen)],
         "TrainingWork.open": [(BOB, ids.job)],
         "TrainingWork.film": [(BOB, seen)],
+        "TrainingWork.keep": [(BOB, seen)],
+        "Stage.open": [(BOB, seen, "")],
+        "Stage.draw": [(BOB, ids.job, 0.5)],
+        "Stage.prompts": [(BOB, seen)],
         "TrainingWork.curves": [(BOB, seen)],
         "build_train_tab.<locals>.<lambda>": [(BOB, "text")],
         "CompareWork.open": [(BOB, m, ids.writing) for m in maps],
@@ -275,7 +289,7 @@ def test_no_function_works_for_what_is_no_key(
     functions: dict[str, list[Any]], anns: Ids, writer: str, painter: str
 ) -> None:
     others = {
-        "PromptWork.write": [(BOB, "text", "x", 0, writer)],
+        "PromptWork.written": [(BOB, "text", "x", 0, writer)],
         "PromptWork.save": [(BOB, "text", "mine", "x", TABLE)],
         "LibraryWork.install": [(BOB, "someone/map", "")],
         "LibraryWork.take_in": [(BOB, [])],

@@ -234,7 +234,7 @@ def test_without_a_backup_maps_and_unfinished_jobs_come_back_by_what_lies_beside
 
     state = open_state(tmp_path)
     assert "In its place is a new one" in state.notes[0]
-    assert "1 unfinished training jobs" in state.notes[1]
+    assert "1 unfinished training job" in state.notes[1]
     assert "7 maps found again by the files, 2 of which" in state.notes[2]
     after = rows_of(tmp_path / "studio.db")
     for map_id, known in before["maps"].items():

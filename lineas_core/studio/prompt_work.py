@@ -262,6 +262,7 @@ class PromptWork:
             given[0] if len(given) == 1 and not goes_on else "",
         )
 
+    @with_messages
     def written(
         self, key: str, modality: Modality, concept: str, seed: float, writer: str
     ) -> Iterator[tuple[Any, ...]]:
