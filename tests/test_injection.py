@@ -51,8 +51,8 @@ EVIL = " ".join(EVILS)
 OURS = frozenset(
     re.findall(
         r"\w+",
-        "a article b br circle dd details div dl dt em figcaption figure h1 h3 h4 header i img li "
-        "mark nav ol p polyline small span strong summary svg table tbody td th thead tr ul",
+        "a article b br button circle dd details div dl dt em figcaption figure h1 h3 h4 header i "
+        "img li mark nav ol p polyline small span strong summary svg table tbody td th thead tr ul",
     )
 )
 
