@@ -177,6 +177,23 @@ def test_map_b_is_of_the_model_of_map_a(
     assert "do not have a site in common" in figures
 
 
+def test_a_map_more_is_offered_and_leaves_what_is_chosen(
+    studio: Studio, inks: list[str], painter: str
+) -> None:
+    work = CompareWork(studio)
+    far = add_map(studio, painter, {SITE: 16}, 9)
+    told = named(MAPS, work.relist(ANN, inks[0], inks[1]))
+    assert far in [value for _, value in told["a"]["choices"]]
+    assert "value" not in told["a"]
+    assert "value" not in told["b"]
+    assert {told[name]["__type__"] for name in MAPS} == {"update"}
+    assert all(set(told[name]) == {"__type__"} for name in ("figures", "pictured", "opening"))
+    # One that has gone is replaced, with its figures.
+    told = named(MAPS, work.relist(ANN, inks[0], "gone"))
+    assert told["b"]["value"] in (inks[1], far)
+    assert "Neurons changed" in told["figures"]
+
+
 def test_what_may_be_trained_on_is_listed(studio: Studio, a_set: str) -> None:
     model, sets = CompareWork(studio).sets(ANN, "text")
     assert model["value"] == "smollm2"

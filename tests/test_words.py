@@ -23,6 +23,7 @@ def test_an_empty_field_is_told_in_a_sentence() -> None:
 
 
 def test_a_file_whose_name_says_its_side_is_not_asked_for_it() -> None:
-    assert read_prompt_file("foxes-target.txt", b"a fox\na vixen\n").notes == ()
-    said = " ".join(read_prompt_file("foxes.txt", b"a fox\na vixen\n").notes)
-    assert "does not say which side" in said
+    read = read_prompt_file("foxes-target.txt", b"a fox\na vixen\n")
+    assert read.target == ("a fox", "a vixen")
+    assert "which side" not in " ".join(read.notes)
+    assert "which side" in " ".join(read_prompt_file("foxes.txt", b"a fox\na vixen\n").notes)

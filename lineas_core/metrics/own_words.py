@@ -44,7 +44,7 @@ def own_words(source: Sequence[str], target: Sequence[str], concept: str = "") -
         concept: a few words.
 
     >>> own_words(["He sat on the bench."], ["Lava fills the crater."] * 3, "volcanoes")
-    ('volcanoes', 'crater', 'fills', 'lava')
+    ('volcanoes', 'crater', 'lava', 'fills')
     """
     named = [w for w in re.findall(r"[^\W\d_]{2,}", concept.lower()) if w not in STOP_WORDS]
     forms = [any_form(word) for word in named]

@@ -71,7 +71,7 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     maps = [a, b, figures, pictured, opening]
-    gr.on([tab.select, rack.edit], work.open, [key, a, b], maps, **quiet)
+    gr.on([tab.select, rack.edit], work.relist, [key, a, b], maps, **quiet)
     gr.on([tab.select, kind.change], work.sets, [key, kind], [model, prompts], **quiet)
 
     view: dict[str, Any] = {

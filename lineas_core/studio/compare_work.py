@@ -49,6 +49,17 @@ class CompareWork:
         return self._chosen(owner_of(key), a, b)
 
     @with_messages
+    def relist(self, key: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+        """As `open`, after a change of the library: what is still there is only offered anew.
+
+        A choice that is made while this answer is on its way is not taken back by it.
+        """
+        first, second, *rest = self._chosen(owner_of(key), a, b)
+        if (first["value"], second["value"]) != (a, b):
+            return (first, second, *rest)
+        return (*(gr.update(choices=one["choices"]) for one in (first, second)), *(gr.skip(),) * 3)
+
+    @with_messages
     def sets(self, key: str, kind: str) -> tuple[Any, Any]:
         """Models and prompt sets to train on."""
         models = self._studio.model_choices(kind)

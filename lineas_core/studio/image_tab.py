@@ -13,7 +13,7 @@ from lineas_core.studio.grid_options import build_grid_options
 from lineas_core.studio.pictures import SURPRISES, Pictures
 from lineas_core.studio.pins import build_pins
 from lineas_core.studio.seeds import DRAW, build_seed
-from lineas_core.studio.wiring import answered, field, field_and_follow
+from lineas_core.studio.wiring import again, field, field_and_follow
 from lineas_core.subjects import SUBJECTS
 
 
@@ -80,10 +80,11 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
             ]
 
     asked, outputs = [key, model, rack, prompts, seed], [shown, slider, rack]
-    # One dependency for every trigger: while an answer is made only the newest question waits, so
+    gr.on([run.click, seed.submit], None, None, None, js=again("image"))
+    # One dependency for both triggers: while an answer is made only the newest question waits, so
     # a late answer never takes the place of a newer one.
-    looking = gr.on(
-        [run.click, seed.submit, rack.input, rack.release],
+    gr.on(
+        [rack.input, rack.release],
         pictures.look,
         asked,
         outputs,
@@ -92,7 +93,6 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
         api_visibility="private",
         concurrency_id="sliders",
     )
-    looking.then(None, None, None, js=answered("image"))
     rack.release(
         pictures.effects,
         [key, model, rack, prompts],

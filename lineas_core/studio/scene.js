@@ -5,7 +5,7 @@ const SESSION = "lineas-session";
 const VIEWS = { image: ["#pictures", "release"], text: ["#pair", "submit"] };
 // Lists of maps, by tab: the event that has them read again.
 const LISTS = { compare: "edit", understand: "like", library: "select" };
-const screen = { tab: "image", arrived: false, pending: {}, fields: {
+const screen = { tab: "image", arrived: false, asked: {}, askedAt: 0, fields: {
   image: { prompts: "", seed: 0 }, text: { prompts: "", seed: 0, tokens: 0 },
 } };
 
@@ -34,8 +34,16 @@ function difference(view) {
 const onScreen = (kind) => Boolean(document.querySelector(VIEWS[kind][0])?.offsetParent);
 
 function ask(kind, event) {
-  screen.pending[kind] = JSON.stringify(question(kind));
+  screen.asked[kind] = JSON.stringify(question(kind));
+  screen.askedAt = performance.now();
   trigger(event);
+}
+
+// A click on Show asks even for what is current. It also takes the focus off a field that was
+// edited, which asks by itself: the two are one question.
+function askAgain(kind) {
+  const same = screen.asked[kind] === JSON.stringify(question(kind));
+  if (!same || performance.now() - screen.askedAt > 500) ask(kind, VIEWS[kind][1]);
 }
 
 // A hand on the rack: pictures answer to input and release; texts, which take seconds, to release.
@@ -45,15 +53,16 @@ function answerTo(event) {
   } else if (onScreen("image") && event) ask("image", event);
 }
 
-// What is on the screen and not current is asked for, unless the answer is on its way. A view that
-// is not on the screen follows when its tab is opened.
+// What is on the screen and not current is asked for, unless that was the last question: its answer
+// is on its way, was an error or was stopped. A view that is not on the screen follows when its tab
+// is opened.
 function follow(also) {
   if (!screen.arrived) return;
   for (const [kind, [place, event]] of Object.entries(VIEWS)) {
     if (!onScreen(kind) && also !== kind) continue;
     const view = document.querySelector(`${place} [data-drawn]`);
     if (view && !difference(view)) continue;
-    if (screen.pending[kind] !== JSON.stringify(question(kind))) ask(kind, event);
+    if (screen.asked[kind] !== JSON.stringify(question(kind))) ask(kind, event);
   }
 }
 
@@ -108,10 +117,7 @@ document.addEventListener("lineas:field", ({ detail: [kind, name, value] }) => {
   } else screen.fields[kind][name] = value;
   changed();
 });
-document.addEventListener("lineas:answered", ({ detail: kind }) => {
-  delete screen.pending[kind];
-  markSoon();
-});
+document.addEventListener("lineas:again", ({ detail: kind }) => askAgain(kind));
 document.addEventListener("lineas:follow", () => follow());
 document.addEventListener("lineas:tab", ({ detail: tab }) => {
   screen.tab = tab;
@@ -127,6 +133,8 @@ document.addEventListener("lineas:tab", ({ detail: tab }) => {
 
 // What the server says of the scene, beside the rack.
 function receiveScene(patch) {
+  // What was an error may have an answer now.
+  if (patch.ask) screen.asked = {};
   for (const [kind, values] of Object.entries(patch.fields ?? {})) Object.assign(screen.fields[kind], values);
   if (patch.tab) {
     screen.tab = patch.tab;
@@ -136,5 +144,7 @@ function receiveScene(patch) {
   changed();
   if (patch.tab) follow("image");
   else if (patch.state || patch.add || patch.catalog || patch.models || patch.ask) follow();
-  if (patch.catalog && !patch.tab && LISTS[screen.tab]) trigger(LISTS[screen.tab]);
+  // An answer that changes the rack may set the tab's own fields too, which this event reads: they
+  // are set one after the other.
+  if (patch.catalog && !patch.tab && LISTS[screen.tab]) setTimeout(() => trigger(LISTS[screen.tab]), 100);
 }

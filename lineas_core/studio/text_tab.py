@@ -11,7 +11,7 @@ from lineas_core.studio.image_tab import SteerTab
 from lineas_core.studio.pins import build_pins
 from lineas_core.studio.seeds import DRAW, build_seed
 from lineas_core.studio.texts import MOST_SAMPLES, MOST_TOKENS, Texts
-from lineas_core.studio.wiring import answered, field_and_follow
+from lineas_core.studio.wiring import again, field_and_follow
 
 OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
 
@@ -86,9 +86,9 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         api_visibility="private",
     )
     asked = [key, model, rack, prompt, seed, tokens]
-    # One dependency for every trigger: a late answer never takes the place of a newer one.
-    writing = gr.on(
-        [run.click, prompt.submit, seed.submit, rack.submit],
+    # Only the scene asks: a late answer never takes the place of a newer one.
+    gr.on([run.click, prompt.submit, seed.submit], None, None, None, js=again("text"))
+    writing = rack.submit(
         texts.compare,
         [*asked, words],
         pair,
@@ -97,7 +97,6 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         api_visibility="private",
         concurrency_id="texts",
     )
-    writing.then(None, None, None, js=answered("text"))
     sweeping = sweep.click(
         texts.sweep,
         [*asked, samples, words],

@@ -27,9 +27,9 @@ def field_and_follow(kind: str, name: str) -> str:
     )
 
 
-def answered(kind: str) -> str:
-    """Tell it that a view has its answer, or an error."""
-    return f"() => {{ {_tell('answered', repr(kind))} }}"
+def again(kind: str) -> str:
+    """Ask for a view anew, though its question may be the same."""
+    return f"() => {{ {_tell('again', repr(kind))} }}"
 
 
 def opened(tab: str) -> str:

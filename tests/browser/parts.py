@@ -37,6 +37,8 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 # Inside Gradio's own table, where no attribute of ours goes: a column that cannot be edited is
 # marked by an aria-label on a div without a role (aria-prohibited-attr).
 EXCLUDED = [['#prompt-table [aria-label="Static column"]']]
+# What Gradio writes of a stream that ends with its page.
+CUT_OFF = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
 TABS = ("Images", "Text", "Train", "Compare", "Understand", "Library")
 
 MARKS = [
@@ -138,6 +140,15 @@ class Visitor:
         expect(page.locator("#pictures img").first).to_be_attached()
         return page
 
+    def reload(self, page: Page) -> None:
+        """Load the page again, without the errors of the answers that this cuts off."""
+        noted = len(self.errors)
+        page.reload()
+        expect(page.locator(".rack-row").first).to_be_visible()
+        self.errors[noted:] = [
+            error for error in self.errors[noted:] if not error.startswith(CUT_OFF)
+        ]
+
 
 def wait_for(found: Any, seconds: float = SECONDS) -> Any:
     """What `found()` gives, as soon as that is something."""
@@ -186,6 +197,15 @@ def pictures_of(page: Page, mix: str) -> list[str]:
 def row_of(page: Page, title: str) -> Locator:
     """A map's row in the rack."""
     return page.locator(".rack-row").filter(has=page.get_by_text(title, exact=True))
+
+
+def put_on_rack(page: Page, title: str) -> None:
+    """Have a map's row in the rack, switched on, whatever was there before."""
+    if row_of(page, title).count() == 0:
+        page.get_by_label("Add a map to the rack").select_option(label=title)
+    elif not switch(page, title).is_checked():
+        switch(page, title).click()
+    expect(switch(page, title)).to_be_checked()
 
 
 def switch(page: Page, title: str) -> Locator:
