@@ -14,19 +14,18 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from math import ceil, isfinite, log
-from statistics import fmean
+from math import isfinite, log
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.errors import ConfigError, ModelError
+from lineas_core.errors import ConfigError
 from lineas_core.maps import SteeringMap
-from lineas_core.metrics.clip import clip_for
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.models.language import LanguageModel
 from lineas_core.steering import steer
+from lineas_core.strength_sweep import StrengthSweep, strength_sweep
 
 FIRST = tuple(tenth / 10 for tenth in range(11))
 # An interval that holds more of the whole way is halved, as long as it is not narrower than that.
@@ -34,8 +33,6 @@ COARSE, NARROW, ROUNDS = 0.04, 1 / 160, 4
 EVEN = 0.05
 # A map that moves the output less than that does nothing that a handle could follow.
 LEAST_WAY = 1e-5
-# Small pictures take milliseconds each, large ones seconds.
-PICTURES, LARGE_PICTURES, SMALL_SIDE = 24, 4, 256
 PROMPTS = 8
 MOST_POINTS = 256
 
@@ -91,6 +88,7 @@ def calibrate(
     prompts: Sequence[str],
     *,
     seed: int = 0,
+    sweep: StrengthSweep | None = None,
 ) -> Calibration | None:
     """Measure how far the output moves over the strength of a map.
 
@@ -99,6 +97,7 @@ def calibrate(
         smap: a map.
         prompts: source prompts that no training has seen; some of them are read.
         seed: of the first picture's noise; the next ones count on.
+        sweep: pictures of these prompts that there are already.
 
     Returns:
         None where there is nothing to measure by: no prompts, no CLIP, or a map without effect.
@@ -110,11 +109,10 @@ def calibrate(
         return None
     if isinstance(model, LanguageModel):
         return curve_of(_texts(model, smap, prompts[:PROMPTS]))
-    try:
-        measure = _pictures(model, smap, prompts, seed)
-    except ModelError:
+    sweep = sweep or strength_sweep(model, smap, prompts, seed=seed)
+    if sweep is None:
         return None
-    return curve_of(measure)
+    return curve_of(lambda levels: [1 - score for score in sweep.image_scores(levels)])
 
 
 def with_calibration(smap: SteeringMap, found: Calibration | None) -> SteeringMap:
@@ -157,23 +155,6 @@ def from_way(way: Sequence[tuple[float, float]]) -> Calibration | None:
         points.append((strength, round((1 - EVEN) * gone / whole + EVEN * strength, 6)))
     points[-1] = (1.0, 1.0)
     return Calibration(tuple(points))
-
-
-def _pictures(
-    model: DiffusionModel, smap: SteeringMap, prompts: Sequence[str], seed: int
-) -> Callable[[Sequence[float]], list[float]]:
-    judge = clip_for(model.size, str(model.device))
-    count = PICTURES if model.size <= SMALL_SIDE else LARGE_PICTURES
-    lines = (list(prompts) * ceil(count / len(prompts)))[:count]
-    seeds = range(seed, seed + count)
-    plain = model.generate(lines, seed=seeds)
-
-    def measure(strengths: Sequence[float]) -> list[float]:
-        grid = model.sweep(lines, [(smap, None)], strengths, seed=seeds)
-        columns = zip(*grid.images, strict=True)
-        return [1 - fmean(judge.img_score(images, plain)) for images in columns]
-
-    return measure
 
 
 def _texts(

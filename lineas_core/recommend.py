@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from statistics import fmean
 from typing import Literal
 
 import torch
-from PIL.Image import Image
+from jaxtyping import Float
+from torch import Tensor
 
 from lineas_core.activations import Pooling, Steerable, pooled_activations
-from lineas_core.errors import ConfigError, ModelError
+from lineas_core.errors import ConfigError
 from lineas_core.maps import SteeringMap
-from lineas_core.metrics.clip import ClipScorer, clip_for
+from lineas_core.metrics.clip import ClipScorer
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.prompts import Sides
 from lineas_core.steering import steer
+from lineas_core.strength_sweep import StrengthSweep, strength_sweep
 from lineas_core.transport import delta
 
 STRENGTHS = tuple(tenth / 10 for tenth in range(11))
@@ -28,8 +29,6 @@ LEAST_GAIN = 0.01
 # Pictures must keep that much of the untouched ones (mean IMGScore), and the CLIP must tell what
 # they show that often for each time that it does without the map.
 LEAST_IMAGE, LEAST_FOUND = 0.5, 0.9
-# Prompts are pictured again from other noise until there are as many, for their mean to hold.
-FEWEST_PICTURES = 12
 # The steered model must not be more surprised by real target prompts than this many times.
 FLUENT = 1.5
 
@@ -62,6 +61,7 @@ def recommend_strength(
     seed: int = 0,
     pooling: Pooling = "mean",
     batch_size: int = 32,
+    sweep: StrengthSweep | None = None,
 ) -> Recommendation:
     """As much of a map as is worth what it costs, on held-out prompts.
 
@@ -89,6 +89,7 @@ def recommend_strength(
         seed: of the first picture's noise; the next ones count on.
         pooling: that of training; see `pool`.
         batch_size: prompts that run at once.
+        sweep: pictures of the source prompts that there are already.
 
     Raises:
         ConfigError: there are no strengths.
@@ -97,48 +98,29 @@ def recommend_strength(
     if not strengths:
         raise ConfigError("strengths is empty; give one or more to choose from.")
     levels = sorted({float(strength) for strength in strengths})
-    judge = None
     if isinstance(model, DiffusionModel) and (concept := smap.info.concept):
-        judge = _judge(model)
-        if judge and prompts.source:
-            return _by_clip(model, smap, prompts.source, levels, seed, judge, concept)
-    if prompts.source and prompts.target and not judge:
+        sweep = sweep or strength_sweep(model, smap, prompts.source, seed=seed)
+        if sweep:
+            return _by_clip(sweep, levels, concept)
+    if prompts.source and prompts.target:
         return _by_distance(model, smap, prompts, levels, pooling, batch_size)
     return Recommendation(
         None, (), "No prompts were held out to judge by. Train with a holdout above 0."
     )
 
 
-def _judge(model: DiffusionModel) -> ClipScorer | None:
-    try:
-        return clip_for(model.size, str(model.device))
-    except ModelError:
-        return None
-
-
-def _by_clip(
-    model: DiffusionModel,
-    smap: SteeringMap,
-    prompts: Sequence[str],
-    levels: Sequence[float],
-    seed: int,
-    judge: ClipScorer,
-    concept: str,
-) -> Recommendation:
-    lines = list(prompts) * ceil(FEWEST_PICTURES / len(prompts))
-    seeds = range(seed, seed + len(lines))
-    grid = model.sweep(lines, [(smap, None)], [0.0, *levels], seed=seeds)
-    plain, *columns = (list(images) for images in zip(*grid.images, strict=True))
-    before = fmean(judge.clip_score(plain, concept))
+def _by_clip(sweep: StrengthSweep, levels: Sequence[float], concept: str) -> Recommendation:
+    judge = sweep.judge
+    style = judge.text_embeddings([concept])[0]
+    plain, *columns = sweep.embeddings([0.0, *levels])
+    before = float((plain @ style).mean())
     curve = tuple(
-        (level, fmean(judge.clip_score(images, concept)) - before)
-        for level, images in zip(levels, columns, strict=True)
+        (level, float((z @ style).mean()) - before)
+        for level, z in zip(levels, columns, strict=True)
     )
-    images = {
-        level: fmean(judge.img_score(c, plain)) for level, c in zip(levels, columns, strict=True)
-    }
-    usual = _found(judge, plain, lines)
-    found = {level: _found(judge, c, lines) for level, c in zip(levels, columns, strict=True)}
+    images = dict(zip(levels, sweep.image_scores(levels), strict=True))
+    usual = _found(judge, plain, sweep.lines)
+    found = {level: _found(judge, z, sweep.lines) for level, z in zip(levels, columns, strict=True)}
     kept = [
         (level, gain)
         for level, gain in curve
@@ -165,11 +147,10 @@ def _by_clip(
     )
 
 
-def _found(judge: ClipScorer, images: Sequence[Image], lines: Sequence[str]) -> float:
+def _found(judge: ClipScorer, images: Float[Tensor, "n d"], lines: Sequence[str]) -> float:
     """Share of pictures that are closer to their own prompt than to every other one."""
     texts = list(dict.fromkeys(lines))
-    scores = judge.image_embeddings(images) @ judge.text_embeddings(texts).T
-    nearest = scores.argmax(dim=1).tolist()
+    nearest = (images @ judge.text_embeddings(texts).T).argmax(dim=1).tolist()
     return fmean(texts[near] == line for near, line in zip(nearest, lines, strict=True))
 
 

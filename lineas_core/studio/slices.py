@@ -20,6 +20,7 @@ from lineas_core.models import Model
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.prompts import PromptSet, Sides
 from lineas_core.recommend import recommend_strength
+from lineas_core.strength_sweep import strength_sweep
 from lineas_core.studio.frames import Frame, Sample
 from lineas_core.studio.previews import Previews
 from lineas_core.style_knowledge import drawn_styles, style_knowledge, takes_away
@@ -192,13 +193,15 @@ def check_map(
     try:
         health = check_health(model, smap, training, held_out, **how)
         if recommend:
-            found = recommend_strength(model, smap, held_out, **how)
+            sweep = strength_sweep(model, smap, held_out.source)
+            found = recommend_strength(model, smap, held_out, sweep=sweep, **how)
             strength, concept = found.strength, smap.info.concept
             whole = Sides(prompts.source, prompts.target)
             if isinstance(model, DiffusionModel) and not takes_away(concept, whole):
                 known = style_knowledge(model, concept, whole)
                 health = with_style(health, concept, found, known, drawn_styles(model.entry))
-            smap = with_calibration(smap, calibrate(model, smap, held_out.source))
+            curve = calibrate(model, smap, held_out.source, sweep=sweep)
+            smap = with_calibration(smap, curve)
     except Exception:
         # What was learned is not lost because it could not be measured.
         log.exception("a map is kept without all of its figures")
