@@ -20,6 +20,8 @@ Verdict = Literal["no effect", "healthy", "overfitted", "collapsed", "unknown st
 LITTLE_CHANGE = 0.9
 # Share of the training gain that must show on held-out prompts.
 FAIR_TRANSFER = 0.3
+# Gain in CLIPScore on held-out prompts that is seen at a glance.
+CLEAR_GAIN = 0.05
 # The steered model must not be this many times more surprised by real target prompts.
 BROKEN_LANGUAGE = 3.0
 
@@ -140,7 +142,9 @@ def with_style(
 ) -> HealthReport:
     """The report, with what the pictures say of the style beside what the distances say.
 
-    A map is healthy only if both agree. Other verdicts stay: they name what is to be mended first.
+    A map is healthy only if both agree. A map that fits its own prompts better is healthy all the
+    same where pictures of held-out prompts clearly gain: the distance of a few prompts is noisy.
+    Other verdicts stay: they name what is to be mended first.
 
     Args:
         report: from `check_health`.
@@ -153,6 +157,13 @@ def with_style(
         return report
     gain = max(gain for _, gain in recommended.curve)
     report = replace(report, style_gain=gain)
+    kept = recommended.strength is not None
+    if report.verdict == "overfitted" and kept and gain >= CLEAR_GAIN:
+        report = replace(report, verdict="healthy", advice=(
+            f"Pictures of held-out prompts look more like “{concept}”, by {gain:.2f} in CLIPScore, "
+            "though their activations stay farther from the target than those of the training "
+            "prompts. Try it on a prompt of your own."
+        ))  # fmt: skip
     if report.verdict != "healthy":
         return report
     verdict: Verdict

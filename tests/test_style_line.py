@@ -67,14 +67,15 @@ def test_the_line_says_what_the_model_knows_and_offers_it(studio: Studio) -> Non
     assert "This model knows “anime”" in said
     assert styles["visible"] is False
     assert not studio.shelf.has(EMOJI)
-    folded = replace(anime, target=[f"{text}, origami" for text in anime.source])
-    looking, (said, styles) = line.show("image", EMOJI, "<origami>", rows(folded))
+    sprayed = replace(anime, target=[f"{text}, graffiti" for text in anime.source])
+    looking, (said, styles) = line.show("image", EMOJI, "<graffiti>", rows(sprayed))
     assert "Looking" in looking[0]
-    assert "does not know “&lt;origami&gt;”" in said
+    assert "does not know “&lt;graffiti&gt;”" in said
     assert ("pixel art", "emoji-pixel-art") in styles["choices"]
-    assert "emoji-fluent-3d" not in [name for _, name in styles["choices"]]
-    glossy = PromptSet.load("emoji-fluent-3d")
-    *_, (said, _) = line.show("image", EMOJI, glossy.concept, rows(glossy))
+    assert ("glossy 3d render", "emoji-fluent-3d") in styles["choices"]
+    tigers = ["a tiger", "a tiger at rest", "the tiger", "one tiger", "my tiger", "a big tiger"]
+    plain = replace(anime, source=tigers, target=[f"{text}, tiger" for text in tigers])
+    *_, (said, _) = line.show("image", EMOJI, "a tiger", rows(plain))
     assert "without any map" in said
     ((said, _),) = line.show("text", "smollm2", "night", rows(PromptSet.load("night")))
     assert said == ""

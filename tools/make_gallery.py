@@ -15,9 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lineas_core as lc
-from lineas_core.calibration import calibrate
-from lineas_core.health import check_health
-from lineas_core.recommend import recommend_strength
+from lineas_core.studio.slices import check_map
 
 GALLERY = Path(lc.__file__).with_name("gallery")
 
@@ -74,25 +72,22 @@ def make(wanted: Wanted, model: lc.LanguageModel | lc.DiffusionModel) -> dict[st
         result.map.save(file)
         print(f"{wanted.prompts}: {time.perf_counter() - began:.0f} s", flush=True)
     smap = lc.SteeringMap.load(file)
-    training, held_out = prompts.split(config.holdout, config.seed)
-    health = check_health(model, smap, training, held_out, pooling=config.pooling)
-    found = recommend_strength(model, smap, held_out, pooling=config.pooling)
-    if found.strength is None:
-        raise SystemExit(f"{wanted.prompts} gains nothing on its held-out prompts: {found.reason}")
-    curve = calibrate(model, smap, held_out.source)
-    print(f"{wanted.prompts}: {health.verdict}, {found.strength:g}. {found.reason}", flush=True)
+    checked = check_map(model, prompts, config, smap, recommend=True)
+    if checked.recommended is None or checked.health is None:
+        raise SystemExit(f"{wanted.prompts} gains nothing on its held-out prompts.")
+    print(f"{wanted.prompts}: {checked.health.verdict}, {checked.recommended:g}", flush=True)
     return {
         "id": wanted.prompts,
         "title": wanted.title,
         "concept": smap.info.concept,
         "model": wanted.model,
         "modality": model.modality,
-        "recommended": found.strength,
+        "recommended": checked.recommended,
         "prompts": wanted.prompts,
         "tags": list(wanted.tags),
         "digest": smap.digest(),
-        "calibration": curve.points if curve else (),
-        "health": asdict(health),
+        "calibration": checked.map.info.calibration,
+        "health": asdict(checked.health),
     }
 
 

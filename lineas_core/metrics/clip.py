@@ -23,8 +23,8 @@ from lineas_core.words import counted
 
 ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 DEFAULT_SCORER = "clip-emoji"
-# Pixels a side -> the embedded scorer that was made for pictures of at most that size.
-EMBEDDED = {64: DEFAULT_SCORER, 128: "clip-emoji-128"}
+# Pixels a side of the largest pictures that the embedded scorer was made for.
+EMBEDDED_SIDE = 128
 LARGE_SCORER = "vit-l-14"
 BATCH = 32
 CACHED_EMBEDDINGS = 4096
@@ -34,7 +34,6 @@ WEIGHTS = "open_clip_model.safetensors"
 # Name -> folder, or open_clip's names of an architecture and of its weights on the hub.
 SCORERS: dict[str, Path | tuple[str, str]] = {
     "clip-emoji": ASSETS / "clip-emoji",
-    "clip-emoji-128": ASSETS / "clip-emoji-128",
     # OpenAI's weights expect QuickGELU; open_clip's plain "ViT-L-14" would run them with GELU.
     "vit-l-14": ("ViT-L-14-quickgelu", "openai"),
     "vit-b-32": ("ViT-B-32", "laion2b_s34b_b79k"),
@@ -70,7 +69,7 @@ class ClipScorer:
         model: an open_clip model, in eval mode, with `encode_image` and `encode_text`.
         preprocess: PIL image in RGB -> float (3, height, width). open_clip's scales the shorter
             side to the model's size, up or down, and cuts out the centre; an image of that size,
-            such as 64 x 64 for clip-emoji, is only normalised.
+            such as 128 x 128 for clip-emoji, is only normalised.
         tokenizer: texts -> ids (n, context); texts beyond the model's context are cut.
     """
 
@@ -164,8 +163,8 @@ def clip_score(
     Args:
         images: of any mode and size; transparency is dropped.
         text: the style or concept, as "pixel art".
-        scorer: clip-emoji (comes with the project, for 64 x 64 images), vit-l-14, vit-b-32 (both
-            fetched from the Hugging Face Hub), or a folder in open_clip's format.
+        scorer: clip-emoji (comes with the project, for images of up to 128 x 128), vit-l-14,
+            vit-b-32 (both fetched from the Hugging Face Hub), or a folder in open_clip's format.
         device: "auto" takes a GPU where there is one; else as torch names devices.
 
     Returns:
@@ -227,7 +226,7 @@ def load_scorer(name: str = DEFAULT_SCORER, device: str = "auto") -> ClipScorer:
 
 def scorer_for(size: int) -> str:
     """The name of the scorer for images of that many pixels a side."""
-    return next((name for side, name in EMBEDDED.items() if size <= side), LARGE_SCORER)
+    return DEFAULT_SCORER if size <= EMBEDDED_SIDE else LARGE_SCORER
 
 
 def clip_for(size: int, device: str = "auto") -> ClipScorer:

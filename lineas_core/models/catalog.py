@@ -41,7 +41,6 @@ class CatalogEntry:
     memory_offloaded: float = 0.0
     download: float = 0.0
     styles: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    usual_style: str = ""
 
 
 @cache

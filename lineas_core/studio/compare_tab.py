@@ -83,7 +83,7 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
     }
     # One dependency for every trigger: a late answer never takes the place of a newer one.
     gr.on(
-        [run.click, strength.release, seed.submit, opening.submit],
+        [run.click, strength.release, seed.submit, opening.submit, pictured.blur],
         trigger_mode="always_last",
         **view,
     )

@@ -148,7 +148,7 @@ def styles_to_choose(model: str) -> list[tuple[str, str]]:
             continue
         prompts = PromptSet.load(name)
         style = listed_style(entry, prompts.concept) if prompts.modality == "image" else None
-        if entry and style and style != entry.usual_style:
+        if entry and style:
             found.setdefault(style, (entry.styles[style][0], name))
     return list(found.values())
 
