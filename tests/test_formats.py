@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file
 
 import lineas_core as lc
 from lineas_core.bundles import read_bundle, unpack_bundle
+from lineas_core.scene import Scene, UsedMap
 
 DATA = Path(__file__).parent / "data"
 MAP, BUNDLE = DATA / "first-map.safetensors", DATA / "first-bundle.zip"
@@ -70,12 +71,19 @@ def test_a_bundle_of_the_first_format_holds_what_its_files_say() -> None:
     bundle = read_bundle(BUNDLE)
     with zipfile.ZipFile(BUNDLE) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
-    manifest = json.loads(files["manifest.json"])
     assert set(bundle.maps) == {"letters (1).safetensors", "ö.safetensors"}
     for name, smap in bundle.maps.items():
         assert same(tensors_of(smap), load(files[f"maps/{name}"]))
-    # JSON has lists where a scene has tuples.
-    assert json.loads(json.dumps(bundle.scene.__dict__)) == manifest["scene"]
+    assert bundle.scene == Scene(
+        model="tiny",
+        modality="text",
+        prompts=("ab", "cc ab"),
+        maps=(UsedMap("letters (1).safetensors", None), UsedMap("ö.safetensors", -0.5)),
+        seed=(1, 2**62),
+        strengths=(0.0, 0.25, 1.0),
+        max_new_tokens=5,
+        temperature=0.5,
+    )
     assert json.loads(json.dumps(bundle.prompts.__dict__)) == json.loads(files["prompts.json"])
     assert json.loads(json.dumps(bundle.texts)) == json.loads(files["texts.json"])
     assert bundle.grid == files["grid.png"]
@@ -92,8 +100,8 @@ def test_a_bundle_of_the_first_format_makes_its_scene(
     bundle = read_bundle(BUNDLE)
     unpack_bundle(bundle, tmp_path / "out")
     maps = [
-        (lc.SteeringMap.load(tmp_path / "out" / "maps" / name), strength)
-        for name, strength in bundle.scene.maps
+        (lc.SteeringMap.load(tmp_path / "out" / "maps" / used.name), used.strength)
+        for used in bundle.scene.maps
     ]
     scene = bundle.scene
     grid = tiny.sweep(
