@@ -31,7 +31,8 @@ from lineas_core.errors import LineasError, MapError
 from lineas_core.files import parse_json, why, write_whole
 from lineas_core.maps import SteeringMap
 from lineas_core.prompts import PromptSet
-from lineas_core.snippets import Scene, snippet
+from lineas_core.scene import Scene, UsedMap
+from lineas_core.snippets import snippet
 from lineas_core.version import __version__
 from lineas_core.zips import ZipError, ZipLimits, read_entries
 
@@ -73,7 +74,7 @@ class Bundle:
         notes: what was left out while reading; not written.
 
     Raises:
-        BundleError: a map is missing or has a name that cannot be a file's.
+        BundleError: a map is missing or has a bad name, or a manifest cannot hold the scene.
     """
 
     scene: Scene
@@ -92,9 +93,14 @@ class Bundle:
                     f"The map's file name {name!r} cannot go into a bundle. Use letters, digits "
                     "and . _ - ( ), 100 at most, ending in .safetensors."
                 )
-        for name, _ in self.scene.maps:
+        for name in (used.name for used in self.scene.maps):
             if name not in self.maps:
                 raise BundleError(f"The scene uses {name!r}, which is not among the maps. Add it.")
+        if self.scene.down or any(used.inverse for used in self.scene.maps):
+            raise BundleError(
+                "A bundle cannot hold a grid of two maps, nor the inverse of a map. Keep the JSON "
+                "file of the grid instead, or add the inverse as a map of its own."
+            )
 
 
 def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> Path:
@@ -132,7 +138,7 @@ def bundle_bytes(bundle: Bundle) -> bytes:
         "format": FORMAT_VERSION,
         "library": bundle.library_version,
         "revision": bundle.revision,
-        "scene": asdict(bundle.scene),
+        "scene": _scene_json(bundle.scene),
         "maps": {name: smap.digest() for name, smap in sorted(bundle.maps.items())},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in entries.items()},
     }
@@ -184,7 +190,8 @@ def unpack_bundle(bundle: Bundle, folder: Path) -> list[Path]:
     Raises:
         BundleError: the folder holds maps already, or cannot be written.
     """
-    scene = replace(bundle.scene, maps=tuple((f"maps/{name}", s) for name, s in bundle.scene.maps))
+    placed = tuple(replace(used, name=f"maps/{used.name}") for used in bundle.scene.maps)
+    scene = replace(bundle.scene, maps=placed)
     try:
         (folder / "maps").mkdir(parents=True)
         for name, smap in bundle.maps.items():
@@ -267,6 +274,19 @@ def _parse(entries: Mapping[str, bytes], notes: list[str]) -> Bundle:
     )
 
 
+def _scene_json(scene: Scene) -> dict[str, Any]:
+    return {
+        "model": scene.model,
+        "modality": scene.modality,
+        "prompts": scene.prompts,
+        "maps": [(used.name, used.strength) for used in scene.maps],
+        "seed": scene.seed,
+        "strengths": scene.strengths,
+        "max_new_tokens": scene.max_new_tokens,
+        "temperature": scene.temperature,
+    }
+
+
 def _read_scene(raw: Mapping[str, Any]) -> Scene:
     seed = raw["seed"]
     return Scene(
@@ -274,7 +294,7 @@ def _read_scene(raw: Mapping[str, Any]) -> Scene:
         modality=raw["modality"],
         prompts=tuple(_text(prompt) for prompt in raw["prompts"]),
         maps=tuple(
-            (_text(name), None if strength is None else _number(strength))
+            UsedMap(_text(name), None if strength is None else _number(strength))
             for name, strength in raw["maps"]
         ),
         seed=tuple(map(_whole, seed)) if isinstance(seed, list) else _whole(seed),

@@ -34,7 +34,7 @@ from lineas_core.evaluation import NAMES, find_table
 from lineas_core.terminal import InterruptFlag, console, out, plain, show, training_progress
 
 if TYPE_CHECKING:
-    from lineas_core.grids import GridRecipe
+    from lineas_core.scene import Scene
 
 app = typer.Typer(
     help="Steer generative models by one learned scale and shift per neuron.",
@@ -185,20 +185,21 @@ def picture(
     as_json: AsJson = False,
 ) -> None:
     """Picture things at several strengths. Beside the PNG go its recipe (JSON) and a film (GIF)."""
-    from lineas_core.grids import GridRecipe, UsedMap
     from lineas_core.maps import SteeringMap
+    from lineas_core.scene import Scene, UsedMap
 
-    recipe = GridRecipe(
+    scene = Scene(
         model=model,
+        modality="image",
         prompts=tuple(prompt),
-        strengths=tuple(numbers(strengths)),
-        seed=seed,
         maps=tuple(
-            UsedMap(path, SteeringMap.load(path).digest(), strength)
+            UsedMap(path, strength, digest=SteeringMap.load(path).digest())
             for path, strength in map(split_spec, maps)
         ),
+        seed=seed,
+        strengths=tuple(numbers(strengths)),
     )
-    _write_grid(recipe, output, device, as_json)
+    _write_grid(scene, output, device, as_json)
 
 
 @app.command()
@@ -209,13 +210,13 @@ def again(
     as_json: AsJson = False,
 ) -> None:
     """Make a grid again from its recipe."""
-    from lineas_core.grids import GridRecipe
+    from lineas_core.grids import read_sidecar
 
     try:
         text = recipe.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"Cannot read {recipe} ({error}). Check the path.") from error
-    _write_grid(GridRecipe.from_json(text), output, device, as_json)
+    _write_grid(read_sidecar(text), output, device, as_json)
 
 
 @app.command()
@@ -331,20 +332,20 @@ cli_prompts.register(app)
 cli_sharing.register(app)
 
 
-def _write_grid(recipe: GridRecipe, output: Path, device: str, as_json: bool) -> None:
+def _write_grid(scene: Scene, output: Path, device: str, as_json: bool) -> None:
     from lineas_core.files import replacing, write_whole
-    from lineas_core.grids import draw_film, draw_grid, score_grid
+    from lineas_core.grids import draw_film, draw_grid, make_grid, score_grid, write_sidecar
     from lineas_core.maps import SteeringMap
 
-    swept = [used.name for used in recipe.maps if used.strength is None]
+    swept = [scene.maps[place].name for place in scene.swept]
     concept = SteeringMap.load(swept[0]).info.concept if swept else ""
-    grid = recipe.make(load_image(recipe.model, device), SteeringMap.load)
+    grid = make_grid(scene, load_image(scene.model, device), SteeringMap.load)
     scores = score_grid(grid, concept, device=device) if concept and 0 in grid.strengths else None
     files = [output, output.with_suffix(".json"), output.with_suffix(".gif")]
     try:
         with replacing(output) as partial:
             draw_grid(grid, scores).save(partial, "PNG")
-        write_whole(files[1], recipe.to_json(scores))
+        write_whole(files[1], write_sidecar(scene, scores))
         write_whole(files[2], draw_film(grid))
     except OSError as error:
         raise ConfigError(f"Cannot write {output} ({error}). Choose another folder.") from error

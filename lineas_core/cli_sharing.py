@@ -56,7 +56,7 @@ def bundle(
     from lineas_core.models.language import LanguageModel
     from lineas_core.prompts import PromptSet
     from lineas_core.revisions import model_revision
-    from lineas_core.snippets import Scene
+    from lineas_core.scene import Scene, UsedMap
 
     specs = [(Path(path), strength) for path, strength in map(split_spec, maps or [])]
     if len({path.name for path, _ in specs}) < len({path.resolve() for path, _ in specs}):
@@ -68,7 +68,7 @@ def bundle(
         model=model,
         modality=modality,
         prompts=tuple(prompt),
-        maps=tuple((path.name, strength) for path, strength in specs),
+        maps=tuple(UsedMap(path.name, strength) for path, strength in specs),
         seed=seed,
         strengths=tuple(numbers(strengths)) if swept or not specs else (0.0, 1.0),
         max_new_tokens=tokens,
@@ -176,12 +176,12 @@ def deploy(
 def _with_result(made: Bundle, model: Model) -> Bundle:
     from dataclasses import replace
 
-    from lineas_core.grids import draw_grid
+    from lineas_core.grids import draw_grid, make_grid
     from lineas_core.models.language import LanguageModel
 
     scene = made.scene
-    maps = [(made.maps[name], strength) for name, strength in scene.maps]
     if isinstance(model, LanguageModel):
+        maps = [(made.maps[used.name], used.strength) for used in scene.maps]
         texts = model.sweep(
             scene.prompts,
             maps,
@@ -192,7 +192,5 @@ def _with_result(made: Bundle, model: Model) -> Bundle:
         ).texts
         return replace(made, texts=tuple(map(tuple, texts)))
     picture = io.BytesIO()
-    draw_grid(model.sweep(scene.prompts, maps, scene.strengths, seed=scene.seed)).save(
-        picture, "PNG"
-    )
+    draw_grid(make_grid(scene, model, made.maps.__getitem__)).save(picture, "PNG")
     return replace(made, grid=picture.getvalue())

@@ -1,4 +1,4 @@
-"""Image grids: how one was made, its scores, its picture and its film."""
+"""Image grids: made from a scene, scored, drawn, and the JSON file that makes one again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +16,7 @@ from lineas_core.maps import SteeringMap, Strength
 from lineas_core.metrics.clip import DEFAULT_SCORER, load_scorer
 from lineas_core.models.batches import in_rows
 from lineas_core.models.diffusion import DiffusionModel, ImageGrid
+from lineas_core.scene import Scene, UsedMap
 
 FORMAT_VERSION = 2
 # Of files without seeds, which versions before that read.
@@ -23,136 +25,55 @@ INK, PAPER, FAINT = (30, 41, 59), (255, 255, 255), (100, 116, 139)
 SECONDS_A_FRAME = 0.6
 
 
-@dataclass(frozen=True)
-class UsedMap:
-    """A map of a grid.
+def make_grid(scene: Scene, model: DiffusionModel, find: Callable[[str], SteeringMap]) -> ImageGrid:
+    """The pictures of a scene at its strengths.
 
-    Attributes:
-        name: by which it is found again.
-        digest: of the map as it is stored (`SteeringMap.digest`).
-        strength: None where it is swept.
-        inverse: whether its inverse is used.
+    Args:
+        scene: of images, with strengths.
+        model: the one that `scene.model` names.
+        find: map name -> map.
+
+    Returns:
+        The grid; its rows say their seed where each has its own, and their strength where they
+        are those of a second map.
+
+    Raises:
+        MapError: a map is not the one that the scene was made with.
+        ConfigError: the scene has no strengths.
     """
-
-    name: str
-    digest: str
-    strength: float | None = None
-    inverse: bool = False
-
-
-@dataclass(frozen=True)
-class GridRecipe:
-    """All that is needed to make a grid again, as its JSON sidecar holds it.
-
-    Attributes:
-        model: the name it is loaded by.
-        prompts: the rows.
-        strengths: the columns.
-        seed: of every row.
-        maps: first applied first.
-        down: the rows, where a second map is swept on the one prompt in place of several prompts.
-        seeds: one for each row, where they differ; empty where `seed` is that of every row.
-    """
-
-    model: str
-    prompts: tuple[str, ...]
-    strengths: tuple[float, ...]
-    seed: int
-    maps: tuple[UsedMap, ...]
-    down: tuple[float, ...] = ()
-    seeds: tuple[int, ...] = ()
-
-    def make(self, model: DiffusionModel, find: Callable[[str], SteeringMap]) -> ImageGrid:
-        """The grid.
-
-        Args:
-            model: the one that `model` names.
-            find: map name -> map.
-
-        Raises:
-            MapError: a map is not the one that the recipe was written with.
-            ConfigError: a second map is swept, and there is not one prompt and two swept maps.
-        """
-        maps: list[tuple[SteeringMap, float | None]] = []
-        for used in self.maps:
-            smap = find(used.name)
-            if smap.digest() != used.digest:
-                raise MapError(
-                    f"The map {used.name!r} is not the one this grid was made with. Put the map "
-                    f"whose digest begins with {used.digest[:12]} in its place."
-                )
-            maps.append((smap.inverse() if used.inverse else smap, used.strength))
-        if self.down:
-            return self._make_crossed(model, maps)
-        seed = self.seeds or self.seed
-        grid = model.sweep(list(self.prompts), maps, list(self.strengths), seed=seed)
-        if self.seeds:
-            rows = zip(self.prompts, self.seeds, strict=True)
-            return replace(grid, prompts=[f"{prompt}, seed {seed}" for prompt, seed in rows])
-        return grid
-
-    def _make_crossed(
-        self, model: DiffusionModel, maps: list[tuple[SteeringMap, float | None]]
-    ) -> ImageGrid:
-        """The first swept map's strengths across, the second one's down."""
-        swept = [i for i, (_, strength) in enumerate(maps) if strength is None]
-        if len(self.prompts) != 1 or len(swept) != 2:
-            raise ConfigError(
-                f"{len(self.prompts)} prompts and {len(swept)} swept maps; a grid of two maps "
-                "takes one prompt and two swept maps."
+    maps: list[tuple[SteeringMap, float | None]] = []
+    for used in scene.maps:
+        smap = find(used.name)
+        if used.digest and smap.digest() != used.digest:
+            raise MapError(
+                f"The map {used.name!r} is not the one this grid was made with. Put the map "
+                f"whose digest begins with {used.digest[:12]} in its place."
             )
-        across = torch.tensor(self.strengths).repeat(len(self.down))
-        downwards = torch.tensor(self.down).repeat_interleave(len(self.strengths))
-        steer: list[tuple[SteeringMap, Strength]] = [
-            (smap, 0.0 if strength is None else strength) for smap, strength in maps
-        ]
-        for place, strengths in zip(swept, (across, downwards), strict=True):
-            steer[place] = (steer[place][0], strengths)
-        images = model.generate(list(self.prompts) * len(across), steer, seed=self.seed)
-        name = maps[swept[1]][0].info.name or "second map"
-        labels = [f"{name} {strength:g}" for strength in self.down]
-        return ImageGrid(labels, list(self.strengths), in_rows(images, len(self.strengths)))
+        maps.append((smap.inverse() if used.inverse else smap, used.strength))
+    if scene.down:
+        return _make_crossed(scene, model, maps)
+    grid = model.sweep(scene.prompts, maps, scene.strengths, seed=scene.seed)
+    if isinstance(scene.seed, tuple):
+        rows = zip(scene.prompts, scene.seed, strict=True)
+        return replace(grid, prompts=[f"{prompt}, seed {seed}" for prompt, seed in rows])
+    return grid
 
-    def to_json(self, scores: GridScores | None = None) -> str:
-        """The sidecar's text; scores are for people and other programs, and not read back."""
-        version = FORMAT_VERSION if self.seeds else WITHOUT_SEEDS
-        contents = {"format": version, **asdict(self)}
-        if not self.seeds:
-            del contents["seeds"]
-        if scores is not None:
-            contents["scores"] = asdict(scores)
-        return json.dumps(contents, indent=2)
 
-    @classmethod
-    def from_json(cls, text: str) -> GridRecipe:
-        """Read a sidecar.
-
-        Raises:
-            ConfigError: it is not one, or of a newer format.
-        """
-        try:
-            raw = json.loads(text)
-            version = raw["format"]
-            recipe = cls(
-                model=str(raw["model"]),
-                prompts=tuple(map(str, raw["prompts"])),
-                strengths=tuple(map(float, raw["strengths"])),
-                seed=int(raw["seed"]),
-                maps=tuple(UsedMap(**used) for used in raw["maps"]),
-                down=tuple(map(float, raw.get("down", ()))),
-                seeds=tuple(map(int, raw.get("seeds", ()))),
-            )
-        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-            raise ConfigError(
-                f"This is not the JSON file of a grid ({error!r}). Choose one that was downloaded "
-                "with a grid's picture."
-            ) from error
-        if version not in (WITHOUT_SEEDS, FORMAT_VERSION):
-            raise ConfigError(
-                f"The grid's file has format {version!r}; this version reads {FORMAT_VERSION}. "
-                "Update lineas_core."
-            )
-        return recipe
+def _make_crossed(
+    scene: Scene, model: DiffusionModel, maps: list[tuple[SteeringMap, float | None]]
+) -> ImageGrid:
+    """The first swept map's strengths across, the second one's down."""
+    across = torch.tensor(scene.strengths).repeat(len(scene.down))
+    downwards = torch.tensor(scene.down).repeat_interleave(len(scene.strengths))
+    steer: list[tuple[SteeringMap, Strength]] = [
+        (smap, 0.0 if strength is None else strength) for smap, strength in maps
+    ]
+    for place, strengths in zip(scene.swept, (across, downwards), strict=True):
+        steer[place] = (steer[place][0], strengths)
+    images = model.generate(list(scene.prompts) * len(across), steer, seed=scene.seeds[0])
+    name = maps[scene.swept[1]][0].info.name or "second map"
+    labels = [f"{name} {strength:g}" for strength in scene.down]
+    return ImageGrid(labels, list(scene.strengths), in_rows(images, len(scene.strengths)))
 
 
 @dataclass(frozen=True)
@@ -207,6 +128,88 @@ def score_grid(
     clip, image = judge.clip_score(cells, style), judge.img_score(cells, references)
     columns = len(grid.strengths)
     return GridScores(judge.name, style, in_rows(clip, columns), in_rows(image, columns))
+
+
+def write_sidecar(scene: Scene, scores: GridScores | None = None) -> str:
+    """The JSON file that goes beside a grid's picture, and makes the grid again.
+
+    Args:
+        scene: of images; its maps have digests.
+        scores: for people and other programs; not read back.
+
+    Raises:
+        ConfigError: the file cannot say what the scene is.
+    """
+    if scene.modality != "image":
+        raise ConfigError(f"modality is {scene.modality!r}; a grid's file is of images.")
+    for used in scene.maps:
+        if not used.digest:
+            raise ConfigError(
+                f"The map {used.name!r} has no digest, by which a grid's file knows it. Give the "
+                "map's own: SteeringMap.digest()."
+            )
+    seeds = scene.seed if isinstance(scene.seed, tuple) else ()
+    contents: dict[str, Any] = {
+        "format": FORMAT_VERSION if seeds else WITHOUT_SEEDS,
+        "model": scene.model,
+        "prompts": scene.prompts,
+        "strengths": scene.strengths,
+        "seed": scene.seeds[0],
+        "maps": [
+            {
+                "name": used.name,
+                "digest": used.digest,
+                "strength": used.strength,
+                "inverse": used.inverse,
+            }
+            for used in scene.maps
+        ],
+        "down": scene.down,
+    }
+    if seeds:
+        contents["seeds"] = seeds
+    if scores is not None:
+        contents["scores"] = asdict(scores)
+    return json.dumps(contents, indent=2)
+
+
+def read_sidecar(text: str) -> Scene:
+    """The scene that `write_sidecar` wrote.
+
+    Raises:
+        ConfigError: it is not such a file, of a newer format, or its scene cannot be.
+    """
+    try:
+        raw = json.loads(text)
+        version = raw["format"]
+        model = str(raw["model"])
+        prompts = tuple(map(str, raw["prompts"]))
+        strengths = tuple(map(float, raw["strengths"]))
+        seed = int(raw["seed"])
+        maps = tuple(_used_map(**used) for used in raw["maps"])
+        down = tuple(map(float, raw.get("down", ())))
+        seeds = tuple(map(int, raw.get("seeds", ())))
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ConfigError(
+            f"This is not the JSON file of a grid ({error!r}). Choose one that was downloaded "
+            "with a grid's picture."
+        ) from error
+    if version not in (WITHOUT_SEEDS, FORMAT_VERSION):
+        raise ConfigError(
+            f"The grid's file has format {version!r}; this version reads {FORMAT_VERSION}. "
+            "Update lineas_core."
+        )
+    return Scene(model, "image", prompts, maps, seeds or seed, strengths, down)
+
+
+def _used_map(
+    name: str, digest: str, strength: float | None = None, inverse: bool = False
+) -> UsedMap:
+    """A map as the file holds it; the digest must be there."""
+    if not digest:
+        raise ValueError(f"the map {name!r} has no digest")
+    number = None if strength is None else float(strength)
+    return UsedMap(str(name), number, bool(inverse), str(digest))
 
 
 def draw_grid(grid: ImageGrid, scores: GridScores | None = None, cell: int = 160) -> Image.Image:

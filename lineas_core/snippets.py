@@ -2,68 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
-from lineas_core.errors import ConfigError
-from lineas_core.models.batches import LARGEST_SEED
-from lineas_core.words import counted
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What makes the texts or pictures on the screen.
-
-    Args:
-        model: the name it is loaded by.
-        modality: "text" or "image".
-        prompts: the rows, at least one.
-        maps: (file, strength) pairs, first applied first; the strength None is the one that is
-            swept.
-        seed: one for all prompts, or one for each.
-        strengths: the columns of a sweep. Empty: the untouched result, and beside it the steered.
-        max_new_tokens: of a text.
-        temperature: of a text.
-
-    Raises:
-        ConfigError: a value is out of range, or a strength is missing; the message names it.
-    """
-
-    model: str
-    modality: Literal["text", "image"]
-    prompts: tuple[str, ...]
-    maps: tuple[tuple[str, float | None], ...] = ()
-    seed: int | tuple[int, ...] = 0
-    strengths: tuple[float, ...] = ()
-    max_new_tokens: int = 80
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.modality not in ("text", "image"):
-            raise ConfigError(f"modality is {self.modality!r}; it must be text or image.")
-        if not self.prompts:
-            raise ConfigError("prompts is empty; give at least one.")
-        fixed = [strength for _, strength in self.maps if strength is not None]
-        for number in (*fixed, *self.strengths, self.temperature):
-            if not math.isfinite(number):
-                raise ConfigError(f"{number} is not a finite number; strengths must be.")
-        for seed in self.seeds:
-            if not 0 <= seed <= LARGEST_SEED:
-                raise ConfigError(f"seed is {seed}; choose 0 to {LARGEST_SEED}.")
-        if isinstance(self.seed, tuple) and len(self.seed) != len(self.prompts):
-            raise ConfigError(
-                f"{counted(len(self.seed), 'seed')} for {counted(len(self.prompts), 'prompt')}; "
-                "give one, or one for each."
-            )
-        if len(fixed) < len(self.maps) and not self.strengths:
-            raise ConfigError("A map has no strength, and strengths is empty; give one of the two.")
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds, as many as were given."""
-        return self.seed if isinstance(self.seed, tuple) else (self.seed,)
+from lineas_core.scene import Scene
 
 
 def snippet(scene: Scene) -> str:
@@ -77,7 +18,9 @@ def text_snippet(scene: Scene) -> str:
     The prompts run in one batch as they do on the screen. In bfloat16 a batch of another size may
     round otherwise, and then a text may part from the one shown.
 
-    >>> print(text_snippet(Scene("smollm2", "text", ("Once",), (("a.safetensors", 0.7),))))
+    >>> from lineas_core.scene import UsedMap
+    >>> maps = (UsedMap("a.safetensors", 0.7),)
+    >>> print(text_snippet(Scene("smollm2", "text", ("Once",), maps)))
     import lineas_core as lc
     <BLANKLINE>
     model = lc.load_model('smollm2')
@@ -124,6 +67,20 @@ def image_snippet(scene: Scene) -> str:
     lines = [*_head(scene), ""]
     if scene.strengths:
         lines.insert(1, "from lineas_core.grids import draw_grid")
+    if scene.down:
+        _, second = scene.swept
+        lines += [
+            f"strengths = {list(scene.strengths)!r}",
+            f"down = {list(scene.down)!r}",
+            f"second, _ = maps[{second}]",
+            "rows = []",
+            "for strength in down:",
+            f"    maps[{second}] = (second, strength)",
+            f"    rows += model.sweep(prompts, maps, strengths, seed={scene.seeds[0]}).images",
+            "labels = [f\"{second.info.name or 'second map'} {strength:g}\" for strength in down]",
+            'draw_grid(lc.ImageGrid(labels, strengths, rows)).save("grid.png")',
+        ]
+    elif scene.strengths:
         lines += [
             f"strengths = {list(scene.strengths)!r}",
             f"grid = model.sweep(prompts, maps, strengths, seed={_seed(scene)})",
@@ -143,7 +100,11 @@ def image_snippet(scene: Scene) -> str:
 
 def _head(scene: Scene) -> list[str]:
     # repr writes any text, also one with quotes or line ends, as one literal and nothing else.
-    maps = [f"    (lc.SteeringMap.load({file!r}), {strength!r})," for file, strength in scene.maps]
+    maps = [
+        f"    (lc.SteeringMap.load({used.name!r}){'.inverse()' if used.inverse else ''}, "
+        f"{used.strength!r}),"
+        for used in scene.maps
+    ]
     return [
         "import lineas_core as lc",
         "",

@@ -29,7 +29,7 @@ from lineas_core.bundles import (
 from lineas_core.cli_sharing import register
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.revisions import model_revision
-from lineas_core.snippets import Scene
+from lineas_core.scene import Scene, UsedMap
 from tests.conftest import random_map, save_small_model
 from tests.small_pipelines import small_sd
 from tests.test_snippets import run
@@ -50,7 +50,7 @@ def bundle(prompts: lc.PromptSet) -> Bundle:
             "tiny",
             "text",
             ("ab", 'ß "✓"\n'),
-            (("a map (1).safetensors", None), ("ö.safetensors", -0.5)),
+            (UsedMap("a map (1).safetensors", None), UsedMap("ö.safetensors", -0.5)),
             seed=(1, 2**62),
             strengths=(0.0, 0.1, 1.5),
             max_new_tokens=7,
@@ -336,6 +336,12 @@ def test_what_cannot_be_read_back_is_not_written(bundle: Bundle, tmp_path: Path)
         Bundle(bundle.scene, {**bundle.maps, "../x.safetensors": smap})
     with pytest.raises(BundleError, match="which is not among the maps"):
         Bundle(bundle.scene, {})
+    used = (UsedMap("x.safetensors", None), UsedMap("x.safetensors", None))
+    crossed = Scene("m", "image", ("ab",), used, strengths=(0.0, 1.0), down=(0.0, 1.0))
+    inverse = Scene("m", "image", ("ab",), (UsedMap("x.safetensors", 1.0, inverse=True),))
+    for scene in (crossed, inverse):
+        with pytest.raises(BundleError, match="cannot hold a grid of two maps, nor the inverse"):
+            Bundle(scene, {"x.safetensors": smap})
     crowd = {f"{i}.safetensors": smap for i in range(64)}
     with pytest.raises(BundleError, match="would hold 70 files"):
         bundle_bytes(replace(bundle, maps={**bundle.maps, **crowd}, prompts=None))
@@ -351,7 +357,7 @@ def test_the_same_picture_comes_out_of_a_bundle(tmp_path: Path) -> None:
     painter = lc.load_model(str(tmp_path / "sd"), device="cpu")
     assert isinstance(painter, DiffusionModel)
     smap = random_map({SITE: 16}, 0, spread=3.0)
-    scene = Scene(painter.id, "image", ("ab",), (("x.safetensors", None),), 7, (0.0, 1.0))
+    scene = Scene(painter.id, "image", ("ab",), (UsedMap("x.safetensors", None),), 7, (0.0, 1.0))
     grid = painter.sweep(scene.prompts, [(smap, None)], scene.strengths, seed=7)
     assert grid.images[0][0] != grid.images[0][1]
     revision = model_revision(painter)
@@ -361,7 +367,7 @@ def test_the_same_picture_comes_out_of_a_bundle(tmp_path: Path) -> None:
     again = lc.load_model(read.scene.model, device="cpu")
     assert isinstance(again, DiffusionModel)
     assert model_revision(again) == read.revision
-    maps = [(read.maps[name], strength) for name, strength in read.scene.maps]
+    maps = [(read.maps[used.name], used.strength) for used in read.scene.maps]
     second = again.sweep(read.scene.prompts, maps, read.scene.strengths, seed=7)
     assert second.images == grid.images
 

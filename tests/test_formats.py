@@ -1,11 +1,13 @@
 """Files of the first versions of the formats, made by the code of that time, still open.
 
 `first-map.safetensors` is from the library's first commit, `first-bundle.zip` from the first that
-had bundles. They are never made again: what reads them must go on reading them.
+had bundles. The grids, `swept-bundle.zip` and `first-link.txt` are by code that had a class for
+each. They are never made again: what reads them must go on reading them.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -17,10 +19,44 @@ import torch
 from safetensors.torch import load, load_file
 
 import lineas_core as lc
-from lineas_core.bundles import read_bundle, unpack_bundle
+from lineas_core.bundles import bundle_bytes, read_bundle, unpack_bundle
+from lineas_core.grids import GridScores, read_sidecar, write_sidecar
+from lineas_core.scene import Scene, UsedMap
+from lineas_core.studio.rack import RackState, Slot
+from lineas_core.studio.scenes import Screen
 
 DATA = Path(__file__).parent / "data"
 MAP, BUNDLE = DATA / "first-map.safetensors", DATA / "first-bundle.zip"
+SWEPT, LINK = DATA / "swept-bundle.zip", DATA / "first-link.txt"
+WET = "02b0b63ab2b45625d7ed85ddbf3610d3b7c23ee431b044b6aa11265ed41e0f9c"
+DRY = "488aa68d3b3f82ba19024804420493adfd4bd33e5a55d0ba6e80e7ca33c40ff1"
+GRIDS = {
+    "first-grid.json": Scene(
+        model="emoji-onestep",
+        modality="image",
+        prompts=("a tiger", "ein Löwe"),
+        maps=(UsedMap("a1b2", None, digest=WET), UsedMap("c3d4", 0.3, inverse=True, digest=DRY)),
+        seed=7,
+        strengths=(0.0, 0.17, 1.0),
+    ),
+    "seeds-grid.json": Scene(
+        model="emoji-onestep",
+        modality="image",
+        prompts=("a tiger", "a tiger", "a tiger"),
+        maps=(UsedMap("a1b2", None, digest=WET), UsedMap("c3d4", 0.3, inverse=True, digest=DRY)),
+        seed=(3, 4, 5),
+        strengths=(-0.5, 0.0, 1.5),
+    ),
+    "crossed-grid.json": Scene(
+        model="emoji-onestep",
+        modality="image",
+        prompts=("a tiger",),
+        maps=(UsedMap("a1b2", None, digest=WET), UsedMap("c3d4", None, digest=DRY)),
+        seed=7,
+        strengths=(0.0, 0.5, 1.0),
+        down=(0.0, 1.0),
+    ),
+}
 
 
 def tensors_of(smap: lc.SteeringMap) -> dict[str, torch.Tensor]:
@@ -70,12 +106,19 @@ def test_a_bundle_of_the_first_format_holds_what_its_files_say() -> None:
     bundle = read_bundle(BUNDLE)
     with zipfile.ZipFile(BUNDLE) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
-    manifest = json.loads(files["manifest.json"])
     assert set(bundle.maps) == {"letters (1).safetensors", "ö.safetensors"}
     for name, smap in bundle.maps.items():
         assert same(tensors_of(smap), load(files[f"maps/{name}"]))
-    # JSON has lists where a scene has tuples.
-    assert json.loads(json.dumps(bundle.scene.__dict__)) == manifest["scene"]
+    assert bundle.scene == Scene(
+        model="tiny",
+        modality="text",
+        prompts=("ab", "cc ab"),
+        maps=(UsedMap("letters (1).safetensors", None), UsedMap("ö.safetensors", -0.5)),
+        seed=(1, 2**62),
+        strengths=(0.0, 0.25, 1.0),
+        max_new_tokens=5,
+        temperature=0.5,
+    )
     assert json.loads(json.dumps(bundle.prompts.__dict__)) == json.loads(files["prompts.json"])
     assert json.loads(json.dumps(bundle.texts)) == json.loads(files["texts.json"])
     assert bundle.grid == files["grid.png"]
@@ -92,8 +135,8 @@ def test_a_bundle_of_the_first_format_makes_its_scene(
     bundle = read_bundle(BUNDLE)
     unpack_bundle(bundle, tmp_path / "out")
     maps = [
-        (lc.SteeringMap.load(tmp_path / "out" / "maps" / name), strength)
-        for name, strength in bundle.scene.maps
+        (lc.SteeringMap.load(tmp_path / "out" / "maps" / used.name), used.strength)
+        for used in bundle.scene.maps
     ]
     scene = bundle.scene
     grid = tiny.sweep(
@@ -117,3 +160,92 @@ def test_a_bundle_of_the_first_format_makes_its_scene(
         for strength, text in zip(scene.strengths, row, strict=True):
             print(f"--- {prompt} | strength {strength:g}", text, sep="\n", file=shown)
     assert printed.getvalue().split() == shown.getvalue().split()
+
+
+@pytest.mark.parametrize("file", [BUNDLE, SWEPT], ids=lambda file: file.stem)
+def test_a_bundle_is_written_as_it_was(file: Path) -> None:
+    assert bundle_bytes(read_bundle(file)) == file.read_bytes()
+
+
+def test_a_swept_bundle_holds_what_its_files_say(tmp_path: Path) -> None:
+    bundle = read_bundle(SWEPT)
+    with zipfile.ZipFile(SWEPT) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    assert bundle.scene == Scene(
+        model="emoji-onestep",
+        modality="image",
+        prompts=("ab", "ba"),
+        maps=(UsedMap("wet-ink.safetensors", None), UsedMap("dry-ink-inverse.safetensors", -0.5)),
+        seed=(3, 5),
+        strengths=(0.0, 0.5, 1.0),
+        max_new_tokens=80,
+        temperature=1.0,
+    )
+    assert {name: smap.digest() for name, smap in bundle.maps.items()} == {
+        "wet-ink.safetensors": WET,
+        "dry-ink-inverse.safetensors": (
+            "8209b0213a798d69d47df70f20b0cc5c4506a3cd1fcc6c043cf38f3f12f1802e"
+        ),
+    }
+    assert (bundle.revision, bundle.library_version) == ("hub:a/b@0123", "0.1.0")
+    assert (bundle.grid, bundle.prompts, bundle.texts) == (files["grid.png"], None, None)
+    assert bundle.notes == ()
+
+    folder = tmp_path / "out"
+    unpacked = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in unpack_bundle(bundle, folder)
+    }
+    code = unpacked.pop("scene.py").decode()
+    kept = {name: data for name, data in files.items() if name.startswith(("maps/", "grid"))}
+    assert unpacked == kept
+    assert code == (
+        "import lineas_core as lc\n"
+        "from lineas_core.grids import draw_grid\n"
+        "\n"
+        "model = lc.load_model('emoji-onestep')\n"
+        "prompts = ['ab', 'ba']\n"
+        "maps = [\n"
+        "    (lc.SteeringMap.load('maps/wet-ink.safetensors'), None),\n"
+        "    (lc.SteeringMap.load('maps/dry-ink-inverse.safetensors'), -0.5),\n"
+        "]\n"
+        "\n"
+        "strengths = [0.0, 0.5, 1.0]\n"
+        "grid = model.sweep(prompts, maps, strengths, seed=[3, 5])\n"
+        'draw_grid(grid).save("grid.png")\n'
+        "# One picture of it: grid.images[row][column].save(...)\n"
+    )
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grids_file_is_read_and_written_as_it_was(name: str) -> None:
+    text = (DATA / name).read_text("utf-8")
+    assert read_sidecar(text) == GRIDS[name]
+    scores = json.loads(text).get("scores")
+    assert write_sidecar(GRIDS[name], GridScores(**scores) if scores else None) == text
+
+
+def test_a_link_of_the_first_format_shows_its_screen() -> None:
+    code = LINK.read_text()
+    screen = Screen.from_link(code)
+    assert screen == Screen(
+        rack=RackState(
+            slots=(Slot("a1", True, 0.3, False), Slot("b2", False, -1.0, True)),
+            solo="a1",
+            beyond=True,
+            modality="text",
+        ),
+        image_model="emoji-onestep",
+        image_prompts="a lion\nein Löwe ☀",
+        image_seed=3,
+        text_model="smollm2",
+        text_prompt='Once & "upon"',
+        text_seed=5,
+        tokens=40,
+    )
+    again = screen.to_link()
+    assert Screen.from_link(again) == screen
+    first, second = (json.loads(base64.urlsafe_b64decode(text + "==")) for text in (code, again))
+    # Fields that links have had since.
+    added = {"tab": "", "titles": {}, "digests": {}}
+    assert second == {**first, "rack": {**first["rack"], "even": True}, **added}

@@ -3,7 +3,9 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,17 @@ from typer.testing import CliRunner
 
 import lineas_core as lc
 from lineas_core.cli import app
-from lineas_core.grids import GridRecipe, UsedMap, draw_film, draw_grid, score_grid
+from lineas_core.grids import (
+    draw_film,
+    draw_grid,
+    make_grid,
+    read_sidecar,
+    score_grid,
+    write_sidecar,
+)
 from lineas_core.metrics import clip
 from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.scene import Scene, UsedMap
 from tests.conftest import random_map
 from tests.small_pipelines import small_sd
 from tests.test_clip import save_small_clip
@@ -42,19 +52,20 @@ def smap(painter: DiffusionModel) -> lc.SteeringMap:
 
 
 @pytest.fixture
-def recipe(painter: DiffusionModel, smap: lc.SteeringMap) -> GridRecipe:
-    used = (UsedMap("a", smap.digest()), UsedMap("b", smap.digest(), 0.5))
-    return GridRecipe(painter.id, ("ab", "ba"), (0.0, 0.5, 1.0), 7, used)
+def scene(painter: DiffusionModel, smap: lc.SteeringMap) -> Scene:
+    digest = smap.digest()
+    used = (UsedMap("a", None, digest=digest), UsedMap("b", 0.5, digest=digest))
+    return Scene(painter.id, "image", ("ab", "ba"), used, 7, (0.0, 0.5, 1.0))
 
 
-def test_a_recipe_makes_the_same_grid_again(
-    recipe: GridRecipe, painter: DiffusionModel, smap: lc.SteeringMap, tmp_path: Path
+def test_a_scene_makes_the_same_grid_again(
+    scene: Scene, painter: DiffusionModel, smap: lc.SteeringMap, tmp_path: Path
 ) -> None:
     smap.save(tmp_path / "x.safetensors")
-    first = recipe.make(painter, lambda name: smap)
-    again = GridRecipe.from_json(recipe.to_json())
-    second = again.make(painter, lambda name: lc.SteeringMap.load(tmp_path / "x.safetensors"))
-    assert again == recipe
+    first = make_grid(scene, painter, lambda name: smap)
+    again = read_sidecar(write_sidecar(scene))
+    second = make_grid(again, painter, lambda name: lc.SteeringMap.load(tmp_path / "x.safetensors"))
+    assert again == scene
     assert first.images == second.images
     plain = painter.generate(["ab"], [(smap, 0.0), (smap, 0.5)], seed=7)
     assert first.images[0][0] == plain[0]
@@ -62,36 +73,62 @@ def test_a_recipe_makes_the_same_grid_again(
 
 
 def test_another_map_under_the_same_name_is_refused(
-    recipe: GridRecipe, painter: DiffusionModel, smap: lc.SteeringMap
+    scene: Scene, painter: DiffusionModel, smap: lc.SteeringMap
 ) -> None:
     with pytest.raises(lc.MapError, match="'a' is not the one this grid was made with"):
-        recipe.make(painter, lambda name: smap.at(0.9))
+        make_grid(scene, painter, lambda name: smap.at(0.9))
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 1}', '{"format": 1, "model": "m", "prompts": 3}']
 )
-def test_files_that_are_no_recipe_are_refused(text: str) -> None:
+def test_files_that_are_no_sidecar_are_refused(text: str) -> None:
     with pytest.raises(lc.ConfigError, match="not the JSON file of a grid"):
-        GridRecipe.from_json(text)
+        read_sidecar(text)
 
 
-def test_a_seed_without_end_is_refused(recipe: GridRecipe) -> None:
-    endless = json.dumps({**json.loads(recipe.to_json()), "seed": math.inf})
+def test_a_seed_without_end_is_refused(scene: Scene) -> None:
+    endless = json.dumps({**json.loads(write_sidecar(scene)), "seed": math.inf})
     with pytest.raises(lc.ConfigError, match="not the JSON file of a grid"):
-        GridRecipe.from_json(endless)
+        read_sidecar(endless)
 
 
-def test_a_newer_recipe_asks_for_an_update(recipe: GridRecipe) -> None:
-    newer = json.dumps({**json.loads(recipe.to_json()), "format": 3})
+def test_a_newer_sidecar_asks_for_an_update(scene: Scene) -> None:
+    newer = json.dumps({**json.loads(write_sidecar(scene)), "format": 3})
     with pytest.raises(lc.ConfigError, match="format 3; this version reads 2"):
-        GridRecipe.from_json(newer)
+        read_sidecar(newer)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "seed is -1; choose 0"),
+        ({"seeds": [1, 2, 3]}, "3 seeds for 2 prompts"),
+        ({"down": [0, 1]}, "2 prompts and 1 swept maps"),
+        ({"strengths": [math.nan]}, "nan is not a finite number"),
+        ({"maps": [{"name": "a"}]}, "not the JSON file of a grid"),
+        ({"maps": [{"name": "a", "digest": ""}]}, "the map 'a' has no digest"),
+        ({"maps": [{"name": "a", "digest": "0", "strength": "x"}]}, "not the JSON file of a grid"),
+    ],
+)
+def test_sidecars_of_scenes_that_cannot_be_are_refused(
+    scene: Scene, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(lc.ConfigError, match=message):
+        read_sidecar(json.dumps({**json.loads(write_sidecar(scene)), **changes}))
+
+
+def test_a_sidecar_is_written_only_of_what_it_can_make_again(scene: Scene) -> None:
+    with pytest.raises(lc.ConfigError, match="a grid's file is of images"):
+        write_sidecar(replace(scene, modality="text"))
+    with pytest.raises(lc.ConfigError, match="The map 'x' has no digest"):
+        write_sidecar(replace(scene, maps=(UsedMap("x", None),)))
 
 
 def test_scores_are_those_of_the_cells(
-    recipe: GridRecipe, painter: DiffusionModel, smap: lc.SteeringMap, scorer: str
+    scene: Scene, painter: DiffusionModel, smap: lc.SteeringMap, scorer: str
 ) -> None:
-    grid = recipe.make(painter, lambda name: smap)
+    grid = make_grid(scene, painter, lambda name: smap)
     scores = score_grid(grid, "ink", scorer=scorer, device="cpu")
     assert scores.scorer == scorer
     for row in range(2):
@@ -102,8 +139,8 @@ def test_scores_are_those_of_the_cells(
         )
         assert scores.image[row] == pytest.approx(wanted, abs=1e-5)
         assert scores.image[row][0] == pytest.approx(1)
-    assert json.loads(recipe.to_json(scores))["scores"]["style"] == "ink"
-    assert GridRecipe.from_json(recipe.to_json(scores)) == recipe
+    assert json.loads(write_sidecar(scene, scores))["scores"]["style"] == "ink"
+    assert read_sidecar(write_sidecar(scene, scores)) == scene
     steered_only = painter.sweep(["ab"], [(smap, None)], [0.5, 1.0])
     with pytest.raises(lc.ConfigError, match="include it"):
         score_grid(steered_only, "ink", scorer=scorer)

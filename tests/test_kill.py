@@ -21,7 +21,7 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.bundles import Bundle, write_bundle
-from lineas_core.snippets import Scene
+from lineas_core.scene import Scene, UsedMap
 from tests.conftest import random_map
 from tests.kill_parts import VARIANTS, learned
 
@@ -36,7 +36,7 @@ class Nursery:
         self.home, self.said, self._log = folder / "home", folder / "said", folder / "log"
         prompts.save(folder / "prompts.json")
         maps = {f"{i}.safetensors": random_map({"a": 8}, i) for i in range(2)}
-        scene = Scene("tiny", "text", ("ab",), tuple((name, 1.0) for name in maps))
+        scene = Scene("tiny", "text", ("ab",), tuple(UsedMap(name, 1.0) for name in maps))
         write_bundle(folder / "bundle.zip", Bundle(scene, maps))
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from lineas_core.grids import GridRecipe
+from lineas_core.grids import make_grid, read_sidecar
 from lineas_core.metrics import clip
 from lineas_core.models.diffusion import DiffusionModel
 from lineas_core.studio.callbacks import Studio
@@ -86,10 +86,10 @@ def test_a_grid_comes_with_curves_and_files_that_reproduce_it(
     assert curves["value"].data[1]["y"][0] == pytest.approx(1)
     assert Path(picture).read_bytes().startswith(b"\x89PNG")
     assert Path(film).read_bytes().startswith(b"GIF89a")
-    recipe = GridRecipe.from_json(Path(sidecar).read_text())
-    assert [used.strength for used in recipe.maps] == [None, 0.5]
-    again = recipe.make(
-        model_of(studio, painter), lambda map_id: studio.library.map(map_id, owner_of(ANN))
+    scene = read_sidecar(Path(sidecar).read_text())
+    assert [used.strength for used in scene.maps] == [None, 0.5]
+    again = make_grid(
+        scene, model_of(studio, painter), lambda map_id: studio.library.map(map_id, owner_of(ANN))
     )
     full = rack((inks[0], 1.0), (inks[1], 0.5))
     after = pictures.look(ANN, painter, full, "ab\nba", 3)[1][1]
@@ -111,11 +111,11 @@ def test_a_grid_goes_over_any_strengths_and_over_seeds(
     options = ("1.5; -0.5", "seeds", 3, "")
     table, _, _, _, sidecar, *_ = pictures.grid(ANN, painter, mixed, "ab\nba", 3, *options)
     assert table.count("<img") == 9
-    recipe = GridRecipe.from_json(Path(sidecar).read_text())
-    assert (recipe.strengths, recipe.seeds) == ((-0.5, 0.0, 1.5), (3, 4, 5))
+    scene = read_sidecar(Path(sidecar).read_text())
+    assert (scene.strengths, scene.seed) == ((-0.5, 0.0, 1.5), (3, 4, 5))
     maps = [studio.library.map(map_id, owner_of(ANN)) for map_id in inks]
     model = model_of(studio, painter)
-    grid = recipe.make(model, dict(zip(inks, maps, strict=True)).__getitem__)
+    grid = make_grid(scene, model, dict(zip(inks, maps, strict=True)).__getitem__)
     assert grid.prompts == ["ab, seed 3", "ab, seed 4", "ab, seed 5"]
     alone = model.generate(["ab"], [(maps[0], 1.5), (maps[1], 0.5)], seed=5)[0]
     pair = zip(grid.images[2][2].tobytes(), alone.tobytes(), strict=True)
@@ -142,11 +142,13 @@ def test_a_grid_of_two_maps_has_one_across_and_one_down(
     mixed = rack((inks[0], 0.1), (inks[1], 0.2))
     table, _, _, _, sidecar, *_ = Pictures(studio).crossed(ANN, painter, mixed, "ab\nba", 3)
     assert table.count("<img") == 25
-    recipe = GridRecipe.from_json(Path(sidecar).read_text())
+    scene = read_sidecar(Path(sidecar).read_text())
     maps = [studio.library.map(map_id, owner_of(ANN)) for map_id in inks]
-    grid = recipe.make(model_of(studio, painter), dict(zip(inks, maps, strict=True)).__getitem__)
-    for row, down in enumerate(recipe.down):
-        for column, across in enumerate(recipe.strengths):
+    grid = make_grid(
+        scene, model_of(studio, painter), dict(zip(inks, maps, strict=True)).__getitem__
+    )
+    for row, down in enumerate(scene.down):
+        for column, across in enumerate(scene.strengths):
             steer = [(maps[0], across), (maps[1], down)]
             alone = model_of(studio, painter).generate(["ab"], steer, seed=3)[0]
             pair = zip(grid.images[row][column].tobytes(), alone.tobytes(), strict=True)

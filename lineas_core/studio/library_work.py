@@ -19,7 +19,8 @@ from lineas_core.hub import install_map, push_map
 from lineas_core.maps import SteeringMap
 from lineas_core.models.diffusion import ImageGrid
 from lineas_core.prompts import PromptSet
-from lineas_core.snippets import Scene, snippet
+from lineas_core.scene import Scene
+from lineas_core.snippets import snippet
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.map_extras import extras_of, file_name, told_by
 from lineas_core.studio.map_list import Glances, list_patch, put_on, said_of
@@ -263,8 +264,8 @@ class LibraryWork:
         """The bundle's maps in the library, in the scene's order; those it has are not doubled."""
         known = {row.digest: row for row in self._studio.library.maps(owner)}
         rows: list[MapRow] = []
-        for name, _ in bundle.scene.maps:
-            smap = bundle.maps[name]
+        for used in bundle.scene.maps:
+            smap = bundle.maps[used.name]
             row = known.get(smap.digest()) or self._studio.library.add_map(
                 owner, smap, prompts=bundle.prompts if not rows else None
             )
@@ -275,8 +276,8 @@ class LibraryWork:
     def _scene(self, owner: str, scene: Scene, rows: Sequence[MapRow]) -> tuple[Any, ...]:
         """The rack's patch, then what the fields of `Screen` hold."""
         slots = tuple(
-            Slot(row.id, True, 1.0 if strength is None else strength)
-            for row, (_, strength) in zip(rows, scene.maps, strict=True)
+            Slot(row.id, True, 1.0 if used.strength is None else used.strength)
+            for row, used in zip(rows, scene.maps, strict=True)
         )
         news = patch(
             rows=self._studio.library.maps(owner),

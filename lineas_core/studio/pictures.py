@@ -14,13 +14,21 @@ from PIL import Image
 
 from lineas_core.errors import ConfigError, LineasError, PromptError
 from lineas_core.files import replacing, write_whole
-from lineas_core.grids import GridRecipe, GridScores, UsedMap, draw_film, draw_grid, score_grid
+from lineas_core.grids import (
+    GridScores,
+    draw_film,
+    draw_grid,
+    make_grid,
+    score_grid,
+    write_sidecar,
+)
 from lineas_core.maps import SteeringMap
 from lineas_core.metrics.clip import clip_score, img_score
 from lineas_core.models import as_image_model
 from lineas_core.models.diffusion import ImageGrid
 from lineas_core.models.safety import is_withheld, withheld_note
 from lineas_core.recent import Recent
+from lineas_core.scene import Scene, UsedMap
 from lineas_core.studio import charts, render
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.grid_options import CROSSED, STRENGTHS, GridOptions
@@ -166,9 +174,9 @@ class Pictures:
         if not mix.maps:
             raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
         lines, first = lines_of(prompts), whole("seed", seed)
-        recipe = recipe_of(mix, model, lines, first, 1, chosen)
+        scene = swept_scene(mix, model, lines, first, 1, chosen)
         asked = question_of(mix, model, prompts, seed, swept=1)
-        table, *rest = self._show(recipe, mix, key)
+        table, *rest = self._show(scene, mix, key)
         return drawn(table, "image", asked, again="#grid"), *rest
 
     @with_messages
@@ -181,24 +189,24 @@ class Pictures:
         if len(mix.maps) < 2:
             raise ConfigError("Two maps make this grid. Switch a second one on in the rack.")
         first = whole("seed", seed)
-        recipe = recipe_of(mix, model, lines_of(prompts)[:1], first, 2, chosen)
+        scene = swept_scene(mix, model, lines_of(prompts)[:1], first, 2, chosen)
         asked = question_of(mix, model, prompts, seed, swept=2)
-        table, *rest = self._show(recipe, mix, key)
+        table, *rest = self._show(scene, mix, key)
         return drawn(table, "image", asked, again="#crossed"), *rest
 
-    def _show(self, recipe: GridRecipe, mix: Mix, key: str) -> tuple[Any, ...]:
+    def _show(self, scene: Scene, mix: Mix, key: str) -> tuple[Any, ...]:
         owner = owner_of(key)
-        rows = len(recipe.down) or len(recipe.prompts)
-        self._studio.check_images(recipe.model, rows * len(recipe.strengths))
+        rows = len(scene.down) or len(scene.prompts)
+        self._studio.check_images(scene.model, rows * len(scene.strengths))
         with self._studio.turns.sliders():
             maps = {row.id: self._studio.library.map(row.id, owner) for row in mix.rows}
-            self._studio.load(recipe.model)
-            grid, scores = self._grid(recipe, maps, mix.rows[0].concept)
+            self._studio.load(scene.model)
+            grid, scores = self._grid(scene, maps, mix.rows[0].concept)
         folder = self._studio.download_folder()
         picture, sidecar, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
         with replacing(picture) as partial:
             draw_grid(grid, scores).save(partial, "PNG")
-        write_whole(sidecar, recipe.to_json(scores))
+        write_whole(sidecar, write_sidecar(scene, scores))
         write_whole(film, draw_film(grid))
         table = write_csv(folder / "scores.csv", *score_rows(grid, scores)) if scores else None
         note = withheld_note([image for row in grid.images for image in row])
@@ -213,42 +221,42 @@ class Pictures:
         )
 
     def _grid_here(
-        self, recipe: GridRecipe, maps: dict[str, SteeringMap], concept: str
+        self, scene: Scene, maps: dict[str, SteeringMap], concept: str
     ) -> tuple[ImageGrid, GridScores | None]:
-        model = as_image_model(self._studio.shelf.get(recipe.model))
-        grid = recipe.make(model, maps.__getitem__)
-        return grid, _scores(grid, concept, crossed=bool(recipe.down))
+        model = as_image_model(self._studio.shelf.get(scene.model))
+        grid = make_grid(scene, model, maps.__getitem__)
+        return grid, _scores(grid, concept, crossed=bool(scene.down))
 
     def _mix(self, key: str, model: str, rack: Any) -> Mix:
         return self._studio.mix(owner_of(key), RackState.from_page(rack), model)
 
 
-def recipe_of(
+def swept_scene(
     mix: Mix,
     model: str,
     prompts: Sequence[str],
     seed: int,
     sweep: int,
     options: GridOptions = GridOptions(),
-) -> GridRecipe:
+) -> Scene:
     """The grid in which the first `sweep` maps are swept and the others stay."""
-    seeds: tuple[int, ...] = ()
+    seeds: int | tuple[int, ...] = seed
     if sweep == 1 and options.rows == "seeds":
         seeds = tuple(range(seed, seed + options.seeds))
         prompts = list(prompts[:1]) * len(seeds)
-    return GridRecipe(
+    return Scene(
         model=model,
+        modality="image",
         prompts=tuple(prompts),
-        strengths=options.strengths or (STRENGTHS if sweep == 1 else CROSSED),
-        seed=seed,
         maps=tuple(
-            UsedMap(row.id, row.digest, None if n < sweep else strength, inverse)
+            UsedMap(row.id, None if n < sweep else strength, inverse, row.digest)
             for n, (row, strength, inverse) in enumerate(
                 zip(mix.rows, mix.strengths, mix.inverses, strict=True)
             )
         ),
+        seed=seeds,
+        strengths=options.strengths or (STRENGTHS if sweep == 1 else CROSSED),
         down=(options.down or CROSSED) if sweep == 2 else (),
-        seeds=seeds,
     )
 
 

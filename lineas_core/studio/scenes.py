@@ -11,7 +11,7 @@ from typing import Any
 
 from lineas_core.errors import ConfigError
 from lineas_core.maps import SteeringMap
-from lineas_core.snippets import Scene
+from lineas_core.scene import Scene, UsedMap
 from lineas_core.studio.mix import Mix
 from lineas_core.studio.rack import RackState, Slot
 from lineas_core.studio.store import MapRow
@@ -163,13 +163,13 @@ def scene_of(
         prompts: of the tab that was shown last.
     """
     files: dict[str, SteeringMap] = {}
-    used: list[tuple[str, float | None]] = []
+    used: list[UsedMap] = []
     for row, smap, strength, inverse in zip(
         mix.rows, mix.maps, mix.strengths, mix.inverses, strict=True
     ):
         name = _file_name(row.title + (" inverse" if inverse else ""), files)
         files[name] = smap
-        used.append((name, strength))
+        used.append(UsedMap(name, strength))
     text = screen.rack.modality == "text"
     scene = Scene(
         model=screen.model,

@@ -15,7 +15,7 @@ from PIL import Image
 
 import lineas_core as lc
 from lineas_core.bundles import Bundle, bundle_bytes, read_bundle, unpack_bundle
-from lineas_core.snippets import Scene
+from lineas_core.scene import Scene, UsedMap
 from tests.fuzz import maps
 from tests.fuzz.guard import promised
 from tests.fuzz.mutations import Chooser, changed_bytes, changed_json, json_bytes, pick
@@ -38,7 +38,7 @@ def _valid() -> bytes:
         "tiny",
         "text",
         ("ab", 'ß "✓"\n'),
-        ((maps.NAME, None), ("b (1).safetensors", -0.5)),
+        (UsedMap(maps.NAME, None), UsedMap("b (1).safetensors", -0.5)),
         seed=(1, 2**62),
         strengths=(0.0, 0.5),
         max_new_tokens=7,
