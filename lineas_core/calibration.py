@@ -29,7 +29,7 @@ from lineas_core.strength_sweep import StrengthSweep, strength_sweep
 
 FIRST = tuple(tenth / 10 for tenth in range(11))
 # An interval that holds more of the whole way is halved, as long as it is not narrower than that.
-COARSE, NARROW, ROUNDS = 0.04, 1 / 160, 4
+COARSE, NARROW, ROUNDS = 0.08, 1 / 160, 4
 EVEN = 0.05
 # A map that moves the output less than that does nothing that a handle could follow.
 LEAST_WAY = 1e-5

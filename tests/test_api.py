@@ -327,6 +327,6 @@ def test_the_example_of_the_docs_runs(
     assert names["job"]["status"] == "done"
     for number in range(2):
         with Image.open(f"picture-{number}.png") as picture:
-            assert picture.size == (64, 64)
+            assert picture.size == (128, 128)
     assert names["text"].strip()
     assert "done: step 20 of 20" in capsys.readouterr().out

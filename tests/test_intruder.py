@@ -132,6 +132,7 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "TrainingWork.curves": [(BOB, seen)],
         "build_train_tab.<locals>.<lambda>": [(BOB, "text")],
         "CompareWork.open": [(BOB, m, ids.writing) for m in maps],
+        "CompareWork.relist": [(BOB, m, ids.writing) for m in maps],
         "CompareWork.sets": [(BOB, "text")],
         "CompareWork.show": [(BOB, m, ids.writing, 1.0, "ab", "ab", 0) for m in maps],
         "CompareWork.train": [(BOB, writer, ids.prompts, "lineas", "mean-act")],

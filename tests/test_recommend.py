@@ -226,7 +226,7 @@ def test_a_style_of_the_embedded_model_is_shown_at_a_high_strength() -> None:
     prompts = lc.PromptSet.load("emoji-pixel-art")
     known = replace(prompts, source=prompts.source[:12], target=prompts.target[:12])
     held_out = Sides(prompts.source[12:16], prompts.target[12:16])
-    config = lc.TrainConfig.for_model(model, sites=r"unet\.up_blocks\..*resnets.*norm\d")
+    config = lc.TrainConfig.for_model(model)
     found = recommend_strength(model, lc.fit("lin-act", model, known, config), held_out)
     assert found.strength is not None
     assert 0.5 <= found.strength <= 1

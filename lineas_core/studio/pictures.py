@@ -157,8 +157,8 @@ class Pictures:
     @with_messages
     def effects(self, key: str, model: str, rack: Any, prompts: str) -> Any:
         """How much of each map's effect is left beside the others, for the rack."""
+        mix = self._mix(key, model, rack)
         try:
-            mix = self._mix(key, model, rack)
             return patch(effects=self._studio.effects(mix, model, lines_of(prompts)))
         except LineasError:
             # `look` is asked the same and tells the visitor.

@@ -91,7 +91,7 @@ def expect_pictures(page: Page, models: dict[str, Any], library: Any) -> None:
             abs(a - b).max() <= 1 for a, b in zip(found, wanted, strict=True)
         )
 
-    wait_for(shown, seconds=30)
+    wait_for(shown)
 
 
 def expect_texts(page: Page, models: dict[str, Any], library: Any) -> None:
@@ -110,7 +110,7 @@ def expect_texts(page: Page, models: dict[str, Any], library: Any) -> None:
         done = page.locator("#pair .ls-caret").count() == 0
         return done and texts.evaluate_all("all => all.map(one => one.textContent)") == wanted
 
-    wait_for(shown, seconds=60)
+    wait_for(shown)
 
 
 def train(page: Page, kind: str, name: str, steps: int) -> None:

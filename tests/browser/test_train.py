@@ -256,6 +256,8 @@ def test_training_is_watched_left_found_again_cancelled_and_tried_again(
     other = found.locator(f"#progress [data-status=running]:not([data-job='{job}'])")
     expect(other).to_be_visible()
     expect(found.locator("#recent")).to_contain_text("tried again")
+    # One that is cancelled before its first step has no map.
+    expect(found.locator("#progress")).to_have_text(re.compile(r"Step [1-9]\d* of 400"))
     found.locator("#cancel").click()
     ended(found, "cancelled")
     expect(found.locator("#stage-picture img")).to_have_count(2)
