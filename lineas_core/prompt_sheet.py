@@ -19,7 +19,7 @@ BATCH = 32
 SMALLEST_BATCH = 8
 TRIES_A_PROMPT = 16
 # Of what is wanted, how much more is written to choose from.
-SPARE = 2.0
+SPARE = 3.0
 # First words -> how many prompts of a side may share them. More are written: the likeliest stay.
 SAME_BEGINNING = {2: 2, 3: 1}
 # As many prompts of a side may share so many last words.
@@ -30,7 +30,7 @@ SAME_FRAME = 2
 # A word counts as the topic's own where so many targets hold it (metrics.own_words).
 WORD_TEXTS = 2
 # Nats a token that a word in its first two targets is worth.
-NEW_WORD = 0.8
+NEW_WORD = 1.2
 
 Clock = Callable[[], float]
 

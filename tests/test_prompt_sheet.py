@@ -71,7 +71,7 @@ def test_more_is_written_than_is_kept() -> None:
         word = WORDS[taken]
         some.take("target", f"{word} falls on {word[::-1]}", "", 1.0)
         taken += 1
-    assert taken == 6
+    assert taken == 8
     assert len(some.draft().target) == 2
 
 
