@@ -25,7 +25,6 @@ from tests.browser.parts import (
     on_rack,
     put_on_rack,
     row_of,
-    slider,
     sources,
     switch,
     unfold,
@@ -232,9 +231,10 @@ def test_a_reload_brings_all_back_and_a_link_what_a_stranger_has(
     put_on_rack(page, "Watercolour")
     while on_rack(page).index("Watercolour") > 0:
         page.get_by_role("button", name="Earlier: Watercolour").click()
-    slider(page, "Watercolour").focus()
-    for _ in range(2):
-        page.keyboard.press("ArrowLeft")
+    # A handle gives strengths between those that the number shows.
+    number = row_of(page, "Watercolour").get_by_role("spinbutton")
+    number.fill("0.98")
+    number.press("Enter")
     page.locator("#image-seed input").fill("5")
     page.get_by_label("Prompts, one on a line").fill("a lighthouse\na teapot")
     page.locator("#show").click()
