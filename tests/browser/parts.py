@@ -25,7 +25,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from lineas_core.home import lineas_home
 
 # Machines may be slow.
-SECONDS = 120
+SECONDS = 240
 expect.set_options(timeout=SECONDS * 1000)
 
 ROOT = Path(__file__).resolve().parents[2]
