@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -15,11 +13,10 @@ import torch
 import lineas_core as lc
 from lineas_core.calibration import Calibration, calibrate
 from lineas_core.models.diffusion import DiffusionModel
+from tests.test_gallery import IMAGES, TEXTS, load
 
 pytestmark = pytest.mark.embedded
 
-GALLERY = Path(lc.__file__).with_name("gallery")
-ENTRIES: list[dict[str, Any]] = json.loads((GALLERY / "index.json").read_text("utf-8"))
 TENTHS = [tenth / 10 for tenth in range(11)]
 # Noise that no calibration has seen.
 SEED = 1000
@@ -56,11 +53,9 @@ def picture_way(
     ]
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in ENTRIES if e["modality"] == "image"], ids=lambda entry: entry["id"]
-)
+@pytest.mark.parametrize("entry", IMAGES, ids=lambda entry: entry["id"])
 def test_a_shipped_look_comes_evenly(painter: DiffusionModel, entry: dict[str, Any]) -> None:
-    smap = lc.SteeringMap.load(GALLERY / f"{entry['id']}.safetensors")
+    smap = load(entry)
     curve = Calibration(tuple(map(tuple, entry["calibration"])))
     prompts = held_out(lc.PromptSet.load(entry["prompts"]), painter)
     way = picture_way(painter, smap, prompts, [curve.strength(share) for share in TENTHS])
@@ -82,11 +77,9 @@ def test_a_look_that_was_just_trained_comes_evenly(
     assert unevenness(way) < 2, way
 
 
-@pytest.mark.parametrize(
-    "entry", [e for e in ENTRIES if e["modality"] == "text"], ids=lambda entry: entry["id"]
-)
+@pytest.mark.parametrize("entry", TEXTS, ids=lambda entry: entry["id"])
 def test_a_shipped_topic_comes_evenly(smollm2: lc.LanguageModel, entry: dict[str, Any]) -> None:
-    smap = lc.SteeringMap.load(GALLERY / f"{entry['id']}.safetensors")
+    smap = load(entry)
     curve = Calibration(tuple(map(tuple, entry["calibration"])))
     prompts = held_out(lc.PromptSet.load(entry["prompts"]), smollm2)
 

@@ -54,10 +54,12 @@ class CompareWork:
 
         A choice that is made while this answer is on its way is not taken back by it.
         """
-        first, second, *rest = self._chosen(owner_of(key), a, b)
-        if (first["value"], second["value"]) != (a, b):
-            return (first, second, *rest)
-        return (*(gr.update(choices=one["choices"]) for one in (first, second)), *(gr.skip(),) * 3)
+        owner = owner_of(key)
+        rows, first, others, second = self._offered(owner, a, b)
+        if not (first and second and (first.id, second.id) == (a, b)):
+            return self._chosen(owner, a, b)
+        offered = (gr.update(choices=_labels(found)) for found in (rows, others))
+        return (*offered, *(gr.skip(),) * 3)
 
     @with_messages
     def sets(self, key: str, kind: str) -> tuple[Any, Any]:
@@ -184,11 +186,18 @@ class CompareWork:
         lines = [(name, *(side[name] for side in sides)) for name in sides[0]]
         return write_csv(self._studio.download_folder() / "comparison.csv", header, lines)
 
-    def _chosen(self, owner: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+    def _offered(
+        self, owner: str, a: str | None, b: str | None
+    ) -> tuple[list[MapRow], MapRow | None, list[MapRow], MapRow | None]:
+        """Maps for A and which one it is, then maps for B and which one it is."""
         rows = self._studio.library.maps(owner)
         first = next((row for row in rows if row.id == a), rows[0] if rows else None)
         others = [row for row in rows if first and row.model == first.model and row != first]
         second = next((row for row in others if row.id == b), others[0] if others else None)
+        return rows, first, others, second
+
+    def _chosen(self, owner: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+        rows, first, others, second = self._offered(owner, a, b)
         image = first is None or first.modality == "image"
         return (
             gr.update(choices=_labels(rows), value=first.id if first else None),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from lineas_core.calibration import Calibration
+from lineas_core.studio.gallery import load_gallery
 from tests.browser.parts import (
     MARKS,
     ROOT,
@@ -28,11 +28,7 @@ ALONE, OTHER = "Pixel art 1.00", "Watercolour 1.00"
 
 
 # Which share of the way a shipped map has gone at each strength.
-EVEN = next(
-    Calibration(tuple((strength, share) for strength, share in entry["calibration"]))
-    for entry in json.loads((ROOT / "lineas_core" / "gallery" / "index.json").read_text("utf-8"))
-    if entry["title"] == "Pixel art"
-)
+EVEN = Calibration(load_gallery(ROOT / "lineas_core" / "gallery")["emoji-pixel-art"].calibration)
 
 
 def scores_of(page: Page) -> list[str]:
