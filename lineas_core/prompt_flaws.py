@@ -22,7 +22,8 @@ STOP_WORDS = frozenset(
         r"\w+",
         "a an the of and or in on at to for with from by about as is are was my your our his her "
         "its their this that style some any very when what were have been would will could there "
-        "then than they them into over after before because which while",
+        "then than they them into over under after before through between during without because "
+        "which while",
     )
 )
 UNWANTED = re.compile(

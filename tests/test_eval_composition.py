@@ -9,10 +9,9 @@ from matplotlib.figure import Figure
 
 import lineas_core as lc
 from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.composition import TABLE, Sizes
+from lineas_core.evaluation.composition import QUESTION, TABLE, Sizes, yes_log_odds
 from lineas_core.evaluation.concepts import OPENINGS
 from lineas_core.metrics.concepts import concept_presence
-from lineas_core.metrics.judge import QUESTION, yes_log_odds
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.refine import refine

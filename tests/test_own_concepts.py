@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 
 import pytest
+import torch
 
 import lineas_core as lc
 from lineas_core.errors import ConfigError
-from lineas_core.metrics.judge import Judge, yes_log_odds
-from lineas_core.metrics.own_words import own_words, words_presence
+from lineas_core.metrics.judge import Judge, telling
+from lineas_core.metrics.own_words import TELLING, everyday_share, own_words, words_presence
 from lineas_core.models.language import LanguageModel
 from lineas_core.prompts import PromptSet
 from lineas_core.studio import render_texts
@@ -32,7 +34,7 @@ def roomy(small_models, tmp_path_factory) -> LanguageModel:
     folder = tmp_path_factory.mktemp("roomy") / "llama"
     shutil.copytree(small_models["llama"], folder)
     config = json.loads((folder / "config.json").read_text())
-    config["max_position_embeddings"] = 1024
+    config["max_position_embeddings"] = 4096
     (folder / "config.json").write_text(json.dumps(config))
     return lc.load_model(str(folder), device="cpu")
 
@@ -56,19 +58,42 @@ def test_shipped_sets_give_words_that_tell_their_sides_apart() -> None:
         found = own_words(prompts.source, prompts.target, prompts.concept)
         assert sum(words_presence(prompts.target, found)) >= 0.9 * len(prompts.target)
         assert sum(words_presence(prompts.source, found)) <= 0.1 * len(prompts.source)
+        alone = own_words(prompts.source, prompts.target, prompts.concept, TELLING)
+        assert set(alone) < set(found)
+        assert max(everyday_share(word) for word in set(found) - set(alone)) > 0.01
+        assert sum(words_presence(prompts.target, alone)) >= 0.9 * len(prompts.target)
 
 
-def test_the_judge_tells_its_own_prompts_by_the_best_limit(roomy: LanguageModel) -> None:
-    judge = Judge.of(roomy, LAVA)
-    sides = [yes_log_odds(roomy, side, "volcanoes") for side in (LAVA.source, LAVA.target)]
-    best = max(
-        (sum(o > at for o in sides[1]) / 4 + sum(o <= at for o in sides[0]) / 6) / 2
-        for at in [-99.0, *sides[0], *sides[1]]
-    )
-    assert judge.right == pytest.approx(best)
-    scores = judge.presence(roomy, [*LAVA.target, ""])
-    assert scores[-1] == 0
-    assert [s > 0.5 for s in scores[:-1]] == [o > judge.limit for o in sides[1]]
+def test_a_text_tells_by_the_tokens_that_become_likelier_behind_the_targets(
+    roomy: LanguageModel,
+) -> None:
+    text = "Red lava ran over the bench."
+    losses = []
+    for side in (LAVA.target, LAVA.source):
+        lead = "".join(f"- {line}\n" for line in side) + "-"
+        read = [roomy.tokenizer(part)["input_ids"] for part in (lead, f" {text}")]
+        ids = torch.tensor([read[0] + read[1]])
+        with torch.no_grad():
+            logits = roomy.module(ids).logits[0].float()
+        each = torch.nn.functional.cross_entropy(logits[:-1], ids[0, 1:], reduction="none")
+        losses.append(each[-(len(read[1]) - 1) :])
+    gains = sorted((losses[1] - losses[0]).tolist())
+    (found, nothing) = telling(roomy, [text, ""], LAVA.target, LAVA.source)
+    assert found == pytest.approx(sum(gains[-2:]) / 2, rel=1e-3, abs=1e-4)
+    assert nothing == 0
+
+
+def test_the_judge_finds_three_in_four_of_the_texts_that_it_is_calibrated_on(
+    roomy: LanguageModel,
+) -> None:
+    prompts = PromptSet.load("fishing")
+    judge = Judge.of(roomy, prompts)
+    assert not set(judge.target) & set(judge.source)
+    assert len(judge.target) == len(judge.source) == 8
+    scores = judge.presence(roomy, ["The old man fished.", ""])
+    telt = telling(roomy, ["The old man fished."], judge.target, judge.source)
+    assert scores[0] == pytest.approx(1 / (1 + math.exp(judge.limit - telt[0])))
+    assert 0.375 <= judge.right <= 0.875
 
 
 def test_edited_words_take_the_place_of_the_prompts() -> None:

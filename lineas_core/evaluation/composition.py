@@ -30,9 +30,9 @@ from lineas_core.evaluation.concepts import FIRST_SEED, OPENINGS, Completions, p
 from lineas_core.evaluation.tables import Table, fields, markdown, with_spread
 from lineas_core.maps import SteeringMap, compose
 from lineas_core.metrics.concepts import concept_presence
-from lineas_core.metrics.judge import yes_log_odds
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models import as_language_model
+from lineas_core.models.language import LanguageModel
 from lineas_core.prompts import PromptSet
 from lineas_core.refine import refine
 from lineas_core.train_config import TrainConfig
@@ -43,6 +43,16 @@ if TYPE_CHECKING:
 METHODS = ("lin-act", "lineas", "lineas-sparse")
 REFINED = "lineas-refined"
 FALSE_ALARMS = 0.05
+# A small model answers rightly once it has seen how: without the examples it says no to anything.
+QUESTION = """\
+Text: The baker put the bread into the oven.
+Does the text mention bread? Yes
+
+Text: My aunt keeps her letters in a box.
+Does the text mention music? No
+
+Text: {text}
+Does the text mention {concept}?"""
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,15 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     )
     found = bench.rows("composition", steered, partial(_steered, bench, limits))
     return pd.concat([plain, found], ignore_index=True)
+
+
+def yes_log_odds(model: LanguageModel, texts: Sequence[str], concept: str) -> list[float]:
+    """For each text, log p("Yes") - log p("No") as answers to whether it mentions the concept.
+
+    The model is run as it is steered now: call it outside of `steer`.
+    """
+    asked = [QUESTION.format(concept=concept, text=text) for text in texts]
+    return model.log_odds(asked, " Yes", " No")
 
 
 def _untouched(bench: Bench, cell: Cell) -> list[Row]:

@@ -14,9 +14,12 @@ from lineas_core.prompt_flaws import STOP_WORDS, any_form, content_words, stem_o
 
 # Texts that the prior is worth, beside the set's own.
 PRIOR = 16.0
-# Log-odds from which a word is the target's own: in a set of 32 + 32, two sentences are enough for
-# a word that 1.6% of everyday texts hold, and three for one that 2.5% hold.
-LIMIT = math.log(8)
+# Odds ratio from which a word is the target's own: in a set of 32 + 32, two sentences are enough
+# for a word that 1.6% of everyday texts hold, and three for one that 2.5% hold.
+OWN = 8.0
+# And from which a word alone shows the concept; two sentences are enough at 0.4%. What is written
+# about volcanoes says "earth" now and then, and so does what is about none.
+TELLING = 32.0
 # Of words that one sentence holds, most are there by chance: "bench", "borrowed".
 FEWEST_TEXTS = 2
 MOST_WORDS = 60
@@ -30,18 +33,21 @@ def _background() -> tuple[int, dict[str, int]]:
     return raw["texts"], raw["stems"]
 
 
-def own_words(source: Sequence[str], target: Sequence[str], concept: str = "") -> tuple[str, ...]:
+def own_words(
+    source: Sequence[str], target: Sequence[str], concept: str = "", ratio: float = OWN
+) -> tuple[str, ...]:
     """Words that are likelier in the target than in the source, likeliest first; one of each stem.
 
     Where k of n texts hold a word, its odds are (k + a) / (n + A - k - a): a prior of A = 16 texts,
     of which a hold it, as many as of everyday texts do (after Monroe et al., 2008, Eq. 15). A word
-    is the target's own where its log-odds there exceed those in the source by log 8 and two target
-    texts hold it. Function words never pass; the concept's own words always come first.
+    is the target's own where its log-odds there exceed those in the source by log(ratio) and two
+    target texts hold it. Function words never pass; the concept's own words always come first.
 
     Args:
         source: texts without the concept.
         target: texts with it.
         concept: a few words.
+        ratio: of the odds in the target to those in the source.
 
     >>> own_words(["He sat on the bench."], ["Lava fills the crater."] * 3, "volcanoes")
     ('volcanoes', 'crater', 'lava', 'fills')
@@ -66,7 +72,7 @@ def own_words(source: Sequence[str], target: Sequence[str], concept: str = "") -
             math.log((held[stem] + prior) / (count + PRIOR - held[stem] - prior))
             for held, count in zip(sides, counts, strict=True)
         ]
-        if odds[0] - odds[1] > LIMIT:
+        if odds[0] - odds[1] > math.log(ratio):
             found.append((odds[0] - odds[1], word))
     found.sort(key=lambda item: (-item[0], item[1]))
     return (*dict.fromkeys(named), *(word for _, word in found[:MOST_WORDS]))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lineas_core.errors import ConfigError
 from lineas_core.models.language import LanguageModel
@@ -58,7 +59,7 @@ class Continuer:
         limit = getattr(model.module.config, "max_position_embeddings", None)
         if limit is not None and len(ids) + room > limit:
             raise ConfigError(
-                f"{model.id} reads {limit} tokens; to write prompts it must read "
+                f"{model.id} reads {limit} tokens; a list and what follows it take "
                 f"{len(ids) + room}. Choose another model."
             )
         self._length = len(ids)
@@ -127,20 +128,22 @@ class Continuer:
             positions = positions[:, -1:] + 1
         return [lines[row] for row in sorted(lines)]
 
-    @torch.no_grad()
     def losses(self, lines: Sequence[Written]) -> list[float]:
         """Mean loss of what follows each line's start, had it been written here."""
-        ids, mask, positions, cache = self._batch(
-            [[*a, *b] for a, b in (line.ids for line in lines)]
-        )
+        rows = self.token_losses([[*a, *b] for a, b in (line.ids for line in lines)])
+        return [
+            float(row[-len(line.ids[1]) :].mean()) for row, line in zip(rows, lines, strict=True)
+        ]
+
+    @torch.no_grad()
+    def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Of each row of tokens, the loss of each but the first, in nats, float32 on the CPU."""
+        ids, mask, positions, cache = self._batch(rows)
         logits = self._forward(ids, mask, positions, cache)
-        means = []
-        for row, line in enumerate(lines):
-            count = len(line.ids[1])
-            predicted = logits[row, -count - 1 : -1]
-            wanted = ids[row, -count:]
-            means.append(float(torch.nn.functional.cross_entropy(predicted, wanted)))
-        return means
+        return [
+            cross_entropy(logits[i, -len(row) : -1], ids[i, 1 - len(row) :], reduction="none").cpu()
+            for i, row in enumerate(rows)
+        ]
 
     @torch.no_grad()
     def expected(self, starts: Sequence[str]) -> Tensor:

@@ -10,7 +10,7 @@ from threading import Lock
 from lineas_core.errors import ConfigError
 from lineas_core.metrics.concepts import concept_words
 from lineas_core.metrics.judge import Judge
-from lineas_core.metrics.own_words import own_words
+from lineas_core.metrics.own_words import TELLING, own_words
 from lineas_core.models.language import LanguageModel
 from lineas_core.prompts import PromptSet
 from lineas_core.studio.store import MapRow
@@ -52,7 +52,7 @@ def own_concepts(rows: Sequence[MapRow], field: str = "") -> tuple[OwnConcept, .
             continue
         words = edited.get(_key(name))
         if words is None:
-            words = own_words(row.prompts.source, row.prompts.target, name)
+            words = own_words(row.prompts.source, row.prompts.target, name, TELLING)
         found[name] = OwnConcept(name, words, row.prompts)
     return tuple(found.values())
 
@@ -67,15 +67,15 @@ class Judges:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._made: dict[tuple[str, str, str], Judge] = {}
+        self._made: dict[tuple[str, str], Judge] = {}
 
     def of(self, model: LanguageModel, concept: OwnConcept) -> Judge:
         """The judge of a concept."""
-        key = (model.id, concept.name, concept.prompts.hash())
+        key = (model.id, concept.prompts.hash())
         with self._lock:
             judge = self._made.get(key)
         if judge is None:
-            judge = Judge.of(model, concept.prompts, concept.name)
+            judge = Judge.of(model, concept.prompts)
             with self._lock:
                 self._made[key] = judge
                 while len(self._made) > MOST_JUDGES:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lineas_core.errors import LineasError, PromptError
+from lineas_core.errors import LineasError
 from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.metrics.own_words import words_presence
 from lineas_core.metrics.perplexity import perplexity
@@ -22,10 +22,10 @@ class OwnPresence:
     Attributes:
         concept: its name.
         worded: texts that hold a word of it.
-        judged: texts of which the unsteered model says that they mention it; None where it
-            reads too few tokens to be asked.
+        judged: texts that the unsteered model expects among the map's target prompts rather
+            than among its source prompts; None where it reads too few tokens.
         texts: how many there are.
-        right: share of the map's own prompts that the model tells apart so, in [0.5, 1].
+        right: share of texts made of the map's own prompts that the model tells so, in [0, 1].
     """
 
     concept: str
@@ -92,7 +92,7 @@ def _own(model: LanguageModel, texts: Sequence[str], concept: OwnConcept) -> Own
         judge = JUDGES.of(model, concept)
         said: int | None = sum(score > 0.5 for score in judge.presence(model, texts))
         right: float | None = judge.right
-    except PromptError:
+    except LineasError:
         said, right = None, None
     return OwnPresence(
         concept.name,

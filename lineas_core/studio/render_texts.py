@@ -117,8 +117,9 @@ def _own(found: OwnPresence) -> list[str]:
     weak = ", weak" if found.right < SURE else ""
     return [
         by_words,
-        '<span title="completions of which the unsteered model says that they mention it; it tells '
-        f"{found.right:.0%} of the map's own prompts apart so\">by the model{weak} "
+        '<span title="completions with words that the unsteered model expects among the targets '
+        f"rather than among the sources; of texts made of these it tells {found.right:.0%} rightly"
+        f'">by the model{weak} '
         f"<b>{found.judged} of {found.texts}</b></span>",
     ]
 
