@@ -123,7 +123,8 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                 type="array",
                 interactive=True,
                 static_columns=[2],
-                column_widths=["40%", "40%", "20%"],
+                # The numbers of the rows have a width of their own.
+                column_widths=["34%", "34%", "17%"],
                 wrap=True,
                 max_height=420,
                 show_row_numbers=True,
