@@ -1,118 +1,174 @@
-"""Judge the embedded generator and CLIP on the pairs of concept and look that neither has seen.
+"""How the styles of the embedded generator run: evenly, and with the thing still to be seen?
 
-    python -m tools.check_generator build/corpus            about 1 min on two cores
+    python -m tools.check_generator [--styles anime]      about a minute a style on two cores
 
-Prints one JSON object: how often the CLIP finds the concept among the held-out ones, in real and
-in generated pictures; how often a classifier that has only seen real pictures finds the look, for
-the drawn looks and for the four artists' hands, which are not always to be told apart; how far
-apart two seeds of one caption are, in the CLIP's space. Writes the contact sheet of the README.
+Each drawn look comes in two ways: along the text axis, from a caption's embedding to that of the
+caption with the look, and under a LinEAS map that is trained with the shipped settings. On things
+that no map trains on, printed as one JSON object a line: the way at each tenth, in IMGScore, in its
+angle and in the autoencoder's latents; the largest over the smallest tenth of each; how often the
+CLIP finds the thing at the start and at the end. First a line on the seeds: how far apart two of
+one caption are. How often held-out pairs are found, and how sharp they are, `tools.train_all`
+prints at the end of its trainings.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 import lineas_core as lc
+from lineas_core.metrics.clip import ClipScorer
 from lineas_core.models.diffusion import DiffusionModel
-from tools.captions import TAGS, name_with_article, plain_caption
-from tools.corpus import Corpus, contact_sheet
-from tools.looks import ARTISTS
-from tools.train_clip import augment, normalise
+from lineas_core.subjects import SUBJECTS
+from tools.captions import TAGS
+from tools.corpus import DRAWN
+from tools.tables import normalise
 
-SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "emoji-onestep.png"
-SHEET_SUBJECTS = ("tiger", "castle", "strawberry", "rocket", "owl", "guitar", "sailboat", "cactus")
-CLASSIFIER_STEPS, CLASSIFIER_RATE = 1500, 3e-3
+TENTHS = tuple(tenth / 10 for tenth in range(11))
+Paint = Callable[[float], list[Image.Image]]
 
 
-def train_classifier(corpus: Corpus) -> nn.Module:
-    """A small convolutional network, picture -> look, from real pictures only."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers: list[nn.Module] = []
-        for wide, narrow in ((3, 24), (24, 48), (48, 96)):
-            layers += [nn.Conv2d(wide, narrow, 3, 2, 1), nn.BatchNorm2d(narrow), nn.ReLU()]
-        classifier = nn.Sequential(
-            *layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96 * 16, len(corpus.looks))
+@dataclass(frozen=True)
+class Way:
+    """What a look does on its way, means over pictures.
+
+    Attributes:
+        img_score: cosine to the picture at 0, at each tenth.
+        angle: arccos of each picture's cosine, in radians.
+        latents: distance to the picture at 0 in the autoencoder's latents.
+        found: share of pictures whose thing is the nearest of all, at 0 and at 1.
+    """
+
+    img_score: list[float]
+    angle: list[float]
+    latents: list[float]
+    found: tuple[float, float]
+
+    def facts(self) -> dict[str, object]:
+        """The way and how even it is, rounded."""
+        return {
+            "img_score": [round(score, 3) for score in self.img_score],
+            "falls": all(a > b for a, b in pairwise(self.img_score)),
+            "uneven_img_score": unevenness(self.img_score),
+            "uneven_angle": unevenness(self.angle),
+            "uneven_latents": unevenness(self.latents),
+            "found": [round(share, 3) for share in self.found],
+        }
+
+
+def unevenness(way: list[float]) -> float:
+    """Largest over smallest tenth; infinite where one of them goes back.
+
+    >>> unevenness([0.0, 1.0, 3.0]), unevenness([0.0, 1.0, 0.5])
+    (2.0, inf)
+    """
+    steps = [(b - a) * np.sign(way[-1] - way[0]) for a, b in pairwise(way)]
+    return round(float(max(steps) / min(steps)), 2) if min(steps) > 0 else float("inf")
+
+
+class Judge:
+    """Looks at pictures of `SUBJECTS`.
+
+    Args:
+        model: whose autoencoder is used.
+        scorer: that sees.
+    """
+
+    def __init__(self, model: DiffusionModel, scorer: ClipScorer) -> None:
+        self._vae, self._scorer = model.pipeline.vae, scorer
+        self._names = scorer.text_embeddings(SUBJECTS)
+
+    @torch.no_grad()
+    def way(self, paint: Paint) -> Way:
+        """The way of a look.
+
+        Args:
+            paint: a picture of each subject, so far along.
+        """
+        seen, drawn = [], []
+        for tenth in TENTHS:
+            images = paint(tenth)
+            seen.append(self._scorer.image_embeddings(images))
+            drawn.append(self._latents(images))
+        cosines = torch.stack([(each * seen[0]).sum(1).clamp(-1, 1) for each in seen])
+        far = torch.stack([(each - drawn[0]).flatten(1).norm(dim=1) for each in drawn])
+        return Way(
+            cosines.mean(1).tolist(),
+            cosines.arccos().mean(1).tolist(),
+            far.mean(1).tolist(),
+            (self._found(seen[0]), self._found(seen[-1])),
         )
-    optimizer = torch.optim.AdamW(classifier.parameters(), CLASSIFIER_RATE, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, CLASSIFIER_RATE, total_steps=CLASSIFIER_STEPS
-    )
-    rows = torch.from_numpy(np.argwhere(corpus.training_mask()))
-    images = torch.from_numpy(np.array(corpus.images))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(CLASSIFIER_STEPS):
-        chosen = rows[torch.randint(len(rows), (64,), generator=generator)]
-        real = augment(normalise(images[chosen[:, 0], chosen[:, 1]]), generator)
-        loss = nn.functional.cross_entropy(classifier(real), chosen[:, 1])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return classifier.eval()
+
+    def apart(self, one: list[Image.Image], other: list[Image.Image]) -> float:
+        """Mean 1 - cosine of two lists of pictures."""
+        a, b = (self._scorer.image_embeddings(images) for images in (one, other))
+        return float((1 - (a * b).sum(1)).mean())
+
+    def _found(self, seen: Tensor) -> float:
+        nearest = (seen @ self._names.T).argmax(1)
+        return float((nearest == torch.arange(len(seen))).float().mean())
+
+    def _latents(self, images: list[Image.Image]) -> Tensor:
+        pixels = torch.stack([torch.from_numpy(np.array(image)) for image in images])
+        found: Tensor = self._vae.encode(normalise(pixels)).latents
+        return found
 
 
-def as_tensor(images: list[Image.Image]) -> Tensor:
-    """Pictures as the classifier reads them."""
-    return normalise(torch.stack([torch.from_numpy(np.array(image)) for image in images]))
+def along_the_text(model: DiffusionModel, look: str) -> Paint:
+    """Pictures of the subjects, the text's embedding that far on its way to the look's."""
+    pipeline, one = model.pipeline, model.entry
+    assert one
+    tagged = [f"{name}, {TAGS[look][0]}" for name in SUBJECTS]
+    plain, styled = (_embedded(pipeline, texts) for texts in (list(SUBJECTS), tagged))
+
+    def paint(share: float) -> list[Image.Image]:
+        images: list[Image.Image] = pipeline(
+            prompt_embeds=torch.lerp(plain, styled, share),
+            num_inference_steps=one.steps,
+            timesteps=list(one.timesteps),
+            guidance_scale=one.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in range(len(SUBJECTS))],
+        ).images
+        return images
+
+    return paint
+
+
+def under_a_map(model: DiffusionModel, look: str) -> Paint:
+    """Pictures of the subjects under a map to the look at a strength."""
+    smap = lc.train(model, lc.PromptSet.load(f"emoji-{look}")).map
+    return lambda strength: model.generate(SUBJECTS, [(smap, strength)], seed=range(len(SUBJECTS)))
+
+
+@torch.no_grad()
+def _embedded(pipeline: object, texts: list[str]) -> Tensor:
+    found: Tensor = pipeline.encode_prompt(texts, "cpu", 1, False)[0]  # type: ignore[attr-defined]
+    return found
 
 
 def main() -> None:
-    """Judge, print, draw."""
-    parser = argparse.ArgumentParser(description="Judge the embedded generator and CLIP.")
-    parser.add_argument("corpus", type=Path)
-    corpus = Corpus.load(parser.parse_args().corpus)
+    """Judge and print."""
+    parser = argparse.ArgumentParser(description="Judge the styles of the embedded generator.")
+    parser.add_argument("--styles", nargs="+", choices=DRAWN, default=DRAWN)
+    styles = parser.parse_args().styles
     model, scorer = lc.load_model("emoji-onestep", device="cpu"), lc.load_scorer(device="cpu")
     assert isinstance(model, DiffusionModel)
-    names = [corpus.concepts[c].name for c, _ in corpus.held_out]
-    looks = [corpus.looks[k] for _, k in corpus.held_out]
-    captions = [plain_caption(n, look) for n, look in zip(names, looks, strict=True)]
-    real = [Image.fromarray(corpus.images[c, k]) for c, k in corpus.held_out]
-    made = model.generate(captions, seed=range(len(captions)))
-    texts = scorer.text_embeddings([plain_caption(name) for name in names])
-
-    def found(images: list[Image.Image]) -> float:
-        best = (scorer.image_embeddings(images) @ texts.T).argmax(dim=1)
-        return float((best == torch.arange(len(names))).float().mean())
-
-    classifier = train_classifier(corpus)
-
-    @torch.no_grad()
-    def look_found(images: list[Image.Image], among: Sequence[str]) -> float:
-        best = classifier(as_tensor(images)).argmax(dim=1).tolist()
-        pairs = [(corpus.looks[b], look) for b, look in zip(best, looks, strict=True)]
-        return float(np.mean([guess == look for guess, look in pairs if look in among]))
-
-    drawn = [look for look in corpus.looks if look not in ARTISTS]
-    untagged = [name_with_article(name) for name in names[:50]]
-    pair = [model.generate(untagged, seed=seed) for seed in (1, 2)]
-    one, two = (scorer.image_embeddings(images) for images in pair)
-    print(
-        json.dumps(
-            {
-                "pairs": len(names),
-                "concept_real": found(real),
-                "concept_generated": found(made),
-                "drawn_look_real": look_found(real, drawn),
-                "drawn_look_generated": look_found(made, drawn),
-                "artist_real": look_found(real, ARTISTS),
-                "artist_generated": look_found(made, ARTISTS),
-                "distance_of_two_seeds": float((1 - (one * two).sum(dim=1)).mean()),
-            }
-        )
-    )
-    captions = [plain_caption(name, look) for name in SHEET_SUBJECTS for look in TAGS]
-    sheet = np.stack([np.array(image) for image in model.generate(captions)])
-    SHEET.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(sheet.reshape(len(SHEET_SUBJECTS), len(TAGS), *sheet.shape[1:])).save(SHEET)
+    model.pipeline.set_progress_bar_config(disable=True)
+    judge = Judge(model, scorer)
+    seeds = [model.generate(SUBJECTS, seed=seed) for seed in (1, 2)]
+    print(json.dumps({"two_seeds_apart": round(judge.apart(*seeds), 3)}), flush=True)
+    for look in styles:
+        for name, make in (("text", along_the_text), ("map", under_a_map)):
+            facts = judge.way(make(model, look)).facts()
+            print(json.dumps({"look": look, "way": name, **facts}), flush=True)
 
 
 if __name__ == "__main__":
