@@ -90,9 +90,9 @@ class Scene:
         if self.modality != "image":
             raise ConfigError(f"down is {self.down}; a grid of two maps is of images, not texts.")
         if len(self.prompts) != 1 or len(self.swept) != 2:
+            given = counted(len(self.prompts), "prompt"), counted(len(self.swept), "swept map")
             raise ConfigError(
-                f"{len(self.prompts)} prompts and {len(self.swept)} swept maps; a grid of two maps "
-                "takes one prompt and two swept maps."
+                f"{' and '.join(given)}; a grid of two maps takes one prompt and two swept maps."
             )
 
     @property

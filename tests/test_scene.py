@@ -36,7 +36,7 @@ def test_a_scene_knows_its_seeds_and_which_maps_are_swept() -> None:
             {**CROSSED, "prompts": ("p", "q")},
             "2 prompts and 2 swept maps; a grid of two maps takes",
         ),
-        ({**CROSSED, "maps": (UsedMap("a", None),)}, "1 prompts and 1 swept maps"),
+        ({**CROSSED, "maps": (UsedMap("a", None),)}, "1 prompt and 1 swept map;"),
     ],
 )
 def test_scenes_that_cannot_be_are_refused(changes: dict, message: str) -> None:

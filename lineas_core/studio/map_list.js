@@ -9,16 +9,6 @@ function publish(event, more = {}) {
   if (event) trigger(event);
 }
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value != null && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
-
 // A letter on a colour of its own, where there is no picture.
 function look(row) {
   const glance = local.glances[row.id];

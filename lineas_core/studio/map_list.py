@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,9 +19,9 @@ from lineas_core.studio.callbacks import Studio
 from lineas_core.studio.gallery import GALLERY
 from lineas_core.studio.mix import mix_of
 from lineas_core.studio.rack import RackState, Slot
+from lineas_core.studio.scripts import script
 from lineas_core.studio.store import MapRow
 
-HERE = Path(__file__).parent
 # What every map is shown on: one prompt of each kind and one seed, at the map's own strength.
 PICTURED, CONTINUED, SEED = "a house", "Once upon a time", 0
 SIDE, TOKENS = 96, 12
@@ -39,7 +38,7 @@ def build_map_list(elem_id: str) -> gr.HTML:
     return gr.HTML(
         list_patch(),
         html_template='<div class="map-list"></div>',
-        js_on_load=(HERE / "map_list.js").read_text(encoding="utf-8"),
+        js_on_load=script("map_list.js"),
         apply_default_css=False,
         elem_id=elem_id,
         min_height=120,

@@ -8,16 +8,6 @@ let pins = [];
 try { pins = JSON.parse(localStorage.getItem(STORE) ?? "[]"); } catch { /* private window, or damaged */ }
 pins = (Array.isArray(pins) ? pins : []).filter((pin) => pin?.scene && Array.isArray(pin.items)).slice(0, MOST);
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value != null && value !== false) node.setAttribute(name, value === true ? "" : value);
-  }
-  node.append(...children);
-  return node;
-}
-
 // Small pictures as they are, large ones at 256 pixels: storage holds a few megabytes.
 function small(image) {
   if (image.naturalWidth <= SIDE) return image.src;

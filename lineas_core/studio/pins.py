@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -11,10 +10,9 @@ import gradio as gr
 from lineas_core.errors import ConfigError
 from lineas_core.studio.callbacks import Studio, with_messages
 from lineas_core.studio.rack import Modality, RackState, patch
+from lineas_core.studio.scripts import script
 from lineas_core.studio.texts import whole
 from lineas_core.studio.visitors import owner_of
-
-HERE = Path(__file__).parent
 
 
 class PinWork:
@@ -71,7 +69,7 @@ def build_pins(
     pins = gr.HTML(
         {},
         html_template=f'<div class="pins" data-kind="{kind}" data-source="{source}"></div>',
-        js_on_load=(HERE / "pins.js").read_text(encoding="utf-8"),
+        js_on_load=script("pins.js"),
         apply_default_css=False,
         elem_id=f"{kind}-pins",
     )

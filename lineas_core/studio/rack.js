@@ -37,17 +37,6 @@ function publish(event) {
   answerTo(event);
 }
 
-function make(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
 function move(id, by) {
   const mine = shown().map((row) => row.id);
   const to = mine.indexOf(id) + by;

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 
 from lineas_core.errors import ConfigError
 from lineas_core.studio.gallery import GALLERY
+from lineas_core.studio.scripts import script
 from lineas_core.studio.store import MapRow
 
-HERE = Path(__file__).parent
 MOST_MAPS = 8
 LOWEST, HIGHEST = -1.0, 2.0
 
@@ -180,9 +179,7 @@ def build_rack(elem_id: str) -> gr.HTML:
     return gr.HTML(
         patch(),
         html_template='<div class="rack"></div>',
-        js_on_load="".join(
-            (HERE / name).read_text(encoding="utf-8") for name in ("scene.js", "rack.js")
-        ),
+        js_on_load=script("scene.js", "rack.js"),
         apply_default_css=False,
         elem_id=elem_id,
     )
