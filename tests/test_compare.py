@@ -11,6 +11,7 @@ import lineas_core as lc
 from lineas_core.methods import TITLES
 from lineas_core.models import as_image_model, as_language_model
 from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.choices import Choice
 from lineas_core.studio.compare_work import CompareWork
 from lineas_core.studio.visitors import owner_of
 from tests.studio_parts import (
@@ -36,6 +37,21 @@ STATE = ("jobs", "timer", "progress", "train", "cancel", "trained")
 
 def named(names: tuple[str, ...], shown: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(names, shown, strict=True))
+
+
+def test_a_choice_is_taken_though_the_list_has_changed_since(
+    studio: Studio, inks: list[str]
+) -> None:
+    given: dict[str, Any] = {"choices": [("One", "one")], "label": "Map"}
+    with pytest.raises(gr.Error, match="gone"):
+        gr.Dropdown(**given).preprocess("gone")
+    choice = Choice(**given)
+    assert [choice.preprocess(sent) for sent in ("gone", "one", None, ["one"])] == [
+        "gone", "one", None, None,
+    ]  # fmt: skip
+    assert choice.get_config()["name"] == gr.Dropdown(**given).get_config()["name"] == "dropdown"
+    shown = named(MAPS, CompareWork(studio).open(ANN, inks[0], "gone"))
+    assert (shown["a"]["value"], shown["b"]["value"]) == tuple(inks)
 
 
 def cells(html: str) -> dict[str, list[str]]:

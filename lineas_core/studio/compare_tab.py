@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.choices import Choice
 from lineas_core.studio.compare_work import CompareWork
 from lineas_core.studio.store_rows import STEPWISE
 from lineas_core.studio.tables import csv_button
@@ -34,7 +35,7 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
                 studio.model_choices("image"), label="Model",
                 elem_id="versus-model", allow_custom_value=not studio.settings.demo,
             )  # fmt: skip
-            prompts = gr.Dropdown([], label="Prompt set", elem_id="versus-set")
+            prompts = Choice([], label="Prompt set", elem_id="versus-set")
         with gr.Row():
             methods = [
                 gr.Dropdown(
@@ -48,8 +49,8 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
             cancel = gr.Button("Cancel", interactive=False, elem_id="cancel-both", size="md")
         progress = gr.HTML(elem_id="versus-progress")
     with gr.Row():
-        a = gr.Dropdown([], label="Map A", elem_id="map-a", min_width=240)
-        b = gr.Dropdown([], label="Map B", elem_id="map-b", min_width=240)
+        a = Choice([], label="Map A", elem_id="map-a", min_width=240)
+        b = Choice([], label="Map B", elem_id="map-b", min_width=240)
     figures = gr.HTML(elem_id="versus-figures")
     csv_button("versus-csv", work.table, [key, a, b], "Figures (CSV)")
     with gr.Row(equal_height=False):

@@ -8,6 +8,7 @@ import gradio as gr
 
 from lineas_core.studio import render_jobs
 from lineas_core.studio.callbacks import Studio
+from lineas_core.studio.choices import Choice
 from lineas_core.studio.prompt_work import UNSAVED, UNSAVED_TITLE, PromptWork
 from lineas_core.studio.stage import build_stage
 from lineas_core.studio.store_rows import STEPWISE
@@ -71,7 +72,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     _models(studio, "image"), label="Model", elem_id="train-model",
                     allow_custom_value=not studio.settings.demo, min_width=180,
                 )  # fmt: skip
-            chosen = gr.Dropdown([], label="Prompt set", elem_id="prompt-set")
+            chosen = Choice([], label="Prompt set", elem_id="prompt-set")
             known = gr.HTML(elem_id="style-line")
             styles = gr.Radio(
                 [], label="Styles that it knows", visible=False, elem_id="known-styles"

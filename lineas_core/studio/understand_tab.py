@@ -10,6 +10,7 @@ import gradio as gr
 from lineas_core.errors import ConfigError
 from lineas_core.studio import charts, render, tables
 from lineas_core.studio.callbacks import Studio, with_messages
+from lineas_core.studio.choices import Choice
 from lineas_core.studio.library_work import label_of
 from lineas_core.studio.visitors import owner_of
 
@@ -96,8 +97,8 @@ def build_understand_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, ta
     """Lay out the tab, and wire it."""
     work = Understanding(studio)
     with gr.Row():
-        chosen = gr.Dropdown([], label="Map", elem_id="understand-map", scale=2)
-        other = gr.Dropdown([], label="Beside another", elem_id="understand-other", scale=2)
+        chosen = Choice([], label="Map", elem_id="understand-map", scale=2)
+        other = Choice([], label="Beside another", elem_id="understand-other", scale=2)
     health = gr.HTML(elem_id="understand-health")
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 import shutil
 import signal
 import socket
@@ -38,7 +39,18 @@ FLAGS += ["--disable-background-networking", "--disable-component-update", "--di
 # marked by an aria-label on a div without a role (aria-prohibited-attr).
 EXCLUDED = [['#prompt-table [aria-label="Static column"]']]
 # What Gradio writes of a stream that ends with its page.
-CUT_OFF = ("AbortError: signal is aborted", "Unexpected error Connection errored out")
+CUT_OFF = (
+    "AbortError: signal is aborted",
+    "AbortError: BodyStreamBuffer was aborted",
+    "Unexpected error Connection errored out",
+)
+# And what its server logs of a stream whose page has gone before it began (routes.py, sse_stream).
+GONE = re.compile(
+    r"Traceback \(most recent call last\):\n(?:(?!Traceback \().*\n)*.*in sse_stream\n"
+    r"(?:(?!Traceback \().*\n)*fastapi\.exceptions\.HTTPException: 404: Not Found\n"
+    r"(?:(?!Traceback \().*\n)*Traceback \(.*\n(?:(?!Traceback \().*\n)*"
+    r"RuntimeError: Caught handled exception, but response already started\.\n"
+)
 TABS = ("Images", "Text", "Train", "Compare", "Understand", "Library")
 
 MARKS = [
@@ -94,8 +106,8 @@ class Server:
         shutil.rmtree(self.home)
 
     def log(self) -> str:
-        """What it has written."""
-        return self._log.read_text(errors="replace")
+        """What it has written, but for streams whose page has gone."""
+        return GONE.sub("", self._log.read_text(errors="replace"))
 
     def _answers(self) -> bool:
         assert self._process
