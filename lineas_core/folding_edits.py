@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lineas_core.errors import SiteError
 from lineas_core.maps import Affine, SteeringMap
-from lineas_core.steering import find_sites
+from lineas_core.steering import ELSEWHERE, find_sites
 from lineas_core.words import counted
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
@@ -207,8 +207,8 @@ def _shared(module: nn.Module) -> set[int]:
 def _check_width(name: str, width: int, scale: Tensor) -> None:
     if width != len(scale):
         raise SiteError(
-            f"Site {name!r} has width {width} on this model and {len(scale)} in the map. The map "
-            "was made for another model; use it with the model it names."
+            f"Site {name!r} has width {width} on this model and {len(scale)} in the map. "
+            f"{ELSEWHERE}"
         )
 
 

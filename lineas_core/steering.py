@@ -33,6 +33,11 @@ _hooks: ContextVar[Mapping[nn.Module, Hook]] = ContextVar(
 # The sample of each token and the number of samples, while a model runs the tokens of all of them
 # in one row (`models/packing.py`).
 one_row: ContextVar[tuple[Tensor, int] | None] = ContextVar("lineas_one_row", default=None)
+# What to do with a map that fits no module here.
+ELSEWHERE = (
+    "The map was made for another model, or for other weights of the one that it names; use it "
+    "with those, or learn it again from its prompts."
+)
 # The modules at which some block of some thread has hooks.
 _gates: dict[nn.Module, _Gate] = {}
 _counting = threading.Lock()
@@ -114,7 +119,7 @@ def find_sites(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     if missing:
         raise SiteError(
             f"The model has no module {missing[0]!r} ({len(missing)} of {len(names)} sites are "
-            "missing). The map was made for another model; use it with the model it names."
+            f"missing). {ELSEWHERE}"
         )
     return {name: known[name] for name in names}
 
@@ -152,8 +157,7 @@ class AtSite:
         if shape[channels] != self._width:
             raise SiteError(
                 f"Site {self._name!r} has width {shape[channels]} on this model and "
-                f"{self._width} in the map. The map was made for another model; use it with the "
-                "model it names."
+                f"{self._width} in the map. {ELSEWHERE}"
             )
         scale, shift = self._scale, self._shift
         if self._varies:
