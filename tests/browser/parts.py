@@ -43,6 +43,9 @@ CUT_OFF = (
     "AbortError: signal is aborted",
     "AbortError: BodyStreamBuffer was aborted",
     "Unexpected error Connection errored out",
+    "Unexpected error 404: Not Found",
+    "Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING",
+    "TypeError: network error",
 )
 # And what its server logs of a stream whose page has gone before it began (routes.py, sse_stream).
 GONE = re.compile(
@@ -130,6 +133,7 @@ class Visitor:
 
     def __init__(self, context: BrowserContext, url: str, *, tour: bool = False) -> None:
         self.context, self.url, self.errors = context, url, list[str]()
+        self._cut_off = False
         if not tour:
             context.add_init_script("localStorage.setItem('lineas-tour-seen', '1')")
         # A new page is that of a newcomer, not where the last one ended; one that is loaded again
@@ -141,11 +145,12 @@ class Visitor:
 
     def open(self, address: str = "") -> Page:
         """A new page at `address`, when the rack is there and the first pictures are."""
+        self._cut_off = False
         page = self.context.new_page()
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("pageerror", lambda error: self._note(str(error)))
         page.on(
             "console",
-            lambda message: self.errors.append(message.text) if message.type == "error" else None,
+            lambda message: self._note(message.text) if message.type == "error" else None,
         )
         page.goto(self.url + "/" + address)
         expect(page.locator(".rack-row").first).to_be_visible()
@@ -153,13 +158,14 @@ class Visitor:
         return page
 
     def reload(self, page: Page) -> None:
-        """Load the page again, without the errors of the answers that this cuts off."""
-        noted = len(self.errors)
+        """Load the page again; what its client says of answers that this cuts off is no error."""
+        self._cut_off = True
         page.reload()
         expect(page.locator(".rack-row").first).to_be_visible()
-        self.errors[noted:] = [
-            error for error in self.errors[noted:] if not error.startswith(CUT_OFF)
-        ]
+
+    def _note(self, error: str) -> None:
+        if not (self._cut_off and error.startswith(CUT_OFF)):
+            self.errors.append(error)
 
 
 def wait_for(found: Any, seconds: float = SECONDS) -> Any:
