@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lineas_core.errors import LineasError
+from lineas_core.errors import ConfigError, LineasError
 from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.metrics.own_words import words_presence
 from lineas_core.metrics.perplexity import perplexity
@@ -92,7 +92,7 @@ def _own(model: LanguageModel, texts: Sequence[str], concept: OwnConcept) -> Own
         judge = JUDGES.of(model, concept)
         said: int | None = sum(score > 0.5 for score in judge.presence(model, texts))
         right: float | None = judge.right
-    except LineasError:
+    except ConfigError:
         said, right = None, None
     return OwnPresence(
         concept.name,
