@@ -106,7 +106,7 @@ def test_a_newer_sidecar_asks_for_an_update(scene: Scene) -> None:
     [
         ({"seed": -1}, "seed is -1; choose 0"),
         ({"seeds": [1, 2, 3]}, "3 seeds for 2 prompts"),
-        ({"down": [0, 1]}, "2 prompts and 1 swept maps"),
+        ({"down": [0, 1]}, "2 prompts and 1 swept map;"),
         ({"strengths": [math.nan]}, "nan is not a finite number"),
         ({"maps": [{"name": "a"}]}, "not the JSON file of a grid"),
         ({"maps": [{"name": "a", "digest": ""}]}, "the map 'a' has no digest"),

@@ -55,11 +55,12 @@ function answerTo(event) {
 
 // What is on the screen and not current is asked for, unless that was the last question: its answer
 // is on its way, was an error or was stopped. A view that is not on the screen follows when its tab
-// is opened.
+// is opened. A field that was just emptied is being written in: only a click on Show asks for it.
 function follow(also) {
   if (!screen.arrived) return;
   for (const [kind, [place, event]] of Object.entries(VIEWS)) {
     if (!onScreen(kind) && also !== kind) continue;
+    if (!String(screen.fields[kind].prompts).trim()) continue;
     const view = document.querySelector(`${place} [data-drawn]`);
     if (view && !difference(view)) continue;
     if (screen.asked[kind] !== JSON.stringify(question(kind))) ask(kind, event);

@@ -260,6 +260,9 @@ def test_a_table_over_strengths(page: Page) -> None:
 
 def test_an_empty_opening_is_a_message(page: Page) -> None:
     go_to(page, "Text")
+    # What the tab asks by itself has been answered: the message is the click's.
+    expect(page.locator("#pair [data-drawn]")).to_be_visible()
+    expect(page.locator("#pair .ls-caret")).to_have_count(0)
     page.locator("#prompt textarea").fill("")
     page.locator("#compare").click()
     expect(page.get_by_text("The prompt is empty; write at least one word.")).to_be_visible()
