@@ -18,8 +18,8 @@ from huggingface_hub import HfApi
 from lineas_core.errors import ConfigError
 from lineas_core.hub import HubError, check_repository, hub_errors
 from lineas_core.models.catalog import catalog
+from lineas_core.system.paths import checkout
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md")
 LOCK = "requirements.lock"
 FOLDERS = ("lineas_core", "assets", "prompts")
@@ -43,12 +43,12 @@ image models learned from is told in [assets/README.md](assets/README.md).
 """
 
 
-def prepare_space(folder: Path, root: Path = ROOT) -> list[Path]:
+def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
     """Copy what a Space needs, and nothing else, into a new or empty folder.
 
     Args:
         folder: of the Space.
-        root: of the project, with app.py in it.
+        root: of the project, with app.py in it; the one that this code is in by default.
 
     Returns:
         The files, relative to `folder`, in order.
@@ -56,6 +56,7 @@ def prepare_space(folder: Path, root: Path = ROOT) -> list[Path]:
     Raises:
         ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
     """
+    root = root or checkout()
     missing = [name for name in (*FILES, LOCK, *FOLDERS) if not (root / name).exists()]
     if missing:
         raise ConfigError(

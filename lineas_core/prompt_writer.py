@@ -13,7 +13,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError, PromptError
@@ -23,6 +22,7 @@ from lineas_core.prompt_flaws import Topic, any_form, caption_flaw, sentence_fla
 from lineas_core.prompt_sheet import Clock, Draft, Sheet
 from lineas_core.prompt_vocabulary import vocabulary
 from lineas_core.prompts import Side
+from lineas_core.system.paths import packaged
 
 COUNT = 32
 # A batch that has begun is still judged, which takes seconds where others use the machine too.
@@ -187,7 +187,7 @@ def _manner_note(concept: str) -> str:
 @cache
 def _given() -> dict[str, Any]:
     """What the model goes on with; prompt_words.toml says what each part is."""
-    text = Path(__file__).with_name("prompt_words.toml").read_text(encoding="utf-8")
+    text = packaged("prompt_words.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 

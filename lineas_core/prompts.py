@@ -16,9 +16,9 @@ import torch
 
 from lineas_core.errors import PromptError
 from lineas_core.files import parse_json, why, write_whole
+from lineas_core.system.paths import shipped
 from lineas_core.words import counted
 
-SHIPPED = Path(__file__).resolve().parent.parent / "prompts"
 FEWEST = 4
 LONG_PROMPT = 400
 LONGEST_PROMPT = 4000
@@ -329,7 +329,7 @@ def is_whole(text: str) -> bool:
 
 def shipped_prompt_sets() -> dict[str, Path]:
     """Name -> file of the prompt sets that come with the project."""
-    return {path.stem: path for path in sorted(SHIPPED.glob("*.json"))}
+    return {path.stem: path for path in sorted(shipped("prompts").glob("*.json"))}
 
 
 def load_jigsaw(path: str | os.PathLike[str], *, count: int = 32, seed: int = 0) -> PromptSet:

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 import lineas_core as lc
 from lineas_core.cli_sharing import register
-from lineas_core.deploy import ROOT, prepare_space, upload_space
+from lineas_core.deploy import prepare_space, upload_space
 from lineas_core.hub import HubError
+from lineas_core.system.paths import checkout
 from tests.test_hub import CLIENT_WARNING, TOKEN, SmallHub, hub
 
 __all__ = ["hub"]
@@ -28,7 +29,7 @@ def project(tmp_path: Path) -> Path:
     for name in ("lineas_core/studio", "lineas_core/__pycache__", "assets", "prompts", "tests"):
         (root / name).mkdir(parents=True)
     for name in ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "requirements.lock"):
-        shutil.copyfile(ROOT / name, root / name)
+        shutil.copyfile(checkout() / name, root / name)
     for name in ("lineas_core/a.py", "lineas_core/studio/style.css", "prompts/a.json",
                  "lineas_core/__pycache__/a.pyc", "lineas_core/.secret", "tests/test_a.py",
                  ".env"):  # fmt: skip
@@ -55,7 +56,9 @@ def test_a_space_gets_what_it_needs_and_nothing_else(project: Path, tmp_path: Pa
 
 def test_the_real_project_becomes_a_space(tmp_path: Path) -> None:
     files = {path.as_posix() for path in prepare_space(tmp_path / "space")}
-    package = {p.relative_to(ROOT).as_posix() for p in (ROOT / "lineas_core").rglob("*.py")}
+    package = {
+        p.relative_to(checkout()).as_posix() for p in (checkout() / "lineas_core").rglob("*.py")
+    }
     assert package <= files
     assert {"lineas_core/studio/style.css", "lineas_core/models/catalog.toml"} <= files
     assert {p.split("/")[0] for p in files} == {
@@ -77,10 +80,10 @@ def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) ->
     assert re.fullmatch(r"==\d+\.\d+\.\d+", pinned["spaces"])
     preloaded = header["preload_from_hub"][0].split()[0]
     assert preloaded == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    plain = (ROOT / "requirements.txt").read_text()
+    plain = (checkout() / "requirements.txt").read_text()
     assert "spaces==" not in plain
     # One version of every package, also of those that others bring; and no half of pip's hashes.
-    lock = (ROOT / "requirements.lock").read_text()
+    lock = (checkout() / "requirements.lock").read_text()
     wanted = re.findall(r"^[\w.-]+==.*?(?= \\$)", lock, re.M)
     assert [line.strip() for line in bare if line] == [*wanted, f"spaces{pinned['spaces']}"]
     assert "--only-binary :all:" in lines

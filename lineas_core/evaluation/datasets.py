@@ -20,8 +20,9 @@ import torch
 
 from lineas_core.errors import ConfigError
 from lineas_core.prompts import PromptSet
+from lineas_core.system.paths import packaged
 
-STANDINS = Path(__file__).parent / "standins"
+STANDINS = packaged("evaluation/standins")
 STANDIN_TEXTS = {
     "standin_openings": STANDINS / "openings.txt",
     "standin_sentences": STANDINS / "sentences.txt",

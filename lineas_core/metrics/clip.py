@@ -19,9 +19,9 @@ from torch.nn.functional import normalize
 from lineas_core.devices import choose_device
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.recent import Recent
+from lineas_core.system.paths import shipped
 from lineas_core.words import counted
 
-ASSETS = Path(__file__).resolve().parent.parent.parent / "assets"
 DEFAULT_SCORER = "clip-emoji"
 # Pixels a side of the largest pictures that the embedded scorer was made for.
 EMBEDDED_SIDE = 128
@@ -33,7 +33,7 @@ CACHED_EMBEDDINGS = 4096
 WEIGHTS = "open_clip_model.safetensors"
 # Name -> folder, or open_clip's names of an architecture and of its weights on the hub.
 SCORERS: dict[str, Path | tuple[str, str]] = {
-    "clip-emoji": ASSETS / "clip-emoji",
+    "clip-emoji": shipped("assets/clip-emoji"),
     # OpenAI's weights expect QuickGELU; open_clip's plain "ViT-L-14" would run them with GELU.
     "vit-l-14": ("ViT-L-14-quickgelu", "openai"),
     "vit-b-32": ("ViT-B-32", "laion2b_s34b_b79k"),

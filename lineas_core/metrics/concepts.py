@@ -6,15 +6,15 @@ import re
 import tomllib
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 from lineas_core.errors import ConfigError
+from lineas_core.system.paths import packaged
 
 
 @cache
 def concept_words() -> dict[str, tuple[str, ...]]:
     """Concept -> the published list of its words and phrases (concepts.toml)."""
-    text = Path(__file__).with_name("concepts.toml").read_text(encoding="utf-8")
+    text = packaged("metrics/concepts.toml").read_text(encoding="utf-8")
     return {name: tuple(words) for name, words in tomllib.loads(text).items()}
 
 

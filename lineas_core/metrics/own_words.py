@@ -8,9 +8,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
-from pathlib import Path
 
 from lineas_core.prompt_flaws import STOP_WORDS, any_form, content_words, stem_of
+from lineas_core.system.paths import packaged
 
 # Texts that the prior is worth, beside the set's own.
 PRIOR = 16.0
@@ -28,7 +28,7 @@ MOST_WORDS = 60
 @cache
 def _background() -> tuple[int, dict[str, int]]:
     """Completions of neutral openings by the unsteered embedded model; stem -> how many hold it."""
-    text = Path(__file__).with_name("background.json").read_text(encoding="utf-8")
+    text = packaged("metrics/background.json").read_text(encoding="utf-8")
     raw = json.loads(text)
     return raw["texts"], raw["stems"]
 

@@ -6,9 +6,10 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
+
+from lineas_core.system.paths import packaged
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,6 @@ class CatalogEntry:
 @cache
 def catalog() -> Mapping[str, CatalogEntry]:
     """Short name -> entry, in the order of the file."""
-    text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
+    text = packaged("models/catalog.toml").read_text(encoding="utf-8")
     entries = {name: CatalogEntry(id=name, **raw) for name, raw in tomllib.loads(text).items()}
     return MappingProxyType(entries)

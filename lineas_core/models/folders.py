@@ -8,6 +8,7 @@ from huggingface_hub import hf_hub_download
 
 from lineas_core.errors import ModelError
 from lineas_core.models.catalog import CatalogEntry
+from lineas_core.system.paths import shipped
 
 INDEX = "model_index.json"
 
@@ -29,7 +30,7 @@ def embedded_folder(entry: CatalogEntry) -> str:
     Raises:
         ModelError: they are not there.
     """
-    folder = Path(__file__).resolve().parents[2] / entry.folder
+    folder = shipped(entry.folder)
     if not (folder / INDEX).is_file():
         raise ModelError(
             f"{entry.id} comes with this project in {entry.folder}, and that folder holds no "

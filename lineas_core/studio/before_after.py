@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from PIL import Image
 
 from lineas_core.studio.render import picture_url
+from lineas_core.system.paths import packaged
 
 # Wide enough for the frame on a screen of two pixels a point.
 MOST_PIXELS = 680
-SCRIPT = Path(__file__).parent / "before_after.js"
+SCRIPT = packaged("studio/before_after.js")
 
 
 class BeforeAfter(gr.HTML):

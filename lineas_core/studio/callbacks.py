@@ -39,12 +39,12 @@ from lineas_core.studio.shelf import Shelf
 from lineas_core.studio.store import JobRow, StoreError
 from lineas_core.studio.store_schema import store_errors
 from lineas_core.studio.turns import Turns
+from lineas_core.system.paths import packaged
 
 P = ParamSpec("P")
 R = TypeVar("R")
 log = logging.getLogger(__name__)
 
-GALLERY = Path(__file__).parent.parent / "gallery"
 DAY = 86_400.0
 # Seconds after which what was uploaded, or made for a download, is removed.
 KEPT_FOR = 3600
@@ -107,7 +107,7 @@ class Studio:
         self.environment = os.environ if environment is None else environment
         home = settings.home
         self._alone = _only_one(home)
-        opened = open_state(home, wal=not settings.network_disk, gallery=GALLERY)
+        opened = open_state(home, wal=not settings.network_disk, gallery=packaged("gallery"))
         self.store, self.library = opened.store, opened.library
         # For the person whose machine it is; strangers have no use for it.
         self.mended = [] if settings.demo else list(opened.notes)

@@ -32,9 +32,9 @@ from lineas_core.studio.train_tab import FIRST, build_train_tab
 from lineas_core.studio.understand_tab import build_understand_tab
 from lineas_core.studio.visitors import new_key, owner_of
 from lineas_core.studio.wiring import STORED, field, opened
+from lineas_core.system.paths import packaged
 
-HERE = Path(__file__).parent
-STYLE, SCRIPTS = HERE / "style.css", ("keys.js", "tour.js", "lightbox.js")
+STYLE, SCRIPTS = "style.css", ("keys.js", "tour.js", "lightbox.js")
 THEME = gr.themes.Soft(
     primary_hue="indigo",
     neutral_hue="slate",
@@ -87,7 +87,9 @@ def build_page(studio: Studio) -> gr.Blocks:
         arrived.then(train.work.open, [key, job], train.outputs, show_progress="hidden",
                      api_visibility="private")  # fmt: skip
         for script in SCRIPTS:
-            page.load(None, None, None, js=(HERE / script).read_text(encoding="utf-8"))
+            page.load(
+                None, None, None, js=(packaged("studio") / script).read_text(encoding="utf-8")
+            )
         opened_tabs = (
             images_tab, texts_tab, train_tab, compare_tab, understand_tab, library_tab,
         )  # fmt: skip
@@ -235,7 +237,7 @@ def launch_options(studio: Studio) -> dict[str, Any]:
     )
     return {
         "theme": THEME,
-        "css_paths": [STYLE],
+        "css_paths": [packaged("studio") / STYLE],
         "ssr_mode": False,
         "mcp_server": True,
         "footer_links": ["api", "settings"],

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import lineas_core
 from lineas_core.models import needs_converting
 from lineas_core.models.catalog import CatalogEntry
 from lineas_core.models.wheels import STAGES
+from lineas_core.system.paths import checkout
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Preparation:
         self._began = self._clock()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lineas_core.models.convert", self._entry.id, str(self._home)],
-            cwd=Path(lineas_core.__file__).parents[1],
+            cwd=checkout(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

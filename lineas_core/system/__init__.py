@@ -1,0 +1,1 @@
+"""Paths, files, devices and caches: what every other room may use."""
