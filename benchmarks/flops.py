@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lineas_core.models.language import LanguageModel, TokenRows
+from lineas_core.models.language.model import LanguageModel, TokenRows
 
 SITE = ""
 

@@ -18,10 +18,10 @@ import lineas_core as lc
 from benchmarks.inputs import cut_prompts, random_map
 from benchmarks.machine import options, report
 from benchmarks.sweeps import largest_difference
-from lineas_core.models import as_image_model, as_language_model
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.models.language import TokenRows
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.language.model import TokenRows
+from lineas_core.models.load import as_image_model, as_language_model
+from lineas_core.prompts.subjects import SUBJECTS
 
 PROMPTS, TOKENS = 8, 24
 SEED = 0
@@ -29,7 +29,7 @@ SEED = 0
 
 def measure_logits(model: lc.LanguageModel, folder: Path) -> None:
     """Print the largest difference of a logit over the largest logit."""
-    from lineas_core.folding import fold
+    from lineas_core.export.checkpoint import fold
 
     prompts = cut_prompts(model.tokenizer, PROMPTS, TOKENS, TOKENS).source
     smap = random_map(model, model.sites(model.default_sites), prompts[0], SEED)
@@ -56,7 +56,7 @@ def measure_logits(model: lc.LanguageModel, folder: Path) -> None:
 
 def measure_pixels(model: DiffusionModel, folder: Path) -> None:
     """Print the largest difference of a pixel."""
-    from lineas_core.folding import fold
+    from lineas_core.export.checkpoint import fold
 
     prompts, seeds = SUBJECTS[:PROMPTS], list(range(PROMPTS))
     smap = random_map(model, model.sites(model.default_sites), prompts[0], SEED)

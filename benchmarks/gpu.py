@@ -22,7 +22,7 @@ from benchmarks.flops import count_work
 from benchmarks.inputs import random_model, random_prompts
 from benchmarks.machine import matrix_rate, seconds, watched_memory
 from benchmarks.training import report_share
-from lineas_core.devices import choose_device
+from lineas_core.system.devices import choose_device
 
 # As their authors publish them in config.json.
 QWEN_1B: dict[str, Any] = {

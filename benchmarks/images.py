@@ -11,10 +11,10 @@ import time
 
 import lineas_core as lc
 from benchmarks.machine import seconds, show
-from lineas_core.grids import score_grid
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.studio.pictures import STRENGTHS
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.prompts.subjects import SUBJECTS
+from lineas_core.scenes.grid import score_grid
+from lineas_core.studio.answers.pictures import STRENGTHS
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import torch
 
-from lineas_core.devices import cpu_has_bfloat16
+from lineas_core.system.devices import cpu_has_bfloat16
 
 PACKAGES = ("torch", "transformers", "diffusers", "gradio")
 CPU = torch.device("cpu")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from lineas_core.home import lineas_home
+from lineas_core.system.home import lineas_home
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_SECONDS_TO_START = 120.0

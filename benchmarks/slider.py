@@ -24,10 +24,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.machine import extent, report, show, spread
 from benchmarks.serving import Server, serving
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.pictures import Pictures
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.visitors import new_key
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import new_key
+from lineas_core.studio.answers.pictures import Pictures
+from lineas_core.studio.app import Studio
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

@@ -29,8 +29,8 @@ import transformers
 import lineas_core as lc
 from benchmarks.inputs import cut_prompts, random_map
 from benchmarks.machine import extent, in_turns, options, ratios, report
-from lineas_core.models import as_language_model
-from lineas_core.models.language import TokenRows
+from lineas_core.models.language.model import TokenRows
+from lineas_core.models.load import as_language_model
 
 PRESET = "layernorm"
 NORMS = ("input_layernorm", "post_attention_layernorm")
@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _folded(model: lc.LanguageModel, smap: lc.SteeringMap, folder: Path) -> lc.LanguageModel:
-    from lineas_core.folding import fold
+    from lineas_core.export.checkpoint import fold
 
     fold(model, smap, strength=1.0, to=folder)
     dtype = str(model.module.dtype).removeprefix("torch.")

@@ -16,9 +16,9 @@ from PIL.Image import Image
 import lineas_core as lc
 from benchmarks.inputs import random_map
 from benchmarks.machine import extent, fast_dtypes, in_turns, options, ratios, report
-from lineas_core.models import DTYPES, as_image_model, as_language_model
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.load import DTYPES, as_image_model, as_language_model
+from lineas_core.prompts.subjects import SUBJECTS
 
 OPENINGS = (
     "Once upon a time", "The weather today", "My neighbour told me", "In the morning",

@@ -35,8 +35,8 @@ from benchmarks.machine import (
     seconds,
     watched_memory,
 )
-from lineas_core.early_stop import distance_left
-from lineas_core.models import DTYPES, as_language_model
+from lineas_core.methods.early_stop import distance_left
+from lineas_core.models.load import DTYPES, as_language_model
 
 PROMPTS, SHORTEST, LONGEST = 32, 9, 40
 WARM_UP = 3

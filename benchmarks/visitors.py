@@ -28,9 +28,9 @@ from PIL import Image
 import lineas_core as lc
 from benchmarks.machine import show, spread
 from benchmarks.serving import Server, serving
-from lineas_core.models import as_image_model, as_language_model
-from lineas_core.studio.callbacks import GALLERY
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.load import as_image_model, as_language_model
+from lineas_core.prompts.subjects import SUBJECTS
+from lineas_core.studio.app import GALLERY
 
 PAUSE = (0.5, 2.5)
 MOST_TURNS = 1000

@@ -6,8 +6,9 @@ result = lc.train(model, lc.PromptSet.load("football"))
 print(model.generate(["Once upon a time"], steer=[(result.map, 1.0)]))
 """
 
-from lineas_core.composition import Effect, effects
-from lineas_core.early_stop import Stopped, train_until, warm_start
+from lineas_core.diagnostics.health import HealthReport
+from lineas_core.diagnostics.interference import Effect, effects
+from lineas_core.diagnostics.strength import Recommendation, recommend_strength
 from lineas_core.errors import (
     ConfigError,
     LineasError,
@@ -17,23 +18,22 @@ from lineas_core.errors import (
     SiteError,
     TrainingError,
 )
-from lineas_core.folding import fold
-from lineas_core.health import HealthReport
-from lineas_core.maps import Affine, MapInfo, SteeringMap, compose
-from lineas_core.methods import fit
+from lineas_core.export.checkpoint import fold
+from lineas_core.export.peft import to_peft
+from lineas_core.maps.steering_map import Affine, MapInfo, SteeringMap, compose
+from lineas_core.methods.early_stop import Stopped, train_until, warm_start
+from lineas_core.methods.fit import fit
+from lineas_core.methods.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
 from lineas_core.metrics.clip import ClipScorer, Scores, clip_score, img_score, load_scorer
 from lineas_core.metrics.toxicity import load_toxicity_scorer, toxicity
-from lineas_core.models import load_model
-from lineas_core.models.diffusion import DiffusionModel, ImageGrid
-from lineas_core.models.language import LanguageModel, TextGrid
-from lineas_core.prompts import PromptIssue, PromptSet, load_jigsaw
-from lineas_core.recommend import Recommendation, recommend_strength
-from lineas_core.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
+from lineas_core.models.image.model import DiffusionModel, ImageGrid
+from lineas_core.models.language.model import LanguageModel, TextGrid
+from lineas_core.models.load import load_model
+from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
 from lineas_core.steering import steer
-from lineas_core.to_peft import to_peft
-from lineas_core.train_config import TrainConfig
-from lineas_core.trainer import DivergedError, StepEvent, Trainer, TrainResult, train
-from lineas_core.training_state import TrainState
+from lineas_core.training.config import TrainConfig
+from lineas_core.training.state import TrainState
+from lineas_core.training.trainer import DivergedError, StepEvent, Trainer, TrainResult, train
 from lineas_core.version import __version__
 
 __all__ = [

@@ -1,6 +1,6 @@
 """`python -m lineas_core`."""
 
-from lineas_core.cli import main
+from lineas_core.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lineas_core.errors import ConfigError, SiteError
-from lineas_core.maps import BatchAffine
+from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.steering import AtSite, site_hooks
-from lineas_core.words import counted
+from lineas_core.system.words import counted
 
 Pooling = Literal["mean", "last", "max"]
 

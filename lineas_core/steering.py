@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lineas_core.errors import SiteError
-from lineas_core.maps import BatchAffine, SteeringMap, Strength, compose_for_batch
+from lineas_core.maps.steering_map import BatchAffine, SteeringMap, Strength, compose_for_batch
 
 Steering = Sequence[tuple[SteeringMap, Strength]]
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import lineas_core as lc
-from lineas_core.home import lineas_home
+from lineas_core.system.home import lineas_home
 
 # Two processes that use both of two cores each wait for one another; what they start would too.
 THREADS = 2 // min(2, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))

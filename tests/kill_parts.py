@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 import lineas_core as lc
-from lineas_core.bundles import read_bundle
-from lineas_core.studio import slices, store
-from lineas_core.studio.jobs import JobError, Jobs
-from lineas_core.studio.recovery import open_state
-from lineas_core.studio.turns import Turns
+from lineas_core.scenes.bundle import read_bundle
+from lineas_core.studio.jobs import slices
+from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.queue import JobError, Jobs
+from lineas_core.studio.storage import store
+from lineas_core.studio.storage.recovery.recovery import open_state
 from tests.conftest import random_map
 
 OWNER = "ada"

@@ -12,10 +12,10 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.metrics import clip
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.store import JobRow
-from lineas_core.studio.visitors import owner_of
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.storage.store import JobRow
 from tests.conftest import random_map
 from tests.small_pipelines import small_sd
 from tests.test_clip import save_small_clip

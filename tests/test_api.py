@@ -22,14 +22,14 @@ from mcp.types import CallToolResult, TextContent, Tool
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.home import lineas_home
 from lineas_core.metrics import clip
-from lineas_core.models import as_image_model, as_language_model
-from lineas_core.studio.api import Api
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.page import build_page
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.visitors import owner_of
+from lineas_core.models.load import as_image_model, as_language_model
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.web.api import Api
+from lineas_core.studio.web.page import build_page
+from lineas_core.system.home import lineas_home
 from tests.small_pipelines import small_sd
 from tests.studio_parts import ANN, BOB, SITE, add_map, finished, writer
 from tests.test_clip import save_small_clip

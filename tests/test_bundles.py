@@ -18,7 +18,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.bundles import (
+from lineas_core.cli.sharing import register
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.scenes.bundle import (
     Bundle,
     BundleError,
     bundle_bytes,
@@ -26,10 +28,8 @@ from lineas_core.bundles import (
     unpack_bundle,
     write_bundle,
 )
-from lineas_core.cli_sharing import register
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.revisions import model_revision
-from lineas_core.scene import Scene, UsedMap
+from lineas_core.scenes.revision import model_revision
+from lineas_core.scenes.scene import Scene, UsedMap
 from tests.conftest import random_map, save_small_model
 from tests.small_pipelines import small_sd
 from tests.test_snippets import run

@@ -13,11 +13,17 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.calibration import Calibration, calibrate, curve_of, from_way, jensen_shannon
+from lineas_core.diagnostics.calibration import (
+    Calibration,
+    calibrate,
+    curve_of,
+    from_way,
+    jensen_shannon,
+)
 from lineas_core.steering import steer
-from lineas_core.studio.rack import RackState
-from lineas_core.studio.records import read_record, write_record
-from lineas_core.studio.store_rows import MapRow
+from lineas_core.studio.rack.rack import RackState
+from lineas_core.studio.storage.rows import MapRow
+from lineas_core.studio.storage.sidecars import read_record, write_record
 from tests.conftest import random_map
 
 PROMPTS = ["abc ab", "cab", "ba ba"]

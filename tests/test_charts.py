@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.health import HealthReport, SiteDeltas
-from lineas_core.maps import Affine
-from lineas_core.studio.charts import (
+from lineas_core.diagnostics.health import HealthReport, SiteDeltas
+from lineas_core.maps.steering_map import Affine
+from lineas_core.studio.views.charts import (
     TEXT,
     compare_maps,
     deltas_by_layer,
@@ -22,7 +22,7 @@ from lineas_core.studio.charts import (
     strongest_neurons,
     support_by_layer,
 )
-from lineas_core.studio.site_labels import site_labels
+from lineas_core.studio.views.site_labels import site_labels
 from tests.conftest import random_map
 
 LAYER = "model.layers.{}.post_attention_layernorm"

@@ -6,13 +6,13 @@ import gradio as gr
 import pytest
 
 from lineas_core.errors import PromptError
-from lineas_core.models.catalog import catalog
-from lineas_core.models.language import LanguageModel
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.chats import Chats
-from lineas_core.studio.conversation import MOST_TURNS
-from lineas_core.studio.preparing import Preparation
-from lineas_core.studio.visitors import owner_of
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.conversation import MOST_TURNS
+from lineas_core.studio.app import Studio
+from lineas_core.studio.jobs.preparation import Preparation
+from lineas_core.studio.tabs.texts.chat import Chats
 from tests.studio_parts import ANN, rack, studio, words, writer
 
 __all__ = ["studio", "words", "writer"]
@@ -112,8 +112,8 @@ def test_mistakes_in_a_chat_become_messages(
 
 @pytest.mark.embedded
 def test_the_first_text_on_a_fresh_home_says_what_it_waits_for(tmp_path: Path) -> None:
-    from lineas_core.studio.settings import Settings
-    from lineas_core.studio.texts import Texts
+    from lineas_core.studio.access.settings import Settings
+    from lineas_core.studio.answers.texts import Texts
 
     studio = Studio(Settings(home=tmp_path), environment={})
     studio.preparation.start()

@@ -8,12 +8,12 @@ import gradio as gr
 import pytest
 
 import lineas_core as lc
-from lineas_core.methods import TITLES
-from lineas_core.models import as_image_model, as_language_model
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.choices import Choice
-from lineas_core.studio.compare_work import CompareWork
-from lineas_core.studio.visitors import owner_of
+from lineas_core.methods.fit import TITLES
+from lineas_core.models.load import as_image_model, as_language_model
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.components.choices import Choice
+from lineas_core.studio.tabs.compare.callbacks import CompareWork
 from tests.studio_parts import (
     ANN,
     BOB,

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.composition import effects
-from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.diagnostics.interference import effects
+from lineas_core.models.image.model import DiffusionModel
 from tests.conftest import random_map
 from tests.small_pipelines import small_sd
 

@@ -11,18 +11,24 @@ import gradio as gr
 import pytest
 
 import lineas_core as lc
-from lineas_core.maps import SteeringMap
-from lineas_core.prompts import PromptSet, shipped_prompt_sets
-from lineas_core.studio.api import Api
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.compare_work import CompareWork
-from lineas_core.studio.content import ONE_WAY, ContentError, check_map, check_target, lean_of
-from lineas_core.studio.mix import mix_of
-from lineas_core.studio.rack import RackState, Slot
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.texts import Texts
-from lineas_core.studio.training_work import TrainingWork
-from lineas_core.studio.visitors import owner_of
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
+from lineas_core.studio.access.moderation import (
+    ONE_WAY,
+    ContentError,
+    check_map,
+    check_target,
+    lean_of,
+)
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.texts import Texts
+from lineas_core.studio.app import Studio
+from lineas_core.studio.rack.mix import mix_of
+from lineas_core.studio.rack.rack import RackState, Slot
+from lineas_core.studio.tabs.compare.callbacks import CompareWork
+from lineas_core.studio.tabs.train.training import TrainingWork
+from lineas_core.studio.web.api import Api
 from tests.conftest import random_map
 from tests.studio_parts import ANN, rack
 

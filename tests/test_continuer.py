@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lineas_core.models.continuer import Continuer
+from lineas_core.models.language.continuation import Continuer
 
 STARTS = [" A", " The old", " Every morning", " I", " Two", " At the end of", " We", " My"]
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import lineas_core as lc
-from lineas_core.studio.recovery import open_state
-from lineas_core.studio.soundness import flaw_of
-from lineas_core.studio.store import StoreError
-from lineas_core.studio.store_schema import MIGRATIONS
+from lineas_core.studio.storage.recovery.integrity import flaw_of
+from lineas_core.studio.storage.recovery.recovery import open_state
+from lineas_core.studio.storage.schema import MIGRATIONS
+from lineas_core.studio.storage.store import StoreError
 from tests.test_recovery import Clock, cut, fill, garble, rows_of
 
 

@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli_sharing import register
-from lineas_core.deploy import prepare_space, upload_space
-from lineas_core.hub import HubError
+from lineas_core.cli.sharing import register
+from lineas_core.hub.maps import HubError
+from lineas_core.hub.space import prepare_space, upload_space
 from lineas_core.system.paths import checkout
 from tests.test_hub import CLIENT_WARNING, TOKEN, SmallHub, hub
 
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.filterwarnings(CLIENT_WARNING)
 def project(tmp_path: Path) -> Path:
     """As much of a project as a Space needs, and things that it must not get."""
     root = tmp_path / "project"
-    for name in ("lineas_core/studio", "lineas_core/__pycache__", "assets", "prompts", "tests"):
+    for name in ("lineas_core/studio/web", "lineas_core/__pycache__", "assets", "prompts", "tests"):
         (root / name).mkdir(parents=True)
     for name in ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "requirements.lock"):
         shutil.copyfile(checkout() / name, root / name)
-    for name in ("lineas_core/a.py", "lineas_core/studio/style.css", "prompts/a.json",
+    for name in ("lineas_core/a.py", "lineas_core/studio/web/style.css", "prompts/a.json",
                  "lineas_core/__pycache__/a.pyc", "lineas_core/.secret", "tests/test_a.py",
                  ".env"):  # fmt: skip
         (root / name).write_text("{}")
@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Path:
 WANTED = {
     ".gitattributes", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "app.py",
     "assets/large.safetensors", "assets/small.safetensors", "lineas_core/a.py",
-    "lineas_core/studio/style.css",
+    "lineas_core/studio/web/style.css",
     "prompts/a.json", "requirements.txt",
 }  # fmt: skip
 
@@ -60,7 +60,7 @@ def test_the_real_project_becomes_a_space(tmp_path: Path) -> None:
         p.relative_to(checkout()).as_posix() for p in (checkout() / "lineas_core").rglob("*.py")
     }
     assert package <= files
-    assert {"lineas_core/studio/style.css", "lineas_core/models/catalog.toml"} <= files
+    assert {"lineas_core/studio/web/style.css", "lineas_core/models/shared/catalog.toml"} <= files
     assert {p.split("/")[0] for p in files} == {
         ".gitattributes", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "app.py", "assets",
         "lineas_core", "prompts", "requirements.txt",

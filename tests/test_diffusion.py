@@ -26,15 +26,15 @@ from safetensors.torch import save_file
 
 import lineas_core as lc
 from lineas_core.activations import Steerable, execution_order, pooled_forward
-from lineas_core.maps import BatchAffine
-from lineas_core.models.catalog import CatalogEntry, catalog
-from lineas_core.models.diffusion import (
+from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.models.image.model import (
     NOISE_SEED,
     NUMBERS_A_PIXEL,
     TRAIN_DEFAULTS,
     DiffusionModel,
 )
-from lineas_core.models.pipelines import load_unet, plan_memory
+from lineas_core.models.image.pipelines import load_unet, plan_memory
+from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from tests.conftest import random_map
 from tests.small_pipelines import (
     KINDS,
@@ -95,7 +95,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def load(entries: dict[str, CatalogEntry], monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("lineas_core.models.catalog", lambda: {**catalog(), **entries})
+    monkeypatch.setattr("lineas_core.models.load.catalog", lambda: {**catalog(), **entries})
 
     def load_model(name: str, **settings: Any) -> DiffusionModel:
         model = lc.load_model(name, device="cpu", **settings)
@@ -299,7 +299,7 @@ def test_weights_that_are_missing_and_memory_that_is_short_are_named(
 ) -> None:
     absent = replace(catalog()["emoji-onestep"], folder="assets/none")
     huge = replace(catalog()["sd-turbo"], memory=1e6)
-    monkeypatch.setattr("lineas_core.models.catalog", lambda: {"absent": absent, "huge": huge})
+    monkeypatch.setattr("lineas_core.models.load.catalog", lambda: {"absent": absent, "huge": huge})
     with pytest.raises(lc.ModelError, match=r"emoji-onestep comes .* assets/none"):
         lc.load_model("absent")
     with pytest.raises(lc.ModelError, match=r"needs 1000000.0 GiB of memory on cpu; \S+ are free"):
@@ -415,9 +415,9 @@ def test_as_many_images_run_at_once_as_memory_holds(
     )
     together = emoji.generate(PROMPTS, seed=1)
     one_image = emoji.size**2 * NUMBERS_A_PIXEL * 4
-    monkeypatch.setattr("lineas_core.models.diffusion.free_bytes", lambda device: 5 * one_image)
+    monkeypatch.setattr("lineas_core.models.image.model.free_bytes", lambda device: 5 * one_image)
     apart = emoji.generate(PROMPTS, seed=1)
-    monkeypatch.setattr("lineas_core.models.diffusion.free_bytes", lambda device: 0)
+    monkeypatch.setattr("lineas_core.models.image.model.free_bytes", lambda device: 0)
     emoji.generate(PROMPTS[:2], seed=1)
     handle.remove()
     assert seen == [3, 2, 1, 1, 1]

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 import lineas_core as lc
-from lineas_core.studio.backups import backups
-from lineas_core.studio.disk import is_full
-from lineas_core.studio.recovery import open_state
-from lineas_core.studio.store import JobRow, Store
+from lineas_core.studio.storage.disk import is_full
+from lineas_core.studio.storage.recovery.backups import backups
+from lineas_core.studio.storage.recovery.recovery import open_state
+from lineas_core.studio.storage.store import JobRow, Store
 from tests.test_jobs import CHANGES, At, Shop
 from tests.test_library import labelled
 

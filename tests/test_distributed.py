@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import lineas_core as lc
-from lineas_core.distributed import Ranks, ranks
+from lineas_core.training.distributed import Ranks, ranks
 
 WHOLE = lc.TrainConfig(steps=6, rate=0.05, batch_size=8, holdout=0, gamma=1e-3)
 # Fewer rows than there are, and an odd number of them, so that one process runs one more.

@@ -7,9 +7,9 @@ import torch
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.early_stop import Stopped, train_until, warm_start
-from lineas_core.health import check_health
-from lineas_core.transport import delta
+from lineas_core.diagnostics.health import check_health
+from lineas_core.methods.early_stop import Stopped, train_until, warm_start
+from lineas_core.numerics.transport import delta
 from tests.conftest import random_map
 
 CONFIG = lc.TrainConfig(steps=60, rate=0.3, batch_size=8, holdout=0.25)

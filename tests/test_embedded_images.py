@@ -14,9 +14,9 @@ from safetensors import safe_open
 
 import lineas_core as lc
 from lineas_core.metrics.clip import ClipScorer
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.prompts import shipped_prompt_sets
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.prompts.prompt_set import shipped_prompt_sets
+from lineas_core.prompts.subjects import SUBJECTS
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 MEBIBYTE = 2**20

@@ -8,13 +8,13 @@ import torch
 from matplotlib.figure import Figure
 
 import lineas_core as lc
-from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.composition import QUESTION, TABLE, Sizes, yes_log_odds
-from lineas_core.evaluation.concepts import OPENINGS
+from lineas_core.evaluation.cells import Bench
+from lineas_core.evaluation.tables.composition import QUESTION, TABLE, Sizes, yes_log_odds
+from lineas_core.evaluation.tables.concepts import OPENINGS
+from lineas_core.methods.refine import refine
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
-from lineas_core.models.catalog import CatalogEntry
-from lineas_core.refine import refine
+from lineas_core.models.shared.catalog import CatalogEntry
 
 SMALL = Sizes(concepts=("day", "night"), completions=8, tokens=6, refine_steps=1, judged=2)
 

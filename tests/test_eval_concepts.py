@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import lineas_core as lc
-from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.concepts import OPENINGS, TABLE, Sizes, complete
+from lineas_core.evaluation.cells import Bench
+from lineas_core.evaluation.tables.concepts import OPENINGS, TABLE, Sizes, complete
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from tests.conftest import random_map

@@ -9,14 +9,14 @@ import pytest
 from matplotlib.figure import Figure
 
 import lineas_core as lc
-from lineas_core.evaluation import find_table
-from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.layers import LayerSizes, nearest
-from lineas_core.evaluation.sparsity import SparsitySizes, budgeted
+from lineas_core.evaluation.cells import Bench
+from lineas_core.evaluation.tables import find_table
+from lineas_core.evaluation.tables.layers import LayerSizes, nearest
+from lineas_core.evaluation.tables.sparsity import SparsitySizes, budgeted
+from lineas_core.methods.sparsify import PathConfig, SparseFitter
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
-from lineas_core.sparsify import PathConfig, SparseFitter
-from lineas_core.train_config import TrainConfig
+from lineas_core.training.config import TrainConfig
 
 SMALL = SparsitySizes(
     concepts=("football",), kept=0.5, supports=(0.1, 0.3),

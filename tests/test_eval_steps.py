@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.steps import HOLDOUT, TABLE, Sizes, first_prompts
-from lineas_core.transport import delta
+from lineas_core.evaluation.cells import Bench
+from lineas_core.evaluation.tables.steps import HOLDOUT, TABLE, Sizes, first_prompts
+from lineas_core.numerics.transport import delta
 
 SMALL = Sizes(
     concepts=("day",),

@@ -9,9 +9,9 @@ import torch
 from matplotlib.figure import Figure
 
 import lineas_core as lc
-from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.styles import TABLE, Sizes, gain_at_equal_image, removal_set
-from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.evaluation.cells import Bench
+from lineas_core.evaluation.tables.styles import TABLE, Sizes, gain_at_equal_image, removal_set
+from lineas_core.models.image.model import DiffusionModel
 from tests.small_pipelines import small_sd
 
 
@@ -21,11 +21,11 @@ def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiffusionModel:
     model = lc.load_model(str(tmp_path / "sd"), device="cpu")
     assert isinstance(model, DiffusionModel)
     monkeypatch.setattr(
-        "lineas_core.models.diffusion.TRAIN_DEFAULTS",
+        "lineas_core.models.image.model.TRAIN_DEFAULTS",
         {"optimizer": "adamw", "rate": 1e-3, "steps": 2, "sites": r"unet\.mid_block\..*norm.*"},
     )
     # The small model reads sixteen letters.
-    monkeypatch.setattr("lineas_core.evaluation.styles.SUBJECTS", ("aa", "bb", "cc"))
+    monkeypatch.setattr("lineas_core.evaluation.tables.styles.SUBJECTS", ("aa", "bb", "cc"))
     return model
 
 

@@ -13,10 +13,10 @@ import pytest
 from matplotlib.figure import Figure
 
 import lineas_core as lc
-from lineas_core.evaluation import toxicity, truthfulness
-from lineas_core.evaluation.bench import Bench
+from lineas_core.evaluation.cells import Bench
 from lineas_core.evaluation.datasets import draw_prompts, load_texts
 from lineas_core.evaluation.harness import evaluate_tasks, task_documents
+from lineas_core.evaluation.tables import toxicity, truthfulness
 from lineas_core.metrics.perplexity import perplexity
 
 SMALL = toxicity.ToxicitySizes(

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.calibration import Calibration, calibrate
-from lineas_core.models.diffusion import DiffusionModel
+from lineas_core.diagnostics.calibration import Calibration, calibrate
+from lineas_core.models.image.model import DiffusionModel
 from tests.test_gallery import IMAGES, TEXTS, load
 
 pytestmark = pytest.mark.embedded

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lineas_core.files import parse_json, replacing, why, write_whole
+from lineas_core.system.files import parse_json, replacing, why, write_whole
 
 
 def write_forever(path: Path) -> None:

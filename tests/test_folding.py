@@ -16,11 +16,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli_fold import register
-from lineas_core.folding import fold
-from lineas_core.maps import Affine, SteeringMap
-from lineas_core.models import as_language_model
-from lineas_core.models.language import LanguageModel
+from lineas_core.cli.fold import register
+from lineas_core.export.checkpoint import fold
+from lineas_core.maps.steering_map import Affine, SteeringMap
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.load import as_language_model
 from tests.conftest import SIZES, random_map
 
 LINEAR = r".*\.([qkvo]|gate|up|down)_proj"

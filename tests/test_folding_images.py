@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.folding import fold
-from lineas_core.maps import SteeringMap
-from lineas_core.models import as_image_model
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.to_peft import to_peft
+from lineas_core.export.checkpoint import fold
+from lineas_core.export.peft import to_peft
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.load import as_image_model
 from tests.conftest import random_map
 from tests.small_pipelines import SIZE, generators, pixels, save_small_pipelines
 from tests.test_folding import map_of, only_scales

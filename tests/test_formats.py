@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import load, load_file
 
 import lineas_core as lc
-from lineas_core.bundles import bundle_bytes, read_bundle, unpack_bundle
-from lineas_core.grids import GridScores, read_sidecar, write_sidecar
-from lineas_core.scene import Scene, UsedMap
-from lineas_core.studio.rack import RackState, Slot
-from lineas_core.studio.scenes import Screen
+from lineas_core.scenes.bundle import bundle_bytes, read_bundle, unpack_bundle
+from lineas_core.scenes.grid import GridScores, read_sidecar, write_sidecar
+from lineas_core.scenes.scene import Scene, UsedMap
+from lineas_core.studio.rack.rack import RackState, Slot
+from lineas_core.studio.rack.screen import Screen
 
 DATA = Path(__file__).parent / "data"
 MAP, BUNDLE = DATA / "first-map.safetensors", DATA / "first-bundle.zip"
@@ -201,7 +201,7 @@ def test_a_swept_bundle_holds_what_its_files_say(tmp_path: Path) -> None:
     assert unpacked == kept
     assert code == (
         "import lineas_core as lc\n"
-        "from lineas_core.grids import draw_grid\n"
+        "from lineas_core.scenes.grid import draw_grid\n"
         "\n"
         "model = lc.load_model('emoji-onestep')\n"
         "prompts = ['ab', 'ba']\n"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lineas_core.studio.frames import Frame, draw_film, frame_files, load_frames, save_frame
+from lineas_core.studio.jobs.frames import Frame, draw_film, frame_files, load_frames, save_frame
 
 
 def noise(seed: int, side: int = 64) -> Image.Image:

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 import lineas_core as lc
 from lineas_core.metrics import clip
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.page import build_page, launch_options
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.visitors import owner_of
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.web.page import build_page, launch_options
 from tests.conftest import save_small_model
 from tests.small_pipelines import small_sd
 from tests.studio_parts import ANN, BOB, SITE, add_map
@@ -206,9 +206,9 @@ def test_any_arguments_get_an_answer_or_a_message(
     samples: dict[str, st.SearchStrategy[Any]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.ERROR, "lineas_core.studio.callbacks"):
+    with caplog.at_level(logging.ERROR, "lineas_core.studio.app"):
         answered, refused, longest = fuzz(name, count, studio, functions, samples)
-    assert [r for r in caplog.records if r.name == "lineas_core.studio.callbacks"] == []
+    assert [r for r in caplog.records if r.name == "lineas_core.studio.app"] == []
     print(f"{name}: {answered} answered, {refused} refused, longest {longest:.2f} s")
     # Not everything was refused at the door.
     assert answered

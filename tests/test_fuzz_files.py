@@ -26,7 +26,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from lineas_core.errors import SiteError
-from lineas_core.models.sites import LONGEST_PATTERN, match_sites
+from lineas_core.models.shared.sites import LONGEST_PATTERN, match_sites
 from tests.fuzz import bundles, maps, prompts
 from tests.fuzz.guard import ROOT, promised
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import lineas_core as lc
-from lineas_core.models.catalog import catalog
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.prompts import shipped_prompt_sets
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.prompts.prompt_set import shipped_prompt_sets
+from lineas_core.prompts.subjects import SUBJECTS
 
 GALLERY = Path(lc.__file__).with_name("gallery")
 ENTRIES: list[dict[str, Any]] = json.loads((GALLERY / "index.json").read_text("utf-8"))

@@ -21,18 +21,18 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.studio import training
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.gpu import FEWEST_SECONDS, SECONDS, lends_gpu, on_gpu
-from lineas_core.studio.pictures import Pictures
-from lineas_core.studio.prompt_work import PromptWork
-from lineas_core.studio.rack import RackState
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.slices import expected_seconds
-from lineas_core.studio.store import JobRow
-from lineas_core.studio.texts import Texts
-from lineas_core.studio.visitors import owner_of
-from lineas_core.training_state import TrainState
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.pictures import Pictures
+from lineas_core.studio.answers.texts import Texts
+from lineas_core.studio.app import Studio
+from lineas_core.studio.jobs import run
+from lineas_core.studio.jobs.gpu import FEWEST_SECONDS, SECONDS, lends_gpu, on_gpu
+from lineas_core.studio.jobs.slices import expected_seconds
+from lineas_core.studio.rack.rack import RackState
+from lineas_core.studio.storage.store import JobRow
+from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.training.state import TrainState
 from tests.studio_parts import ANN, SITE, add_map, finished, painter, rack, writer
 
 __all__ = ["painter", "writer"]
@@ -225,7 +225,7 @@ def test_a_map_is_the_same_in_slices_where_a_gpu_is_lent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As if every step took a slice's seconds.
-    monkeypatch.setattr(training, "SECONDS_A_SLICE", 0.0)
+    monkeypatch.setattr(run, "SECONDS_A_SLICE", 0.0)
     model = writer if modality == "text" else painter
     chosen = dataclasses.replace(prompts, modality=modality)
     changes = {"steps": STEPS, "rate": 0.005, "batch_size": 4, "holdout": 0.25}

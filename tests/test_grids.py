@@ -13,8 +13,10 @@ from PIL import Image, ImageSequence
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli import app
-from lineas_core.grids import (
+from lineas_core.cli.app import app
+from lineas_core.metrics import clip
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.scenes.grid import (
     draw_film,
     draw_grid,
     make_grid,
@@ -22,9 +24,7 @@ from lineas_core.grids import (
     score_grid,
     write_sidecar,
 )
-from lineas_core.metrics import clip
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.scene import Scene, UsedMap
+from lineas_core.scenes.scene import Scene, UsedMap
 from tests.conftest import random_map
 from tests.small_pipelines import small_sd
 from tests.test_clip import save_small_clip

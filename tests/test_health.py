@@ -8,8 +8,8 @@ import torch
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.health import check_health, judge
-from lineas_core.transport import delta
+from lineas_core.diagnostics.health import check_health, judge
+from lineas_core.numerics.transport import delta
 from tests.conftest import random_map
 
 

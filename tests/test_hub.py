@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 import lineas_core as lc
-from lineas_core.cards import map_card
-from lineas_core.hub import HubError, Origin, install_map, push_map
+from lineas_core.hub.card import map_card
+from lineas_core.hub.maps import HubError, Origin, install_map, push_map
 from tests.conftest import random_map
 
 # Raised in the client, for its own call of httpx.

@@ -8,7 +8,7 @@ from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import nn
 
 import lineas_core as lc
-from lineas_core.models.sites import match_sites
+from lineas_core.models.shared.sites import match_sites
 
 
 def test_site_presets_find_every_norm_of_the_full_size_networks() -> None:

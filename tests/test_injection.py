@@ -14,24 +14,24 @@ import pytest
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.grids import GridScores
-from lineas_core.maps import SteeringMap
-from lineas_core.models.diffusion import ImageGrid
-from lineas_core.models.language import TextGrid
-from lineas_core.studio import render, render_compare, render_jobs, render_texts
-from lineas_core.studio.api import Api
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.charts import strongest_neurons
-from lineas_core.studio.compare_work import CompareWork
-from lineas_core.studio.frames import Frame
-from lineas_core.studio.library_work import LibraryWork
-from lineas_core.studio.page import build_page
-from lineas_core.studio.prompt_work import PromptWork
-from lineas_core.studio.readouts import Readout
-from lineas_core.studio.store import JobRow
-from lineas_core.studio.training_work import TrainingWork
-from lineas_core.studio.understand_tab import Understanding
-from lineas_core.studio.visitors import owner_of
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.models.image.model import ImageGrid
+from lineas_core.models.language.model import TextGrid
+from lineas_core.scenes.grid import GridScores
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.readouts import Readout
+from lineas_core.studio.app import Studio
+from lineas_core.studio.jobs.frames import Frame
+from lineas_core.studio.storage.store import JobRow
+from lineas_core.studio.tabs.compare.callbacks import CompareWork
+from lineas_core.studio.tabs.library.callbacks import LibraryWork
+from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.studio.tabs.train.training import TrainingWork
+from lineas_core.studio.tabs.understand import Understanding
+from lineas_core.studio.views import comparison, completions, job_cards, render
+from lineas_core.studio.views.charts import strongest_neurons
+from lineas_core.studio.web.api import Api
+from lineas_core.studio.web.page import build_page
 from tests.conftest import random_map
 from tests.studio_parts import ANN, BOB, studio
 
@@ -124,15 +124,15 @@ def test_what_is_rendered_is_text(studio: Studio) -> None:
         render.pictures([EVIL], [IMAGE], {EVIL: [0.5]}, [None], EVIL),
         render.picture_grid(grid, scores, EVIL),
         render.picture_grid(grid, None, EVIL),
-        render_jobs.progress(JOB),
-        render_jobs.live(JOB, Frame(1, 1.0, 0.5, EVIL, EVIL)),
-        render_jobs.recent([JOB], ""),
-        render_texts.pair(EVIL, (EVIL, EVIL), (EVIL, EVIL), [EVIL], readouts=[READOUT] * 2),
-        render_texts.pair(EVIL, (EVIL,), (EVIL,), ["football"], writing=True),
-        render_texts.text_sweep(TextGrid([EVIL], [1.0], [[EVIL]]), [READOUT], [EVIL], 0),
-        render_compare.progress([(JOB, 0, None)]),
-        render_compare.figures([row, row], [None, None], EVIL),
-        render_compare.texts(EVIL, [EVIL] * 2, [EVIL] * 2, [EVIL], [READOUT] * 2),
+        job_cards.progress(JOB),
+        job_cards.live(JOB, Frame(1, 1.0, 0.5, EVIL, EVIL)),
+        job_cards.recent([JOB], ""),
+        completions.pair(EVIL, (EVIL, EVIL), (EVIL, EVIL), [EVIL], readouts=[READOUT] * 2),
+        completions.pair(EVIL, (EVIL,), (EVIL,), ["football"], writing=True),
+        completions.text_sweep(TextGrid([EVIL], [1.0], [[EVIL]]), [READOUT], [EVIL], 0),
+        comparison.progress([(JOB, 0, None)]),
+        comparison.figures([row, row], [None, None], EVIL),
+        comparison.texts(EVIL, [EVIL] * 2, [EVIL] * 2, [EVIL], [READOUT] * 2),
     ):
         check(html)
 
@@ -188,7 +188,7 @@ def test_what_is_said_of_prompts_is_text(studio: Studio, tmp_path: Path) -> None
 
 def test_a_jobs_message_is_text_and_names_no_folder(studio: Studio) -> None:
     message = f"/data/checkpoints/abc/state.pt is damaged; {EVIL}"
-    html = render_jobs.progress(dataclasses.replace(JOB, message=message))
+    html = job_cards.progress(dataclasses.replace(JOB, message=message))
     check(html)
     assert "/data" not in html
     assert "…/state.pt is damaged" in html

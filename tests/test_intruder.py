@@ -20,11 +20,11 @@ from PIL import Image
 from starlette.requests import Request
 
 import lineas_core as lc
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.messages import without_paths
-from lineas_core.studio.page import build_page
-from lineas_core.studio.scenes import Screen
-from lineas_core.studio.visitors import owner_of
+from lineas_core.studio.access.redaction import without_paths
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.rack.screen import Screen
+from lineas_core.studio.web.page import build_page
 from tests.studio_parts import ANN, BOB, SITE, add_map, finished, painter, rack, studio, writer
 
 __all__ = ["painter", "studio", "writer"]

@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.methods import METHODS, TITLES
-from lineas_core.studio import fits
-from lineas_core.studio.frames import load_frame
-from lineas_core.studio.jobs import JobError, Jobs
-from lineas_core.studio.library import Library
-from lineas_core.studio.slices import check_run, run_slice
-from lineas_core.studio.store import JobRow, Store
-from lineas_core.studio.store_schema import MIGRATIONS, migrate
-from lineas_core.studio.training import checkpoint_of, frames_of, record_of
-from lineas_core.studio.turns import Turns
+from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.studio.jobs import fits
+from lineas_core.studio.jobs.frames import load_frame
+from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.queue import JobError, Jobs
+from lineas_core.studio.jobs.run import checkpoint_of, frames_of, record_of
+from lineas_core.studio.jobs.slices import check_run, run_slice
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.schema import MIGRATIONS, migrate
+from lineas_core.studio.storage.store import JobRow, Store
 from tests.small_pipelines import small_sd
 
 CHANGES = {"steps": 12, "rate": 0.05, "batch_size": 4, "holdout": 0.25}
@@ -36,11 +36,11 @@ import sys, time
 from pathlib import Path
 import torch
 import lineas_core as lc
-from lineas_core.studio import slices
-from lineas_core.studio.jobs import Jobs
-from lineas_core.studio.library import Library
-from lineas_core.studio.store import Store
-from lineas_core.studio.turns import Turns
+from lineas_core.studio.jobs import slices
+from lineas_core.studio.jobs.queue import Jobs
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.store import Store
+from lineas_core.studio.jobs.priority import Turns
 
 torch.set_num_threads(2)
 slices.SECONDS_A_CHECKPOINT = 0.2

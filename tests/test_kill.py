@@ -20,8 +20,8 @@ import psutil
 import pytest
 
 import lineas_core as lc
-from lineas_core.bundles import Bundle, write_bundle
-from lineas_core.scene import Scene, UsedMap
+from lineas_core.scenes.bundle import Bundle, write_bundle
+from lineas_core.scenes.scene import Scene, UsedMap
 from tests.conftest import random_map
 from tests.kill_parts import VARIANTS, learned
 

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lineas_core as lc
 from lineas_core.metrics.perplexity import perplexity
-from lineas_core.models.sampling import GumbelNoise
-from lineas_core.models.sites import match_sites
-from lineas_core.models.wheels import convert_gguf, find_gguf
+from lineas_core.models.language.sampling import GumbelNoise
+from lineas_core.models.shared.gguf import convert_gguf, find_gguf
+from lineas_core.models.shared.sites import match_sites
 from tests.conftest import ARCHITECTURES, random_map
 
 TEXTS = ["a cab", "b", "a much longer sentence here"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.studio.library import Library
-from lineas_core.studio.store import Store, StoreError
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.store import Store, StoreError
 from tests.conftest import random_map
 from tests.test_store import HEALTH, Clock
 

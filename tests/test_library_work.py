@@ -14,17 +14,17 @@ import pytest
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.bundles import read_bundle
-from lineas_core.models import as_image_model
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.library_work import LibraryWork
-from lineas_core.studio.map_files import MapFiles
-from lineas_core.studio.pictures import Pictures
-from lineas_core.studio.rack import RackState
-from lineas_core.studio.scenes import Screen
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.texts import Texts
-from lineas_core.studio.visitors import owner_of
+from lineas_core.models.load import as_image_model
+from lineas_core.scenes.bundle import read_bundle
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.pictures import Pictures
+from lineas_core.studio.answers.texts import Texts
+from lineas_core.studio.app import Studio
+from lineas_core.studio.rack.rack import RackState
+from lineas_core.studio.rack.screen import Screen
+from lineas_core.studio.storage.map_files import MapFiles
+from lineas_core.studio.tabs.library.callbacks import LibraryWork
 from tests.conftest import random_map
 from tests.studio_parts import ANN, BOB, inks, painter, rack, studio, words, writer
 

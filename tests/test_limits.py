@@ -11,16 +11,16 @@ import torch
 
 import lineas_core as lc
 from lineas_core.errors import ModelError
-from lineas_core.models import loading
-from lineas_core.models.catalog import CatalogEntry
-from lineas_core.models.loading import check_memory, weight_bytes
-from lineas_core.studio.api import Api
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.library_work import LibraryWork
-from lineas_core.studio.limits import MIB, LimitError, Limits, size_of
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.training_work import TrainingWork
-from lineas_core.studio.visitors import new_key, owner_of
+from lineas_core.models.shared import loading
+from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.loading import check_memory, weight_bytes
+from lineas_core.studio.access.limits import MIB, LimitError, Limits, size_of
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import new_key, owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.library.callbacks import LibraryWork
+from lineas_core.studio.tabs.train.training import TrainingWork
+from lineas_core.studio.web.api import Api
 from tests.conftest import random_map
 from tests.studio_parts import ANN, BOB, painter, writer
 

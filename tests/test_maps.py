@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lineas_core import Affine, MapError, MapInfo, SteeringMap, compose
-from lineas_core.map_format import MOST_BYTES, MOST_HEADER, digest_of
-from lineas_core.maps import compose_for_batch
+from lineas_core.maps.file_format import MOST_BYTES, MOST_HEADER, digest_of
+from lineas_core.maps.steering_map import compose_for_batch
 from tests.conftest import random_map
 
 WIDTHS = {"a.norm": 5, "b.norm": 3}

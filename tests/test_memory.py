@@ -7,8 +7,8 @@ from torch.profiler import ProfilerActivity, profile
 
 import lineas_core as lc
 from lineas_core.activations import pooled_forward
-from lineas_core.maps import BatchAffine
-from lineas_core.memory import bytes_kept, rows_that_fit
+from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.training.memory import bytes_kept, rows_that_fit
 
 TEXTS = ["a cab", "b", "a much longer sentence here", "xyz xyz", "one more"]
 
@@ -58,7 +58,9 @@ def test_prompts_are_cut_to_half_of_the_free_memory(
     maps = maps_of(sites)
     one = bytes_kept(tiny, tiny.prepare(TEXTS[2:3]), sites, maps)
     for free, fitting in ((100 * one, 0), (5 * one, 2), (0, 1)):
-        monkeypatch.setattr("lineas_core.memory.free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(
+            "lineas_core.training.memory.free_bytes", lambda device, free=free: free
+        )
         assert rows_that_fit(tiny, inputs, sites, maps, batch_size=4) == fitting
 
 
@@ -68,7 +70,7 @@ def test_training_in_parts_gives_the_map_of_the_whole(
     prompts = lc.PromptSet.load("football")
     config = lc.TrainConfig(steps=3, rate=0.05, holdout=0.0, batch_size=6)
     whole = lc.train(tiny, prompts, config).map
-    monkeypatch.setattr("lineas_core.memory.free_bytes", lambda device: 0)
+    monkeypatch.setattr("lineas_core.training.memory.free_bytes", lambda device: 0)
     parts = lc.train(tiny, prompts, config).map
     for site, affine in whole.sites.items():
         torch.testing.assert_close(parts.sites[site], affine, rtol=1e-4, atol=1e-6)

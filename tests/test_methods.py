@@ -5,8 +5,8 @@ import torch
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.methods import METHODS
-from lineas_core.transport import affine_transport
+from lineas_core.methods.fit import METHODS
+from lineas_core.numerics.transport import affine_transport
 
 CONFIG = lc.TrainConfig(steps=3, holdout=0, batch_size=8)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lineas_core.studio.backups import backups
-from lineas_core.studio.recovery import open_state
-from lineas_core.studio.store import Store
-from lineas_core.studio.store_schema import MIGRATIONS, migrate
+from lineas_core.studio.storage.recovery.backups import backups
+from lineas_core.studio.storage.recovery.recovery import open_state
+from lineas_core.studio.storage.schema import MIGRATIONS, migrate
+from lineas_core.studio.storage.store import Store
 from tests.test_recovery import rows_of
 
 PROMPTS = '{"name": "n", "source": ["a", "b", "c", "d"], "target": ["e", "f", "g", "h"]}'

@@ -18,13 +18,13 @@ from gradio.processing_utils import async_ssrf_protected_get
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from lineas_core.studio.api import Api
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.library_work import LibraryWork
-from lineas_core.studio.page import build_page, launch_options
-from lineas_core.studio.prompt_work import PromptWork
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.visitors import owner_of
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.library.callbacks import LibraryWork
+from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.studio.web.api import Api
+from lineas_core.studio.web.page import build_page, launch_options
 from tests.studio_parts import ANN, finished
 
 pytestmark = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lineas_core as lc
-from lineas_core.models.norms import OFFSETS
+from lineas_core.models.language.rms_norm import OFFSETS
 
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2")
 

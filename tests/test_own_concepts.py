@@ -13,12 +13,12 @@ import lineas_core as lc
 from lineas_core.errors import ConfigError
 from lineas_core.metrics.judge import Judge, telling
 from lineas_core.metrics.own_words import TELLING, everyday_share, own_words, words_presence
-from lineas_core.models.language import LanguageModel
-from lineas_core.prompts import PromptSet
-from lineas_core.studio import render_texts
-from lineas_core.studio.own_concepts import OwnConcept, as_field, own_concepts
-from lineas_core.studio.readouts import read_out
-from lineas_core.studio.store import MapRow
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.answers.own_concepts import OwnConcept, as_field, own_concepts
+from lineas_core.studio.answers.readouts import read_out
+from lineas_core.studio.storage.store import MapRow
+from lineas_core.studio.views import completions
 
 LAVA = PromptSet(
     name="lava",
@@ -111,7 +111,7 @@ def test_both_figures_are_shown_and_labelled(tiny: LanguageModel) -> None:
     own = [OwnConcept("<vol>", ("lava",), LAVA)]
     figures = read_out(tiny, "ab", ["Hot lava.", "A bus."], [], own)
     assert (figures.own[0].worded, figures.own[0].texts) == (1, 2)
-    shown = render_texts.readout(figures)
+    shown = completions.readout(figures)
     assert "&lt;vol&gt; by words <b>1 of 2</b>" in shown
     assert "by the model <b>not judged</b>" in shown
-    assert render_texts.mark("hot lava & ash", [], own) == "hot <mark>lava</mark> &amp; ash"
+    assert completions.mark("hot lava & ash", [], own) == "hot <mark>lava</mark> &amp; ash"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lineas_core.models.packing import Packing
+from lineas_core.models.language.packing import Packing
 
 LENGTHS = [
     pytest.param([5], id="one"),

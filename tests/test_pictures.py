@@ -8,15 +8,15 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from lineas_core.grids import make_grid, read_sidecar
 from lineas_core.metrics import clip
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.pictures import Pictures
-from lineas_core.studio.pins import PinWork
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.visitors import owner_of
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.prompts.subjects import SUBJECTS
+from lineas_core.scenes.grid import make_grid, read_sidecar
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.pictures import Pictures
+from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.pins import PinWork
 from tests.studio_parts import ANN, BOB, inks, painter, rack, studio, words, writer
 
 __all__ = ["inks", "painter", "studio", "words", "writer"]

@@ -9,7 +9,7 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.errors import PromptError, PromptFileError
-from lineas_core.prompt_files import (
+from lineas_core.prompts.files import (
     MOST_BYTES,
     MOST_LINES,
     Picked,

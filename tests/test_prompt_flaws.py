@@ -2,7 +2,7 @@
 
 import pytest
 
-from lineas_core.prompt_flaws import Topic, caption_flaw, sentence_flaw
+from lineas_core.prompts.filters import Topic, caption_flaw, sentence_flaw
 
 
 @pytest.mark.parametrize(

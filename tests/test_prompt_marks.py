@@ -3,7 +3,7 @@
 import random
 from difflib import SequenceMatcher
 
-from lineas_core.prompt_marks import MOST_COMPARED, first_like, line_marks
+from lineas_core.prompts.checks import MOST_COMPARED, first_like, line_marks
 from tests.fuzz.guard import limited
 
 

@@ -3,8 +3,8 @@
 import random
 from itertools import count as counting
 
-from lineas_core.prompt_flaws import Topic
-from lineas_core.prompt_sheet import Draft, Sheet
+from lineas_core.prompts.filters import Topic
+from lineas_core.prompts.writing.candidates import Draft, Sheet
 
 WORDS = ["apple", "brick", "cloud", "drum", "eagle", "flute", "grape", "hinge", "igloo", "jewel"]
 WORDS += ["kite", "lemon", "mango", "nest"]

@@ -7,10 +7,10 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from lineas_core.prompts import PromptSet, shipped_prompt_sets
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.prompt_work import PromptWork, prompt_set, sides_of
-from lineas_core.studio.visitors import owner_of
+from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.train.prompts import PromptWork, prompt_set, sides_of
 from tests.studio_parts import ANN, BOB, studio
 
 __all__ = ["studio"]

@@ -12,14 +12,14 @@ import typer
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli_prompts import register
+from lineas_core.cli.write import register
 from lineas_core.errors import ConfigError, PromptError
-from lineas_core.models.continuer import Continuer
-from lineas_core.prompt_flaws import any_form, sentence_flaw
-from lineas_core.prompt_marks import first_like, line_marks
-from lineas_core.prompt_sheet import Draft
-from lineas_core.prompt_writer import write_image_prompts, write_text_prompts
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.language.continuation import Continuer
+from lineas_core.prompts.checks import first_like, line_marks
+from lineas_core.prompts.filters import any_form, sentence_flaw
+from lineas_core.prompts.subjects import SUBJECTS
+from lineas_core.prompts.writing.candidates import Draft
+from lineas_core.prompts.writing.writer import write_image_prompts, write_text_prompts
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_concept_is_not_among_its_own_lessons(roomy, monkeypatch) -> None:
             leads.append(lead)
             super().__init__(model, lead)
 
-    monkeypatch.setattr("lineas_core.prompt_writer.Continuer", Listening)
+    monkeypatch.setattr("lineas_core.prompts.writing.writer.Continuer", Listening)
     for concept in ("trains", "Honey", "old books"):
         leads.clear()
         list(write_text_prompts(roomy, concept, should_stop=lambda: True))

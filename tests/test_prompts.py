@@ -9,7 +9,7 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.metrics.concepts import concept_presence, concept_words
-from lineas_core.prompts import check_prompts, shipped_prompt_sets
+from lineas_core.prompts.prompt_set import check_prompts, shipped_prompt_sets
 from tools.captions import TAGS
 
 FOUR = ["a b", "b c", "c d", "d e"]

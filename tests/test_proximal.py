@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lineas_core import ConfigError
-from lineas_core.proximal import group_shrink, soft_threshold, sparse_group_shrink
+from lineas_core.numerics.proximal import group_shrink, soft_threshold, sparse_group_shrink
 
 
 def penalty(x: torch.Tensor, l1: float, group: float) -> torch.Tensor:

@@ -9,11 +9,11 @@ from PIL.Image import Image
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
+from lineas_core.diagnostics.strength import FLUENT, STRENGTHS, Recommendation, recommend_strength
 from lineas_core.metrics import clip
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.prompts import Sides
-from lineas_core.recommend import FLUENT, STRENGTHS, Recommendation, recommend_strength
-from lineas_core.transport import delta
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.numerics.transport import delta
+from lineas_core.prompts.prompt_set import Sides
 from tests.conftest import random_map
 from tests.small_pipelines import small_sd
 from tests.test_clip import save_small_clip

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 import lineas_core as lc
-from lineas_core.studio.backups import KEPT, backups
-from lineas_core.studio.jobs import Jobs
-from lineas_core.studio.records import write_record
-from lineas_core.studio.recovery import State, open_state
-from lineas_core.studio.soundness import flaw_of
-from lineas_core.studio.store import JobRow, PromptRow, StoreError
-from lineas_core.studio.store_rows import fields_of, row_from_json, row_to_json
-from lineas_core.studio.training import checkpoint_of, frames_of, record_of
-from lineas_core.studio.turns import Turns
+from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.queue import Jobs
+from lineas_core.studio.jobs.run import checkpoint_of, frames_of, record_of
+from lineas_core.studio.storage.recovery.backups import KEPT, backups
+from lineas_core.studio.storage.recovery.integrity import flaw_of
+from lineas_core.studio.storage.recovery.recovery import State, open_state
+from lineas_core.studio.storage.rows import fields_of, row_from_json, row_to_json
+from lineas_core.studio.storage.sidecars import write_record
+from lineas_core.studio.storage.store import JobRow, PromptRow, StoreError
 from tests.test_library import labelled
 from tests.test_store import HEALTH
 

@@ -13,10 +13,16 @@ from torch import Tensor
 from transformers import AutoTokenizer, RobertaForSequenceClassification
 
 import lineas_core as lc
-from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.reft import Reft, ReftConfig, fit_reft, layer_names, new_intervention
-from lineas_core.evaluation.rivals import TABLE, RivalSizes
-from lineas_core.evaluation.rtc_rl import RtcRl, RtcRlConfig, fit_rtc_rl
+from lineas_core.evaluation.cells import Bench
+from lineas_core.evaluation.rivals.reft import (
+    Reft,
+    ReftConfig,
+    fit_reft,
+    layer_names,
+    new_intervention,
+)
+from lineas_core.evaluation.rivals.rtc_rl import RtcRl, RtcRlConfig, fit_rtc_rl
+from lineas_core.evaluation.tables.rivals import TABLE, RivalSizes
 from lineas_core.steering import site_hooks
 from tests.test_toxicity import save_small_classifier
 

@@ -15,11 +15,12 @@ from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPImageProcessor
 
 import lineas_core as lc
-from lineas_core.models import as_image_model, safety
-from lineas_core.models.safety import SafetyChecker, is_withheld, withheld_note
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.content import load_for_visitors
-from lineas_core.studio.pictures import Pictures
+from lineas_core.models.image import safety
+from lineas_core.models.image.safety import SafetyChecker, is_withheld, withheld_note
+from lineas_core.models.load import as_image_model
+from lineas_core.studio.access.moderation import load_for_visitors
+from lineas_core.studio.answers.pictures import Pictures
+from lineas_core.studio.app import Studio
 from tests.studio_parts import ANN, SITE, add_map, painter, rack, studio, writer
 
 __all__ = ["painter", "studio", "writer"]

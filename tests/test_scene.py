@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import lineas_core as lc
-from lineas_core.scene import Scene, UsedMap
+from lineas_core.scenes.scene import Scene, UsedMap
 
 CROSSED = {
     "modality": "image",

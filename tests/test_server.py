@@ -12,10 +12,10 @@ import gradio as gr
 import httpx
 import pytest
 
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.page import build_page, launch_options
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.visitors import owner_of
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.web.page import build_page, launch_options
 from tests.conftest import random_map
 from tests.studio_parts import ANN, BOB
 

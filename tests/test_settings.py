@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lineas_core.errors import ConfigError
-from lineas_core.studio.settings import Settings, settings_table
+from lineas_core.studio.access.settings import Settings, settings_table
 
 README = Path(__file__).resolve().parent.parent / "docs" / "hosting.md"
 

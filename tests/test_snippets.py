@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.grids import draw_grid, make_grid
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.scene import Scene, UsedMap
-from lineas_core.snippets import image_snippet, snippet, text_snippet
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.scenes.grid import draw_grid, make_grid
+from lineas_core.scenes.scene import Scene, UsedMap
+from lineas_core.scenes.snippet import image_snippet, snippet, text_snippet
 from tests.conftest import random_map
 from tests.small_pipelines import small_sd
 

@@ -11,15 +11,15 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import lineas_core as lc
-from lineas_core.descent import Place, SparsePenalty, descend, largest_gamma
 from lineas_core.methods.lineas import fit as fit_lineas
-from lineas_core.sparsify import (
+from lineas_core.methods.sparsify import (
     PathConfig,
     SparseFitter,
     SparsePath,
     SparsePoint,
     sparsest,
 )
+from lineas_core.numerics.proximal_gradient import Place, SparsePenalty, descend, largest_gamma
 
 CONFIG = lc.TrainConfig(steps=40, rate=0.3, group=0.0, batch_size=8, holdout=0.25)
 COUPLES = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.3, 2.0)]

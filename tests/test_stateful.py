@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import lineas_core as lc
-from lineas_core.studio.jobs import JobError, Jobs
-from lineas_core.studio.library import Library
-from lineas_core.studio.store import MOST_ATTEMPTS, Store
-from lineas_core.studio.training import frames_of
-from lineas_core.studio.turns import Turns
+from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.queue import JobError, Jobs
+from lineas_core.studio.jobs.run import frames_of
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.store import MOST_ATTEMPTS, Store
 
 OWNERS = ("ada", "bob")
 MOST_QUEUED, MOST_PER_VISITOR = 4, 3

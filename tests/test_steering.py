@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import lineas_core as lc
-from lineas_core.maps import BatchAffine
+from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.steering import AtSite, site_hooks
 from tests.conftest import random_map
 

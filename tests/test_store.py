@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import lineas_core as lc
-from lineas_core.health import HealthReport, SiteDeltas
-from lineas_core.studio.store import JobRow, MapRow, PromptRow, Status, Store, StoreError
-from lineas_core.studio.store_rows import fields_of, health_from_json, health_to_json
-from lineas_core.studio.store_schema import MIGRATIONS, migrate
+from lineas_core.diagnostics.health import HealthReport, SiteDeltas
+from lineas_core.studio.storage.rows import fields_of, health_from_json, health_to_json
+from lineas_core.studio.storage.schema import MIGRATIONS, migrate
+from lineas_core.studio.storage.store import JobRow, MapRow, PromptRow, Status, Store, StoreError
 
 HEALTH = HealthReport(
     training=SiteDeltas({"a": 0.1, "b": 1 / 3}, {"a": 1e-300, "b": 0.0}),

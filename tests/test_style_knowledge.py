@@ -5,12 +5,9 @@ from dataclasses import replace
 import pytest
 
 import lineas_core as lc
-from lineas_core.health import HealthReport, SiteDeltas, with_style
-from lineas_core.models.catalog import catalog
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.prompts import PromptSet, Sides, shipped_prompt_sets
-from lineas_core.recommend import Recommendation
-from lineas_core.style_knowledge import (
+from lineas_core.diagnostics.health import HealthReport, SiteDeltas, with_style
+from lineas_core.diagnostics.strength import Recommendation
+from lineas_core.diagnostics.style_knowledge import (
     LEVELS,
     StyleKnowledge,
     drawn_styles,
@@ -19,6 +16,9 @@ from lineas_core.style_knowledge import (
     style_knowledge,
     takes_away,
 )
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.prompts.prompt_set import PromptSet, Sides, shipped_prompt_sets
 from tools.captions import TAGS
 
 EMOJI = catalog()["emoji-onestep"]

@@ -5,15 +5,15 @@ from dataclasses import replace
 import gradio as gr
 import pytest
 
-from lineas_core.models import availability
-from lineas_core.models.availability import asks_for
-from lineas_core.models.catalog import catalog
-from lineas_core.prompts import PromptSet
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.prompt_work import PromptWork
-from lineas_core.studio.style_line import StyleLine, too_long_for
-from lineas_core.studio.training_work import TrainingWork
-from lineas_core.studio.visitors import owner_of
+from lineas_core.models.shared import availability
+from lineas_core.models.shared.availability import asks_for
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.studio.tabs.train.style_line import StyleLine, too_long_for
+from lineas_core.studio.tabs.train.training import TrainingWork
 from tests.studio_parts import ANN, studio
 
 __all__ = ["studio"]

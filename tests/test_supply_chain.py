@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from lineas_core.deploy import locked_versions
+from lineas_core.hub.space import locked_versions
 from lineas_core.system.paths import checkout
 from tools import audit
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from lineas_core.evaluation import NAMES, find_table
+from lineas_core.evaluation.tables import NAMES, find_table
 
 SMALL = {
     "concepts": "concepts=football methods=mean-act completions=4 tokens=8",

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.maps import Affine
-from lineas_core.spreadsheets import unescaped
-from lineas_core.studio.tables import loss_rows, site_rows, write_csv
+from lineas_core.maps.steering_map import Affine
+from lineas_core.prompts.csv_injection import unescaped
+from lineas_core.studio.views.csv_tables import loss_rows, site_rows, write_csv
 
 
 def read(file: str) -> list[list[str]]:

@@ -6,12 +6,12 @@ import time
 import gradio as gr
 import pytest
 
-from lineas_core.models.language import LanguageModel, TextGrid
-from lineas_core.studio import render_texts
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.readouts import Readout, read_out
-from lineas_core.studio.texts import Texts, stream_pair
-from lineas_core.studio.visitors import owner_of
+from lineas_core.models.language.model import LanguageModel, TextGrid
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.readouts import Readout, read_out
+from lineas_core.studio.answers.texts import Texts, stream_pair
+from lineas_core.studio.app import Studio
+from lineas_core.studio.views import completions
 from tests.studio_parts import ANN, painter, rack, studio, words, writer
 
 __all__ = ["painter", "studio", "words", "writer"]
@@ -80,7 +80,7 @@ def test_a_table_sweeps_the_first_map_over_seeds(studio: Studio, writer: str, wo
 
 
 def _state(words: str):
-    from lineas_core.studio.rack import RackState
+    from lineas_core.studio.rack.rack import RackState
 
     return RackState.from_page(rack((words, 0.2)))
 
@@ -99,7 +99,7 @@ def test_readouts_are_those_of_the_metrics(tiny: LanguageModel) -> None:
 def test_texts_are_shown_as_text_with_the_concepts_marked() -> None:
     grid = TextGrid(["<b>A"], [0.0, 1.0], [["<script>x</script>", " soccer & <i>tea</i> moon"]])
     plain = Readout((), None, "why <not>", None)
-    shown = render_texts.text_sweep(grid, [plain, plain], ["football", "night"], 7)
+    shown = completions.text_sweep(grid, [plain, plain], ["football", "night"], 7)
     assert "seed 7" in shown
     assert "<script>" not in shown
     assert "<i>" not in shown
@@ -108,7 +108,7 @@ def test_texts_are_shown_as_text_with_the_concepts_marked() -> None:
     assert "<mark>soccer</mark> &amp; &lt;i&gt;" in shown
     assert "<mark>moon</mark>" in shown
     assert shown.count("not scored") == 4
-    assert render_texts.mark("a <b", ["no such concept"]) == "a &lt;b"
+    assert completions.mark("a <b", ["no such concept"]) == "a &lt;b"
 
 
 def test_mistakes_about_texts_become_messages(

@@ -11,10 +11,10 @@ import typer
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli_fold import register
-from lineas_core.maps import Affine, SteeringMap
-from lineas_core.models.language import LanguageModel
-from lineas_core.to_peft import to_peft
+from lineas_core.cli.fold import register
+from lineas_core.export.peft import to_peft
+from lineas_core.maps.steering_map import Affine, SteeringMap
+from lineas_core.models.language.model import LanguageModel
 from tests.test_folding import (
     LINEAR,
     distance,

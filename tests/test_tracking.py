@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from accelerate.tracking import GeneralTracker
 
-from lineas_core import tracking
 from lineas_core.errors import ConfigError
-from lineas_core.tracking import log_run, open_tracker
+from lineas_core.training import tracking
+from lineas_core.training.tracking import log_run, open_tracker
 
 
 class Notebook(GeneralTracker):

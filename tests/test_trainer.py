@@ -9,7 +9,7 @@ import torch
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.transport import delta
+from lineas_core.numerics.transport import delta
 
 CONFIG = lc.TrainConfig(steps=12, rate=0.05, batch_size=4, holdout=0.25)
 

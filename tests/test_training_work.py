@@ -7,16 +7,16 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from lineas_core.methods import METHODS, TITLES
-from lineas_core.models import as_language_model
-from lineas_core.prompts import PromptSet
-from lineas_core.studio.callbacks import Studio
-from lineas_core.studio.settings import Settings
-from lineas_core.studio.stage import Stage
-from lineas_core.studio.store import StoreError
-from lineas_core.studio.training_work import TrainingWork
-from lineas_core.studio.understand_tab import Understanding
-from lineas_core.studio.visitors import owner_of
+from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.models.load import as_language_model
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.storage.store import StoreError
+from lineas_core.studio.tabs.train.stage import Stage
+from lineas_core.studio.tabs.train.training import TrainingWork
+from lineas_core.studio.tabs.understand import Understanding
 from tests.studio_parts import ANN, BOB, finished, studio, writer
 
 __all__ = ["studio", "writer"]

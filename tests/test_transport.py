@@ -7,7 +7,7 @@ import torch
 from scipy.optimize import minimize
 
 from lineas_core import ConfigError
-from lineas_core.transport import affine_transport, delta
+from lineas_core.numerics.transport import affine_transport, delta
 
 
 def samples(n: int, m: int, d: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from lineas_core.studio.turns import Turns
+from lineas_core.studio.jobs.priority import Turns
 
 
 def in_thread(turns: Turns) -> tuple[threading.Thread, list[float]]:

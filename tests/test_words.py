@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from lineas_core.errors import ConfigError
-from lineas_core.prompt_files import read_prompt_file
-from lineas_core.studio.texts import whole
-from lineas_core.words import counted
+from lineas_core.prompts.files import read_prompt_file
+from lineas_core.studio.answers.texts import whole
+from lineas_core.system.words import counted
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import lineas_core as lc
-from lineas_core.studio import heartbeat, slices, worker
+from lineas_core.studio.jobs import slices, watchdog, worker
 from tests.test_jobs import CHANGES, At, Shop, same, shop, wait_for
 
 __all__ = ["shop"]
@@ -41,7 +41,7 @@ def test_a_step_that_hangs_is_told_and_the_queue_goes_on_where_it_can(
     monkeypatch: pytest.MonkeyPatch,
     anew: bool,
 ) -> None:
-    monkeypatch.setattr(heartbeat, "LEAST_SECONDS", 1.0)
+    monkeypatch.setattr(watchdog, "LEAST_SECONDS", 1.0)
     monkeypatch.setattr(worker, "SECONDS_BETWEEN_LOOKS", 0.05)
     loaded: list[Any] = []
 
@@ -95,11 +95,11 @@ def test_a_step_that_hangs_is_told_and_the_queue_goes_on_where_it_can(
 
 def test_a_heart_knows_how_long_a_step_takes() -> None:
     now = [0.0]
-    heart = heartbeat.Heartbeat(lambda: now[0])
-    now[0] += 10 * heartbeat.OTHER_SECONDS
+    heart = watchdog.Heartbeat(lambda: now[0])
+    now[0] += 10 * watchdog.OTHER_SECONDS
     assert heart.overdue() == ""  # Loading may take as long as it likes.
     heart.beat()
-    now[0] += heartbeat.OTHER_SECONDS
+    now[0] += watchdog.OTHER_SECONDS
     assert heart.overdue() == ""
     now[0] += 1
     assert "no step" in heart.overdue()

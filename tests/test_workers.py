@@ -16,9 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli import app
-from lineas_core.evaluation.bench import Bench
-from lineas_core.evaluation.concepts import TABLE, Sizes
+from lineas_core.cli.app import app
+from lineas_core.evaluation.cells import Bench
+from lineas_core.evaluation.tables.concepts import TABLE, Sizes
 from lineas_core.evaluation.workers import measure_with
 from tests.conftest import random_map
 

@@ -27,8 +27,8 @@ from torch import Tensor
 
 import lineas_core as lc
 from lineas_core.metrics.clip import ClipScorer
-from lineas_core.models.diffusion import DiffusionModel
-from lineas_core.subjects import SUBJECTS
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.prompts.subjects import SUBJECTS
 from tools.captions import TAGS
 from tools.corpus import DRAWN
 from tools.tables import normalise

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lineas_core as lc
-from lineas_core.studio.slices import check_map
+from lineas_core.studio.jobs.slices import check_map
 
 GALLERY = Path(lc.__file__).with_name("gallery")
 

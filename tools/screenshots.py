@@ -24,7 +24,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from lineas_core.home import lineas_home
+from lineas_core.system.home import lineas_home
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "images" / "studio"

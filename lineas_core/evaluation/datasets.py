@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from lineas_core.errors import ConfigError
-from lineas_core.prompts import PromptSet
+from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.system.paths import packaged
 
 STANDINS = packaged("evaluation/standins")

@@ -17,7 +17,7 @@ import torch
 
 from lineas_core.errors import ConfigError
 from lineas_core.evaluation.datasets import STANDINS, evaluation_package, reason_of
-from lineas_core.models.language import LanguageModel
+from lineas_core.models.language.model import LanguageModel
 from lineas_core.steering import Steering, steer
 
 # The harness's own, so that a task which draws its examples draws the same ones.

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from lineas_core.errors import ConfigError, LineasError, ModelError, TrainingError
-from lineas_core.evaluation import find_table
-from lineas_core.evaluation.bench import Bench, Cell, Row, described
-from lineas_core.evaluation.tables import Table
-from lineas_core.models import load_model
-from lineas_core.trainer import DivergedError
+from lineas_core.evaluation.cells import Bench, Cell, Row, described
+from lineas_core.evaluation.report import Table
+from lineas_core.evaluation.tables import find_table
+from lineas_core.models.load import load_model
+from lineas_core.training.trainer import DivergedError
 
 # A cell that ends its worker as often as this is not handed out again.
 MOST_LOSSES = 3

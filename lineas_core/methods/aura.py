@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.activations import Steerable
-from lineas_core.maps import Affine, SteeringMap
+from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.methods.shared import fit_parallel
-from lineas_core.prompts import PromptSet
-from lineas_core.train_config import TrainConfig
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.training.config import TrainConfig
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:

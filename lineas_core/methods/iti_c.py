@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.activations import Steerable
-from lineas_core.maps import Affine, SteeringMap
+from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.methods.shared import both_sides, prepare_training, shift_by
-from lineas_core.origin import describe_map
-from lineas_core.prompts import PromptSet
-from lineas_core.train_config import TrainConfig
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.training.config import TrainConfig
+from lineas_core.training.provenance import describe_map
 
 # The paper's 15 is for 48 of 1,024 attention heads; here every site may be steered. On all 30
 # norms of smollm2 with the football prompts (16 completions of 24 tokens), perplexity is 10 at 0,

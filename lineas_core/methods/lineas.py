@@ -1,12 +1,12 @@
-"""LinEAS (NeurIPS 2025): all sites jointly, end to end. See `lineas_core.trainer`."""
+"""LinEAS (NeurIPS 2025): all sites jointly, end to end. See `lineas_core.training.trainer`."""
 
 from __future__ import annotations
 
 from lineas_core.activations import Steerable
-from lineas_core.maps import SteeringMap
-from lineas_core.prompts import PromptSet
-from lineas_core.train_config import TrainConfig
-from lineas_core.trainer import Trainer
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.training.config import TrainConfig
+from lineas_core.training.trainer import Trainer
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:

@@ -17,10 +17,10 @@ from lineas_core.activations import (
     execution_order,
     pooled_activations,
 )
-from lineas_core.maps import Affine, BatchAffine, SteeringMap
-from lineas_core.origin import describe_map
-from lineas_core.prompts import PromptSet
-from lineas_core.train_config import TrainConfig
+from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.training.config import TrainConfig
+from lineas_core.training.provenance import describe_map
 
 
 @runtime_checkable

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from lineas_core.devices import choose_device
 from lineas_core.errors import ConfigError, ModelError
-from lineas_core.recent import Recent
+from lineas_core.system.devices import choose_device
+from lineas_core.system.lru import Recent
 from lineas_core.system.paths import shipped
-from lineas_core.words import counted
+from lineas_core.system.words import counted
 
 DEFAULT_SCORER = "clip-emoji"
 # Pixels a side of the largest pictures that the embedded scorer was made for.

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lineas_core.models.continuer import Continuer
-from lineas_core.models.language import LanguageModel
-from lineas_core.prompts import PromptSet
+from lineas_core.models.language.continuation import Continuer
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.prompts.prompt_set import PromptSet
 
 # Sentences of each side that a text is read behind. Reading them is a few tenths of a second on
 # two cores.

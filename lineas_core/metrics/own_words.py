@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from lineas_core.prompt_flaws import STOP_WORDS, any_form, content_words, stem_of
+from lineas_core.prompts.filters import STOP_WORDS, any_form, content_words, stem_of
 from lineas_core.system.paths import packaged
 
 # Texts that the prior is worth, beside the set's own.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lineas_core.errors import ConfigError
-from lineas_core.models.language import LanguageModel, perplexity_of
-from lineas_core.words import counted
+from lineas_core.models.language.model import LanguageModel, perplexity_of
+from lineas_core.system.words import counted
 
 
 def perplexity(model: LanguageModel, prompts: Sequence[str], completions: Sequence[str]) -> float:

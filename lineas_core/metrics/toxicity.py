@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from lineas_core.devices import choose_device
 from lineas_core.errors import ModelError
 from lineas_core.metrics.clip import Scores
-from lineas_core.models.loading import loading
+from lineas_core.models.shared.loading import loading
+from lineas_core.system.devices import choose_device
 
 PROFANITY = "alt-profanity-check"
 ROBERTA = "s-nlp/roberta_toxicity_classifier"

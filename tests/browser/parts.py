@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from lineas_core.home import lineas_home
+from lineas_core.system.home import lineas_home
 
 # Machines may be slow.
 SECONDS = 240

@@ -14,7 +14,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 import lineas_core as lc
-from lineas_core.studio.scenes import Screen
+from lineas_core.studio.rack.screen import Screen
 from tests.browser.parts import (
     MARKS,
     ROOT,

@@ -7,8 +7,8 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from lineas_core.calibration import Calibration
-from lineas_core.studio.gallery import load_gallery
+from lineas_core.diagnostics.calibration import Calibration
+from lineas_core.studio.storage.gallery import load_gallery
 from tests.browser.parts import (
     MARKS,
     ROOT,

@@ -16,8 +16,8 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import lineas_core as lc
-from lineas_core.studio.training import checkpoint_of
-from lineas_core.training_state import TrainState
+from lineas_core.studio.jobs.run import checkpoint_of
+from lineas_core.training.state import TrainState
 from tests.browser.parts import (
     MARKS,
     Server,

@@ -14,8 +14,8 @@ from pathlib import Path
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.bundles import Bundle, bundle_bytes, read_bundle, unpack_bundle
-from lineas_core.scene import Scene, UsedMap
+from lineas_core.scenes.bundle import Bundle, bundle_bytes, read_bundle, unpack_bundle
+from lineas_core.scenes.scene import Scene, UsedMap
 from tests.fuzz import maps
 from tests.fuzz.guard import promised
 from tests.fuzz.mutations import Chooser, changed_bytes, changed_json, json_bytes, pick

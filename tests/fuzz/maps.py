@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 import lineas_core as lc
-from lineas_core.map_format import digest_of
+from lineas_core.maps.file_format import digest_of
 from tests.fuzz.guard import promised
 from tests.fuzz.mutations import Chooser, changed_bytes, changed_json, json_bytes, pick
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from lineas_core.prompt_files import MOST_BYTES, read_pasted, read_prompt_file, write_prompts
-from lineas_core.prompt_marks import line_marks
-from lineas_core.prompts import PromptSet
+from lineas_core.prompts.checks import line_marks
+from lineas_core.prompts.files import MOST_BYTES, read_pasted, read_prompt_file, write_prompts
+from lineas_core.prompts.prompt_set import PromptSet
 from tests.fuzz.guard import promised
 from tests.fuzz.mutations import (
     Chooser,

@@ -1,0 +1,49 @@
+"""`python -m lineas_core fold`: a map written into a plain checkpoint, or an adapter of PEFT.
+
+Imports that take seconds are made where they are needed, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lineas_core.cli.options import fixed_maps, load
+from lineas_core.cli.terminal import show
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    app.command()(fold)
+
+
+def fold(
+    maps: Annotated[
+        list[str], typer.Option("--map", help="FILE or FILE@STRENGTH; the first applies first.")
+    ],
+    to: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Short name, folder or hub id.")
+    ] = "smollm2",
+    peft: Annotated[
+        bool, typer.Option("--peft", help="Write an adapter of PEFT, not a checkpoint.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Write maps into the model's weights: plain transformers or diffusers load the folder."""
+    from lineas_core.export.checkpoint import fold as fold_map
+    from lineas_core.export.peft import to_peft
+    from lineas_core.maps.steering_map import compose
+
+    write = to_peft if peft else fold_map
+    pairs = fixed_maps(maps)
+    if len(pairs) == 1:
+        folder = write(load(model, device), *pairs[0], to=to)
+    else:
+        folder = write(load(model, device), compose(pairs), to=to)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files)
+    show({"folder": str(folder), "files": len(files), "bytes": size}, as_json)

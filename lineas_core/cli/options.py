@@ -1,0 +1,115 @@
+"""What people type on the command line, turned into maps, models and settings.
+
+Imports that take seconds are made where they are needed, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lineas_core.cli.terminal import console, plain
+from lineas_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lineas_core.maps.steering_map import SteeringMap
+    from lineas_core.models.image.model import DiffusionModel
+    from lineas_core.models.language.model import LanguageModel
+    from lineas_core.models.load import Model
+
+
+def numbers(text: str) -> list[float]:
+    """Strengths, separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"strengths is {text!r}; give numbers separated by commas.") from error
+
+
+def load(name: str, device: str) -> Model:
+    """The model of that name, with a word on the terminal while it loads."""
+    import transformers
+
+    from lineas_core.models.load import load_model
+
+    transformers.utils.logging.disable_progress_bar()
+    with console.status(f"loading {plain(name)}"):
+        return load_model(name, device=device)
+
+
+def load_text(name: str, device: str) -> LanguageModel:
+    """A language model, or an error that says what it is."""
+    from lineas_core.models.load import as_language_model
+
+    return as_language_model(load(name, device))
+
+
+def load_image(name: str, device: str) -> DiffusionModel:
+    """An image model, or an error that says what it is."""
+    from lineas_core.models.load import as_image_model
+
+    return as_image_model(load(name, device))
+
+
+def pairs_of(pairs: list[str]) -> dict[str, str]:
+    """`completions=50` and the like, as name and text."""
+    found = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {pair!r} is not a setting; write it as completions=50.")
+        found[name] = text
+    return found
+
+
+def seeds_of(text: str) -> list[int]:
+    """Seeds, separated by commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"seeds is {text!r}; give whole numbers separated by commas.") from error
+
+
+def split_spec(spec: str) -> tuple[str, float | None]:
+    """FILE or FILE@STRENGTH, in two parts; None where no strength is given."""
+    path, at, strength = spec.rpartition("@")
+    if not at or Path(spec).exists():
+        return spec, None
+    try:
+        return path, float(strength)
+    except ValueError as error:
+        raise ConfigError(
+            f"map is {spec!r}; the strength after @ must be a number, as in {path}@0.5."
+        ) from error
+
+
+def swept_maps(specs: list[str]) -> list[tuple[SteeringMap, float | None]]:
+    """Maps of FILE or FILE@STRENGTH; None where no strength is given."""
+    from lineas_core.maps.steering_map import SteeringMap
+
+    return [(SteeringMap.load(path), strength) for path, strength in map(split_spec, specs)]
+
+
+def fixed_maps(specs: list[str]) -> list[tuple[SteeringMap, float]]:
+    """Maps of FILE or FILE@STRENGTH; 1 where no strength is given."""
+    return [(smap, 1.0 if strength is None else strength) for smap, strength in swept_maps(specs)]
+
+
+def train_settings(pairs: list[str]) -> dict[str, Any]:
+    """`steps=200` and the like, each value in the type of the setting."""
+    from lineas_core.training.config import TrainConfig
+
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        field = TrainConfig.__dataclass_fields__.get(name)
+        if field is None or not equals:
+            raise ConfigError(
+                f"--set {pair!r} is not a setting; there are "
+                f"{', '.join(TrainConfig.__dataclass_fields__)}, as in steps=200."
+            )
+        try:
+            settings[name] = type(getattr(TrainConfig, name))(text)
+        except ValueError as error:
+            raise ConfigError(f"{name} is {text!r}; it must be a number.") from error
+    return settings

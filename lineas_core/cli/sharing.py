@@ -1,0 +1,196 @@
+"""`python -m lineas_core bundle | unbundle | push | install | deploy`: results and maps for others.
+
+Imports that take seconds are made where they are needed, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from lineas_core.cli.options import load, numbers, split_spec
+from lineas_core.cli.terminal import console, plain, show
+from lineas_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lineas_core.models.load import Model
+    from lineas_core.scenes.bundle import Bundle
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    for command in (bundle, unbundle, push, install, deploy):
+        app.command()(command)
+
+
+def bundle(
+    prompt: Annotated[list[str], typer.Argument(help="Texts to continue, or things to picture.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The bundle, a zip file.")],
+    maps: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there."),
+    ] = None,
+    strengths: Annotated[
+        str, typer.Option(help="Of the sweep, separated by commas.")
+    ] = "0,0.25,0.5,0.75,1",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Short name, folder or hub id.")
+    ] = "smollm2",
+    prompts: Annotated[
+        str, typer.Option(help="The prompt set that the map was learned from, to go along.")
+    ] = "",
+    tokens: Annotated[int, typer.Option(help="New tokens of a text at most.")] = 80,
+    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Make a result, and put it into one file with all that makes it again."""
+    from lineas_core.maps.steering_map import SteeringMap
+    from lineas_core.models.language.model import LanguageModel
+    from lineas_core.prompts.prompt_set import PromptSet
+    from lineas_core.scenes.bundle import Bundle, write_bundle
+    from lineas_core.scenes.revision import model_revision
+    from lineas_core.scenes.scene import Scene, UsedMap
+
+    specs = [(Path(path), strength) for path, strength in map(split_spec, maps or [])]
+    if len({path.name for path, _ in specs}) < len({path.resolve() for path, _ in specs}):
+        raise ConfigError("Two maps have the same file name. Rename one of them.")
+    loaded = load(model, device)
+    modality: Literal["text", "image"] = "text" if isinstance(loaded, LanguageModel) else "image"
+    swept = any(strength is None for _, strength in specs)
+    scene = Scene(
+        model=model,
+        modality=modality,
+        prompts=tuple(prompt),
+        maps=tuple(UsedMap(path.name, strength) for path, strength in specs),
+        seed=seed,
+        strengths=tuple(numbers(strengths)) if swept or not specs else (0.0, 1.0),
+        max_new_tokens=tokens,
+    )
+    made = Bundle(
+        scene=scene,
+        maps={path.name: SteeringMap.load(path) for path, _ in specs},
+        revision=model_revision(loaded),
+        prompts=PromptSet.load(prompts) if prompts else None,
+    )
+    write_bundle(output, _with_result(made, loaded))
+    show({"bundle": str(output), "revision": made.revision}, as_json)
+
+
+def unbundle(
+    file: Annotated[Path, typer.Argument(help="A bundle.")],
+    to: Annotated[Path, typer.Option(help="A new folder for what is in it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a bundle apart, and write scene.py beside the maps, which makes the result again."""
+    from lineas_core.scenes.bundle import read_bundle, unpack_bundle
+
+    opened = read_bundle(file)
+    for note in opened.notes:
+        console.print(plain(note), style="yellow", highlight=False)
+    files = unpack_bundle(opened, to)
+    show(
+        {
+            "files": [str(path) for path in files],
+            "model": opened.scene.model,
+            "revision": opened.revision,
+            "again": f"cd {to} && python scene.py",
+        },
+        as_json,
+    )
+
+
+def push(
+    file: Annotated[Path, typer.Argument(help="A map file.")],
+    repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everyone see it.")] = False,
+    title: Annotated[str, typer.Option(help="What people read.")] = "",
+    license: Annotated[str, typer.Option(help="Of the map, such as apache-2.0.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Upload a map and its card with your own login (`hf auth login`)."""
+    from huggingface_hub import get_token
+
+    from lineas_core.hub.maps import push_map
+
+    url = push_map(file, repo, token=get_token(), private=not public, title=title, license=license)
+    show({"url": url}, as_json)
+
+
+def install(
+    repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the map goes.")],
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "",
+    file: Annotated[str, typer.Option(help="The map's name there; the card's by default.")] = "",
+    digest: Annotated[str, typer.Option(help="The map's digest, if you know it.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Download a map and check it against its card."""
+    from dataclasses import asdict
+
+    from huggingface_hub import get_token
+
+    from lineas_core.hub.maps import install_map
+
+    smap, origin = install_map(
+        repo,
+        revision=revision or None,
+        filename=file or None,
+        token=get_token(),
+        expected_digest=digest or None,
+    )
+    smap.save(output)
+    show({"map": str(output), **asdict(origin), "digest": smap.digest()}, as_json)
+
+
+def deploy(
+    space: Annotated[str, typer.Argument(help="USER/SPACE on the Hugging Face Hub.")],
+    to: Annotated[
+        Path | None, typer.Option(help="Only prepare the Space's files here; upload nothing.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Only you can open it.")] = False,
+    demo: Annotated[bool, typer.Option("--demo", help="Limit what visitors may do.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prepare the Studio as a Hugging Face Space, and upload it."""
+    from huggingface_hub import get_token
+
+    from lineas_core.hub.space import prepare_space, upload_space
+
+    if to is not None:
+        files = prepare_space(to)
+        show({"folder": str(to), "files": len(files)}, as_json)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_space(Path(folder))
+        url = upload_space(Path(folder), space, token=get_token(), private=private, demo=demo)
+    show({"url": url}, as_json)
+
+
+def _with_result(made: Bundle, model: Model) -> Bundle:
+    from dataclasses import replace
+
+    from lineas_core.models.language.model import LanguageModel
+    from lineas_core.scenes.grid import draw_grid, make_grid
+
+    scene = made.scene
+    if isinstance(model, LanguageModel):
+        maps = [(made.maps[used.name], used.strength) for used in scene.maps]
+        texts = model.sweep(
+            scene.prompts,
+            maps,
+            scene.strengths,
+            seed=scene.seed,
+            max_new_tokens=scene.max_new_tokens,
+            temperature=scene.temperature,
+        ).texts
+        return replace(made, texts=tuple(map(tuple, texts)))
+    picture = io.BytesIO()
+    draw_grid(make_grid(scene, model, made.maps.__getitem__)).save(picture, "PNG")
+    return replace(made, grid=picture.getvalue())

@@ -1,0 +1,1 @@
+"""What a map does: distances, health, strengths, calibration, interference."""

@@ -1,0 +1,236 @@
+"""The strength to start with: as much of a map as is worth what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.diagnostics.strength_sweep import StrengthSweep, strength_sweep
+from lineas_core.errors import ConfigError
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.metrics.clip import ClipScorer
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.numerics.transport import delta
+from lineas_core.prompts.prompt_set import Sides
+from lineas_core.steering import steer
+
+STRENGTHS = tuple(tenth / 10 for tenth in range(11))
+# Share of the best gain that a strength must reach of the distance closed.
+NEARLY_ALL_CLOSED = 0.95
+# A smaller best gain, in either, is no more than chance.
+LEAST_GAIN = 0.01
+# Pictures must keep that much of the untouched ones (mean IMGScore), and the CLIP must tell what
+# they show that often for each time that it does without the map.
+LEAST_IMAGE, LEAST_FOUND = 0.5, 0.9
+# The steered model must not be more surprised by real target prompts than this many times.
+FLUENT = 1.5
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A strength, and what it rests on.
+
+    Attributes:
+        strength: to start with; None where there is nothing to go by.
+        curve: (strength, gain) pairs, from the lowest strength to the highest. The gain over
+            strength 0 is that in mean CLIPScore, or the share of the distance to the target
+            (Delta) that is closed, as `measure` says.
+        reason: in a sentence.
+        measure: what the gains are of; "" where there are none.
+    """
+
+    strength: float | None
+    curve: tuple[tuple[float, float], ...]
+    reason: str
+    measure: Literal["", "CLIPScore", "distance"] = ""
+
+
+def recommend_strength(
+    model: Steerable,
+    smap: SteeringMap,
+    prompts: Sides,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    seed: int = 0,
+    pooling: Pooling = "mean",
+    batch_size: int = 32,
+    sweep: StrengthSweep | None = None,
+) -> Recommendation:
+    """As much of a map as is worth what it costs, on held-out prompts.
+
+    Where a map for images names a concept and a CLIP can be loaded, style is traded against the
+    picture. The source prompts are pictured at every strength; G is the gain in mean CLIPScore
+    with the concept, I the mean IMGScore. Only strengths count with I >= 0.5 at which the CLIP
+    tells each picture's own prompt from the other prompts at least 0.9 times as often as without
+    the map: the subject can still be recognised. Of these, the strength with the highest
+
+        G / (the highest G) - (1 - I)
+
+    is taken, so that a last bit of style is not paid for with the picture.
+
+    In all other cases it is the smallest strength that gains nearly as much as the best one. The
+    gain is the share of Delta, summed over sites, that the map closes between source and target,
+    `1 - Delta_s / Delta_0`, and 95 % of the best is enough; for a language model, only strengths
+    count at which the perplexity of the target prompts is at most 1.5 times that of the
+    untouched model.
+
+    Args:
+        model: the one that `smap` was made for.
+        smap: a trained map.
+        prompts: that no training has seen.
+        strengths: to choose from.
+        seed: of the first picture's noise; the next ones count on.
+        pooling: that of training; see `pool`.
+        batch_size: prompts that run at once.
+        sweep: pictures of the source prompts that there are already.
+
+    Raises:
+        ConfigError: there are no strengths.
+        SiteError: the map does not fit the model.
+    """
+    if not strengths:
+        raise ConfigError("strengths is empty; give one or more to choose from.")
+    levels = sorted({float(strength) for strength in strengths})
+    if isinstance(model, DiffusionModel) and (concept := smap.info.concept):
+        sweep = sweep or strength_sweep(model, smap, prompts.source, seed=seed)
+        if sweep:
+            return _by_clip(sweep, levels, concept)
+    if prompts.source and prompts.target:
+        return _by_distance(model, smap, prompts, levels, pooling, batch_size)
+    return Recommendation(
+        None, (), "No prompts were held out to judge by. Train with a holdout above 0."
+    )
+
+
+def _by_clip(sweep: StrengthSweep, levels: Sequence[float], concept: str) -> Recommendation:
+    judge = sweep.judge
+    style = judge.text_embeddings([concept])[0]
+    plain, *columns = sweep.embeddings([0.0, *levels])
+    before = float((plain @ style).mean())
+    curve = tuple(
+        (level, float((z @ style).mean()) - before)
+        for level, z in zip(levels, columns, strict=True)
+    )
+    images = dict(zip(levels, sweep.image_scores(levels), strict=True))
+    usual = _found(judge, plain, sweep.lines)
+    found = {level: _found(judge, z, sweep.lines) for level, z in zip(levels, columns, strict=True)}
+    kept = [
+        (level, gain)
+        for level, gain in curve
+        if images[level] >= LEAST_IMAGE and found[level] >= LEAST_FOUND * usual
+    ]
+    best = max((gain for _, gain in kept), default=0.0)
+    if best < LEAST_GAIN:
+        lost = max(gain for _, gain in curve) >= LEAST_GAIN
+        return Recommendation(
+            None,
+            curve,
+            f"No strength makes held-out pictures look more like “{concept}”"
+            + (" and keeps what they show." if lost else "."),
+            "CLIPScore",
+        )
+    strength, gain = max(kept, key=lambda point: point[1] / best + images[point[0]])
+    return Recommendation(
+        strength,
+        curve,
+        f"Held-out pictures gain {gain:.2f} in CLIPScore with “{concept}” and keep an IMGScore of "
+        f"{images[strength]:.2f}; what they show is told {found[strength]:.0%} of the time, "
+        f"{usual:.0%} without the map (by {judge.name}).",
+        "CLIPScore",
+    )
+
+
+def _found(judge: ClipScorer, images: Float[Tensor, "n d"], lines: Sequence[str]) -> float:
+    """Share of pictures that are closer to their own prompt than to every other one."""
+    texts = list(dict.fromkeys(lines))
+    nearest = (images @ judge.text_embeddings(texts).T).argmax(dim=1).tolist()
+    return fmean(texts[near] == line for near, line in zip(nearest, lines, strict=True))
+
+
+def _by_distance(
+    model: Steerable,
+    smap: SteeringMap,
+    prompts: Sides,
+    levels: Sequence[float],
+    pooling: Pooling,
+    batch_size: int,
+) -> Recommendation:
+    plain, *distances = _distances(model, smap, prompts, [0.0, *levels], pooling, batch_size)
+    gains = [1 - distance / plain if plain else 0.0 for distance in distances]
+    curve = tuple(zip(levels, gains, strict=True))
+    fluent = model.surprise(prompts.target)
+    refused: set[float] = set()
+
+    def reads_well(point: tuple[float, float]) -> bool:
+        if fluent is None:
+            return True
+        with steer(model, [(smap, point[0])]):
+            perplexity = model.surprise(prompts.target)
+        # What is no number, as the perplexity of a broken model may be, is not at most anything.
+        well = perplexity is not None and perplexity <= FLUENT * fluent
+        if not well:
+            refused.add(point[0])
+        return well
+
+    def proviso() -> str:
+        return f" at no more than {FLUENT:g} times the usual perplexity" if refused else ""
+
+    # From the best down, so that few strengths have to be read at.
+    ranked = sorted(curve, key=lambda point: point[1], reverse=True)
+    gaining = [point for point in ranked if point[1] >= LEAST_GAIN]
+    best = next((point for point in gaining if reads_well(point)), None)
+    if best is None:
+        return Recommendation(
+            None,
+            curve,
+            f"No strength brings held-out prompts closer to the target{proviso()}.",
+            "distance",
+        )
+    found = next(
+        point
+        for point in curve
+        if point[1] >= NEARLY_ALL_CLOSED * best[1]
+        and (point == best or (point[0] not in refused and reads_well(point)))
+    )
+    return Recommendation(
+        found[0],
+        curve,
+        f"Held-out prompts come {found[1]:.0%} of the way to the target, of {best[1]:.0%} at "
+        f"best{proviso()}.",
+        "distance",
+    )
+
+
+def _distances(
+    model: Steerable,
+    smap: SteeringMap,
+    prompts: Sides,
+    levels: Sequence[float],
+    pooling: Pooling,
+    batch_size: int,
+) -> list[float]:
+    """Delta between steered source and target, summed over sites, at each strength."""
+    sites, count = list(smap.sites), len(prompts.source)
+    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
+    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
+    # A large model takes about as long for several strengths of a few prompts as for one.
+    together = max(1, batch_size // count)
+    found = []
+    for start in range(0, len(levels), together):
+        part = levels[start : start + together]
+        rows = source.rows(list(range(count)) * len(part))
+        each = torch.tensor(part).repeat_interleave(count) if len(part) > 1 else part[0]
+        with steer(model, [(smap, each)]):
+            z = pooled_activations(model, rows, sites, pooling=pooling, batch_size=batch_size)
+        found += [
+            sum(float(delta(z[s][i * count : (i + 1) * count], aim[s]).mean()) for s in sites)
+            for i in range(len(part))
+        ]
+    return found

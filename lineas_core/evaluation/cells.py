@@ -1,0 +1,179 @@
+"""What all tables share: cells that are measured once, and maps and texts that are made once.
+
+A table is a list of cells. A cell is a small JSON value that says what is measured; what was
+found is kept in a file of its own as soon as it is there, so that a run that was stopped goes on
+where it was, and a cell may be run again without harm. Several processes may share the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import BaseFileLock, FileLock
+
+from lineas_core.errors import MapError, TrainingError
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.fit import fit
+from lineas_core.models.load import Model, as_language_model
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.system.files import write_whole
+from lineas_core.training.config import TrainConfig
+from lineas_core.version import __version__
+
+# Rates that are tried for a map.
+TRIES = 6
+
+Cell = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A map and the seconds that learning it took."""
+
+    map: SteeringMap
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, and the folder in which results, maps and texts are kept.
+
+    Args:
+        model: that is measured.
+        folder: of this model's results.
+        tell: told in a line what goes on.
+    """
+
+    model: Model
+    folder: Path
+    tell: Callable[[str], object] = lambda line: None
+
+    def rows(
+        self, table: str, cells: Sequence[Cell], measure: Callable[[Cell], list[Row]]
+    ) -> pd.DataFrame:
+        """What `measure` finds for each cell, with the cell's own columns, in their order.
+
+        Args:
+            table: its name; cells of two tables are not mixed up.
+            cells: what is measured; each holds all that its result depends on, but for the model.
+            measure: cell -> rows. It is not asked where the result is in the folder already.
+        """
+        found: list[Row] = []
+        for number, cell in enumerate(cells, start=1):
+            kept = self.kept(table, cell)
+            if kept is None:
+                self.tell(f"{table} {number}/{len(cells)}: {described(cell)}")
+                kept = measure(cell)
+                self.keep(table, cell, kept)
+            found += [{**cell, **row} for row in kept]
+        return pd.DataFrame(found)
+
+    def kept(self, table: str, cell: Cell) -> list[Row] | None:
+        """The rows of a cell that was measured already."""
+        rows: list[Row] | None = _read(self._file("cells", {"table": table, **cell}))
+        return rows
+
+    def keep(self, table: str, cell: Cell, rows: list[Row]) -> None:
+        """Write down what was found for a cell."""
+        _write(self._file("cells", {"table": table, **cell}), rows)
+
+    def fit(self, method: str, prompts: PromptSet, config: TrainConfig) -> Fitted:
+        """The map of a method, learned once for the same prompts and settings.
+
+        Where training diverges it is begun again at a fifth of the rate, as the error says.
+        """
+        key = {"method": method, "prompts": prompts.hash(), "config": repr(config)}
+
+        def learn(config: TrainConfig = config, tries: int = TRIES) -> SteeringMap:
+            try:
+                return fit(method, self.model, prompts, config)
+            except TrainingError as error:
+                if tries == 1:
+                    raise
+                self.tell(f"{error} It is learned again at a fifth of the rate.")
+                return learn(replace(config, rate=config.rate / 5), tries - 1)
+
+        return self.learned(key, learn)
+
+    def learned(self, key: Mapping[str, Any], learn: Callable[[], SteeringMap]) -> Fitted:
+        """What `learn` gives, learned once for the same key."""
+        file = self._file("maps", key).with_suffix(".safetensors")
+        note = file.with_suffix(".json")
+        with self._alone(file):
+            kept = _read(note)
+            if kept is not None:
+                try:
+                    return Fitted(SteeringMap.load(file), kept["seconds"])
+                except MapError:
+                    self.tell(f"{file.name} cannot be read; the map is learned again")
+            began = time.perf_counter()
+            smap = learn()
+            seconds = time.perf_counter() - began
+            smap.save(file)
+            _write(note, {"seconds": seconds, **key})
+            return Fitted(smap, seconds)
+
+    def texts(
+        self,
+        prompts: Sequence[str],
+        maps: Sequence[tuple[SteeringMap, float]],
+        seeds: Sequence[int],
+        **settings: Any,
+    ) -> list[str]:
+        """`LanguageModel.generate`, done once for the same maps, strengths, prompts and seeds."""
+        used = [(smap.digest(), strength) for smap, strength in maps if strength]
+        key = {"maps": used, "prompts": list(prompts), "seeds": list(seeds), **settings}
+        file = self._file("texts", key)
+        with self._alone(file):
+            kept: list[str] | None = _read(file)
+            if kept is None:
+                model = as_language_model(self.model)
+                kept = model.generate(prompts, maps, seed=list(seeds), **settings)
+                _write(file, kept)
+            return kept
+
+    def _alone(self, file: Path) -> BaseFileLock:
+        """Held while `file` is made: who needs it too waits, and finds it. Ends with its holder."""
+        folder = self.folder / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / file.stem)
+
+    def _file(self, kind: str, key: Mapping[str, Any]) -> Path:
+        told = json.dumps({"model": self.model.id, "version": __version__, **key}, sort_keys=True)
+        return self.folder / kind / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+
+
+def described(cell: Cell) -> str:
+    """A cell in a line."""
+    return ", ".join(f"{key} {value}" for key, value in cell.items())
+
+
+def spread(results: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
+    """Mean and standard deviation of `values` over the other columns (seeds, mostly).
+
+    Returns:
+        A row for each combination of `by`, in the order of first appearance, with the columns
+        `value` and `value_sd` (0 where there is one result only).
+    """
+    groups = results.groupby(list(by), sort=False)[list(values)]
+    means, deviations = groups.mean(), groups.std(ddof=1).fillna(0.0)
+    return means.join(deviations.add_suffix("_sd")).reset_index()
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write(file: Path, value: Any) -> None:
+    write_whole(file, json.dumps(value))

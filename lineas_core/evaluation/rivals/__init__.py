@@ -1,0 +1,1 @@
+"""Rivals that are no affine maps."""

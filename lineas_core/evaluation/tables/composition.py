@@ -1,0 +1,304 @@
+"""Two concepts at once: how often texts hold both when two maps are composed.
+
+Neutral openings are completed under the map of each concept alone, and under the maps of each
+pair of concepts, in either order. Presence is the share of completions with a word of the
+concept's list, joint presence the share with a word of both. Beside it the unsteered model judges
+some of the same completions: it is asked whether a text mentions the concept, and says so if its
+log-odds of "Yes" against "No" are above those of nineteen in twenty of the completions that it
+wrote unsteered. A threshold of even odds would measure how fond a small model is of "Yes".
+
+Refinement begins at the composition, in either order nearly the same map, and its loss is the
+same: it is measured once for each couple, in the order of the list.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations, permutations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lineas_core.errors import ConfigError
+from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, spread
+from lineas_core.evaluation.report import Table, fields, markdown, with_spread
+from lineas_core.evaluation.tables.concepts import FIRST_SEED, OPENINGS, Completions, presence
+from lineas_core.maps.steering_map import SteeringMap, compose
+from lineas_core.methods.refine import refine
+from lineas_core.metrics.concepts import concept_presence
+from lineas_core.metrics.perplexity import perplexity
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.load import as_language_model
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METHODS = ("lin-act", "lineas", "lineas-sparse")
+REFINED = "lineas-refined"
+FALSE_ALARMS = 0.05
+# A small model answers rightly once it has seen how: without the examples it says no to anything.
+QUESTION = """\
+Text: The baker put the bread into the oven.
+Does the text mention bread? Yes
+
+Text: My aunt keeps her letters in a box.
+Does the text mention music? No
+
+Text: {text}
+Does the text mention {concept}?"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Args:
+        concepts: prompt sets that have a word list, two or more; all pairs are measured.
+        completions: for each pair, shared among the openings.
+        tokens: of a completion, at most.
+        strength: of either map.
+        gamma: weight of the sparse group lasso for the sparse maps.
+        refine_steps: of a refinement.
+        refine_rate: its learning rate.
+        judged: completions of each pair that the model judges; 0 is none.
+        read: completions of each pair whose perplexity is measured.
+    """
+
+    concepts: tuple[str, ...] = ("football", "fishing", "day", "night", "elephant")
+    completions: int = 200
+    tokens: int = 32
+    strength: float = 1.0
+    gamma: float = 4.5e-4
+    refine_steps: int = 20
+    refine_rate: float = 1.0
+    judged: int = 16
+    read: int = 64
+
+
+def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
+    """A row for each concept alone and each pair, by each method, for each seed."""
+    for concept in sizes.concepts:
+        concept_presence([], concept)
+    if len(set(sizes.concepts)) < max(2, len(sizes.concepts)):
+        raise ConfigError(f"concepts is {sizes.concepts!r}; give two different ones or more.")
+    shared = {name: value for name, value in fields(sizes).items() if name != "concepts"}
+
+    def cells(method: str, names: Iterable[tuple[str, str]]) -> list[Row]:
+        return [
+            {"method": method, "first": first, "second": second, "seed": seed, **shared}
+            for first, second in names
+            for seed in seeds
+        ]
+
+    alone = [(concept, "") for concept in sizes.concepts]
+    plain = bench.rows("composition", cells("unsteered", alone), partial(_untouched, bench))
+    limits = {(row.seed, row.first): row.limit for row in plain.itertuples()}
+    steered = []
+    for method in METHODS:
+        steered += cells(method, [*alone, *permutations(sizes.concepts, 2)])
+    steered += cells(REFINED, combinations(sizes.concepts, 2))
+    # The first unsteered cell writes its completions; the others find them written.
+    each = plain["seconds"].max()
+    bench.tell(
+        f"composition: {len(steered)} concepts and pairs, about {each:.0f} s each, "
+        f"{len(steered) * each / 60:.0f} min in all, and the learning of their maps"
+    )
+    found = bench.rows("composition", steered, partial(_steered, bench, limits))
+    return pd.concat([plain, found], ignore_index=True)
+
+
+def yes_log_odds(model: LanguageModel, texts: Sequence[str], concept: str) -> list[float]:
+    """For each text, log p("Yes") - log p("No") as answers to whether it mentions the concept.
+
+    The model is run as it is steered now: call it outside of `steer`.
+    """
+    asked = [QUESTION.format(concept=concept, text=text) for text in texts]
+    return model.log_odds(asked, " Yes", " No")
+
+
+def _untouched(bench: Bench, cell: Cell) -> list[Row]:
+    """A concept in unsteered completions, and the judge's limit for it."""
+    began = time.perf_counter()
+    made = _complete(bench, cell, [])
+    model = as_language_model(bench.model)
+    # A limit that cuts off one in twenty needs more completions than a share does.
+    odds = yes_log_odds(model, made.texts[: 4 * cell["judged"]], cell["first"])
+    limit = float(np.quantile(odds, 1 - FALSE_ALARMS)) if odds else math.nan
+    judged = float(np.mean(np.array(odds) > limit)) if odds else math.nan
+    return [
+        {
+            "presence_first": presence(made.texts, cell["first"]),
+            "judged_first": judged,
+            "perplexity": made.perplexity,
+            "limit": limit,
+            "seconds": time.perf_counter() - began,
+        }
+    ]
+
+
+def _steered(bench: Bench, limits: Mapping[tuple[int, str], float], cell: Cell) -> list[Row]:
+    """A concept alone, or two and both, under the maps of a method."""
+    names = [name for name in (cell["first"], cell["second"]) if name]
+    maps = _learn(bench, cell, names)
+    began = time.perf_counter()
+    made = _complete(bench, cell, [found.map for found in maps])
+    found: Row = {
+        "perplexity": made.perplexity,
+        "support": compose([(found.map, 1.0) for found in maps]).support(),
+        "fit_seconds": sum(found.seconds for found in maps),
+    }
+    model = as_language_model(bench.model)
+    asked = made.texts[: cell["judged"]]
+    words = np.array([concept_presence(made.texts, name) for name in names])
+    said = np.array(
+        [np.array(yes_log_odds(model, asked, n)) > limits[cell["seed"], n] for n in names]
+    )
+    for kind, hits in (("presence", words), ("judged", said)):
+        shares = hits.mean(axis=1).tolist() if hits.size else [math.nan] * len(names)
+        found.update(zip((f"{kind}_first", f"{kind}_second"), shares, strict=False))
+        if len(names) == 2:
+            found[f"{kind}_both"] = float(hits.all(axis=0).mean()) if hits.size else math.nan
+    return [{**found, "seconds": time.perf_counter() - began}]
+
+
+def _learn(bench: Bench, cell: Cell, names: Sequence[str]) -> list[Fitted]:
+    """The maps that are put on, each learned once for all cells."""
+    config = TrainConfig.for_model(bench.model, seed=cell["seed"])
+    prompts = [PromptSet.load(name) for name in names]
+    if cell["method"] == "lin-act":
+        return [bench.fit("lin-act", each, config) for each in prompts]
+    if cell["method"] == "lineas-sparse":
+        config = replace(config, gamma=cell["gamma"])
+    maps = [bench.fit("lineas", each, config) for each in prompts]
+    if cell["method"] != REFINED:
+        return maps
+    parts = [(found.map, each) for found, each in zip(maps, prompts, strict=True)]
+    config = replace(config, steps=cell["refine_steps"], rate=cell["refine_rate"])
+    key = {
+        "method": REFINED,
+        "maps": [found.map.digest() for found in maps],
+        "prompts": [each.hash() for each in prompts],
+        "config": repr(config),
+    }
+    refined = bench.learned(key, lambda: refine(bench.model, parts, config))
+    return [Fitted(refined.map, refined.seconds + sum(found.seconds for found in maps))]
+
+
+def _complete(bench: Bench, cell: Cell, maps: Sequence[SteeringMap]) -> Completions:
+    count, seed = cell["completions"], cell["seed"]
+    openings = [OPENINGS[i % len(OPENINGS)] for i in range(count)]
+    noise = range(FIRST_SEED + seed * count, FIRST_SEED + (seed + 1) * count)
+    texts = bench.texts(
+        openings,
+        [(smap, cell["strength"]) for smap in maps],
+        noise,
+        max_new_tokens=cell["tokens"],
+        batch_size=200,
+    )
+    read = slice(cell["read"])
+    return Completions(
+        texts, perplexity(as_language_model(bench.model), openings[read], texts[read])
+    )
+
+
+def write(results: pd.DataFrame) -> str:
+    """Presence alone and composed, a row per method; LinEAS's joint presence by pair."""
+    means = _means(results).set_index("method")
+    base = means["both"].get("lin-act", 0.0)
+
+    def share(row: Any, name: str) -> str:
+        value = row[name]
+        return "-" if math.isnan(value) else with_spread(value, row[f"{name}_sd"], ".0%")
+
+    rows = [
+        [
+            method,
+            *(share(row, name) for name in ("alone", "each", "both")),
+            f"{row['both'] / base:.1f}" if base and not math.isnan(row["both"]) else "-",
+            share(row, "both_judged"),
+            with_spread(row["perplexity"], row["perplexity_sd"], ".1f"),
+            "-" if math.isnan(row["support"]) else f"{row['support']:.0%}",
+        ]
+        for method, row in means.iterrows()
+    ]
+    head = [
+        "method", "alone", "each, composed", "both", "both / lin-act", "both, judged", "perplexity",
+        "support",
+    ]  # fmt: skip
+    pairs = results[(results["method"] == "lineas") & (results["second"] != "")]
+    table = pairs.pivot_table("presence_both", "first", "second", sort=False)
+    names = list(table.index)
+    by_pair = [
+        [first, *("" if first == second else f"{table.loc[first, second]:.0%}" for second in names)]
+        for first in names
+    ]
+    return "\n\n".join(
+        [
+            "Share of completions with the concept: under its own map alone, under two maps, and "
+            "with both concepts under two maps. Perplexity and support are those of pairs.",
+            markdown(rows, head),
+            "Both concepts under LinEAS by pair, the map of the row applied first.",
+            markdown(by_pair, ["first", *names]),
+        ]
+    )
+
+
+def draw(results: pd.DataFrame, figure: Figure) -> None:
+    """Presence alone, when composed, and joint presence: a group of bars for each."""
+    means = _means(results)
+    axes = figure.subplots()
+    groups = {"alone": "alone", "each": "each, composed", "both": "both"}
+    width = 0.8 / len(means)
+    for number, row in enumerate(means.to_dict("records")):
+        places = [group + (number + 0.5) * width - 0.4 for group in range(len(groups))]
+        axes.bar(
+            places,
+            [row[name] for name in groups],
+            width,
+            yerr=[row[f"{name}_sd"] for name in groups],
+            label=row["method"],
+        )
+    axes.set_xticks(range(len(groups)), groups.values())
+    axes.set_ylabel("share of completions")
+    axes.legend()
+
+
+def _means(results: pd.DataFrame) -> pd.DataFrame:
+    """Means over concepts and pairs, with their deviation over seeds; a row for each method."""
+    rows = []
+    for (method, seed), group in results.groupby(["method", "seed"], sort=False):
+        alone, pairs = group[group["second"] == ""], group[group["second"] != ""]
+        told = pairs if len(pairs) else alone
+        rows.append(
+            {
+                "method": method,
+                "seed": seed,
+                "alone": alone["presence_first"].mean(),
+                "each": pairs[["presence_first", "presence_second"]].stack().mean(),
+                "both": pairs["presence_both"].mean(),
+                "both_judged": pairs["judged_both"].mean(),
+                "perplexity": told["perplexity"].mean(),
+                "support": told["support"].mean(),
+            }
+        )
+    values = ["alone", "each", "both", "both_judged", "perplexity", "support"]
+    return spread(pd.DataFrame(rows), ["method"], values)
+
+
+TABLE = Table(
+    name="composition",
+    title="Two concepts at once, by maps that are composed",
+    source="LinEAS, Figure 4",
+    model="smollm2",
+    sizes=Sizes,
+    measure=measure,
+    write=write,
+    draw=draw,
+)

@@ -1,0 +1,164 @@
+"""Fold a map into a plain checkpoint: no hooks, and no code of this library to load it.
+
+A map is affine, and so is what norms and linear layers do last; the two are one affine map, which
+is written into their weights (`folding_edits.py`). At a strength that is known beforehand the
+checkpoint does what steering does, at no cost, and runs wherever its family runs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from lineas_core.errors import ConfigError
+from lineas_core.export.edits import edits_of
+from lineas_core.export.language import save_language_model
+from lineas_core.export.pipeline import save_pipeline
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.load import Model
+from lineas_core.system.words import counted
+
+TEXT_CODE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
+tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")"""
+IMAGE_CODE = """\
+from diffusers import DiffusionPipeline
+
+pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
+image = pipeline("a lion", {settings}).images[0]"""
+
+
+def fold(
+    model: Model, smap: SteeringMap, strength: float = 1.0, *, to: str | os.PathLike[str]
+) -> Path:
+    """Write the model, steered by a map at a strength, as a plain checkpoint.
+
+    `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads a language model, and
+    `diffusers.DiffusionPipeline.from_pretrained(folder)` a pipeline; the tokenizer, the scheduler
+    and all else lie there too. The live model stays as it is, and only the weights that change
+    are copied. They are computed in float32 and written in the model's dtype.
+
+    Several maps at once are one map: `compose([(a, 1.0), (b, 0.5)])`.
+
+    Args:
+        model: a language or image model.
+        smap: whose sites are linear layers, convolutions, or norms. The shift of a norm without
+            a bias goes into the layers that read it, where these are known.
+        strength: of the map; the checkpoint has no slider.
+        to: a new or empty folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the folder is not empty or cannot be written, or the strength is not finite.
+        SiteError: sites cannot be folded exactly; the message names them all, and what helps.
+        ModelError: the model has other weights than its family.
+    """
+    at = map_at(smap, strength)
+    with new_folder(to) as folder:
+        if isinstance(model, LanguageModel):
+            edits = edits_of(model.module, model.module.config.model_type, at)
+            note = save_language_model(model, edits, folder)
+        else:
+            save_pipeline(model, edits_of(model.module, "", at), folder)
+            note = ""
+        (folder / "README.md").write_text(_card(model, smap, strength, note), "utf-8")
+    return Path(to)
+
+
+def map_at(smap: SteeringMap, strength: float) -> SteeringMap:
+    """The map at a strength.
+
+    Raises:
+        ConfigError: the strength is not finite.
+    """
+    if not math.isfinite(strength):
+        raise ConfigError(f"strength is {strength}; give a finite number, such as 1.0.")
+    return smap.at(strength)
+
+
+@contextmanager
+def new_folder(to: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write into, which becomes `to` at the end of the block, whole or not at all.
+
+    Raises:
+        ConfigError: `to` is a file or a folder with something in it, or cannot be written.
+    """
+    target = Path(to)
+    failed = f"Cannot write {target} ({{}}). Choose a folder that can be written and has room."
+    try:
+        if target.is_file() or (target.is_dir() and any(target.iterdir())):
+            raise ConfigError(f"to is {target}, which is not empty. Give the name of a new folder.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise ConfigError(failed.format(error)) from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if target.is_dir():
+            target.rmdir()
+        partial.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(failed.format(error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _card(model: Model, smap: SteeringMap, strength: float, note: str) -> str:
+    """README.md of the checkpoint, under its metadata for the Hub."""
+    text, entry, info = isinstance(model, LanguageModel), model.entry, smap.info
+    metadata: dict[str, Any] = {
+        "library_name": "transformers" if text else "diffusers",
+        "pipeline_tag": "text-generation" if text else "text-to-image",
+        "tags": ["lineas", "activation-steering"],
+    }
+    # A folder's path is nobody else's business.
+    base = Path(model.id).name if Path(model.id).is_dir() else model.id
+    if entry and entry.hub:
+        base = metadata["base_model"] = entry.hub
+    if isinstance(model, LanguageModel):
+        code = TEXT_CODE
+    else:
+        schedule = model.schedule
+        settings: dict[str, Any] = {
+            "num_inference_steps": schedule.steps,
+            "guidance_scale": schedule.guidance,
+        }
+        if schedule.timesteps:
+            settings["timesteps"] = list(schedule.timesteps)
+        code = IMAGE_CODE.format(settings=", ".join(f"{k}={v}" for k, v in settings.items()))
+    licence = f" Its licence, {entry.license}, holds for this checkpoint too." if entry else ""
+    about = info.concept or info.name or "a concept"
+    lines = [
+        # JSON is YAML, and quotes whatever a text may hold.
+        *("---", *(f"{key}: {json.dumps(value)}" for key, value in metadata.items()), "---"),
+        "",
+        f"# {' '.join(base.split())}, steered towards {' '.join(about.split())}",
+        "",
+        f"The base model is {base}.{licence} A steering map at strength {strength:g} was folded "
+        f"into its weights at {counted(len(smap.sites), 'site')} (method "
+        f"{info.method or 'not stated'}, map "
+        f"digest {smap.digest()}), so that it runs without further code; how, and what the maps "
+        "are: [LinEAS](https://arxiv.org/abs/2503.10679).",
+        *(("", note) if note else ()),
+        "",
+        "```python",
+        code,
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,254 @@
+"""What a map is in a model's own weights: the arithmetic of folding, before anything is written.
+
+    T(z) = w * z + b                                  on a module's output
+
+    linear layer, convolution     W' = diag(w) W      c' = w * c + b
+    norm with weight and bias     g' = w * g          h' = w * h + b
+    norm without a bias           g' = w * g          c' = c + W b in the linear layers that read it
+
+The last holds where linear layers, and nothing else, read the norm's output: before attention and
+before the MLP of the families below.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from lineas_core.errors import SiteError
+from lineas_core.maps.steering_map import Affine, SteeringMap
+from lineas_core.steering import ELSEWHERE, find_sites
+from lineas_core.system.words import counted
+
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+MLP = ("mlp.gate_proj", "mlp.up_proj")
+PRE_NORM = {"input_layernorm": ATTENTION, "post_attention_layernorm": MLP}
+# Model type -> norm -> the linear layers beside it that read it, where nothing else does.
+READERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "llama": PRE_NORM,
+    "mistral": PRE_NORM,
+    "qwen2": PRE_NORM,
+    "qwen3": PRE_NORM,
+    "gemma2": {"input_layernorm": ATTENTION, "pre_feedforward_layernorm": MLP},
+}
+
+NO_BIAS = (
+    "a norm without a bias, read by more than linear layers of a known family, has no place for a "
+    "shift. Fold a map whose shifts are zero there, or one of other sites, such as '.*o_proj'"
+)
+OTHER_KIND = (
+    "only linear layers, convolutions and norms with weights of their own hold a map. Choose such "
+    "modules as sites"
+)
+SHARED = "other modules use the same weights, and would change too. Choose other sites"
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What a map changes in the weights of a model. All in float32, on the CPU.
+
+    Attributes:
+        norms: parameter of a norm -> its new value.
+        scales: linear layer or convolution -> w of its output, where it is not 1.
+        shifts: linear layer or convolution -> what is added to its output, after the scale.
+        sources: of each of the shifts, the sites that it comes from.
+    """
+
+    norms: Mapping[str, Float[Tensor, " _"]]
+    scales: Mapping[str, Float[Tensor, " _"]]
+    shifts: Mapping[str, Float[Tensor, " _"]]
+    sources: Mapping[str, tuple[str, ...]]
+
+
+def edits_of(module: nn.Module, model_type: str, smap: SteeringMap) -> Edits:
+    """Where a map goes in a model's weights. The model is read, and stays as it is.
+
+    Args:
+        module: the model whose modules the map names.
+        model_type: of its config, such as "llama"; it decides what reads a norm.
+        smap: the map, at the strength it is wanted at.
+
+    Raises:
+        SiteError: the model lacks a site, or sites cannot be folded; the message names them all.
+    """
+    sites = find_sites(module, smap.sites)
+    shared = _shared(module)
+    linear: dict[str, Affine] = {}
+    norms: dict[str, Tensor] = {}
+    # Site -> its shift, and the layers that carry it on.
+    onward: dict[str, tuple[Tensor, list[str]]] = {}
+    refused: dict[str, str] = {}
+    for name, (scale, shift) in smap.sites.items():
+        if bool((scale == 1).all() and (shift == 0).all()):
+            continue
+        site = sites[name]
+        if shared & {id(parameter) for parameter in site.parameters(recurse=False)}:
+            refused[name] = SHARED
+            continue
+        if is_linear(site):
+            _check_width(name, out_features(site), scale)
+            linear[name] = Affine(scale, shift)
+            continue
+        offset = _norm_offset(site)
+        if offset is None:
+            refused[name] = OTHER_KIND
+            continue
+        parameters = {key: wide(value) for key, value in site.named_parameters()}
+        _check_width(name, len(parameters["weight"]), scale)
+        norms[f"{name}.weight"] = scale * (parameters["weight"] + offset) - offset
+        if "bias" in parameters:
+            norms[f"{name}.bias"] = scale * parameters["bias"] + shift
+        elif bool((shift != 0).any()):
+            parent, _, last = name.rpartition(".")
+            readers = READERS.get(model_type, {}).get(last, ())
+            onward[name] = shift, [f"{parent}.{reader}" for reader in readers]
+            if not readers:
+                refused[name] = NO_BIAS
+    if refused:
+        raise SiteError(refusal("folded into weights", refused))
+    scales = {name: a.scale for name, a in linear.items() if bool((a.scale != 1).any())}
+    shifts = {name: a.shift for name, a in linear.items() if bool((a.shift != 0).any())}
+    sources = {name: (name,) for name in shifts}
+    for name, (shift, carriers) in onward.items():
+        for reader in carriers:
+            carried = wide(module.get_submodule(reader).weight) @ shift
+            if reader in scales:
+                carried = scales[reader] * carried
+            shifts[reader] = shifts[reader] + carried if reader in shifts else carried
+            sources[reader] = (*sources.get(reader, ()), name)
+    return Edits(norms, scales, shifts, sources)
+
+
+def parameters_of(module: nn.Module, edits: Edits) -> dict[str, Tensor]:
+    """Parameter -> its new value, in the dtype of the weights.
+
+    Biases that the model lacks are among them.
+    """
+    found = {n: v.to(module.get_parameter(n).dtype) for n, v in edits.norms.items()}
+    for name in dict.fromkeys([*edits.scales, *edits.shifts]):
+        layer = module.get_submodule(name)
+        weight, bias = layer.weight, layer.bias
+        assert isinstance(weight, Tensor)
+        constant = wide(bias) if isinstance(bias, Tensor) else None
+        if name in edits.scales:
+            scale = edits.scales[name]
+            # transformers' Conv1D keeps its matrix the other way round.
+            along = -1 if isinstance(layer, Conv1D) else 0
+            shape = [1] * weight.ndim
+            shape[along] = -1
+            found[f"{name}.weight"] = (scale.view(shape) * wide(weight)).to(weight.dtype)
+            constant = None if constant is None else scale * constant
+        if name in edits.shifts:
+            shift = edits.shifts[name]
+            constant = shift if constant is None else constant + shift
+        if constant is not None:
+            found[f"{name}.bias"] = constant.to(weight.dtype)
+    return found
+
+
+def shared_copy(module: nn.Module, others: Iterable[nn.Module] = ()) -> nn.Module:
+    """A copy of a module with the same tensors: to replace some of them in it costs no more.
+
+    Args:
+        module: it stays as it is.
+        others: modules that may hang on it, whose tensors are not to be copied either.
+    """
+    kept = {
+        id(tensor): tensor
+        for each in (module, *others)
+        for tensor in (*each.parameters(), *each.buffers())
+    }
+    return copy.deepcopy(module, kept)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether it is a linear layer or a convolution, with weights that can be multiplied."""
+    kind = isinstance(module, (nn.Linear, nn.Conv2d, Conv1D))
+    return kind and isinstance(module.weight, Tensor) and torch.is_floating_point(module.weight)
+
+
+def out_features(layer: nn.Module) -> int:
+    """The width of what a linear layer or convolution puts out."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.shape[-1 if isinstance(layer, Conv1D) else 0]
+
+
+def refusal(what: str, refused: Mapping[str, str]) -> str:
+    """The message of an error: which sites cannot be `what`, why, and what helps."""
+    causes = []
+    for cause in dict.fromkeys(refused.values()):
+        names = [name for name, of in refused.items() if of == cause]
+        causes.append(f"{', '.join(names)}: {cause}.")
+    count = counted(len(refused), "site")
+    return f"{count} cannot be {what}. {' '.join(causes)} `lineas_core.steer` needs no folding."
+
+
+def wide(tensor: Tensor | nn.Module) -> Tensor:
+    """In float32, on the CPU."""
+    assert isinstance(tensor, Tensor)
+    return tensor.detach().to("cpu", torch.float32)
+
+
+def _shared(module: nn.Module) -> set[int]:
+    """Parameters that the model has under more than one name."""
+    named = module.named_parameters(remove_duplicate=False)
+    counts = Counter(id(parameter) for _, parameter in named)
+    return {key for key, count in counts.items() if count > 1}
+
+
+def _check_width(name: str, width: int, scale: Tensor) -> None:
+    if width != len(scale):
+        raise SiteError(
+            f"Site {name!r} has width {width} on this model and {len(scale)} in the map. "
+            f"{ELSEWHERE}"
+        )
+
+
+def _norm_offset(module: nn.Module) -> int | None:
+    """o where a module puts out (o + weight) * (what it normalised) + bias; None where it does not.
+
+    Found by trying, as norms of many classes do this, and some add 1 to their weight.
+    """
+    names = {name for name, _ in module.named_parameters()}
+    flat = all(parameter.ndim == 1 for parameter in module.parameters())
+    if not flat or names not in ({"weight"}, {"weight", "bias"}):
+        return None
+    probe = copy.deepcopy(module).to("cpu", torch.float32).requires_grad_(False)
+    parameters = dict(probe.named_parameters())
+    random = torch.Generator().manual_seed(0)
+    width = len(parameters["weight"])
+    image = (3, 3) if isinstance(module, nn.GroupNorm) else ()
+    z = torch.randn(2, *(() if image else (3,)), width, *image, generator=random)
+    gain, constant = torch.randn(2, width, generator=random)
+    along = (-1, *(1 for _ in image))
+
+    def run(weight: Tensor, bias: Tensor) -> Tensor:
+        for name, value in (("weight", weight), ("bias", bias)):
+            if name in parameters:
+                parameters[name].copy_(value)
+        # Not called, for calling it would run its hooks.
+        output = probe.forward(z)
+        assert isinstance(output, Tensor)
+        return output
+
+    zeros = torch.zeros(width)
+    for offset in (0, 1):
+        try:
+            plain = run(zeros + 1 - offset, zeros)
+            changed = run(gain - offset, constant)
+        except (TypeError, ValueError, RuntimeError, AssertionError):
+            return None
+        expected = gain.view(along) * plain
+        if "bias" in parameters:
+            expected = expected + constant.view(along)
+        if plain.shape == z.shape and torch.allclose(changed, expected, atol=1e-4):
+            return offset
+    return None

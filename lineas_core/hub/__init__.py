@@ -1,0 +1,1 @@
+"""Maps and Spaces on the Hugging Face Hub."""

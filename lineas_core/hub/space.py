@@ -1,0 +1,156 @@
+"""The Hugging Face Space: a folder with exactly what it needs, and its upload.
+
+SmolLM2's weights do not travel. A Space has no way to install their package without its
+dependencies, and the catalogue falls back to the same model on the Hub, whose files the Space
+fetches while it is built (`preload_from_hub`). There they are in bfloat16; the package's are
+rounded to 4 bits, so the same map and seed may write another text than elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from lineas_core.errors import ConfigError
+from lineas_core.hub.maps import HubError, check_repository, hub_errors
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.system.paths import checkout
+
+FILES = ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md")
+LOCK = "requirements.lock"
+FOLDERS = ("lineas_core", "assets", "prompts")
+# ZeroGPU lends a GPU through this package, and does not start without it.
+ZERO_GPU = "spaces==0.51.3            # a GPU for the length of a call, on a ZeroGPU Space"
+PRELOADED = (
+    "config.json,generation_config.json,model.safetensors,special_tokens_map.json,"
+    "tokenizer.json,tokenizer_config.json"
+)
+LARGE_FILE = 10 * 2**20
+HEADER = re.compile(r"---\n.*?\n---\n", re.DOTALL)
+ABOUT = """
+# LinEAS Studio
+
+Learn to steer a generative model from a few prompts, then move a slider. Choose the tab **Steer**
+and a map of the gallery, or train one of your own in about a minute
+([LinEAS, Rodriguez et al., NeurIPS 2025](https://arxiv.org/abs/2503.10679)).
+
+The code and the embedded image models are under the Apache License 2.0; who drew the art that the
+image models learned from is told in [assets/README.md](assets/README.md).
+"""
+
+
+def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
+    """Copy what a Space needs, and nothing else, into a new or empty folder.
+
+    Args:
+        folder: of the Space.
+        root: of the project, with app.py in it; the one that this code is in by default.
+
+    Returns:
+        The files, relative to `folder`, in order.
+
+    Raises:
+        ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
+    """
+    root = root or checkout()
+    missing = [name for name in (*FILES, LOCK, *FOLDERS) if not (root / name).exists()]
+    if missing:
+        raise ConfigError(
+            f"{root} has no {', '.join(missing)}. Deploy from a checkout of the project."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise ConfigError(f"{folder} is not empty. Give the name of a new folder.")
+        for name in FOLDERS:
+            hidden = shutil.ignore_patterns("__pycache__", ".*", "*.partial")
+            shutil.copytree(root / name, folder / name, ignore=hidden)
+        for name in FILES:
+            shutil.copyfile(root / name, folder / name)
+        locked = locked_versions((root / LOCK).read_text("utf-8"))
+        (folder / "requirements.txt").write_text("\n".join([*locked, ZERO_GPU, ""]), "utf-8")
+        (folder / "README.md").write_text(_readme((root / "README.md").read_text("utf-8")), "utf-8")
+        attributes = "".join(f"{line}\n" for line in _large_files(folder))
+        (folder / ".gitattributes").write_text(attributes, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"Cannot write {folder} ({error}). Choose another folder.") from error
+    return sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+
+
+def locked_versions(lock: str) -> list[str]:
+    """The lines of a lock without comments and hashes: every package at one version.
+
+    A Space's builder installs a few packages of its own in the same call, without hashes, and pip
+    takes hashes for all or for none.
+
+    >>> locked_versions("# by uv\\na==1 ; python_version < '4' \\\\\\n    --hash=sha256:0\\n")
+    ["a==1 ; python_version < '4'"]
+    """
+    lines = (line.removesuffix("\\").strip() for line in lock.splitlines())
+    return [line for line in lines if line and not line.startswith(("#", "--hash="))]
+
+
+def upload_space(
+    folder: Path,
+    repo_id: str,
+    *,
+    token: str | None,
+    private: bool = False,
+    demo: bool = False,
+    endpoint: str | None = None,
+) -> str:
+    """Upload a prepared folder as a Space, making the Space where there is none.
+
+    What the Space has and the folder has not is removed.
+
+    Args:
+        folder: from `prepare_space`.
+        repo_id: USER/SPACE.
+        token: of the user's login, allowed to write.
+        private: whether a new Space is; one that exists stays as it is.
+        demo: limit what visitors may do (DEMO_MODE=1).
+        endpoint: of another hub than huggingface.co.
+
+    Returns:
+        The Space's address.
+
+    Raises:
+        HubError: there is no login, no permission or no network.
+    """
+    if not token:
+        raise HubError("Nobody is logged in. Log in with `hf auth login`.")
+    check_repository(repo_id)
+    api = HfApi(endpoint=endpoint, token=token)
+    with hub_errors(repo_id):
+        url = api.create_repo(
+            repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True
+        )
+        # Before the files, so that the Space first starts with it.
+        api.add_space_variable(repo_id, "DEMO_MODE", "1" if demo else "0")
+        api.upload_folder(
+            repo_id=repo_id,
+            repo_type="space",
+            folder_path=folder,
+            commit_message="Deploy LinEAS Studio",
+            delete_patterns="*",
+        )
+    return str(url)
+
+
+def _readme(readme: str) -> str:
+    header = HEADER.match(readme)
+    if header is None:
+        raise ConfigError("README.md does not begin with a Space's header between lines of ---.")
+    preload = f'preload_from_hub:\n  - "{catalog()["smollm2"].hub} {PRELOADED}"\n---\n'
+    return header[0].removesuffix("---\n") + preload + ABOUT
+
+
+def _large_files(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.stat().st_size > LARGE_FILE:
+            name = path.relative_to(folder).as_posix()
+            yield f"{name} filter=lfs diff=lfs merge=lfs -text"

@@ -1,0 +1,1 @@
+"""Steering maps: their mathematics and their file."""

@@ -1,0 +1,249 @@
+"""The file of a map: a header and two tensors a site in safetensors, checked before they are used.
+
+Tensors `<site>.scale` and `<site>.shift`, vectors in float32; under one key of the file's metadata
+a JSON object with the format's version, the sites in order with their widths, where the map comes
+from, and a checksum of all of it. Under a second key a JSON object may say what a library knows of
+the map beside it (title, tags, prompts): it is no part of the checksum, and readers that do not
+know the key pass it by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lineas_core.errors import MapError
+from lineas_core.system.files import parse_json, why, write_whole
+
+FORMAT_VERSION = 1
+METADATA_KEY = "lineas"
+EXTRAS_KEY = "lineas_library"
+PARTS = ("scale", "shift")
+TEXTS = ("model", "method", "name", "concept", "prompt_hash", "library_version", "created")
+
+# All outputs of linear layers and norms of a language model of 70B parameters take 64 MB, those of
+# one of 405B 192 MB.
+MOST_BYTES = 512 * 2**20
+# A language model of 126 layers has some 1,500 modules, an image model 3,000, a mixture of
+# experts more.
+MOST_SITES = 16_384
+# The widest output there is is that over a vocabulary, of 262,144 words at most so far.
+WIDEST = 2**20
+# 500 bytes for each of the most sites: its name three times, two shapes and four offsets.
+MOST_HEADER = 8 * 2**20
+LONGEST_NAME = 256
+MOST_PAIRS = 256
+# Whole paths and concepts in many words are shorter; pages are made from these texts.
+LONGEST_TEXT = 10_000
+
+DAMAGED = "The file is damaged; train or download the map again."
+# The first bytes of a safetensors file: the length of its header.
+PREFIX = 8
+
+
+def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """The checksum of a header, without its own "digest", and of the tensors."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for key in sorted(tensors):
+        digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
+        digest.update(tensors[key].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_map_file(
+    path: str | os.PathLike[str],
+    header: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    extras: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a map file, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made if there is none.
+        header: with its digest.
+        tensors: by their names in the file.
+        extras: what is known of the map beside it, as JSON; none is written where it is empty.
+
+    Raises:
+        MapError: it could not be read back, or the file cannot be written.
+    """
+    name = Path(path).name[:200]
+    try:
+        _check_header(header)
+        metadata = {METADATA_KEY: json.dumps(header)}
+        if extras:
+            metadata[EXTRAS_KEY] = json.dumps(extras)
+        data = save(dict(tensors), metadata=metadata)
+        _check_size(data[:PREFIX], len(data))
+        write_whole(path, data)
+    except _FlawError as error:
+        raise MapError(f"{name}: the map cannot be kept as a file: {error}.") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise MapError(
+            f"Cannot write the map to {name} ({why(error)}). Choose a folder that can be written."
+        ) from error
+
+
+def read_map_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header, as `write_map_file` took it, and the tensors, with all of it checked.
+
+    Messages name the file without its folder, which is nobody's business on a public host.
+
+    Raises:
+        MapError: the file is missing, damaged, too large, of another kind or of a newer format.
+    """
+    name = Path(path).name[:200]
+    try:
+        with open(path, "rb") as start:
+            _check_size(start.read(PREFIX), os.fstat(start.fileno()).st_size)
+        with safe_open(path, framework="pt") as file:
+            header = _header(name, (file.metadata() or {}).get(METADATA_KEY))
+            # What a tensor is, from the file's header, before any of it is read.
+            found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            _check_tensors(
+                dict(header["sites"]),
+                {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in found.items()},
+            )
+            tensors = {key: file.get_tensor(key) for key in found}
+    except FileNotFoundError as error:
+        raise MapError(f"There is no map file {name!r}. Check the path.") from error
+    except MapError:
+        raise
+    except _FlawError as error:
+        raise MapError(f"{name}: {error}. {DAMAGED}") from error
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise MapError(
+            f"{name} is not a readable safetensors file ({why(error)}). "
+            "It is damaged or of another kind; train or download the map again."
+        ) from error
+    if header["digest"] != digest_of({k: v for k, v in header.items() if k != "digest"}, tensors):
+        raise MapError(f"{name}: the contents do not match their checksum. {DAMAGED}")
+    for key, values in tensors.items():
+        if not bool(torch.isfinite(values).all()):
+            raise MapError(f"{name}: {key} holds values that are not finite. {DAMAGED}")
+    return header, tensors
+
+
+def read_extras(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a map's file says beside the map; empty where it says nothing.
+
+    The values are a stranger's: check each of them before it is used.
+
+    Raises:
+        MapError: the file cannot be read, or this part of it is no JSON object.
+    """
+    name = Path(path).name[:200]
+    try:
+        with open(path, "rb") as start:
+            _check_size(start.read(PREFIX), os.fstat(start.fileno()).st_size)
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(EXTRAS_KEY)
+        found = {} if text is None else parse_json(text)
+        if not isinstance(found, dict):
+            raise _FlawError(f"it is a {type(found).__name__} in place of an object")
+    except (OSError, SafetensorError, ValueError) as error:
+        raise MapError(
+            f"{name}: what it says beside the map cannot be read ({why(error)}). Export the map "
+            "again to have its title, tags and prompts."
+        ) from error
+    return found
+
+
+class _FlawError(ValueError):
+    """What is wrong with a file."""
+
+
+def _check_size(first: bytes, size: int) -> None:
+    """Refuse by a file's first bytes and its size, before a long header is read into memory."""
+    length = int.from_bytes(first, "little")
+    if MOST_HEADER < length <= size:
+        raise _FlawError(f"its header has {length:,} bytes; {MOST_HEADER:,} are the most")
+    if size > MOST_BYTES:
+        raise _FlawError(f"it has {size:,} bytes; {MOST_BYTES:,} are the most")
+
+
+def _header(name: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        raise MapError(f"{name} is a safetensors file, but not a steering map.")
+    try:
+        header = parse_json(text)
+        if not isinstance(header, dict):
+            raise _FlawError(f"it is a {type(header).__name__} in place of an object")
+        # First of all: what else a newer format holds is not known here.
+        if (version := header["format"]) != FORMAT_VERSION:
+            raise MapError(
+                f"{name} has map format {version!r:.60}; this version reads {FORMAT_VERSION}. "
+                "Update lineas_core."
+            )
+        _check_header(header)
+    except MapError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise MapError(
+            f"{name}: the map's header cannot be read ({error!r:.200}). {DAMAGED}"
+        ) from error
+    return header
+
+
+def _check_header(header: Mapping[str, Any]) -> None:
+    """Refuse what could not be the header of a map; what it lacks is a KeyError."""
+    for key in (*TEXTS, "digest", "fingerprint"):
+        if not isinstance(header[key], str) or len(header[key]) > LONGEST_TEXT:
+            raise _FlawError(f"{key} is {header[key]!r:.60}; it must be a text, not too long")
+    for pair in _calibration(header):
+        if not isinstance(pair, list) or len(pair) != 2 or any(type(x) is not float for x in pair):
+            raise _FlawError(f"its calibration holds {pair!r:.60}; it must be pairs of numbers")
+    for before, after in pairwise(pairs := _calibration(header)):
+        if not all(a < b for a, b in zip(before, after, strict=True)):
+            raise _FlawError(f"its calibration does not rise from {before} to {after}")
+    if pairs and [pairs[0], pairs[-1]] != [[0.0, 0.0], [1.0, 1.0]]:
+        raise _FlawError("its calibration does not go from 0 to 1")
+    if not isinstance(header["config"], dict):
+        raise _FlawError("config is no object")
+    # Half a surrogate pair, which JSON can write, is no text that a file or a database takes.
+    try:
+        json.dumps(header, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise _FlawError("it holds half a character (a lone surrogate)") from error
+    sites = header["sites"]
+    if not isinstance(sites, list) or not 1 <= len(sites) <= MOST_SITES:
+        raise _FlawError(f"there must be 1 to {MOST_SITES:,} sites")
+    for site, width in sites:
+        if not isinstance(site, str) or not site.isprintable() or len(site) > LONGEST_NAME:
+            raise _FlawError(f"{site!r:.60} is no site's name")
+        if type(width) is not int or not 1 <= width <= WIDEST:
+            raise _FlawError(f"the width of {site} is {width!r:.60}; it must be 1 to {WIDEST:,}")
+    if len(dict(sites)) != len(sites):
+        raise _FlawError("a site is there twice")
+
+
+def _calibration(header: Mapping[str, Any]) -> list[Any]:
+    """Pairs of strength and share, both rising from 0 to 1; absent where none was measured."""
+    pairs = header.get("calibration", [])
+    if not isinstance(pairs, list) or len(pairs) > MOST_PAIRS:
+        raise _FlawError(f"its calibration is no list of at most {MOST_PAIRS} pairs")
+    return pairs
+
+
+def _check_tensors(
+    widths: Mapping[str, int], found: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> None:
+    wanted = {f"{site}.{part}": (width,) for site, width in widths.items() for part in PARTS}
+    if differing := sorted(wanted.keys() ^ found.keys()):
+        raise _FlawError(f"the tensor {differing[0]!r:.200} is missing, or not in the header")
+    for key, shape in wanted.items():
+        if found[key] != ("F32", shape):
+            raise _FlawError(
+                f"{key} is {found[key][0]} of shape {found[key][1]!r:.60}; it must be F32 of "
+                f"shape {shape}"
+            )

@@ -1,0 +1,303 @@
+"""SteeringMap: one scale and one shift per neuron at chosen sites.
+
+    T(z) = w * z + b                      (LinEAS, Section 3)
+    T_s(z) = z + s * ((w - 1) * z + b)    s: the strength
+
+where z has shape (batch, ..., d), w and b have shape (d,), and the product is per coordinate.
+Such maps are closed under interpolation, inversion and composition, so any number of them,
+each at its own strength, costs no more than one. No model and no hooks here; `map_format.py` has
+the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lineas_core.errors import MapError
+from lineas_core.maps.file_format import FORMAT_VERSION, digest_of, read_map_file, write_map_file
+
+INVERTIBLE_ABOVE = 1e-4
+
+Strength = float | Float[Tensor, " _"]
+
+
+class Affine(NamedTuple):
+    """The map of one site: T(z) = scale * z + shift. Both of shape (d,), float32."""
+
+    scale: Float[Tensor, " d"]
+    shift: Float[Tensor, " d"]
+
+    @property
+    def changed(self) -> Bool[Tensor, " d"]:
+        """Which coordinates the map does not leave as they are."""
+        return (self.scale != 1) | (self.shift != 0)
+
+
+class BatchAffine(NamedTuple):
+    """What a site does to a batch: T(z) = z + gain * z + shift, with gain = scale - 1.
+
+    Shape (d,), or (batch, d) where every sample has a strength of its own. The gain is kept
+    apart from 1 so that a strength of 0 adds exactly nothing.
+    """
+
+    gain: Float[Tensor, "*batch d"]
+    shift: Float[Tensor, "*batch d"]
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """Where a map comes from. Everything in it is written to the file.
+
+    `calibration` holds the points of a `Calibration`; () where none was measured, as in files of
+    before.
+    """
+
+    model: str = ""
+    method: str = ""
+    name: str = ""
+    concept: str = ""
+    prompt_hash: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    library_version: str = ""
+    created: str = ""
+    calibration: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringMap:
+    """An affine map per site, and where it comes from.
+
+    Args:
+        sites: module name -> `Affine`, in the order in which the model runs them.
+        info: the map's origin.
+
+    Raises:
+        MapError: a scale and its shift differ in shape, or hold values that are not finite.
+
+    >>> ones, zeros = torch.ones(2), torch.zeros(2)
+    >>> smap = SteeringMap({"norm": Affine(2 * ones, ones)})
+    >>> smap.at(0.5).sites["norm"]
+    Affine(scale=tensor([1.5000, 1.5000]), shift=tensor([0.5000, 0.5000]))
+    """
+
+    sites: Mapping[str, Affine]
+    info: MapInfo = MapInfo()
+
+    def __post_init__(self) -> None:
+        if not self.sites:
+            raise MapError("The map has no sites. Train it on at least one.")
+        for name, affine in self.sites.items():
+            scale, shift = affine
+            if scale.ndim != 1 or scale.shape != shift.shape or scale.numel() == 0:
+                raise MapError(
+                    f"Site {name!r}: scale has shape {tuple(scale.shape)} and shift "
+                    f"{tuple(shift.shape)}; both must be one vector of the same length."
+                )
+            for part, values in zip(affine._fields, affine, strict=True):
+                if values.dtype != torch.float32:
+                    raise MapError(
+                        f"Site {name!r}: {part} is {values.dtype}; maps are kept in float32. "
+                        "Convert it with .float()."
+                    )
+                if not bool(torch.isfinite(values).all()):
+                    raise MapError(
+                        f"Site {name!r}: {part} holds values that are not finite. "
+                        "The map is damaged or its training diverged; train it again."
+                    )
+
+    @classmethod
+    def identity(cls, widths: Mapping[str, int], info: MapInfo = MapInfo()) -> SteeringMap:
+        """The map that changes nothing: scale 1 and shift 0 at every site of `widths`."""
+        return cls({s: Affine(torch.ones(d), torch.zeros(d)) for s, d in widths.items()}, info)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Site -> number of coordinates d, in order."""
+        return {name: affine.scale.numel() for name, affine in self.sites.items()}
+
+    def at(self, strength: float) -> SteeringMap:
+        """The map whose full application is this one at `strength`: w -> 1 + s (w-1), b -> s b."""
+        sites = {
+            name: Affine(1 + strength * (affine.scale - 1), strength * affine.shift)
+            for name, affine in self.sites.items()
+        }
+        return SteeringMap(sites, self.info)
+
+    def fingerprint(self) -> str:
+        """A short hash of the (site, width) pairs: maps with equal ones fit the same models."""
+        pairs = json.dumps(list(self.widths.items()))
+        return hashlib.sha256(pairs.encode()).hexdigest()[:16]
+
+    def digest(self) -> str:
+        """The checksum of all that the map's file holds: equal ones are the same map."""
+        header, _ = self._contents()
+        return str(header["digest"])
+
+    def support(self) -> float:
+        """Share of all coordinates, over all sites, that the map changes: w != 1 or b != 0."""
+        changed = sum(int(affine.changed.sum()) for affine in self.sites.values())
+        return changed / sum(self.widths.values())
+
+    def support_by_site(self) -> dict[str, float]:
+        """Site -> share of its coordinates that the map changes."""
+        return {name: float(a.changed.float().mean()) for name, a in self.sites.items()}
+
+    def inverse(self) -> SteeringMap:
+        """The map that undoes this one at every site: T^-1(z) = (z - b) / w.
+
+        Raises:
+            MapError: some |w| is below 1e-4; the message names the sites.
+        """
+        singular = [
+            f"{name} (smallest |scale| {float(affine.scale.abs().min()):.1e})"
+            for name, affine in self.sites.items()
+            if bool((affine.scale.abs() < INVERTIBLE_ABOVE).any())
+        ]
+        if singular:
+            raise MapError(
+                f"The map cannot be inverted: |scale| is below {INVERTIBLE_ABOVE:g} at "
+                f"{', '.join(singular)}. Use a smaller strength (map.at(0.5).inverse()) "
+                "or train without these sites."
+            )
+        sites = {n: Affine(1 / a.scale, -a.shift / a.scale) for n, a in self.sites.items()}
+        return SteeringMap(sites, self.info)
+
+    def save(self, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> Path:
+        """Write the map to a safetensors file, whole or not at all.
+
+        Args:
+            path: of the file.
+            extras: what is known of the map beside it, as JSON; `map_format.read_extras` reads it.
+
+        Raises:
+            MapError: it is larger than what can be read back, or the file cannot be written.
+        """
+        write_map_file(path, *self._contents(), extras)
+        return Path(path)
+
+    def _contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a file holds: header and tensors."""
+        tensors: dict[str, Tensor] = {}
+        for name, affine in self.sites.items():
+            tensors[f"{name}.scale"] = affine.scale.contiguous().cpu()
+            tensors[f"{name}.shift"] = affine.shift.contiguous().cpu()
+        header = {
+            "format": FORMAT_VERSION,
+            "sites": list(self.widths.items()),
+            "fingerprint": self.fingerprint(),
+            **{key: getattr(self.info, key) for key in MapInfo.__dataclass_fields__},
+        }
+        # A file of before has no such key, and is written as it was.
+        if not header["calibration"]:
+            del header["calibration"]
+        # As it is read back: tuples are lists in JSON.
+        header = json.loads(json.dumps(header))
+        header["digest"] = digest_of(header, tensors)
+        return header, tensors
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SteeringMap:
+        """Read a map written by `save`.
+
+        Raises:
+            MapError: the file is missing, damaged, too large, of another kind or of a newer format.
+        """
+        header, tensors = read_map_file(path)
+        sites = {
+            name: Affine(tensors[f"{name}.scale"], tensors[f"{name}.shift"])
+            for name, _ in header["sites"]
+        }
+        known = {key: header[key] for key in MapInfo.__dataclass_fields__ if key in header}
+        known["calibration"] = tuple((a, b) for a, b in known.get("calibration", ()))
+        return cls(sites, MapInfo(**known))
+
+
+def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:
+    """One map that applies `maps` in order, each at its strength.
+
+    c2 after c1 is z -> T2(T1(z)): w = w2 w1, b = w2 b1 + b2. A site that only some of the maps
+    have is the identity in the others.
+
+    Args:
+        maps: (map, strength) pairs, at least one, first applied first.
+
+    Raises:
+        MapError: no maps, or two maps of different widths at one site.
+
+    >>> double = SteeringMap({"n": Affine(torch.tensor([2.0]), torch.tensor([0.0]))})
+    >>> plus = SteeringMap({"n": Affine(torch.tensor([1.0]), torch.tensor([1.0]))})
+    >>> compose([(double, 1.0), (plus, 1.0)]).sites["n"]
+    Affine(scale=tensor([2.]), shift=tensor([1.]))
+    """
+    if not maps:
+        raise MapError("There is nothing to compose. Give at least one (map, strength) pair.")
+    sites: dict[str, Affine] = {}
+    for smap, strength in maps:
+        check_same_widths(sites, smap)
+        for name, (scale, shift) in smap.at(strength).sites.items():
+            first = sites.get(name)
+            if first is None:
+                sites[name] = Affine(scale, shift)
+            else:
+                sites[name] = Affine(scale * first.scale, scale * first.shift + shift)
+    names = " + ".join(smap.info.name or "map" for smap, _ in maps)
+    models = {smap.info.model for smap, _ in maps}
+    info = MapInfo(model=models.pop() if len(models) == 1 else "", method="composed", name=names)
+    return SteeringMap(sites, info)
+
+
+def compose_for_batch(
+    maps: Sequence[tuple[SteeringMap, Strength]],
+) -> dict[str, BatchAffine]:
+    """`compose` where a strength may also be a tensor of one value per sample.
+
+    Returns:
+        Site -> `BatchAffine` of shape (d,), or (batch, d) once any strength is per sample.
+        Maps at strength 0 leave no trace, so that no site is touched for nothing.
+
+    Raises:
+        MapError: two maps of different widths at one site, or a strength that is not finite.
+    """
+    sites: dict[str, BatchAffine] = {}
+    for smap, strength in maps:
+        factor = torch.as_tensor(strength, dtype=torch.float32)
+        if factor.ndim > 1 or not bool(torch.isfinite(factor).all()):
+            raise MapError(
+                f"Strength {strength!r} is not usable. Give one finite number, "
+                "or a vector with one finite number per sample."
+            )
+        check_same_widths(sites, smap)
+        if not bool(factor.any()):
+            continue
+        column = factor[:, None] if factor.ndim else factor
+        for name, (scale, shift) in smap.sites.items():
+            gain2, shift2 = column * (scale - 1), column * shift
+            first = sites.get(name)
+            if first is None:
+                sites[name] = BatchAffine(gain2, shift2)
+            else:
+                sites[name] = BatchAffine(
+                    gain2 + first.gain + gain2 * first.gain,
+                    first.shift + gain2 * first.shift + shift2,
+                )
+    return sites
+
+
+def check_same_widths(sites: Mapping[str, tuple[Tensor, Tensor]], smap: SteeringMap) -> None:
+    """Refuse, with a `MapError`, a map whose width at some site differs from that in `sites`."""
+    for name, width in smap.widths.items():
+        if name in sites and sites[name][0].shape[-1] != width:
+            raise MapError(
+                f"Site {name!r} has width {sites[name][0].shape[-1]} in one map and {width} in "
+                "another. Compose maps of the same model only."
+            )

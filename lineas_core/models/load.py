@@ -1,0 +1,151 @@
+"""Load a model, name its sites, generate with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lineas_core.errors import ConfigError, ModelError
+from lineas_core.models.image.folders import INDEX, embedded_folder, is_pipeline
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.shared.catalog import CatalogEntry, catalog
+from lineas_core.models.shared.gguf import convert_gguf, find_gguf
+from lineas_core.system.devices import choose_device, cpu_has_bfloat16
+from lineas_core.system.home import lineas_home
+
+Model = LanguageModel | DiffusionModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    home: Path | None = None,
+    tiny_vae: bool = False,
+) -> Model:
+    """Load a causal language model or a text-to-image pipeline, frozen and ready to steer.
+
+    Args:
+        name: a short name of the catalogue, a folder, or a repository on the Hugging Face Hub.
+        device: "auto" takes a GPU where there is one; "split" spreads the layers of a language
+            model over all GPUs; else as torch names devices.
+        dtype: float32, bfloat16 or float16; "auto" takes the catalogue's, or the checkpoint's,
+            save that bfloat16 becomes float32 on a CPU without instructions for it. An image
+            model outside the catalogue gets bfloat16 on a GPU, else float32.
+        home: where converted models are kept; LINEAS_HOME by default.
+        tiny_vae: decode images with the catalogue's small decoder: faster, and less sharp.
+
+    Raises:
+        ConfigError: `device` or `dtype` is not one of those, or there is no small decoder.
+        ModelError: there is no such model, it cannot be loaded, or memory is short; the message
+            says what helps.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
+    entry = catalog().get(name)
+    split = device == "split"
+    chosen_device = choose_device("cuda" if split else device)
+    if entry and dtype == "auto":
+        slow = entry.dtype == "bfloat16" and chosen_device.type == "cpu" and not cpu_has_bfloat16()
+        dtype = "float32" if slow else entry.dtype
+    source = _locate(name, entry, home or lineas_home())
+    if entry.kind == "diffusion" if entry else is_pipeline(source):
+        if split:
+            raise ConfigError(f"device is 'split', and {name} makes images. Use 'auto'.")
+        return DiffusionModel.from_pretrained(
+            source,
+            id=name,
+            device=chosen_device,
+            dtype=DTYPES.get(dtype, "auto"),
+            entry=entry,
+            tiny_vae=tiny_vae,
+        )
+    if tiny_vae:
+        raise ConfigError(f"tiny_vae is True, and {name} makes no images. Leave it out.")
+    return LanguageModel.from_pretrained(
+        source,
+        id=name,
+        device=chosen_device,
+        dtype=DTYPES.get(dtype, "auto"),
+        entry=entry,
+        split=split,
+    )
+
+
+def as_language_model(model: Model) -> LanguageModel:
+    """The model, if it writes text.
+
+    Raises:
+        ModelError: it makes images.
+    """
+    if not isinstance(model, LanguageModel):
+        raise ModelError(f"{model.id} makes images; choose a language model.")
+    return model
+
+
+def as_image_model(model: Model) -> DiffusionModel:
+    """The model, if it makes images.
+
+    Raises:
+        ModelError: it writes text.
+    """
+    if not isinstance(model, DiffusionModel):
+        raise ModelError(f"{model.id} writes text; choose an image model.")
+    return model
+
+
+def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
+    """The folder or hub repository to load from; converts an embedded model at first use."""
+    if entry is None:
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir():
+            folder = Path(name).expanduser()
+            if not any((folder / file).is_file() for file in ("config.json", INDEX)):
+                raise ModelError(
+                    f"{name} is not a folder with a config.json or {INDEX}. Give a folder "
+                    "written by save_pretrained, a hub repository, or one of: "
+                    + ", ".join(catalog())
+                    + "."
+                )
+            return str(folder)
+        return name
+    if entry.folder:
+        return embedded_folder(entry)
+    if entry.wheel:
+        convert_model(entry, home)
+        converted = _converted(entry, home)
+        if converted.is_dir():
+            return str(converted)
+    return entry.hub
+
+
+def needs_converting(entry: CatalogEntry, home: Path) -> bool:
+    """Whether the model's weights lie in an installed package and are not converted yet."""
+    return _packed(entry, home) is not None
+
+
+def convert_model(
+    entry: CatalogEntry, home: Path, on_stage: Callable[[int], object] = lambda stage: None
+) -> None:
+    """Convert a model's weights where `needs_converting` says so; see `convert_gguf`.
+
+    Raises:
+        ModelError: there is no room, or the file cannot be read.
+    """
+    if (source := _packed(entry, home)) is not None:
+        convert_gguf(source, _converted(entry, home), on_stage)
+
+
+def _packed(entry: CatalogEntry, home: Path) -> Path | None:
+    if not entry.wheel or _converted(entry, home).is_dir():
+        return None
+    return find_gguf(entry.wheel)
+
+
+def _converted(entry: CatalogEntry, home: Path) -> Path:
+    return home / "models" / entry.id

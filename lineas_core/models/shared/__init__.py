@@ -1,0 +1,1 @@
+"""What language and image models have in common."""

@@ -1,0 +1,54 @@
+"""What a model asks of a machine before it runs: a GPU, a download."""
+
+from __future__ import annotations
+
+from huggingface_hub import try_to_load_from_cache
+
+from lineas_core.models.shared.catalog import CatalogEntry
+
+# A language model of so many GiB or fewer answers on a CPU while a person waits.
+CPU_MEMORY = 4.0
+_INDEX = "diffusion_pytorch_model{}.safetensors"
+
+
+def embedded(entry: CatalogEntry) -> bool:
+    """Whether its weights come with the project."""
+    return bool(entry.folder or entry.wheel)
+
+
+def is_cached(entry: CatalogEntry) -> bool:
+    """Whether the largest part of its weights is in the hub's cache; no request is made."""
+    if entry.kind == "language":
+        files = [(entry.hub, "model.safetensors"), (entry.hub, "model.safetensors.index.json")]
+    elif entry.unet_file:
+        files = [(entry.unet_repo, entry.unet_file)]
+    else:
+        ending = f".{entry.variant}" if entry.variant else ""
+        name = _INDEX.format(ending)
+        files = [
+            (entry.hub, f"unet/{name}"),
+            (entry.hub, f"transformer/{name}.index.json"),
+        ]
+    return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
+
+
+def asks_for(entry: CatalogEntry, *, gpu: bool) -> str:
+    """What running it takes that is not here, in words; "" where nothing is missing.
+
+    Args:
+        entry: of the catalogue.
+        gpu: whether there is one.
+
+    >>> from lineas_core.models.shared.catalog import catalog
+    >>> asks_for(catalog()["emoji-onestep"], gpu=False)
+    ''
+    """
+    if embedded(entry):
+        return ""
+    heavy = entry.kind == "diffusion" or entry.memory > CPU_MEMORY
+    wanted = ["needs a GPU"] if heavy and not gpu else []
+    if entry.download and not is_cached(entry):
+        wanted.append(
+            f"{entry.download:.0f} GB to download" if entry.download >= 1 else "1 GB to download"
+        )
+    return ", ".join(wanted)

@@ -1,0 +1,52 @@
+"""The models that go by a short name, read from catalog.toml."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Any, Literal
+
+from lineas_core.system.paths import packaged
+
+
+@dataclass(frozen=True)
+class CatalogEntry:
+    """One model of the catalogue; catalog.toml says what each field means."""
+
+    id: str
+    title: str
+    kind: Literal["language", "diffusion"]
+    dtype: str
+    sites: str
+    memory: float
+    license: str
+    hub: str = ""
+    wheel: str = ""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    folder: str = ""
+    size: int = 0
+    steps: int = 0
+    timesteps: Sequence[int] = ()
+    guidance: float = 0.0
+    tokens: int = 0
+    variant: str = ""
+    scheduler: Literal["", "lcm", "euler"] = ""
+    prediction: Literal["", "sample"] = ""
+    unet_repo: str = ""
+    unet_file: str = ""
+    unet_revision: str = ""
+    tiny_vae: str = ""
+    memory_offloaded: float = 0.0
+    download: float = 0.0
+    styles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@cache
+def catalog() -> Mapping[str, CatalogEntry]:
+    """Short name -> entry, in the order of the file."""
+    text = packaged("models/shared/catalog.toml").read_text(encoding="utf-8")
+    entries = {name: CatalogEntry(id=name, **raw) for name, raw in tomllib.loads(text).items()}
+    return MappingProxyType(entries)

@@ -1,0 +1,107 @@
+"""What can go wrong while a model loads, said so that it can be mended."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import torch
+from huggingface_hub import HfApi
+from safetensors import SafetensorError
+
+from lineas_core.errors import ModelError
+from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.system.devices import free_bytes
+
+GIB = 2**30
+# A checkpoint may hold its weights in both forms; the first one is read.
+WEIGHTS = (".safetensors", ".bin")
+
+
+def check_memory(
+    id: str,
+    source: str,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    entry: CatalogEntry | None = None,
+) -> None:
+    """Refuse a language model that does not fit into the memory that is free now.
+
+    Args:
+        id: the model's name in the error.
+        source: a folder or a hub repository; its weights are taken for what is needed where the
+            catalogue does not say.
+        device: where it is to run.
+        dtype: of the weights; "auto" is the checkpoint's own.
+        entry: the catalogue's.
+
+    Raises:
+        ModelError: there is too little memory; the message says how much is needed.
+    """
+    if entry is None:
+        need = weight_bytes(source) / GIB
+    else:
+        wider = 2 if dtype == torch.float32 and entry.dtype != "float32" else 1
+        need = wider * entry.memory
+    free = free_bytes(device) / GIB
+    if need > free:
+        raise ModelError(
+            f"{id} needs {need:.1f} GiB of memory on {device}; {free:.1f} are free. Close other "
+            "programs, or choose a smaller model."
+        )
+
+
+def weight_bytes(source: str) -> int:
+    """Size of a checkpoint's weight files; 0 where it cannot be told."""
+    if Path(source).is_dir():
+        sizes = {file.name: file.stat().st_size for file in Path(source).iterdir()}
+    else:
+        try:
+            files = HfApi().model_info(source, files_metadata=True).siblings or []
+        except (OSError, ValueError, httpx.HTTPError):
+            # Offline, or no such repository: loading tells which.
+            return 0
+        sizes = {file.rfilename: file.size or 0 for file in files if "/" not in file.rfilename}
+    totals = [sum(n for name, n in sizes.items() if name.endswith(end)) for end in WEIGHTS]
+    return next(filter(None, totals), 0)
+
+
+@contextmanager
+def loading(id: str, device: torch.device, remedy: str = "") -> Iterator[None]:
+    """Turn what transformers, diffusers and torch raise while loading into a ModelError.
+
+    Args:
+        id: the model's name in the error.
+        device: where it is to run.
+        remedy: one more way to get it, added to the others.
+
+    Raises:
+        ModelError: the model cannot be found or read, or does not fit; the message says what helps.
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{id} does not fit into the memory of {device}. Choose a smaller model, "
+            "dtype='bfloat16' or device='cpu'."
+        ) from error
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        ImportError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"Cannot load {id} ({reason}). Check the name and the files, and that this machine "
+            "reaches the Hugging Face Hub (a gated model also needs `hf auth login`)"
+            f"{f', or {remedy}' if remedy else ''}."
+        ) from error

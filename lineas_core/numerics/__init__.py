@@ -1,0 +1,1 @@
+"""Transport, proximal operators and a solver; nothing here knows of models."""

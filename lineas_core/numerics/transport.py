@@ -1,0 +1,105 @@
+"""One-dimensional optimal transport, coordinate by coordinate.
+
+In one dimension the optimal coupling sorts both samples, so the squared 2-Wasserstein distance
+is the mean squared difference of the sorted values, and the best affine map between two samples
+is a least-squares line through the sorted pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from lineas_core.errors import ConfigError
+from lineas_core.maps.steering_map import Affine
+
+
+def delta(
+    u: Float[Tensor, "n d"], v: Float[Tensor, "m d"], *, v_sorted: bool = False
+) -> Float[Tensor, " d"]:
+    """Squared 2-Wasserstein distance between `u` and `v`, for each coordinate.
+
+    `Delta_j = integral over t in [0, 1] of (Q_u,j(t) - Q_v,j(t))^2`, with Q the empirical
+    quantile functions (LinEAS, Eq. 3). For n = m it is the mean over n of the squared
+    differences of the sorted columns.
+
+    Args:
+        u: shape (n, d), n >= 1.
+        v: shape (m, d), m >= 1.
+        v_sorted: the columns of `v` are sorted already.
+
+    Returns:
+        Shape (d,), differentiable in both.
+
+    Raises:
+        ConfigError: one of them has no rows.
+
+    >>> delta(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [1.0]]))
+    tensor([1.])
+    """
+    _refuse_empty(u, v)
+    u = u.sort(dim=0).values
+    if not v_sorted:
+        v = v.sort(dim=0).values
+    if len(u) == len(v):
+        return (u - v).square().mean(dim=0)
+    rows_u, rows_v, weights = _coupling(len(u), len(v))
+    return weights.to(u) @ (u[rows_u.to(u.device)] - v[rows_v.to(v.device)]).square()
+
+
+def affine_transport(u: Float[Tensor, "n d"], v: Float[Tensor, "m d"], trim: float = 0.0) -> Affine:
+    """The affine map that best transports each column of `u` to that of `v` (Lin-AcT, Eq. 5).
+
+    `argmin_{w,b}  integral over t in [trim, 1 - trim] of (w Q_u(t) + b - Q_v(t))^2`, with Q the
+    empirical quantile functions: for n = m and no trim the mean over the sorted samples.
+    `w = cov(Q_u, Q_v) / var(Q_u)`, `b = mean(Q_v) - w mean(Q_u)`. A column of `u` that does not
+    vary is shifted only.
+
+    Args:
+        u: source activations, shape (n, d).
+        v: target activations, shape (m, d).
+        trim: share of the samples at either end that the fit leaves out, in [0, 0.5); a sample
+            that is in by a part counts for that part.
+
+    Returns:
+        Scale and shift, each of shape (d,), float32, on the CPU. The scale is never negative.
+
+    Raises:
+        ConfigError: one of them has no rows, or `trim` is out of range.
+    """
+    _refuse_empty(u, v)
+    if not 0 <= trim < 0.5:
+        raise ConfigError(f"trim is {trim}; it must be 0 or more, and below 0.5.")
+    rows_u, rows_v, weights = _coupling(len(u), len(v))
+    ends = weights.cumsum(dim=0).clamp(trim, 1 - trim)
+    weights = torch.diff(ends, prepend=ends.new_tensor([trim])) / (1 - 2 * trim)
+    x = u.detach().double().cpu().sort(dim=0).values[rows_u]
+    y = v.detach().double().cpu().sort(dim=0).values[rows_v]
+    mean_x, mean_y = weights @ x, weights @ y
+    variance = weights @ (x - mean_x).square()
+    covariance = weights @ ((x - mean_x) * (y - mean_y))
+    moving = varies(mean_x, variance)
+    scale = torch.where(moving, covariance / torch.where(moving, variance, 1.0), 1.0)
+    return Affine(scale.float(), (mean_y - scale * mean_x).float())
+
+
+def varies(mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
+    """Which coordinates vary by more than rounding, so that a scale can be fitted to them."""
+    return variance > 1e-12 * mean.square().clamp(min=1e-12)
+
+
+def _coupling(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which sorted row of n meets which of m, and with what mass: the steps of both quantiles."""
+    # Levels in units of 1 / (n m), where both step functions change at whole numbers.
+    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
+    lengths = torch.diff(ends, prepend=ends.new_zeros(1))
+    starts = ends - lengths
+    return starts // m, starts // n, lengths.double() / (n * m)
+
+
+def _refuse_empty(u: Tensor, v: Tensor) -> None:
+    if len(u) == 0 or len(v) == 0:
+        raise ConfigError(
+            f"Cannot compare {len(u)} with {len(v)} samples. Give one of each or more."
+        )

@@ -1,0 +1,1 @@
+"""Prompt sets, their files, and what is checked in them."""

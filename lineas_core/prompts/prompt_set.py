@@ -1,0 +1,391 @@
+"""PromptSet: the source and the target prompts that a map is learned from."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Literal
+
+import torch
+
+from lineas_core.errors import PromptError
+from lineas_core.system.files import parse_json, why, write_whole
+from lineas_core.system.paths import shipped
+from lineas_core.system.words import counted
+
+FEWEST = 4
+LONG_PROMPT = 400
+LONGEST_PROMPT = 4000
+# Of each side. The papers learn from 32, and a prompt more is a row more of every step.
+MOST_LINES = 2000
+# The most prompts at their longest, on both sides, each letter of four bytes.
+MOST_SET_BYTES = 2 * MOST_LINES * LONGEST_PROMPT * 4
+# Of name, title, concept and license, which maps and pages repeat.
+LONGEST_TEXT = 4000
+MOST_ERRORS = 50
+
+Side = Literal["source", "target"]
+
+
+class _NoSetError(PromptError):
+    """A file that is no prompt set in JSON; it may be another list of prompts."""
+
+
+@dataclass(frozen=True)
+class PromptIssue:
+    """Something about a prompt set that a person should know.
+
+    Attributes:
+        level: an error stops the set from being used, a warning does not.
+        side: source or target.
+        line: counted from 1; None where it is about the side as a whole.
+        message: what, and what to do.
+    """
+
+    level: Literal["error", "warning"]
+    side: Side
+    line: int | None
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.side} line {self.line}" if self.line else self.side
+        return f"{self.level}: {where}: {self.message}"
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Unpaired source and target prompts, and what the target is about.
+
+    Args:
+        name: short name, used in file names.
+        title: what people read.
+        modality: "text" or "image".
+        source: prompts x ~ p, run through the steered model; at least 4.
+        target: prompts y ~ q, run through the untouched model; at least 4.
+        concept: what the target has and the source has not.
+        license: of the prompts.
+
+    Raises:
+        PromptError: the set cannot be used; the message lists the errors with their lines, 50 at
+            most.
+    """
+
+    name: str
+    source: list[str]
+    target: list[str]
+    title: str = ""
+    modality: Literal["text", "image"] = "text"
+    concept: str = ""
+    license: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("name", "title", "concept", "license"):
+            text = getattr(self, key)
+            if len(text) > LONGEST_TEXT:
+                raise PromptError(
+                    f"{key} has {len(text)} characters; shorten it to {LONGEST_TEXT} at most."
+                )
+            if not is_whole(text):
+                raise PromptError(f"{key} holds half a character; write it again.")
+        errors = [str(i) for i in check_prompts(self.source, self.target) if i.level == "error"]
+        if errors:
+            more = len(errors) - MOST_ERRORS
+            shown = [*errors[:MOST_ERRORS], *([f"and {more} more"] if more > 0 else [])]
+            raise PromptError(f"Prompt set {self.name!r} cannot be used:\n" + "\n".join(shown))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PromptSet:
+        """Read a prompt set file, or the shipped set of that name.
+
+        Files that are no prompt set in JSON are read by `prompt_files.read_prompt_file`: tables,
+        JSON lines, YAML.
+
+        Raises:
+            PromptError: there is no such file or set, or it cannot be used.
+        """
+        shipped = shipped_prompt_sets()
+        source = Path(path)
+        try:
+            if str(path) in shipped and not source.exists():
+                source = shipped[str(path)]
+            with source.open("rb") as file:
+                # One byte over what is allowed is enough to refuse it.
+                data = file.read(MOST_SET_BYTES + 1)
+        except FileNotFoundError as error:
+            raise PromptError(
+                f"There is no prompt set {source.name!r:.200}. Give a JSON file or one of: "
+                f"{', '.join(shipped)}."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise PromptError(
+                f"{source.name:.200} cannot be read ({why(error)}). Give a JSON file or one of: "
+                f"{', '.join(shipped)}."
+            ) from error
+        name = source.name[:200]
+        if source.suffix.lower() != ".json":
+            return cls._read(name, data)
+        try:
+            return cls.parse(name, data)
+        except _NoSetError:
+            # JSON lines and lists of pairs are called .json as well.
+            with contextlib.suppress(PromptError):
+                return cls._read(name, data)
+            raise
+
+    @classmethod
+    def _read(cls, name: str, data: bytes) -> PromptSet:
+        """A set out of a file of any kind that `prompt_files` reads, called as it is."""
+        from lineas_core.prompts.files import read_prompt_file
+
+        lines = read_prompt_file(name, data)
+        return cls(
+            name=PurePath(name).stem,
+            title=lines.title,
+            modality="image" if lines.modality == "image" else "text",
+            source=list(lines.source),
+            target=list(lines.target),
+            concept=lines.concept,
+            license=lines.license,
+        )
+
+    @classmethod
+    def parse(cls, file: str, data: bytes) -> PromptSet:
+        """A prompt set out of the bytes of its file.
+
+        Args:
+            file: its name, without folders; errors give it.
+            data: JSON in UTF-8, with or without a mark, 64 MB at most.
+
+        Raises:
+            PromptError: it is no prompt set, or cannot be used.
+        """
+        if len(data) > MOST_SET_BYTES:
+            raise PromptError(
+                f"{file} has more than {MOST_SET_BYTES:,} bytes; that is the limit. Remove some."
+            )
+        try:
+            raw = parse_json(data.decode("utf-8-sig"))
+        except ValueError as error:
+            raise _NoSetError(
+                f"{file} is not a readable JSON file: {why(error)}. Save it as JSON in UTF-8."
+            ) from error
+        if not isinstance(raw, dict):
+            raise _NoSetError(f"{file} holds a {type(raw).__name__}; a prompt set is an object.")
+        for side in ("source", "target"):
+            lines = raw.get(side)
+            if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+                raise _NoSetError(f"{file}: {side!r} must be a list of texts.")
+        fields = ("name", "title", "modality", "source", "target", "concept", "license")
+        known = {key: raw[key] for key in fields if key in raw}
+        for key in set(known) - {"source", "target"}:
+            if not isinstance(known[key], str):
+                raise PromptError(f"{file}: {key!r} is {known[key]!r:.80}; it must be a text.")
+        if known.get("modality", "text") not in ("text", "image"):
+            raise PromptError(
+                f"{file}: 'modality' is {known['modality']!r:.80}; it must be 'text' or 'image'."
+            )
+        try:
+            return cls(**{"name": PurePath(file).stem, **known})
+        except PromptError as error:
+            raise PromptError(f"{file}: {error}") from error
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the set as JSON, whole or not at all.
+
+        Raises:
+            PromptError: the file cannot be written.
+        """
+        try:
+            return write_whole(path, self.to_json())
+        except (OSError, ValueError) as error:
+            raise PromptError(
+                f"Cannot write the prompts to {Path(path).name:.200} ({why(error)}). Choose a "
+                "folder that can be written."
+            ) from error
+
+    def to_json(self) -> str:
+        """What the set's file holds."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+
+    def issues(self) -> list[PromptIssue]:
+        """Warnings about this set; a set with errors does not come to be."""
+        return check_prompts(self.source, self.target)
+
+    def hash(self) -> str:
+        """A short hash of the prompts, in order."""
+        text = json.dumps([self.modality, self.source, self.target])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def split(self, holdout: float, seed: int) -> tuple[Sides, Sides]:
+        """Training and held-out prompts, drawn without order from each side.
+
+        Args:
+            holdout: share held out, in [0, 0.5]; rounded, and at least 2 a side where not 0.
+            seed: of the draw.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def divide(lines: list[str]) -> tuple[list[str], list[str]]:
+            held = max(2, round(holdout * len(lines))) if holdout else 0
+            order = torch.randperm(len(lines), generator=generator).tolist()
+            kept = sorted(order[held:])
+            return [lines[i] for i in kept], [lines[i] for i in sorted(order[:held])]
+
+        (source, held_source), (target, held_target) = divide(self.source), divide(self.target)
+        return Sides(source, target), Sides(held_source, held_target)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Source and target prompts, any number of each."""
+
+    source: list[str]
+    target: list[str]
+
+
+def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIssue]:
+    """Everything wrong, or odd, about two lists of prompts, with line numbers from 1."""
+    issues: list[PromptIssue] = []
+    sides: tuple[tuple[Side, Sequence[str]], ...] = (("source", source), ("target", target))
+    for side, lines in sides:
+        if len(lines) < FEWEST:
+            issues.append(
+                PromptIssue(
+                    "error",
+                    side,
+                    None,
+                    f"has {counted(len(lines), 'prompt')}; give {FEWEST} or more.",
+                )
+            )
+        if len(lines) > MOST_LINES:
+            message = f"has {len(lines)} prompts; {MOST_LINES} are the most. Remove some."
+            issues.append(PromptIssue("error", side, None, message))
+        first_seen: dict[str, int] = {}
+        for number, line in enumerate(lines, start=1):
+            text = line.strip()
+            if not text:
+                issues.append(PromptIssue("error", side, number, "is empty; remove it."))
+            elif len(text) > LONGEST_PROMPT:
+                issues.append(
+                    PromptIssue(
+                        "error",
+                        side,
+                        number,
+                        f"has {len(text)} characters; shorten it to {LONGEST_PROMPT} at most.",
+                    )
+                )
+            elif len(text) > LONG_PROMPT:
+                issues.append(
+                    PromptIssue(
+                        "warning",
+                        side,
+                        number,
+                        f"has {len(text)} characters; prompts over {LONG_PROMPT} slow training.",
+                    )
+                )
+            if not is_whole(text):
+                message = "holds half a character (a lone surrogate); write it again."
+                issues.append(PromptIssue("error", side, number, message))
+            if text and text.casefold() in first_seen:
+                issues.append(
+                    PromptIssue(
+                        "warning", side, number, f"repeats line {first_seen[text.casefold()]}."
+                    )
+                )
+            first_seen.setdefault(text.casefold(), number)
+    if source and sorted(map(str.strip, source)) == sorted(map(str.strip, target)):
+        issues.append(
+            PromptIssue(
+                "error", "target", None, "is the same as source; there is nothing to learn."
+            )
+        )
+    elif len(source) != len(target):
+        issues.append(
+            PromptIssue(
+                "warning",
+                "target",
+                None,
+                f"has {counted(len(target), 'prompt')} and source {len(source)}; equal "
+                f"numbers learn best.",
+            )
+        )
+    return issues
+
+
+def is_whole(text: str) -> bool:
+    r"""Whether no letter is half a surrogate pair, which JSON can write and nothing can keep.
+
+    >>> is_whole("an emoji: \U0001f642"), is_whole("\ud83d")
+    (True, False)
+    """
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def shipped_prompt_sets() -> dict[str, Path]:
+    """Name -> file of the prompt sets that come with the project."""
+    return {path.stem: path for path in sorted(shipped("prompts").glob("*.json"))}
+
+
+def load_jigsaw(path: str | os.PathLike[str], *, count: int = 32, seed: int = 0) -> PromptSet:
+    """Toxic (source) and non-toxic (target) comments out of a Jigsaw toxicity CSV file.
+
+    Reads the columns `comment_text` and `toxic` (0 or 1) of the Jigsaw Toxic Comment
+    Classification Challenge, or `target` (>= 0.5 is toxic) of Jigsaw Unintended Bias.
+
+    Args:
+        path: the CSV file, UTF-8.
+        count: comments per side, drawn without replacement among those up to 400 characters.
+        seed: of the draw.
+
+    Raises:
+        PromptError: the file lacks a column, holds an unreadable label or too few comments.
+    """
+    sides: dict[bool, list[str]] = {True: [], False: []}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            label = next((c for c in ("toxic", "target") if c in columns), None)
+            if label is None or "comment_text" not in columns:
+                raise PromptError(
+                    f"{path} has the columns {', '.join(columns) or '(none)'}; a Jigsaw file has "
+                    "'comment_text' and 'toxic' or 'target'."
+                )
+            for row in reader:
+                text = " ".join((row["comment_text"] or "").split())
+                try:
+                    toxic = float(row[label]) >= 0.5
+                except (TypeError, ValueError) as error:
+                    raise PromptError(
+                        f"{path} line {reader.line_num}: {label} is {row[label]!r}; "
+                        "it must be a number."
+                    ) from error
+                if text and len(text) <= LONG_PROMPT:
+                    sides[toxic].append(text)
+    except (OSError, ValueError, csv.Error) as error:
+        if isinstance(error, PromptError):
+            raise
+        raise PromptError(f"{path} is not a readable UTF-8 CSV file: {why(error)}.") from error
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[bool, list[str]] = {}
+    for toxic, lines in sides.items():
+        unique = list(dict.fromkeys(lines))
+        if len(unique) < count:
+            kind = "toxic" if toxic else "non-toxic"
+            raise PromptError(f"{path} has {len(unique)} {kind} comments; {count} are asked for.")
+        order = torch.randperm(len(unique), generator=generator)[:count].tolist()
+        drawn[toxic] = [unique[i] for i in order]
+    return PromptSet(
+        name="jigsaw",
+        title="Less toxic (Jigsaw)",
+        source=drawn[True],
+        target=drawn[False],
+        concept="non-toxic comments",
+        license="CC0-1.0",
+    )

@@ -1,0 +1,106 @@
+"""What makes the texts or pictures on the screen: model, prompts, maps, strengths and seeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from lineas_core.errors import ConfigError
+from lineas_core.models.shared.batches import LARGEST_SEED
+from lineas_core.system.words import counted
+
+
+@dataclass(frozen=True)
+class UsedMap:
+    """A map of a scene.
+
+    Attributes:
+        name: by which it is found: a file's name, or an id in the library.
+        strength: None where it is swept.
+        inverse: whether its inverse is used.
+        digest: of the map as it is stored (`SteeringMap.digest`), by which another map of the same
+            name is noticed; empty where the scene and its maps are kept together.
+    """
+
+    name: str
+    strength: float | None
+    inverse: bool = False
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What makes texts or pictures: all that is needed to make them again.
+
+    Without strengths it is the untouched result beside the steered one, for each prompt. With
+    strengths it is a grid of them across and one row for each prompt. One prompt on several seeds
+    is that prompt several times, with a seed for each. A grid of two maps has `down` in place of
+    several prompts.
+
+    Args:
+        model: the name it is loaded by.
+        modality: "text" or "image".
+        prompts: the rows, at least one.
+        maps: first applied first.
+        seed: one for all prompts, or one for each.
+        strengths: the columns of a grid, at which the swept maps act.
+        down: the rows of a grid of two maps, pictures only: strengths of the second swept map,
+            while `strengths` are those of the first.
+        max_new_tokens: of a text.
+        temperature: of a text.
+
+    Raises:
+        ConfigError: a value is out of range, or a strength is missing; the message names it.
+    """
+
+    model: str
+    modality: Literal["text", "image"]
+    prompts: tuple[str, ...]
+    maps: tuple[UsedMap, ...] = ()
+    seed: int | tuple[int, ...] = 0
+    strengths: tuple[float, ...] = ()
+    down: tuple[float, ...] = ()
+    max_new_tokens: int = 80
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.modality not in ("text", "image"):
+            raise ConfigError(f"modality is {self.modality!r}; it must be text or image.")
+        if not self.prompts:
+            raise ConfigError("prompts is empty; give at least one.")
+        fixed = [used.strength for used in self.maps if used.strength is not None]
+        for number in (*fixed, *self.strengths, *self.down, self.temperature):
+            if not math.isfinite(number):
+                raise ConfigError(f"{number} is not a finite number; strengths must be.")
+        for seed in self.seeds:
+            if not 0 <= seed <= LARGEST_SEED:
+                raise ConfigError(f"seed is {seed}; choose 0 to {LARGEST_SEED}.")
+        if isinstance(self.seed, tuple) and len(self.seed) != len(self.prompts):
+            raise ConfigError(
+                f"{counted(len(self.seed), 'seed')} for {counted(len(self.prompts), 'prompt')}; "
+                "give one, or one for each."
+            )
+        if self.swept and not self.strengths:
+            raise ConfigError("A map has no strength, and strengths is empty; give one of the two.")
+        if self.down:
+            self._check_crossed()
+
+    def _check_crossed(self) -> None:
+        if self.modality != "image":
+            raise ConfigError(f"down is {self.down}; a grid of two maps is of images, not texts.")
+        if len(self.prompts) != 1 or len(self.swept) != 2:
+            given = counted(len(self.prompts), "prompt"), counted(len(self.swept), "swept map")
+            raise ConfigError(
+                f"{' and '.join(given)}; a grid of two maps takes one prompt and two swept maps."
+            )
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, as many as were given."""
+        return self.seed if isinstance(self.seed, tuple) else (self.seed,)
+
+    @property
+    def swept(self) -> tuple[int, ...]:
+        """The places in `maps` of those that are swept."""
+        return tuple(i for i, used in enumerate(self.maps) if used.strength is None)

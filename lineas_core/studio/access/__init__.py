@@ -1,0 +1,1 @@
+"""Who may do what: settings, visitors, limits, moderation."""

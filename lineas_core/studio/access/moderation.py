@@ -1,0 +1,153 @@
+"""What a public Space refuses to teach or to steer towards, and the check of its pictures.
+
+A prompt set leans towards harm where its target is clearly more toxic than its source, or holds
+lines that a one-way set steers away from. Such a set trains no map, and a map of it steers nothing.
+A set that leans the other way is one-way: its maps steer, but neither inverted nor at a negative
+strength. SECURITY.md says what this does not catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from lineas_core.errors import LineasError
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.metrics.toxicity import PROFANITY, load_toxicity_scorer
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.image.safety import SafetyChecker
+from lineas_core.models.load import Model, load_model
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.system.lru import Recent
+
+# The shipped sets whose source is what nobody should be steered towards.
+ONE_WAY = ("toxicity",)
+# Between the mean toxicities of the two sides. Shipped sets that are not one-way differ by 0.08 at
+# most, and the toxicity set by 0.37.
+MARGIN = 0.2
+
+Lean = Literal["harmful", "none", "one-way"]
+
+# By hash, for a slider asks again and again, and prompts may be long.
+_leans: Recent[Lean] = Recent(256)
+
+
+class ContentError(LineasError, ValueError):
+    """A public Space does not do this, for what it would bring out."""
+
+
+def check_target(prompts: PromptSet) -> None:
+    """Refuse to teach what a set's target shows.
+
+    Raises:
+        ContentError: the set leans towards harm.
+    """
+    if lean_of(prompts) == "harmful":
+        raise ContentError(
+            f"The target of {prompts.title or prompts.name!r} is more toxic than its source, and "
+            "this public Space teaches no model that. Swap source and target, or run the Studio "
+            "on a machine of your own."
+        )
+
+
+def check_map(
+    smap: SteeringMap, prompts: PromptSet | None, strength: float, *, inverse: bool
+) -> None:
+    """Refuse to put a map on where it would steer towards harm.
+
+    Args:
+        smap: the map as it is stored.
+        prompts: that it was made from, where they are known.
+        strength: that it is put on at.
+        inverse: whether its inverse takes its place.
+
+    Raises:
+        ContentError: its prompts lean towards harm, or away from it and it is reversed.
+    """
+    lean = _lean_of_hash(smap.info.prompt_hash)
+    if lean == "none" and prompts is not None:
+        lean = lean_of(prompts)
+    name = repr(smap.info.name or "map")
+    if lean == "harmful":
+        raise ContentError(
+            f"The map {name} was learned from prompts whose target is more toxic than their "
+            "source, and this public Space puts no such map on. Take it off the rack."
+        )
+    if lean == "one-way" and (inverse or strength < 0):
+        raise ContentError(
+            f"The map {name} cannot be reversed on this public Space: strength is {strength:g}"
+            f"{', inverted' if inverse else ''}. Choose 0 or more, not inverted."
+        )
+
+
+def lean_of(prompts: PromptSet) -> Lean:
+    """Which way a set leans; see the module."""
+    key = prompts.hash()
+    lean = _leans.get(key)
+    if lean is None:
+        lean = _judged(prompts.source, prompts.target)
+        _leans.put(key, lean)
+    return lean
+
+
+def load_for_visitors(name: str, home: Path, *, safety_checker: bool) -> Model:
+    """`load_model`, with a safety checker on an image model that is not embedded.
+
+    Args:
+        name: of the model.
+        home: where converted models are kept.
+        safety_checker: whether pictures are checked.
+
+    Raises:
+        ModelError: the model, or the checker that its pictures have to pass, cannot be loaded.
+    """
+    model = load_model(name, home=home)
+    entry = catalog().get(name)
+    # The embedded ones draw emoji, and nothing that the checker knows.
+    embedded = entry is not None and bool(entry.folder)
+    if safety_checker and isinstance(model, DiffusionModel) and not embedded:
+        model.checker = SafetyChecker.load(model.device)
+    return model
+
+
+def _judged(source: Sequence[str], target: Sequence[str]) -> Lean:
+    harmful = _harmful_lines()
+    before, after = _toxicity(source), _toxicity(target)
+    if after - before > MARGIN or not harmful.isdisjoint(map(_plain, target)):
+        return "harmful"
+    if before - after > MARGIN or not harmful.isdisjoint(map(_plain, source)):
+        return "one-way"
+    return "none"
+
+
+def _toxicity(lines: Sequence[str]) -> float:
+    # Always the scorer that ships: the margin was chosen for it.
+    return fmean(load_toxicity_scorer(PROFANITY).score(lines))
+
+
+def _plain(line: str) -> str:
+    return " ".join(line.casefold().split())
+
+
+@cache
+def _harmful_lines() -> frozenset[str]:
+    return frozenset(_plain(line) for name in ONE_WAY for line in PromptSet.load(name).source)
+
+
+def _lean_of_hash(prompt_hash: str) -> Lean:
+    return _known_hashes().get(prompt_hash, "none")
+
+
+@cache
+def _known_hashes() -> dict[str, Lean]:
+    found: dict[str, Lean] = {}
+    for name in ONE_WAY:
+        prompts = PromptSet.load(name)
+        swapped = replace(prompts, source=prompts.target, target=prompts.source)
+        found |= {prompts.hash(): "one-way", swapped.hash(): "harmful"}
+    return found

@@ -1,0 +1,126 @@
+"""The app's settings: environment variables, read once, as one frozen value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from lineas_core.errors import ConfigError
+from lineas_core.system.home import SPACE_STORAGE, lineas_home
+
+TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
+# Of a machine that strangers share: what one visitor, or a row of them, may ask for.
+HALVED = ("most_queued", "most_jobs", "most_steps", "most_requests", "most_mebibytes")
+
+
+def _setting(variable: str, default: Any, meaning: str) -> Any:
+    return field(default=default, metadata={"variable": variable, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a host may choose. Every field is one environment variable.
+
+    >>> Settings.from_environment({"LINEAS_MOST_JOBS": "3"}).most_jobs
+    3
+    """
+
+    home: Path
+    demo: bool = _setting(
+        "DEMO_MODE", False, "For public Spaces: catalogue models only, and half of the limits"
+    )
+    network_disk: bool = _setting(
+        "LINEAS_NETWORK_DISK",
+        False,
+        "LINEAS_HOME is a network mount, as `/data` on a Space: the database avoids WAL",
+    )
+    most_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
+    most_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
+    most_steps: int = _setting("LINEAS_MOST_STEPS", 2000, "Training steps of one job")
+    most_requests: int = _setting(
+        "LINEAS_MOST_REQUESTS", 240, "Answers that a visitor may ask for in a minute"
+    )
+    requests_in_all: int = _setting(
+        "LINEAS_MOST_REQUESTS_IN_ALL", 2400, "The same, of all visitors"
+    )
+    most_waiting: int = _setting(
+        "LINEAS_MOST_WAITING", 200, "Calls that may wait for an answer at once"
+    )
+    most_sessions: int = _setting(
+        "LINEAS_MOST_SESSIONS", 512, "Open pages and latest calls whose state is in memory"
+    )
+    most_prompts: int = _setting(
+        "LINEAS_MOST_PROMPTS", 256, "Prompts on either side of what is trained on"
+    )
+    most_images: int = _setting("LINEAS_MOST_IMAGES", 64, "Images of one answer")
+    most_megapixels: int = _setting(
+        "LINEAS_MOST_MEGAPIXELS", 64, "Pixels of one answer's images, in millions"
+    )
+    most_mebibytes: int = _setting(
+        "LINEAS_MOST_MIB", 512, "MiB that a visitor's maps and prompt sets may take"
+    )
+    mebibytes_in_all: int = _setting(
+        "LINEAS_MOST_MIB_IN_ALL", 20480, "MiB that all that is kept and uploaded may take"
+    )
+    most_upload: int = _setting("LINEAS_MOST_UPLOAD_MIB", 64, "MiB of an uploaded file")
+    concurrency: int = _setting("LINEAS_CONCURRENCY", 4, "Answers that are worked on at once")
+    keep_days: int = _setting(
+        "LINEAS_KEEP_DAYS", 30, "Days that live frames and deleted maps are kept"
+    )
+    safety_checker: bool = _setting(
+        "LINEAS_SAFETY_CHECKER",
+        False,
+        "Full-size image models pass a safety checker; always so with `DEMO_MODE`",
+    )
+    trackio: str = _setting("LINEAS_TRACKIO", "", "trackio project that training curves go to")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], home: Path | None = None) -> Settings:
+        """Read the variables.
+
+        Args:
+            environment: such as `os.environ`.
+            home: LINEAS_HOME by default.
+
+        Raises:
+            ConfigError: a variable has no usable value; the message names it.
+        """
+        folder = home or lineas_home(environment)
+        # A Space's storage is a mount, whose locks write-ahead logging does not survive.
+        values: dict[str, Any] = {"home": folder, "network_disk": folder == SPACE_STORAGE}
+        for setting in fields(cls):
+            variable = setting.metadata.get("variable", "")
+            if variable in environment:
+                values[setting.name] = _parse(variable, environment[variable], setting.default)
+        settings = cls(**values)
+        return settings.for_strangers() if settings.demo else settings
+
+    def for_strangers(self) -> Settings:
+        """With half the limits and the safety checker, for a machine that strangers share."""
+        halves = {name: max(1, getattr(self, name) // 2) for name in HALVED}
+        return replace(self, **halves, safety_checker=True)
+
+
+def settings_table() -> str:
+    """Every variable, its default and its meaning, as a Markdown table."""
+    rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for setting in fields(Settings):
+        if variable := setting.metadata.get("variable"):
+            default = "" if setting.default in ("", False) else str(setting.default)
+            rows.append(f"| `{variable}` | {default} | {setting.metadata['meaning']} |")
+    return "\n".join(rows)
+
+
+def _parse(variable: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        if text.strip().lower() not in TRUE + FALSE:
+            raise ConfigError(f"{variable} is {text!r}; set it to 1 or 0.")
+        return text.strip().lower() in TRUE
+    if isinstance(default, int):
+        if not text.strip().isdigit() or int(text) < 1:
+            raise ConfigError(f"{variable} is {text!r}; it must be a whole number, 1 or more.")
+        return int(text)
+    return text.strip()

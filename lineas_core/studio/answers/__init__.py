@@ -1,0 +1,1 @@
+"""Pictures, texts and their readouts, made once for tabs, API and Compare."""

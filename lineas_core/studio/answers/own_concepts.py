@@ -1,0 +1,108 @@
+"""Concepts that visitors made: the words that count as one, and the model's judgement of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from lineas_core.errors import ConfigError
+from lineas_core.metrics.concepts import concept_words
+from lineas_core.metrics.judge import Judge
+from lineas_core.metrics.own_words import TELLING, own_words
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.storage.store import MapRow
+
+LONGEST_FIELD = 4000
+MOST_JUDGES = 64
+
+
+@dataclass(frozen=True)
+class OwnConcept:
+    """A concept without a published list of words.
+
+    Attributes:
+        name: the concept.
+        words: that show it, with any ending.
+        prompts: that its map was made from.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    prompts: PromptSet
+
+
+def own_concepts(rows: Sequence[MapRow], field: str = "") -> tuple[OwnConcept, ...]:
+    """The concepts of maps that have none of the published lists, each once.
+
+    Args:
+        rows: maps that are on; those whose prompts are unknown have no words.
+        field: lines such as "volcanoes: lava, crater", which take the place of the prompts' words.
+
+    Raises:
+        ConfigError: the field is too long, or a line of it does not name a concept.
+    """
+    edited = _read(field)
+    found: dict[str, OwnConcept] = {}
+    for row in rows:
+        name = row.concept
+        if not name or name in concept_words() or row.prompts is None or name in found:
+            continue
+        words = edited.get(_key(name))
+        if words is None:
+            words = own_words(row.prompts.source, row.prompts.target, name, TELLING)
+        found[name] = OwnConcept(name, words, row.prompts)
+    return tuple(found.values())
+
+
+def as_field(concepts: Sequence[OwnConcept]) -> str:
+    """What `own_concepts` reads, a concept on a line."""
+    return "\n".join(f"{each.name}: {', '.join(each.words)}" for each in concepts)
+
+
+class Judges:
+    """Calibrated judges, each made once for a model and a prompt set."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._made: dict[tuple[str, str], Judge] = {}
+
+    def of(self, model: LanguageModel, concept: OwnConcept) -> Judge:
+        """The judge of a concept."""
+        key = (model.id, concept.prompts.hash())
+        with self._lock:
+            judge = self._made.get(key)
+        if judge is None:
+            judge = Judge.of(model, concept.prompts)
+            with self._lock:
+                self._made[key] = judge
+                while len(self._made) > MOST_JUDGES:
+                    self._made.pop(next(iter(self._made)))
+        return judge
+
+
+JUDGES = Judges()
+
+
+def _read(field: str) -> Mapping[str, tuple[str, ...]]:
+    if len(field) > LONGEST_FIELD:
+        raise ConfigError(
+            f"The words have {len(field)} characters; shorten them to {LONGEST_FIELD}."
+        )
+    found: dict[str, tuple[str, ...]] = {}
+    for line in filter(str.strip, field.splitlines()):
+        name, colon, words = line.rpartition(":")
+        if not colon:
+            raise ConfigError(
+                f"The line {line.strip()!r:.80} has no colon; write the concept, a colon, and its "
+                "words separated by commas."
+            )
+        listed = (" ".join(re.findall(r"[\w'-]+", word.lower())) for word in words.split(","))
+        found[_key(name)] = tuple(dict.fromkeys(filter(None, listed)))
+    return found
+
+
+def _key(name: str) -> str:
+    return " ".join(name.split()).casefold()

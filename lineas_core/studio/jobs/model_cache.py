@@ -1,0 +1,75 @@
+"""The models in memory: one of each kind, loaded at first use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from lineas_core.errors import ConfigError
+from lineas_core.models.load import Model, load_model
+from lineas_core.models.shared.catalog import catalog
+
+
+class Shelf:
+    """Models by name.
+
+    Args:
+        home: where converted models are kept.
+        load: name, home -> model.
+        only_catalog: refuse all but the catalogue's models, which a visitor could name.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        load: Callable[[str, Path], Model] = lambda n, h: load_model(n, home=h),
+        *,
+        only_catalog: bool = False,
+    ) -> None:
+        self._home, self._load, self._only_catalog = home, load, only_catalog
+        self._models: dict[str, Model] = {}
+        self._loading = threading.Lock()
+
+    def has(self, name: str) -> bool:
+        """Whether the model is in memory already."""
+        return name in self._models
+
+    def check(self, name: str) -> None:
+        """Refuse a model that may not be loaded here.
+
+        Raises:
+            ConfigError: it is not one of the catalogue's, where only they may be loaded.
+        """
+        if self._only_catalog and name not in catalog():
+            raise ConfigError(f"model is {name!r}; this Space has {', '.join(catalog())}.")
+
+    def get(self, name: str) -> Model:
+        """The model of that name; another of its kind makes room for it.
+
+        Raises:
+            ConfigError: it is not one of the catalogue's, where only they may be loaded.
+            ModelError: it cannot be loaded.
+        """
+        self.check(name)
+        model = self._models.get(name)
+        if model is not None:
+            return model
+        with self._loading:
+            if name not in self._models:
+                entry = catalog().get(name)
+                if entry is not None:
+                    # The old one goes first: two do not always fit.
+                    self._drop("text" if entry.kind == "language" else "image")
+                model = self._load(name, self._home)
+                self._drop(model.modality)
+                self._models = {**self._models, name: model}
+            return self._models[name]
+
+    def forget(self, name: str) -> None:
+        """Have a model loaded anew when it is asked for next."""
+        with self._loading:
+            self._models = {n: m for n, m in self._models.items() if n != name}
+
+    def _drop(self, modality: str) -> None:
+        self._models = {n: m for n, m in self._models.items() if m.modality != modality}

@@ -1,0 +1,73 @@
+"""What a map in training does to one prompt: a frame every few seconds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.load import Model
+from lineas_core.steering import Steering
+from lineas_core.studio.jobs.frames import Frame, Sample
+from lineas_core.training.trainer import StepEvent
+
+SECONDS_BETWEEN = 3.0
+# Seconds of training for each second of a preview, so that previews take a fifth of the time.
+TRAINING_TO_PREVIEW = 4.0
+NEW_TOKENS = 24
+SEED = 0
+
+log = logging.getLogger(__name__)
+
+
+class Previews:
+    """Makes the frames of one run.
+
+    Args:
+        model: that is trained on.
+        prompt: what is written on, or pictured; "" makes no frames.
+        unsteered: of an earlier part of the run; made at the first frame by default.
+        clock: seconds from any start.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: str,
+        unsteered: Sample | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._model, self._prompt, self._unsteered = model, prompt, unsteered
+        self._clock = clock
+        self._next = 0.0
+
+    def due(self, trained: float) -> bool:
+        """Whether it is time for a frame, after that many seconds of training."""
+        return bool(self._prompt) and trained >= self._next
+
+    def make(self, smap: SteeringMap, event: StepEvent) -> Frame | None:
+        """The frame after a step; None where the model cannot make it, and no more are due."""
+        if not self._prompt:
+            return None
+        began = self._clock()
+        try:
+            if self._unsteered is None:
+                self._unsteered = self._sample(())
+            steered = self._sample([(smap, 1.0)])
+        except (RuntimeError, ValueError):
+            # Too long a prompt, or too little memory: training itself is not touched by it.
+            log.warning("no preview of %r on %s", self._prompt, self._model.id, exc_info=True)
+            self._prompt = ""
+            return None
+        cost = self._clock() - began
+        self._next = event.seconds + max(SECONDS_BETWEEN, TRAINING_TO_PREVIEW * cost)
+        return Frame(event.step, event.loss, event.support, self._unsteered, steered)
+
+    def _sample(self, steer: Steering) -> Sample:
+        if isinstance(self._model, LanguageModel):
+            return self._model.generate(
+                [self._prompt], steer, seed=SEED, max_new_tokens=NEW_TOKENS
+            )[0]
+        return self._model.generate([self._prompt], steer, seed=SEED)[0]

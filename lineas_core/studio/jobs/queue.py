@@ -1,0 +1,322 @@
+"""Training in the background: a queue in the database, and one worker that goes through it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lineas_core.errors import ConfigError, LineasError
+from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.models.load import Model
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.jobs.frames import draw_film, frame_files, load_frames
+from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.run import SliceRunner, frames_of, record_of, run_job
+from lineas_core.studio.jobs.watchdog import Heartbeat
+from lineas_core.studio.jobs.worker import Worker
+from lineas_core.studio.storage.library import LONGEST_TITLE, Library
+from lineas_core.studio.storage.rows import STEPWISE
+from lineas_core.studio.storage.store import JobRow, Store
+from lineas_core.system.words import counted
+from lineas_core.training.config import TrainConfig
+
+OPENING = "Once upon a time"
+# Settings that only a training in steps reads.
+OF_STEPS = ("steps", "rate", "optimizer", "gamma", "l1", "group", "prox_step")
+
+
+class JobError(LineasError, RuntimeError):
+    """A job cannot be started."""
+
+
+class Jobs:
+    """Runs training jobs one after the other; what they are and how far is in the store.
+
+    One process at a time may work on a store: at its start, what runs is taken for interrupted.
+
+    Args:
+        store: of the jobs.
+        library: that keeps their maps.
+        load_model: name -> model, called in the worker.
+        turns: training gives way to sliders.
+        folder: that checkpoints and frames are kept below.
+        autostart: start the worker; without it, `work` takes up one job at a call.
+        slice_runner: where slices of training run; in the worker by default.
+        forget_model: lets the next job load a model anew after one that hangs; without it the
+            queue stops there.
+        on_end: told each job that has ended for good, in the worker.
+        most_queued: jobs that may wait, of all visitors.
+        most_per_visitor: jobs of one visitor that may wait or run.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        library: Library,
+        load_model: Callable[[str], Model],
+        turns: Turns,
+        folder: Path,
+        *,
+        autostart: bool = True,
+        slice_runner: SliceRunner | None = None,
+        forget_model: Callable[[str], object] | None = None,
+        on_end: Callable[[JobRow], object] | None = None,
+        most_queued: int,
+        most_per_visitor: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._library, self._load_model = store, library, load_model
+        self._turns, self._folder, self._slice_runner = turns, folder, slice_runner
+        self._on_end = on_end
+        self._most_queued, self._most_per_visitor = most_queued, most_per_visitor
+        self._clock = clock
+        self._starting = threading.Lock()
+        self._worker = Worker(store, self._run, forget_model, self._ended)
+        self._store.recover()
+        if autostart:
+            self._worker.start()
+
+    def start(
+        self,
+        owner: str,
+        model: str,
+        prompts: PromptSet,
+        changes: Mapping[str, Any],
+        *,
+        method: str = STEPWISE,
+        preview_prompt: str = "",
+        title: str = "",
+        parent: str = "",
+    ) -> JobRow:
+        """Queue a job.
+
+        Args:
+            owner: of the job and its map.
+            model: the name it is loaded by.
+            prompts: the source and target.
+            changes: settings that differ from the model's shipped ones.
+            method: a key of `METHODS`.
+            preview_prompt: of the frames; an opening, or the first source prompt, by default.
+            title: what people read; that of the prompts, and the method, by default.
+            parent: id of the job that this one tries again.
+
+        Raises:
+            ConfigError: there is no such setting or method, or a value is out of range.
+            JobError: the queue is full, or the visitor has as many jobs as one may.
+        """
+        config = _config(model, method, changes)
+        job = JobRow(
+            id=uuid.uuid4().hex,
+            owner=owner,
+            model=model,
+            method=method,
+            title=title.strip()[:LONGEST_TITLE] or _title(prompts, method),
+            prompts=prompts,
+            changes=dict(changes),
+            preview_prompt=preview_prompt.strip() or _preview_prompt(prompts),
+            steps=config.steps if method == STEPWISE else 1,
+            parent=parent,
+        )
+        with self._starting:
+            self._check_room(owner)
+            job = self._store.add_job(job)
+        self._worker.wake()
+        return job
+
+    def get(self, job_id: str, owner: str) -> JobRow | None:
+        """The owner's job of that id, as it is now."""
+        job = self._store.job(job_id)
+        return job if job is not None and job.owner == owner else None
+
+    def unfinished(self, owner: str, model: str | None = None) -> JobRow | None:
+        """The owner's job, on that model or any, that runs or whose turn comes first."""
+        jobs = self._store.unfinished(owner)
+        return next((job for job in jobs if model in (None, job.model)), None)
+
+    def recent(self, owner: str, limit: int = 50) -> list[JobRow]:
+        """The owner's jobs, newest first."""
+        return self._store.jobs(owner, limit)
+
+    def cancel(self, job_id: str, owner: str) -> bool:
+        """End the owner's job: one that waits at once, one that runs within a step.
+
+        What it has learned is kept as a map; so a job that waits after a restart, and has steps
+        behind it, ends when the worker is free to check its map.
+
+        Returns:
+            Whether the job had not ended.
+        """
+        job = self.get(job_id, owner)
+        if job is None:
+            return False
+        if job.step == 0 and self._store.transition(job_id, {"queued"}, "cancelled"):
+            return True
+        return self._store.ask_to_stop(job_id)
+
+    def retry(self, job_id: str, owner: str) -> JobRow:
+        """Queue a job like one that failed or was cancelled, from its start.
+
+        Raises:
+            JobError: there is no such job, or it did neither; or as for `start`.
+        """
+        job = self.get(job_id, owner)
+        if job is None:
+            raise JobError(f"There is no job {job_id!r} here. Start a new one.")
+        if job.status not in ("failed", "cancelled"):
+            raise JobError(
+                f"The job is {job.status}; only one that failed or was cancelled can be tried "
+                "again. Start a new one."
+            )
+        return self.start(
+            owner,
+            job.model,
+            job.prompts,
+            job.changes,
+            method=job.method,
+            preview_prompt=job.preview_prompt,
+            title=job.title,
+            parent=job.id,
+        )
+
+    def position(self, job_id: str) -> int:
+        """The job's place in the queue: 1 is next, 0 is not in it."""
+        return self._store.position(job_id)
+
+    def eta(self, job_id: str) -> float | None:
+        """Seconds until the job's last step; None where it has ended or nothing was measured.
+
+        From its own steps, or, for one that waits, from those of the model's newest job, after
+        all that come before it.
+        """
+        total = 0.0
+        for job in self._store.unfinished():
+            left = self._seconds_left(job)
+            if left is None:
+                return None
+            total += left
+            if job.id == job_id:
+                return total
+        return None
+
+    def frames(self, job_id: str, owner: str) -> list[Path]:
+        """JSON files of the job's preview frames (`load_frame` reads one), first step first."""
+        return frame_files(frames_of(self._folder, job_id)) if self.get(job_id, owner) else []
+
+    def film(self, job_id: str, owner: str) -> bytes | None:
+        """The job's frames as a GIF; None while there are none, and of a method without steps."""
+        job = self.get(job_id, owner)
+        if job is None or not job.stepwise:
+            return None
+        frames = load_frames(frames_of(self._folder, job_id))
+        return draw_film(frames) if frames else None
+
+    def prune(self, keep_seconds: float) -> None:
+        """Remove checkpoints and frames of jobs that ended longer ago than that.
+
+        So are files of that age whose job is not known. Nothing goes until the clock has gone on
+        evenly for as long; see `Store.steady_for`.
+        """
+        if self._store.steady_for(keep_seconds) < keep_seconds:
+            return
+        before = self._clock() - keep_seconds
+        for path in (*self._folder.glob("checkpoints/*"), *self._folder.glob("frames/*")):
+            # A process that was killed in the middle of writing leaves `.<id>.….partial`.
+            job = self._store.job(path.name.lstrip(".").partition(".")[0])
+            ended = job.finished if job is not None else path.stat().st_mtime
+            if ended and ended < before:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+    def work(self) -> bool:
+        """Take up the job whose turn it is, and take it to its end; says whether there was one."""
+        return self._worker.work()
+
+    def close(self) -> None:
+        """Stop after the current step; the job waits, from there, for the next start."""
+        self._worker.close()
+
+    def _run(self, job: JobRow, heart: Heartbeat) -> str:
+        return run_job(
+            job,
+            store=self._store,
+            library=self._library,
+            load_model=self._load_model,
+            turns=self._turns,
+            folder=self._folder,
+            closing=lambda: self._worker.closing,
+            heart=heart,
+            slice_runner=self._slice_runner,
+        )
+
+    def _ended(self, job: JobRow) -> None:
+        # What is over must not come back with its record, were the database lost.
+        record_of(self._folder, job.id).unlink(missing_ok=True)
+        if self._on_end is not None:
+            self._on_end(job)
+
+    def _check_room(self, owner: str) -> None:
+        jobs = self._store.unfinished()
+        waiting = sum(job.status != "running" for job in jobs)
+        own = sum(job.owner == owner for job in jobs)
+        if own >= self._most_per_visitor:
+            first = next(job for job in jobs if job.owner == owner)
+            raise JobError(
+                f"You have {counted(own, 'unfinished training job')}, and "
+                f"{self._most_per_visitor} at a time "
+                f"is the limit. Start another when one has ended{self._when(first)}, or cancel one."
+            )
+        if waiting >= self._most_queued:
+            raise JobError(
+                f"{counted(waiting, 'unfinished training job')} in all, and "
+                f"{self._most_queued} is the limit. "
+                f"Try again when the next one starts{self._when(jobs[0])}."
+            )
+
+    def _when(self, job: JobRow) -> str:
+        eta = self.eta(job.id)
+        if eta is None:
+            return ", in a few minutes"
+        return f", in about {max(1, round(eta))} s" if eta < 90 else f", in {round(eta / 60)} min"
+
+    def _seconds_left(self, job: JobRow) -> float | None:
+        if job.status == "running" and job.phase in ("training", "checking") and job.step:
+            return job.seconds_left
+        pace = self._store.seconds_a_step(job.model, job.method)
+        return None if pace is None else pace * (job.steps - job.step)
+
+
+def _config(model: str, method: str, changes: Mapping[str, Any]) -> TrainConfig:
+    """The settings as far as they are known without the model, so that mistakes show at once."""
+    if method not in METHODS:
+        raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+    if method != STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
+        raise ConfigError(
+            f"{idle[0]} is {changes[idle[0]]!r}, but {TITLES[method]} is fitted in one go and does "
+            f"not read it. Leave it out, or train with {TITLES[STEPWISE]}."
+        )
+    entry = catalog().get(model)
+    try:
+        return TrainConfig(**{**(entry.train if entry else {}), **changes})
+    except TypeError as error:
+        raise ConfigError(f"A training setting is of the wrong name or kind: {error}.") from error
+
+
+def _title(prompts: PromptSet, method: str) -> str:
+    """That of the prompts; a method that is not the usual one is named."""
+    title, named = prompts.title or prompts.name, f" · {TITLES[method]}"
+    if method == STEPWISE:
+        return title[:LONGEST_TITLE]
+    return title[: LONGEST_TITLE - len(named)] + named
+
+
+def _preview_prompt(prompts: PromptSet) -> str:
+    return OPENING if prompts.modality == "text" else prompts.source[0]

@@ -1,0 +1,392 @@
+"""One job's run: loading, slices of training or a fit, the health check, the map that is kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+
+from lineas_core.errors import LineasError, TrainingError
+from lineas_core.models.load import Model
+from lineas_core.studio.jobs.fits import run_fit
+from lineas_core.studio.jobs.frames import Frame, Sample, frame_files, save_frame
+from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.slices import (
+    CheckedMap,
+    SliceResult,
+    SliceRunner,
+    check_map,
+    check_run,
+    run_slice,
+)
+from lineas_core.studio.jobs.watchdog import Heartbeat
+from lineas_core.studio.storage.disk import is_full, no_room
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.sidecars import write_record
+from lineas_core.studio.storage.store import JobRow, Status, Store, StoreError
+from lineas_core.training.config import TrainConfig
+from lineas_core.training.state import TrainState
+from lineas_core.training.trainer import StepEvent
+
+__all__ = ["SliceResult", "SliceRunner", "check_run", "frames_of", "run_job", "run_slice"]
+
+SECONDS_A_NEWS = 0.25
+SECONDS_A_SLICE = 20.0
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+def checkpoint_of(folder: Path, job_id: str) -> Path:
+    """The file of a job's newest checkpoint."""
+    return folder / "checkpoints" / f"{job_id}.safetensors"
+
+
+def record_of(folder: Path, job_id: str) -> Path:
+    """The file that says, beside a job's checkpoint, which job it is."""
+    return folder / "checkpoints" / f"{job_id}.json"
+
+
+def frames_of(folder: Path, job_id: str) -> Path:
+    """The folder of a job's preview frames."""
+    return folder / "frames" / job_id
+
+
+def run_job(
+    job: JobRow,
+    *,
+    store: Store,
+    library: Library,
+    load_model: Callable[[str], Model],
+    turns: Turns,
+    folder: Path,
+    closing: Callable[[], bool],
+    heart: Heartbeat,
+    slice_runner: SliceRunner | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> str:
+    """Take a claimed job to its end, or back into the queue if the program is closing.
+
+    Whatever goes wrong becomes the job's message; what is unexpected goes to the log as well.
+
+    Args:
+        job: running, as `Store.claim_next` gave it.
+        store: where its row is.
+        library: that keeps its map.
+        load_model: name -> model.
+        turns: training gives way to sliders.
+        folder: that checkpoints and frames are kept below.
+        closing: asked before each step.
+        heart: told each step.
+        slice_runner: where slices run; here by default.
+        clock: seconds from any start.
+
+    Returns:
+        Why it failed, where the database could not be told; "" otherwise.
+    """
+    run = _Run(job, store, library, turns, folder, closing, heart, slice_runner, clock)
+    try:
+        run.go(load_model)
+    except Exception as error:
+        message = _why(error, folder)
+        if not isinstance(error, LineasError):
+            log.exception("training job %s failed", job.id)
+        try:
+            store.transition(job.id, {"running"}, "failed", message=message)
+        except StoreError:
+            log.exception("job %s failed, and the database cannot be told: %s", job.id, message)
+            return message
+    return ""
+
+
+def _why(error: Exception, folder: Path) -> str:
+    """Why a job failed, in words."""
+    if is_full(error):
+        return no_room(folder)
+    if isinstance(error, LineasError):
+        return str(error)
+    return (
+        f"Training stopped by an unexpected error ({type(error).__name__}). "
+        "The log has the details."
+    )
+
+
+class _Run:
+    """A job while it is run, and the row that says how far it is."""
+
+    def __init__(
+        self,
+        job: JobRow,
+        store: Store,
+        library: Library,
+        turns: Turns,
+        folder: Path,
+        closing: Callable[[], bool],
+        heart: Heartbeat,
+        slice_runner: SliceRunner | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._job, self._store, self._library, self._turns = job, store, library, turns
+        self._checkpoint = checkpoint_of(folder, job.id)
+        self._record, self._heart = record_of(folder, job.id), heart
+        # Of this and those before it, since the newest checkpoint.
+        self._attempts = job.attempts
+        self._frames = frames_of(folder, job.id)
+        self._closing, self._slice_runner, self._clock = closing, slice_runner, clock
+        self._losses, self._supports = list(job.losses), list(job.supports)
+        self._newest: StepEvent | None = None
+        self._told = -math.inf
+        self._unsteered: Sample | None = None
+
+    def go(self, load_model: Callable[[str], Model]) -> None:
+        """Load, train or fit, check, keep."""
+        model = load_model(self._job.model)
+        self._heart.beat()
+        config = TrainConfig.for_model(model, **self._job.changes)
+        if self._job.stepwise:
+            self._train(model, config)
+        else:
+            self._fit(model, config)
+
+    def _train(self, model: Model, config: TrainConfig) -> None:
+        state = self._resume()
+        self._store.progress(self._job.id, phase="training", steps=config.steps)
+        done, diverged = False, ""
+        while not (done or diverged or self._should_stop()):
+            result = self._slice(model, config, state)
+            state, done, diverged = result.state, result.done, result.diverged
+            self._heart.beat()
+            self._keep_state(state)
+        if self._heart.given_up:
+            return
+        if done:
+            self._finish("done", model, config, state)
+        elif diverged:
+            self._finish("failed", model, config, state, diverged)
+        elif self._store.stop_asked(self._job.id):
+            self._finish("cancelled", model, config, state)
+        else:
+            self._put_back()
+
+    def _fit(self, model: Model, config: TrainConfig) -> None:
+        job = self._job
+        self._store.progress(job.id, phase="training")
+        arguments = (job.prompts, config, job.method)
+        if self._slice_runner is None:
+            self._turns.give_way()
+            fitted = run_fit(
+                model,
+                *arguments,
+                should_stop=self._should_stop,
+                give_way=self._give_way,
+                preview_prompt=job.preview_prompt,
+                clock=self._clock,
+            )
+        else:
+            fitted = self._slice_runner(
+                run_fit, model, *arguments, preview_prompt=job.preview_prompt
+            )
+        if self._heart.given_up:
+            return
+        self._heart.beat()
+        if (smap := fitted.map) is None:
+            if self._store.stop_asked(job.id):
+                self._store.transition(job.id, {"running"}, "cancelled")
+            else:
+                self._put_back()
+            return
+        self._store.progress(
+            job.id, phase="checking", step=1, seconds=fitted.seconds, support=smap.support()
+        )
+        if fitted.preview is not None:
+            self._keep_frame(fitted.preview)
+        self._keep(
+            "done", lambda: self._call(check_map, model, job.prompts, config, smap, recommend=True)
+        )
+
+    def _put_back(self) -> None:
+        # The program closes, which is not the job's fault: the attempt does not count.
+        self._store.transition(self._job.id, {"running"}, "queued", attempts=self._attempts - 1)
+
+    def _call(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
+        """Call it where the device is."""
+        if self._slice_runner is None:
+            return function(model, *args, **kwargs)
+        return self._slice_runner(function, model, *args, **kwargs)
+
+    def _should_stop(self) -> bool:
+        return self._heart.given_up or self._closing() or self._store.stop_asked(self._job.id)
+
+    def _give_way(self) -> None:
+        """A method without steps looks up now and then, which shows that it goes on."""
+        self._turns.give_way()
+        self._heart.beat()
+
+    def _slice(self, model: Model, config: TrainConfig, state: TrainState | None) -> SliceResult:
+        prompts, prompt = self._job.prompts, self._job.preview_prompt
+        if self._slice_runner is None:
+            return run_slice(
+                model,
+                prompts,
+                config,
+                state,
+                should_stop=self._should_stop,
+                on_event=self._tell,
+                give_way=self._turns.give_way,
+                on_state=self._keep_state,
+                on_preview=self._keep_frame,
+                preview_prompt=prompt,
+                clock=self._clock,
+            )
+        self._turns.give_way()
+        result = self._slice_runner(
+            run_slice,
+            model,
+            prompts,
+            config,
+            state,
+            budget=SECONDS_A_SLICE,
+            preview_prompt=prompt,
+            unsteered=self._unsteered,
+        )
+        for event in result.events:
+            self._tell(event)
+        if result.preview is not None:
+            self._keep_frame(result.preview)
+        return result
+
+    def _finish(
+        self,
+        status: Status,
+        model: Model,
+        config: TrainConfig,
+        state: TrainState | None,
+        message: str = "",
+    ) -> None:
+        """Check and keep the map, if a step was made, and end the job."""
+        job = self._job
+        if state is None or not state.losses:
+            self._store.transition(job.id, {"running"}, status, message=message)
+            return
+        steps = len(state.losses)
+        self._store.progress(
+            job.id,
+            phase="checking",
+            step=steps,
+            loss=state.losses[-1],
+            losses=state.losses,
+            supports=tuple(self._supports[:steps]),
+            seconds=state.seconds,
+            seconds_left=0.0,
+        )
+        arguments = (job.prompts, config, state)
+        self._keep(
+            status,
+            lambda: self._call(check_run, model, *arguments, recommend=status == "done"),
+            state.losses,
+            message,
+        )
+
+    def _keep(
+        self,
+        status: Status,
+        check: Callable[[], CheckedMap],
+        losses: Sequence[float] = (),
+        message: str = "",
+    ) -> None:
+        """Check and keep a map, and end the job with it."""
+        job = self._job
+        self._heart.beat()
+        # A program that was killed between keeping the map and saying so has kept it already.
+        row = self._library.map_of_job(job.id, job.owner)
+        if row is None:
+            checked = check()
+            if self._heart.given_up:
+                return
+            row = self._library.add_map(
+                job.owner,
+                checked.map,
+                title=job.title,
+                prompts=job.prompts,
+                health=checked.health,
+                recommended=checked.recommended,
+                losses=losses,
+                job=job.id,
+            )
+        self._store.transition(
+            job.id,
+            {"running"},
+            status,
+            map_id=row.id,
+            health=row.health,
+            support=row.support,
+            message=message,
+        )
+
+    def _resume(self) -> TrainState | None:
+        """The checkpoint, if there is one that can be read."""
+        if not self._checkpoint.exists():
+            return None
+        try:
+            return TrainState.load(self._checkpoint)
+        except TrainingError:
+            log.warning("job %s starts anew", self._job.id, exc_info=True)
+            return None
+
+    def _tell(self, event: StepEvent) -> None:
+        """Note a step, and put it into the row if the last news are old enough."""
+        if self._slice_runner is None:
+            self._heart.step()
+        # A run that goes on from a checkpoint makes some steps again that the row knows.
+        self._losses[event.step - 1 :] = [event.loss]
+        self._supports[event.step - 1 :] = [event.support]
+        self._newest = event
+        if event.steps_left == 0 or self._clock() - self._told >= SECONDS_A_NEWS:
+            self._write_news()
+
+    def _write_news(self) -> None:
+        if (event := self._newest) is None:
+            return
+        self._told = self._clock()
+        self._newest = None
+        self._store.progress(
+            self._job.id,
+            step=event.step,
+            loss=event.loss,
+            seconds=event.seconds,
+            seconds_left=event.seconds_left,
+            support=event.support,
+            losses=tuple(self._losses),
+            supports=tuple(self._supports),
+        )
+
+    def _keep_state(self, state: TrainState) -> None:
+        # The row first: a checkpoint does not hold the supports of its steps.
+        self._write_news()
+        try:
+            if not self._record.exists():
+                write_record(self._record, self._job)
+            state.save(self._checkpoint)
+        except (OSError, SafetensorError, TrainingError):
+            # It only guards against a restart; without it training would start anew.
+            log.warning("job %s has no checkpoint", self._job.id, exc_info=True)
+            return
+        # The program may die as often as it likes while the job gets on.
+        if self._attempts > 1 and len(state.losses) > self._job.step:
+            self._attempts = 1
+            self._store.progress(self._job.id, attempts=1)
+
+    def _keep_frame(self, frame: Frame) -> None:
+        self._unsteered = frame.unsteered
+        try:
+            save_frame(self._frames, frame)
+        except OSError:
+            log.warning("job %s lost a preview frame", self._job.id, exc_info=True)
+            return
+        self._store.progress(self._job.id, frames=len(frame_files(self._frames)))

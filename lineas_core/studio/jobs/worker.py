@@ -1,0 +1,175 @@
+"""The thread that takes up jobs one after the other, and the one that looks whether it moves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from lineas_core.errors import LineasError
+from lineas_core.studio.jobs.watchdog import Heartbeat
+from lineas_core.studio.storage.store import JobRow, Store
+
+SECONDS_BETWEEN_LOOKS = 1.0
+# Each thread that hangs keeps its model in memory.
+MOST_HUNG = 3
+HOUR = 3600.0
+LONGEST_GAP = 30 * 24 * HOUR
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Takes up jobs in their turn.
+
+    A thread of Python's cannot be stopped from outside. One that hangs is left to itself: its job
+    fails, its model is forgotten, for hooks of the step that hangs are still on it, and another
+    thread goes on with the other jobs.
+
+    Args:
+        store: of the jobs.
+        run: takes a claimed job to its end; gives why it failed where the row could not be told.
+        forget_model: lets the next job load that model anew; without it a job that hangs stops
+            the queue.
+        on_end: told each job that has ended for good.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        run: Callable[[JobRow, Heartbeat], str],
+        forget_model: Callable[[str], object] | None,
+        on_end: Callable[[JobRow], object],
+    ) -> None:
+        self._store, self._run, self._on_end = store, run, on_end
+        self._forget_model = forget_model
+        self._wake, self._closing, self._gone = (threading.Event() for _ in range(3))
+        self._at_work: tuple[JobRow, Heartbeat] | None = None
+        self._thread: threading.Thread | None = None
+        self._watch: threading.Thread | None = None
+        self._hung: list[threading.Thread] = []
+        # Why jobs failed that their rows cannot be told yet, as on a full disk.
+        self._unsaid: dict[str, str] = {}
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is to stop."""
+        return self._closing.is_set()
+
+    def start(self) -> None:
+        """Begin."""
+        self._start_thread()
+        self._watch = threading.Thread(target=self._look_on, name="watch", daemon=True)
+        self._watch.start()
+
+    def wake(self) -> None:
+        """There is a job."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop after the current step."""
+        self._closing.set()
+        self._wake.set()
+        # Not for ever: the thread is another one, or none, once it is known to hang.
+        while (thread := self._thread) is not None and thread.is_alive():
+            thread.join(SECONDS_BETWEEN_LOOKS)
+        self._gone.set()
+        if self._watch is not None:
+            self._watch.join()
+
+    def work(self) -> bool:
+        """Take up the job whose turn it is, and take it to its end; says whether there was one."""
+        for job_id, why in list(self._unsaid.items()):
+            self._fail(job_id, why)
+        job = self._store.claim_next()
+        if job is None:
+            return False
+        heart = Heartbeat()
+        self._at_work = (job, heart)
+        why = self._run(job, heart)
+        if heart.given_up:
+            return True
+        self._at_work = None
+        if why:
+            self._unsaid[job.id] = why
+        else:
+            self._tell_end(job.id)
+        return True
+
+    def look(self) -> None:
+        """Fail the job whose work hangs, and go on with the others where that is possible."""
+        if (at_work := self._at_work) is None:
+            return
+        job, heart = at_work
+        if not (why := heart.overdue()):
+            return
+        goes_on = self._forget_model is not None and len(self._alive()) < MOST_HUNG
+        then = (
+            "The other jobs go on with the model loaded anew."
+            if goes_on
+            else "The other jobs wait: restart the app."
+        )
+        message = f"{why} It hangs, and was given up. {then} What hangs is freed by a restart only."
+        log.error("job %s: %s", job.id, message)
+        if not self._fail(job.id, message) and job.id not in self._unsaid:
+            return  # It has ended just now.
+        heart.give_up()
+        self._at_work = None
+        if self._thread is not None:
+            self._hung.append(self._thread)
+        self._thread = None
+        if goes_on and self._forget_model is not None:
+            self._forget_model(job.model)
+            if not self.closing:
+                self._start_thread()
+
+    def _alive(self) -> list[threading.Thread]:
+        return [thread for thread in self._hung if thread.is_alive()]
+
+    def _fail(self, job_id: str, why: str) -> bool:
+        """Say in its row that a job has failed; what cannot be said now is said later."""
+        try:
+            failed = self._store.transition(job_id, {"running"}, "failed", message=why)
+        except LineasError:
+            self._unsaid[job_id] = why
+            return False
+        self._unsaid.pop(job_id, None)
+        if failed:
+            self._tell_end(job_id)
+        return failed
+
+    def _tell_end(self, job_id: str) -> None:
+        ended = self._store.job(job_id)
+        if ended is not None and ended.finished:
+            try:
+                self._on_end(ended)
+            except Exception:
+                log.exception("what follows the end of job %s failed", job_id)
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name="training", daemon=True)
+        self._thread.start()
+
+    def _loop(self) -> None:
+        while not self.closing and threading.current_thread() is self._thread:
+            try:
+                worked = self.work()
+            except LineasError:
+                log.exception("the worker could not take up a job; it tries again")
+                worked = False
+            if not worked:
+                self._wake.wait(SECONDS_BETWEEN_LOOKS)
+                self._wake.clear()
+
+    def _look_on(self) -> None:
+        noted = time.monotonic()
+        while not self._gone.wait(SECONDS_BETWEEN_LOOKS):
+            try:
+                self.look()
+                if time.monotonic() - noted >= HOUR:
+                    noted = time.monotonic()
+                    # An app that runs for months is no gap in what is known of the clock.
+                    self._store.steady_for(LONGEST_GAP)
+            except Exception:
+                log.exception("the look at the worker failed")

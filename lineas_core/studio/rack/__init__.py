@@ -1,0 +1,1 @@
+"""The rack and the screen: which maps are on, and what is shown."""

@@ -1,0 +1,77 @@
+"""What the rack puts on a model: maps, each at its strength, with the rows they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.studio.access.moderation import check_map
+from lineas_core.studio.rack.rack import RackState
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.store import MapRow
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Maps that are on, first applied first.
+
+    Attributes:
+        rows: where they come from.
+        maps: the maps, inverted where that was asked for.
+        strengths: of each.
+        inverses: whether each is the inverse of its row's.
+    """
+
+    rows: tuple[MapRow, ...] = ()
+    maps: tuple[SteeringMap, ...] = ()
+    strengths: tuple[float, ...] = ()
+    inverses: tuple[bool, ...] = ()
+
+    @property
+    def steer(self) -> list[tuple[SteeringMap, float]]:
+        """As `generate` takes them."""
+        return list(zip(self.maps, self.strengths, strict=True))
+
+    @property
+    def concepts(self) -> list[str]:
+        """What the maps are about, each once."""
+        return list(dict.fromkeys(row.concept for row in self.rows if row.concept))
+
+    @property
+    def titles(self) -> str:
+        """In words, as "Watercolor 0.80 + Neon 0.30"."""
+        return " + ".join(
+            f"{row.title}{' inverse' if inverse else ''} {strength:.2f}"
+            for row, strength, inverse in zip(self.rows, self.strengths, self.inverses, strict=True)
+        )
+
+
+def mix_of(
+    rack: RackState, library: Library, owner: str, model: str, *, guarded: bool = False
+) -> Mix:
+    """The maps that the rack puts on `model`, out of those that the owner may use.
+
+    Args:
+        rack: which maps, in which order, how strong.
+        library: where they are.
+        owner: who asks.
+        model: that they are put on.
+        guarded: refuse those that steer towards harm (`content.py`).
+
+    Raises:
+        ConfigError: too many are on.
+        ContentError: a map steers towards harm.
+        MapError: a map's file is damaged, or has no inverse.
+    """
+    rows = {row.id: row for row in library.maps(owner, model=model)}
+    slots = rack.active(rows)
+    maps = [library.map(slot.id, owner) for slot in slots]
+    if guarded:
+        for slot, smap in zip(slots, maps, strict=True):
+            check_map(smap, rows[slot.id].prompts, slot.strength, inverse=slot.inverse)
+    return Mix(
+        tuple(rows[slot.id] for slot in slots),
+        tuple(m.inverse() if slot.inverse else m for m, slot in zip(maps, slots, strict=True)),
+        tuple(slot.strength for slot in slots),
+        tuple(slot.inverse for slot in slots),
+    )

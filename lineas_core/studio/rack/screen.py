@@ -1,0 +1,194 @@
+"""What is on the screen, as a value: for snippets, bundles and links."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from lineas_core.errors import ConfigError
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.scenes.scene import Scene, UsedMap
+from lineas_core.studio.rack.mix import Mix
+from lineas_core.studio.rack.rack import RackState, Slot
+from lineas_core.studio.storage.store import MapRow
+
+LONGEST_LINK = 32_000
+TABS = ("image", "text", "train", "compare", "understand", "library")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What the two tabs that steer show.
+
+    Attributes:
+        rack: the maps and their strengths.
+        image_model: of the image tab.
+        image_prompts: its text field.
+        image_seed: its seed.
+        text_model: of the text tab.
+        text_prompt: its prompt.
+        text_seed: its seed.
+        tokens: it writes at most.
+        tab: that is open, one of `TABS`; empty where that is not told.
+        titles: id of a map on the rack -> its title, for who does not have it.
+        digests: id of a map on the rack -> its digest, by which it is found among others' maps.
+    """
+
+    rack: RackState
+    image_model: str
+    image_prompts: str
+    image_seed: int
+    text_model: str
+    text_prompt: str
+    text_seed: int
+    tokens: int
+    tab: str = ""
+    titles: Mapping[str, str] = field(default_factory=dict)
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """Of the tab that was shown last."""
+        return self.image_model if self.rack.modality == "image" else self.text_model
+
+    @classmethod
+    def from_link(cls, code: str) -> Screen:
+        """The screen that `to_link` wrote.
+
+        Raises:
+            ConfigError: the link is damaged.
+        """
+        try:
+            if len(code) > LONGEST_LINK:
+                raise ValueError("it is too long")
+            return cls.from_json(base64.urlsafe_b64decode(code + "=" * (-len(code) % 4)))
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(
+                f"The link's scene cannot be read ({error}). Copy the whole link again."
+            ) from error
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Screen:
+        """The screen that a link holds, or the browser's storage.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        try:
+            raw = json.loads(text)
+            tab = raw.get("tab", "")
+            return cls(
+                rack=RackState.from_page({"state": raw["rack"]}),
+                image_model=str(raw["image_model"]),
+                image_prompts=str(raw["image_prompts"]),
+                image_seed=int(raw["image_seed"]),
+                text_model=str(raw["text_model"]),
+                text_prompt=str(raw["text_prompt"]),
+                text_seed=int(raw["text_seed"]),
+                tokens=int(raw["tokens"]),
+                tab=tab if tab in TABS else "",
+                titles=_texts(raw.get("titles", {})),
+                digests=_texts(raw.get("digests", {})),
+            )
+        except (
+            ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError,
+        ) as error:  # fmt: skip
+            raise ConfigError(f"This is not a screen ({error}).") from error
+
+    def settled(self, rows: Iterable[MapRow]) -> tuple[Screen, list[str]]:
+        """The screen with the maps that somebody has, and the titles of those that they do not.
+
+        A map of another id and the same digest is the same map.
+        """
+        rows = list(rows)
+        ids, twins = {row.id for row in rows}, {row.digest: row.id for row in rows}
+        found: dict[str, str] = {}
+        missing: list[str] = []
+        slots: list[Slot] = []
+        for slot in self.rack.slots:
+            mine = slot.id if slot.id in ids else twins.get(self.digests.get(slot.id, ""), "")
+            if mine:
+                found[slot.id] = mine
+                slots.append(replace(slot, id=mine))
+            else:
+                missing.append(self.titles.get(slot.id, "a map without a title"))
+        rack = replace(self.rack, slots=tuple(slots), solo=found.get(self.rack.solo, ""))
+        return replace(self, rack=rack), missing
+
+    def named(self, rows: Iterable[MapRow]) -> Screen:
+        """The screen with the maps of its rack that are among `rows`, their titles and digests."""
+        known = {row.id: row for row in rows}
+        slots = tuple(slot for slot in self.rack.slots if slot.id in known)
+        return replace(
+            self,
+            rack=replace(self.rack, slots=slots),
+            titles={slot.id: known[slot.id].title for slot in slots},
+            digests={slot.id: known[slot.id].digest for slot in slots},
+        )
+
+    @property
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """What the fields of either tab hold, but for the models."""
+        return {
+            "image": {"prompts": self.image_prompts, "seed": self.image_seed},
+            "text": {"prompts": self.text_prompt, "seed": self.text_seed, "tokens": self.tokens},
+        }
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """Of the seven fields on the two tabs, models included, in the order of the class."""
+        return (
+            self.image_model, self.image_prompts, self.image_seed, self.text_model,
+            self.text_prompt, self.text_seed, self.tokens,
+        )  # fmt: skip
+
+    def to_link(self) -> str:
+        """The screen as letters, digits, - and _, for an address."""
+        text = json.dumps({**asdict(self), "rack": self.rack.to_page()}, separators=(",", ":"))
+        return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def scene_of(
+    screen: Screen, mix: Mix, prompts: Sequence[str]
+) -> tuple[Scene, dict[str, SteeringMap]]:
+    """What runs, and its maps by file name: those of the rack as they act, inverses included.
+
+    Args:
+        screen: the screen.
+        mix: the rack's maps on its model.
+        prompts: of the tab that was shown last.
+    """
+    files: dict[str, SteeringMap] = {}
+    used: list[UsedMap] = []
+    for row, smap, strength, inverse in zip(
+        mix.rows, mix.maps, mix.strengths, mix.inverses, strict=True
+    ):
+        name = _file_name(row.title + (" inverse" if inverse else ""), files)
+        files[name] = smap
+        used.append(UsedMap(name, strength))
+    text = screen.rack.modality == "text"
+    scene = Scene(
+        model=screen.model,
+        modality=screen.rack.modality,
+        prompts=tuple(prompts),
+        maps=tuple(used),
+        seed=screen.text_seed if text else screen.image_seed,
+        max_new_tokens=screen.tokens,
+    )
+    return scene, files
+
+
+def _texts(raw: Mapping[str, Any]) -> dict[str, str]:
+    return {str(name): str(text) for name, text in raw.items()}
+
+
+def _file_name(title: str, taken: dict[str, Any]) -> str:
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60] or "map"
+    name, number = f"{stem}.safetensors", 2
+    while name in taken:
+        name, number = f"{stem}-{number}.safetensors", number + 1
+    return name

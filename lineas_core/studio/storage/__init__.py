@@ -1,0 +1,1 @@
+"""The database, the files of maps, and the library over both."""

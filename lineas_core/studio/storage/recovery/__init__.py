@@ -1,0 +1,1 @@
+"""A damaged database: found, mended, backed up."""

@@ -1,0 +1,90 @@
+"""Dated copies of the database, the newest few of which are kept."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+from contextlib import closing, suppress
+from datetime import date
+from pathlib import Path
+
+from lineas_core.studio.storage.recovery.integrity import flaw_of, open_to_read, version_of
+from lineas_core.studio.storage.schema import MIGRATIONS
+
+KEPT = 7
+# The number says which is newer, for a clock may be set back.
+_NAME = re.compile(r"studio-(\d{6,})-(\d{4}-\d\d-\d\d)\.db")
+
+log = logging.getLogger(__name__)
+
+
+def backups(folder: Path) -> list[Path]:
+    """The backups in a folder, newest first."""
+    found = [path for path in folder.glob("studio-*.db") if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_number, reverse=True)
+
+
+def back_up(database: Path, folder: Path, today: date) -> Path | None:
+    """Copy a sound database, unless one of its version was copied on that day.
+
+    A copy that cannot be made is a line in the log, and no reason not to start.
+
+    Returns:
+        The new backup, if one was made.
+    """
+    earlier = backups(folder)
+    number = _number(earlier[0]) + 1 if earlier else 1
+    path = folder / f"studio-{number:06d}-{today:%Y-%m-%d}.db"
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        folder.mkdir(exist_ok=True)
+        for left_behind in folder.glob(".studio-*.partial*"):
+            left_behind.unlink()
+        with closing(open_to_read(database)) as source:
+            if version_of(source) > len(MIGRATIONS):
+                return None
+            if earlier and earlier[0].stem.endswith(f"{today:%Y-%m-%d}"):
+                with closing(open_to_read(earlier[0])) as newest:
+                    if version_of(newest) == version_of(source):
+                        return None
+            copy_database(source, partial)
+        os.replace(partial, path)
+        for old in backups(folder)[KEPT:]:
+            old.unlink()
+    except (OSError, sqlite3.Error):
+        log.warning("there is no backup of %s today", database, exc_info=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        return None
+    return path
+
+
+def newest_sound(folder: Path) -> Path | None:
+    """The newest backup that is sound, and not of a newer version, if there is one."""
+    for path in backups(folder):
+        try:
+            if not path.stat().st_size or flaw_of(path):
+                continue
+            with closing(open_to_read(path)) as db:
+                if version_of(db) <= len(MIGRATIONS):
+                    return path
+        except (OSError, sqlite3.Error):
+            log.warning("the backup %s is left out", path, exc_info=True)
+    return None
+
+
+def copy_database(source: sqlite3.Connection, path: Path) -> None:
+    """Copy an open database to a file of its own, whole and on the disk."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as copy:
+        source.backup(copy)
+        # So that all of it is in one file.
+        copy.execute("PRAGMA journal_mode = DELETE")
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def _number(path: Path) -> int:
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else 0

@@ -1,0 +1,200 @@
+"""Opening LINEAS_HOME: the database is looked over, mended where it is damaged, and backed up.
+
+Nothing is deleted. A damaged database is set aside under another name; what can be read of it goes
+into a new one, on top of the newest sound backup. Maps come back by the records beside their files,
+and unfinished jobs by those beside their checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from pathlib import Path
+
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.recovery.backups import back_up, backups, newest_sound
+from lineas_core.studio.storage.recovery.integrity import BESIDE, flaw_of
+from lineas_core.studio.storage.recovery.salvage import rebuild
+from lineas_core.studio.storage.schema import store_errors
+from lineas_core.studio.storage.sidecars import read_record
+from lineas_core.studio.storage.store import JobRow, Store
+from lineas_core.system.files import write_whole
+from lineas_core.system.words import counted
+
+_SECRET = re.compile(r"[0-9a-f]{64}")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class State:
+    """LINEAS_HOME, open.
+
+    Attributes:
+        store: the rows.
+        library: the maps.
+        notes: what had to be mended, for people to read; they are in the log as well.
+    """
+
+    store: Store
+    library: Library
+    notes: tuple[str, ...] = ()
+
+
+def open_state(
+    home: Path,
+    *,
+    wal: bool = True,
+    gallery: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> State:
+    """Open the database and the library of a folder, of which this is the only process.
+
+    Args:
+        home: the folder; made at need.
+        wal: as for `Store`.
+        gallery: as for `Library`.
+        clock: seconds since 1970.
+
+    Raises:
+        StoreError: the folder cannot be read or written, or is full; or the database is of a newer
+            version. Nothing was changed.
+    """
+    path = home / "studio.db"
+    with store_errors(path):
+        home.mkdir(parents=True, exist_ok=True)
+        notes = _mend(path, clock)
+        if path.exists() and path.stat().st_size:
+            back_up(path, home / "backups", _day(clock))
+    store = Store(path, wal=wal, clock=clock)
+    try:
+        library = Library(store, home / "maps", gallery=gallery, clock=clock)
+        with store_errors(path):
+            _keep_secret(store, home / "studio.secret")
+            jobs = _find_jobs(store, home / "checkpoints")
+            found = library.rescan(mended=bool(notes))
+    except BaseException:
+        store.close()
+        raise
+    if jobs:
+        were = "was" if jobs == 1 else "were"
+        notes.append(
+            f"{counted(jobs, 'unfinished training job')} {were} found again by "
+            f"{'its checkpoint' if jobs == 1 else 'their checkpoints'}."
+        )
+    if found:
+        lost = sum(not row.owner for row in found)
+        note = f"{counted(len(found), 'map')} found again by the files"
+        if lost:
+            note += f", {lost} of which nobody is known to own: import them from the folder maps"
+        notes.append(f"{note}.")
+    for note in notes:
+        log.warning(note)
+    return State(store, library, tuple(notes))
+
+
+def _mend(path: Path, clock: Callable[[], float]) -> list[str]:
+    """Have a sound database, or none where there was none; what was done, in words."""
+    ready = path.with_name(f"{path.name}.new")
+    if not path.exists() and ready.exists():
+        # The process died between setting the damaged file aside and putting this in its place.
+        _set_aside(path, clock)
+        os.replace(ready, path)
+        return [f"The database {path} was damaged; its mending was brought to an end."]
+    for left_behind in path.parent.glob(".mending-*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    flaw = _flaw(path)
+    if not flaw:
+        ready.unlink(missing_ok=True)
+        return []
+    backup = newest_sound(path.parent / "backups")
+    partial = path.with_name(f".{path.name}.partial")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mending-") as folder:
+        copy = Path(folder) / path.name
+        carried = rebuild(partial, copy if _copied(path, copy) else None, backup)
+    os.replace(partial, ready)
+    aside = _set_aside(path, clock)
+    os.replace(ready, path)
+    kept = f" The damaged file is kept as {aside}." if aside is not None else ""
+    base = f"the backup {backup.name}" if backup else "a new one"
+    return [
+        f"The database {path} was damaged ({flaw}).{kept} In its place is {base}, with {carried} "
+        "rows that could be read of the damaged file."
+    ]
+
+
+def _flaw(path: Path) -> str:
+    """As `flaw_of`; and where there was a database once, there must be one."""
+    if path.exists() and (path.is_dir() or path.stat().st_size):
+        return flaw_of(path)
+    if backups(path.parent / "backups") or (path.parent / "studio.secret").exists():
+        return "it is empty" if path.exists() else "it is gone"
+    return ""
+
+
+def _copied(path: Path, copy: Path) -> bool:
+    """Copy a damaged file with its log, so that reading it changes nothing; if it is a file."""
+    if not path.is_file():
+        return False
+    for ending in ("", *BESIDE):
+        if (source := path.with_name(path.name + ending)).is_file():
+            shutil.copyfile(source, copy.with_name(copy.name + ending))
+    return True
+
+
+def _set_aside(path: Path, clock: Callable[[], float]) -> Path | None:
+    """Rename a database and all that belongs to it; the name of its file, if there was one."""
+    when, number = f"{datetime.fromtimestamp(clock()):%Y-%m-%d-%H%M%S}", 1
+    while True:
+        aside = path.with_name(f"{path.stem}-damaged-{when}-{number}{path.suffix}")
+        if not any(aside.with_name(aside.name + ending).exists() for ending in ("", *BESIDE)):
+            break
+        number += 1
+    there = path.exists()
+    for ending in ("", *BESIDE):
+        source = path.with_name(path.name + ending)
+        if source.exists():
+            os.replace(source, aside.with_name(aside.name + ending))
+    return aside if there else None
+
+
+def _keep_secret(store: Store, path: Path) -> None:
+    """Keep the secret beside the database too: without it no browser's key can be read."""
+    kept = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else ""
+    secret = store.secret(kept if _SECRET.fullmatch(kept) else "")
+    if secret != kept:
+        write_whole(path, secret)
+        with suppress(OSError):
+            path.chmod(0o600)
+
+
+def _find_jobs(store: Store, folder: Path) -> int:
+    """Queue the unfinished jobs that have a checkpoint's record, and no row; says how many."""
+    count = 0
+    for path in sorted(folder.glob("[!.]*.json")):
+        if store.job(path.stem) is not None:
+            continue
+        try:
+            job = read_record(path, JobRow)
+        except (OSError, ValueError):
+            log.warning("%s tells of no job that could go on", path, exc_info=True)
+            continue
+        message = "Found again after the database was damaged; it goes on from its checkpoint."
+        # Rows that it names may be lost.
+        store.add_job(
+            replace(job, status="queued", phase="", parent="", map_id="", message=message)
+        )
+        count += 1
+    return count
+
+
+def _day(clock: Callable[[], float]) -> date:
+    return datetime.fromtimestamp(clock()).date()

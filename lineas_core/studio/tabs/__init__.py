@@ -1,0 +1,1 @@
+"""A layout and its callbacks for each tab."""

@@ -1,0 +1,252 @@
+"""What the compare tab does: two methods trained on the same prompts, two maps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from lineas_core.errors import ConfigError, MapError
+from lineas_core.methods.fit import TITLES
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.pictures import Pictures, lines_of
+from lineas_core.studio.answers.texts import Texts, checked_length, whole
+from lineas_core.studio.app import Studio, with_messages
+from lineas_core.studio.rack.mix import Mix
+from lineas_core.studio.rack.rack import RackState, Slot, patch
+from lineas_core.studio.storage.store import JobRow, MapRow
+from lineas_core.studio.tabs.library.map_list import made_on
+from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.studio.tabs.train.training import TrainingWork
+from lineas_core.studio.views import comparison
+from lineas_core.studio.views.charts import compare_maps
+from lineas_core.studio.views.csv_tables import write_csv
+
+NEW_TOKENS = 48
+LETTERS = ("A", "B")
+
+
+class CompareWork:
+    """Callbacks of the compare tab.
+
+    Args:
+        studio: the state.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._pictures, self._texts = Pictures(studio), Texts(studio)
+        self._prompts, self._training = PromptWork(studio), TrainingWork(studio)
+
+    @with_messages
+    def open(self, key: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+        """Every map for A, those of its model for B, their figures, and which prompts to ask for.
+
+        What is chosen stays so; else A is the newest map.
+        """
+        return self._chosen(owner_of(key), a, b)
+
+    @with_messages
+    def relist(self, key: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+        """As `open`, after a change of the library: what is still there is only offered anew.
+
+        A choice that is made while this answer is on its way is not taken back by it.
+        """
+        owner = owner_of(key)
+        rows, first, others, second = self._offered(owner, a, b)
+        if not (first and second and (first.id, second.id) == (a, b)):
+            return self._chosen(owner, a, b)
+        offered = (gr.update(choices=_labels(found)) for found in (rows, others))
+        return (*offered, *(gr.skip(),) * 3)
+
+    @with_messages
+    def sets(self, key: str, kind: str) -> tuple[Any, Any]:
+        """Models and prompt sets to train on."""
+        models = self._studio.model_choices(kind)
+        found = self._prompts.choices(owner_of(key), kind)
+        return (
+            gr.update(choices=models, value=models[0][1]),
+            gr.update(choices=found, value=found[0][1]),
+        )
+
+    @with_messages
+    def train(
+        self, key: str, model: str, chosen: str | None, method_a: str, method_b: str
+    ) -> tuple[Any, ...]:
+        """Queue a job of each method, or neither."""
+        owner = owner_of(key)
+        if method_a == method_b:
+            raise ConfigError(f"Both are {TITLES[method_a]}; choose two methods.")
+        if not chosen:
+            raise ConfigError("No prompt set is chosen; choose one of the list.")
+        prompts = self._prompts.find(owner, chosen)
+        jobs = [self._training.queue(owner, model, prompts, {}, method=method_a)]
+        try:
+            jobs.append(self._training.queue(owner, model, prompts, {}, method=method_b))
+        except Exception:
+            self._studio.jobs.cancel(jobs[0].id, owner)
+            raise
+        return self._progress(owner, jobs)
+
+    @with_messages
+    def poll(self, key: str, asked: list[str]) -> tuple[Any, ...]:
+        """How far the two jobs are."""
+        owner = owner_of(key)
+        return self._progress(owner, self._jobs(owner, asked))
+
+    @with_messages
+    def cancel(self, key: str, asked: list[str]) -> tuple[Any, ...]:
+        """Stop both; what they have learned is kept."""
+        owner = owner_of(key)
+        for job in asked:
+            self._studio.jobs.cancel(job, owner)
+        return self._progress(owner, self._jobs(owner, asked))
+
+    @with_messages
+    def take(self, key: str, trained: list[str], rack: Any) -> tuple[Any, ...]:
+        """The two new maps: chosen here, and on the rack, where one is heard at a time."""
+        if not trained:
+            return (gr.skip(),) * 6
+        owner = owner_of(key)
+        rows = self._studio.library.maps(owner)
+        new = [self._studio.library.row(map_id, owner) for map_id in trained]
+        now = RackState.from_page(rack)
+        slots = tuple(
+            Slot(row.id, True, 1.0 if row.recommended is None else row.recommended) for row in new
+        )
+        rest = tuple(slot for slot in now.slots if slot.id not in trained)
+        state = replace(now, slots=slots + rest, solo=trained[0], modality=new[0].modality)
+        return (*self._chosen(owner, *trained), patch(rows=rows, state=state))
+
+    @with_messages
+    def show(
+        self,
+        key: str,
+        a: str | None,
+        b: str | None,
+        strength: float,
+        prompts: str,
+        opening: str,
+        seed: float,
+    ) -> Iterator[str]:
+        """The untouched model, map A and map B beside each other."""
+        if not a or not b:
+            raise ConfigError("Two maps are needed; choose A and B, or train two methods above.")
+        owner = owner_of(key)
+        self._studio.limits.admit(owner)
+        rows = [self._studio.library.row(chosen, owner) for chosen in (a, b)]
+        model = rows[0].model
+        if rows[1].model != model:
+            raise ConfigError(
+                f"{rows[0].title} is of {model} and {rows[1].title} of {rows[1].model}; "
+                "choose two maps of one model."
+            )
+        sides = [
+            self._studio.mix(
+                owner,
+                RackState.from_page({"state": {"rows": [{"id": row.id, "strength": strength}]}}),
+                model,
+            )
+            for row in rows
+        ]
+        concepts = Mix(rows=tuple(rows)).concepts
+        titles = ["Untouched", *(_heading(n, row, strength) for n, row in enumerate(rows))]
+        if rows[0].modality == "image":
+            lines = lines_of(prompts)
+            self._studio.check_images(model, 3 * len(lines))
+            looks = [
+                self._pictures.make(side, model, lines, whole("seed", seed), concepts)
+                for side in (Mix(), *sides)
+            ]
+            yield comparison.pictures(titles, looks)
+            return
+        length = checked_length(opening, NEW_TOKENS)
+        steered = [[], *(side.steer for side in sides)]
+        for texts, readouts in self._texts.sides(
+            steered, concepts, model, opening, whole("seed", seed), length
+        ):
+            yield comparison.texts(opening, titles, texts, concepts, readouts)
+
+    @with_messages
+    def table(self, key: str, a: str | None, b: str | None) -> str:
+        """The two maps' figures as a CSV file."""
+        if not a or not b:
+            raise ConfigError("Two maps are needed; choose A and B, or train two methods above.")
+        owner = owner_of(key)
+        self._studio.limits.admit(owner)
+        rows = [self._studio.library.row(chosen, owner) for chosen in (a, b)]
+        jobs = [self._studio.jobs.get(row.job, owner) for row in rows]
+        sides = [
+            comparison.figures_of(row, job.seconds if job else None)
+            for row, job in zip(rows, jobs, strict=True)
+        ]
+        header = ["figure", *(row.title for row in rows)]
+        lines = [(name, *(side[name] for side in sides)) for name in sides[0]]
+        return write_csv(self._studio.download_folder() / "comparison.csv", header, lines)
+
+    def _offered(
+        self, owner: str, a: str | None, b: str | None
+    ) -> tuple[list[MapRow], MapRow | None, list[MapRow], MapRow | None]:
+        """Maps for A and which one it is, then maps for B and which one it is."""
+        rows = self._studio.library.maps(owner)
+        first = next((row for row in rows if row.id == a), rows[0] if rows else None)
+        others = [row for row in rows if first and row.model == first.model and row != first]
+        second = next((row for row in others if row.id == b), others[0] if others else None)
+        return rows, first, others, second
+
+    def _chosen(self, owner: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+        rows, first, others, second = self._offered(owner, a, b)
+        image = first is None or first.modality == "image"
+        return (
+            gr.update(choices=_labels(rows), value=first.id if first else None),
+            gr.update(choices=_labels(others), value=second.id if second else None),
+            self._figures(owner, first, second),
+            gr.update(visible=image),
+            gr.update(visible=not image),
+        )
+
+    def _figures(self, owner: str, first: MapRow | None, second: MapRow | None) -> str:
+        if first is None or second is None:
+            return comparison.too_few()
+        rows = [first, second]
+        jobs = [self._studio.jobs.get(row.job, owner) for row in rows]
+        try:
+            words = compare_maps(*(self._studio.library.map(row.id, owner) for row in rows)).words
+        except MapError as error:
+            words = str(error)
+        return comparison.figures(rows, [job.seconds if job else None for job in jobs], words)
+
+    def _jobs(self, owner: str, asked: list[str]) -> list[JobRow]:
+        found = [self._studio.jobs.get(job, owner) for job in asked]
+        return [job for job in found if job is not None]
+
+    def _progress(self, owner: str, jobs: list[JobRow]) -> tuple[Any, ...]:
+        """Jobs' ids, timer, progress, the two buttons, and the maps once both have ended."""
+        running = any(not job.finished for job in jobs)
+        maps = [job.map_id for job in jobs if job.map_id]
+        queue = self._studio.jobs
+        lines = [
+            (job, queue.position(job.id), None if job.finished else queue.eta(job.id))
+            for job in jobs
+        ]
+        return (
+            [job.id for job in jobs],
+            gr.Timer(active=running),
+            comparison.progress(lines),
+            gr.update(interactive=not running),
+            gr.update(interactive=running),
+            maps if not running and len(maps) == len(LETTERS) else gr.skip(),
+        )
+
+
+def _labels(rows: list[MapRow]) -> list[tuple[str, str]]:
+    return [
+        (f"{row.title} · {TITLES.get(row.method, row.method)} · {made_on(row)}", row.id)
+        for row in rows
+    ]
+
+
+def _heading(number: int, row: MapRow, strength: float) -> str:
+    return f"{LETTERS[number]}: {row.title} {strength:.2f}"

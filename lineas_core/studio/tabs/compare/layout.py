@@ -1,0 +1,97 @@
+"""The compare tab: two methods trained on the same prompts, two maps side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from lineas_core.prompts.subjects import SUBJECTS
+from lineas_core.studio.app import Studio
+from lineas_core.studio.components.choices import Choice
+from lineas_core.studio.storage.rows import STEPWISE
+from lineas_core.studio.tabs.compare.callbacks import CompareWork
+from lineas_core.studio.tabs.texts.layout import OPENINGS
+from lineas_core.studio.tabs.train.training import method_choices
+from lineas_core.studio.views.csv_tables import csv_button
+
+PROMPTS = 3
+RIVAL = "lin-act"
+NOTHING = '<p class="ls-hint">Choose two maps, and press Show.</p>'
+
+
+def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> None:
+    """Lay out the tab, and wire it."""
+    work = CompareWork(studio)
+    jobs, trained = gr.State([]), gr.State([])
+    timer = gr.Timer(1.0, active=False)
+    with gr.Accordion("Train two methods on the same prompts", open=False, elem_id="versus"):
+        with gr.Row():
+            kind = gr.Radio(
+                [("Pictures", "image"), ("Text", "text")], value="image", label="What to steer",
+                elem_id="versus-kind",
+            )  # fmt: skip
+            model = gr.Dropdown(
+                studio.model_choices("image"), label="Model",
+                elem_id="versus-model", allow_custom_value=not studio.settings.demo,
+            )  # fmt: skip
+            prompts = Choice([], label="Prompt set", elem_id="versus-set")
+        with gr.Row():
+            methods = [
+                gr.Dropdown(
+                    method_choices(), value=value, label=f"Method {letter}",
+                    elem_id=f"method-{letter.lower()}",
+                )
+                for letter, value in (("A", STEPWISE), ("B", RIVAL))
+            ]  # fmt: skip
+        with gr.Row():
+            train = gr.Button("Train both", variant="primary", elem_id="train-both", size="md")
+            cancel = gr.Button("Cancel", interactive=False, elem_id="cancel-both", size="md")
+        progress = gr.HTML(elem_id="versus-progress")
+    with gr.Row():
+        a = Choice([], label="Map A", elem_id="map-a", min_width=240)
+        b = Choice([], label="Map B", elem_id="map-b", min_width=240)
+    figures = gr.HTML(elem_id="versus-figures")
+    csv_button("versus-csv", work.table, [key, a, b], "Figures (CSV)")
+    with gr.Row(equal_height=False):
+        pictured = gr.Textbox(
+            "\n".join(SUBJECTS[:PROMPTS]), label="Prompts, one on a line", lines=PROMPTS,
+            max_lines=8, elem_id="versus-prompts", scale=3, min_width=280,
+        )  # fmt: skip
+        opening = gr.Textbox(
+            OPENINGS[0], label="Prompt", lines=PROMPTS, visible=False, elem_id="versus-opening",
+            scale=3, min_width=280,
+        )  # fmt: skip
+        seed = gr.Number(0, label="Seed", precision=0, min_width=80, elem_id="versus-seed")
+    strength = gr.Slider(
+        0.0, 1.0, value=1.0, step=0.05, label="Strength of both", elem_id="versus-strength",
+        buttons=[],
+    )  # fmt: skip
+    run = gr.Button("Show", variant="primary", elem_id="versus-show", size="md")
+    beside = gr.HTML(NOTHING, elem_id="beside", min_height=60)
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    maps = [a, b, figures, pictured, opening]
+    gr.on([tab.select, rack.edit], work.relist, [key, a, b], maps, **quiet)
+    gr.on([tab.select, kind.change], work.sets, [key, kind], [model, prompts], **quiet)
+
+    view: dict[str, Any] = {
+        "fn": work.show,
+        "inputs": [key, a, b, strength, pictured, opening, seed],
+        "outputs": beside,
+        "concurrency_id": "sliders",
+        **quiet,
+    }
+    # One dependency for every trigger: a late answer never takes the place of a newer one.
+    gr.on(
+        [run.click, strength.release, seed.submit, opening.submit, pictured.blur],
+        trigger_mode="always_last",
+        **view,
+    )
+    gr.on([a.input, b.input], work.open, [key, a, b], maps, **quiet).then(**view)
+
+    state = [jobs, timer, progress, train, cancel, trained]
+    train.click(work.train, [key, model, prompts, *methods], state, trigger_mode="once", **quiet)
+    timer.tick(work.poll, [key, jobs], state, trigger_mode="once", **quiet)
+    cancel.click(work.cancel, [key, jobs], state, **quiet)
+    trained.change(work.take, [key, trained, rack], [*maps, rack], **quiet).then(**view)

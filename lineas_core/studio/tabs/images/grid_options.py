@@ -1,0 +1,112 @@
+"""Which strengths a grid goes over, and what its rows are."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+
+from lineas_core.errors import ConfigError
+from lineas_core.studio.answers.texts import whole
+from lineas_core.studio.rack.rack import HIGHEST, LOWEST
+
+STRENGTHS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
+CROSSED = (0.0, 0.25, 0.5, 0.75, 1.0)
+MOST_STRENGTHS, MOST_SEEDS = 12, 8
+
+Rows = Literal["prompts", "seeds"]
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """What a grid goes over.
+
+    Attributes:
+        strengths: of the first map: the columns of every grid.
+        rows: a row for each prompt, or for each seed from the one shown on.
+        seeds: rows of the latter.
+        down: strengths of the second map: the rows of a grid of two maps.
+    """
+
+    strengths: tuple[float, ...] = ()
+    rows: Rows = "prompts"
+    seeds: int = 4
+    down: tuple[float, ...] = ()
+
+    @classmethod
+    def from_page(cls, strengths: str, rows: str, seeds: float | None, down: str) -> GridOptions:
+        """The fields' values; an empty field of strengths leaves the usual ones.
+
+        Raises:
+            ConfigError: a strength or the number of seeds cannot be used; the message names it.
+        """
+        count = whole("seeds", seeds)
+        if not 1 <= count <= MOST_SEEDS:
+            raise ConfigError(f"seeds is {count}; choose 1 to {MOST_SEEDS}.")
+        return cls(
+            strengths_of("Strengths", strengths),
+            "seeds" if rows == "seeds" else "prompts",
+            count,
+            # 0 first: all cells are compared with the first row's untouched picture.
+            tuple(sorted(strengths_of("Strengths of the second map", down), key=lambda s: s != 0)),
+        )
+
+
+def strengths_of(field: str, text: str) -> tuple[float, ...]:
+    """The strengths of a text field, in order, each once; 0 is added, which IMGScore needs.
+
+    >>> strengths_of("Strengths", "1, 0.5 -0.5;1")
+    (-0.5, 0.0, 0.5, 1.0)
+
+    Args:
+        field: its label.
+        text: numbers with commas, semicolons or spaces between; empty gives none.
+
+    Raises:
+        ConfigError: something in it is no strength, or there are too many.
+    """
+    found = {0.0}
+    for word in (words := re.split(r"[\s,;]+", text.strip(" \t\r\n,;"))):
+        if words == [""]:
+            return ()
+        try:
+            number = float(word)
+        except ValueError:
+            number = math.nan
+        # Also false for what is no number.
+        if not LOWEST <= number <= HIGHEST:
+            raise ConfigError(
+                f"{field}: {word[:40]!r} is no strength. Give numbers from {LOWEST:g} to "
+                f"{HIGHEST:g} with commas between, such as 0, 0.5, 1."
+            )
+        found.add(number)
+    if len(found) > MOST_STRENGTHS:
+        raise ConfigError(f"{field}: {len(found)} strengths; {MOST_STRENGTHS} are the most.")
+    return tuple(sorted(found))
+
+
+def build_grid_options() -> list[Any]:
+    """The fields, folded away; their values are what `GridOptions.from_page` takes."""
+    with gr.Accordion("Grid options", open=False, elem_id="grid-options"), gr.Row():
+        # Without a value a field that was never unfolded sends none, which is no text.
+        strengths = gr.Textbox(
+            "", label="Strengths", placeholder=", ".join(f"{s:g}" for s in STRENGTHS),
+            info="0 is always among them", elem_id="grid-strengths", min_width=180,
+        )  # fmt: skip
+        rows = gr.Radio(
+            [("Prompts", "prompts"), ("Seeds of the first prompt", "seeds")], value="prompts",
+            label="Rows", elem_id="grid-rows", min_width=180,
+        )  # fmt: skip
+        seeds = gr.Number(
+            4, label="Seeds", precision=0, minimum=1, maximum=MOST_SEEDS, elem_id="grid-seeds",
+            min_width=80, info="From the seed above",
+        )  # fmt: skip
+        down = gr.Textbox(
+            "", label="Strengths of the second map",
+            placeholder=", ".join(f"{s:g}" for s in CROSSED),
+            info="Rows of a grid of two maps", elem_id="grid-down", min_width=180,
+        )  # fmt: skip
+    return [strengths, rows, seeds, down]

@@ -1,0 +1,136 @@
+"""The library tab: the visitor's maps, and what is taken in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.library.callbacks import LibraryWork
+from lineas_core.studio.tabs.library.map_list import build_map_list
+
+# The address becomes the link, so that it can also be taken from there.
+TO_ADDRESS = """(code) => {
+    const url = new URL(code, window.location.href);
+    window.history.replaceState(null, "", url);
+    window.parent?.postMessage({ queryString: url.search.slice(1) }, "*");
+    return url.toString();
+}"""
+
+
+def build_library_tab(
+    studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab, fields: Sequence[Any]
+) -> None:
+    """Lay out the tab, and wire it.
+
+    Args:
+        studio: the state.
+        key: of the visitor.
+        rack: the maps.
+        tab: that this is.
+        fields: the components of the other tabs that hold the fields of `Screen`, in order.
+    """
+    work = LibraryWork(studio)
+    # Where the deleted maps were on the rack.
+    deleted = gr.State({})
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=320):
+            search = gr.Textbox(
+                label="Search", placeholder="title, tag, concept, model or method",
+                elem_id="library-search",
+            )  # fmt: skip
+            maps, chosen = build_map_list("library-maps"), gr.JSON([], visible=False)
+        with gr.Column(scale=2, min_width=320):
+            card = gr.HTML(elem_id="library-card", min_height=60)
+            with gr.Row():
+                title = gr.Textbox(label="Title", elem_id="library-title", min_width=140)
+                tags = gr.Textbox(
+                    label="Tags", placeholder="bold, night", elem_id="library-tags",
+                    min_width=140,
+                )  # fmt: skip
+            with gr.Row():
+                rename = gr.Button(
+                    "Save title and tags", size="sm", elem_id="library-rename", min_width=150
+                )
+                export = gr.Button("Export", size="sm", elem_id="library-export", min_width=80)
+                delete = gr.Button(
+                    "Delete", size="sm", variant="stop", elem_id="library-delete", min_width=80
+                )
+            exported = gr.File(label="Map files", visible=False, elem_id="library-exported")
+            with gr.Accordion("Import", open=False, elem_id="library-import"):
+                files = gr.File(
+                    label="Maps (.safetensors) or a bundle (.zip)",
+                    file_count="multiple",
+                    file_types=[".safetensors", ".zip"],
+                    elem_id="library-files",
+                    height=120,
+                )
+            with gr.Accordion("What is on the screen", open=False, elem_id="library-screen"):
+                with gr.Row():
+                    code = gr.Button("Python", size="sm", elem_id="snippet-button", min_width=80)
+                    bundle = gr.Button("Bundle", size="sm", elem_id="bundle-button", min_width=80)
+                    link = gr.Button("Link", size="sm", elem_id="link-button", min_width=80)
+                python = gr.Code(
+                    language="python", label="Python", elem_id="snippet", lines=6, wrap_lines=True
+                )
+                map_files = gr.File(
+                    label="Its maps: keep them beside the script", visible=False,
+                    elem_id="snippet-maps",
+                )  # fmt: skip
+                zipped = gr.File(label="Bundle", visible=False, elem_id="bundle")
+                address = gr.Textbox(label="Link", buttons=["copy"], elem_id="link")
+            with gr.Accordion("Hugging Face Hub", open=False, elem_id="library-hub"):
+                repo = gr.Textbox(label="Repository", placeholder="user/name", elem_id="hub-repo")
+                token = gr.Textbox(
+                    label="Your token",
+                    type="password",
+                    info="For private repositories and uploads; not kept",
+                    elem_id="hub-token",
+                )
+                # Logins are there on a Space whose card asks for them.
+                if "OAUTH_CLIENT_ID" in studio.environment:
+                    gr.LoginButton(size="sm")
+                with gr.Row():
+                    push = gr.Button("Push the chosen map", size="sm", elem_id="hub-push")
+                    install = gr.Button("Install", size="sm", elem_id="hub-install")
+            said = gr.HTML(elem_id="library-said")
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    busy: dict[str, Any] = {"api_visibility": "private"}
+    again = ([key, search, chosen], [maps, chosen])
+    lists = gr.on(
+        [tab.select, rack.select, search.change],
+        work.listed,
+        *again,
+        trigger_mode="always_last",
+        **quiet,
+    )
+    lists.then(work.glances, key, maps, concurrency_id="glances", trigger_mode="once", **quiet)
+    maps.input(work.ticked, [key, maps], [chosen, card, title, tags], **quiet)
+    rename.click(work.rename, [key, chosen, title, tags], rack, **quiet).success(
+        work.listed, *again, **quiet
+    ).then(work.describe, [key, chosen], [card, title, tags], **quiet)
+    one = "(key, list, ...rest) => [key, [list.id], ...rest]"
+    maps.select(work.add, [key, maps, rack], rack, js=one, **quiet)
+    ticked, pressed = [key, chosen, rack, deleted], [key, maps, rack, deleted]
+    for event, asked, js in ((delete.click, ticked, None), (maps.delete, pressed, one)):
+        event(work.delete, asked, [deleted, maps, rack], js=js, **quiet).success(
+            work.listed, *again, **quiet
+        )
+    maps.undo(work.undo, pressed, [maps, rack], js=one, **quiet).success(
+        work.listed, *again, **quiet
+    )
+    export.click(work.export, [key, chosen], exported, **quiet)
+    files.upload(work.take_in, [key, files], [said, rack, *fields], **busy).success(
+        work.listed, *again, **quiet
+    )
+    code.click(work.code, [key, rack, *fields], [python, map_files], **quiet)
+    bundle.click(work.bundle, [key, rack, *fields], zipped, **busy)
+    link.click(work.link, [key, rack, *fields], address, **quiet).success(
+        None, address, address, js=TO_ADDRESS
+    )
+    push.click(work.push, [key, chosen, repo, token], said, **busy)
+    install.click(work.install, [key, repo, token], [said, rack], **busy).success(
+        work.listed, *again, **quiet
+    )

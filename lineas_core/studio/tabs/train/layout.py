@@ -1,0 +1,286 @@
+"""The train tab: prompts at the left, training and its live frames at the right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.components.choices import Choice
+from lineas_core.studio.storage.rows import STEPWISE
+from lineas_core.studio.tabs.train.prompts import UNSAVED, UNSAVED_TITLE, PromptWork
+from lineas_core.studio.tabs.train.stage import build_stage
+from lineas_core.studio.tabs.train.style_line import StyleLine
+from lineas_core.studio.tabs.train.training import TrainingWork, method_choices, shipped_fields
+from lineas_core.studio.views import job_cards
+from lineas_core.studio.views.csv_tables import csv_button
+
+FIRST = {"image": "emoji-pixel-art", "text": "football"}
+# Puts the job into the address, so that the page finds it when it is opened again.
+REMEMBER_JOB = """(seen) => {
+    const url = new URL(window.location);
+    if (seen?.job) url.searchParams.set("job", seen.job); else return;
+    window.history.replaceState(null, "", url);
+    window.parent?.postMessage({ queryString: url.search.slice(1) }, "*");
+}"""
+
+# The tab on which the job's map steers.
+OPEN_STEERED = """() => {
+    const text = document.querySelector("#progress [data-kind]")?.dataset.kind === "text";
+    const name = text ? "Text" : "Images";
+    const tabs = [...document.querySelectorAll("[role=tab]")];
+    tabs.find((tab) => tab.textContent.trim() === name)?.click();
+}"""
+# Its prompts in focus, as soon as it is there.
+FOCUS_PROMPTS = """() => {
+    const focus = (tries) => {
+        const field = [...document.querySelectorAll("#prompt textarea, #image-prompts textarea")]
+            .find((one) => one.offsetParent);
+        if (field) { field.focus(); field.select(); }
+        else if (tries) setTimeout(focus, 50, tries - 1);
+    };
+    setTimeout(focus, 50, 40);
+}"""
+TAKE_FILM = "() => { setTimeout(() => document.querySelector('#reel')?.click(), 50); }"
+
+
+@dataclass(frozen=True)
+class TrainTab:
+    """What the page needs of the tab: fills it when the page opens."""
+
+    outputs: list[gr.components.Component]
+    work: TrainingWork
+    modality: gr.Radio
+    chosen: gr.Dropdown
+
+
+def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> TrainTab:
+    """Lay out the tab, and wire it."""
+    prompts, work = PromptWork(studio), TrainingWork(studio)
+    seen, timer = gr.JSON(visible=False), gr.Timer(1.0, active=False)
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=320):
+            gr.Markdown("## 1 · Prompts")
+            with gr.Row():
+                modality = gr.Radio(
+                    [("Pictures", "image"), ("Text", "text")], value="image", label="What to steer",
+                    elem_id="train-kind",
+                )  # fmt: skip
+                model = gr.Dropdown(
+                    _models(studio, "image"), label="Model", elem_id="train-model",
+                    allow_custom_value=not studio.settings.demo, min_width=180,
+                )  # fmt: skip
+            chosen = Choice([], label="Prompt set", elem_id="prompt-set")
+            known = gr.HTML(elem_id="style-line")
+            styles = gr.Radio(
+                [], label="Styles that it knows", visible=False, elem_id="known-styles"
+            )
+            with gr.Accordion("Write them for me", open=False, elem_id="writer"):
+                with gr.Row(equal_height=True):
+                    idea = gr.Textbox(
+                        label="A concept or style, in a few words",
+                        placeholder="volcanoes",
+                        elem_id="idea",
+                        scale=3,
+                    )
+                    dice = gr.Number(0, label="Seed", precision=0, min_width=80, scale=1)
+                writer = gr.Dropdown(
+                    _models(studio, "text"), value="smollm2", label="Written by", elem_id="by"
+                )
+                with gr.Row():
+                    write = gr.Button(
+                        "Write 32 + 32", variant="primary", elem_id="write", size="md"
+                    )
+                    stop = gr.Button("Stop", elem_id="stop-writing", size="md")
+            with gr.Accordion("Upload or paste", open=False, elem_id="uploads"):
+                files = gr.File(
+                    label="Text, CSV, JSON or YAML",
+                    file_count="multiple",
+                    elem_id="prompt-files",
+                    height=120,
+                )
+                report = gr.HTML(elem_id="upload-said")
+                waiting = gr.State(None)
+                with gr.Group(visible=False, elem_id="columns") as panel:
+                    question = gr.HTML(elem_id="columns-asked", padding=True)
+                    with gr.Row():
+                        of_source = gr.Dropdown([], label="From (source)", elem_id="from-column")
+                        of_target = gr.Dropdown([], label="To (target)", elem_id="to-column")
+                    use = gr.Button("Use these columns", size="md", elem_id="use-columns")
+                # The side that the last upload or paste filled alone.
+                filled = gr.State("")
+                pasted = gr.Textbox(
+                    label="Or paste lines, CSV or JSON", lines=3, elem_id="paste-text"
+                )
+                with gr.Row():
+                    into_source = gr.Button("Paste as source", elem_id="paste-source", size="md")
+                    into_target = gr.Button("Paste as target", elem_id="paste-target", size="md")
+            counts = gr.HTML(elem_id="counts", min_height=24)
+            table = gr.Dataframe(
+                headers=["From (source)", "To (target)", "Note"],
+                datatype="str",
+                type="array",
+                interactive=True,
+                static_columns=[2],
+                # The numbers of the rows have a width of their own.
+                column_widths=["34%", "34%", "17%"],
+                wrap=True,
+                max_height=420,
+                show_row_numbers=True,
+                label="Prompts",
+                show_label=False,
+                elem_id="prompt-table",
+            )
+            with gr.Row():
+                name = gr.Textbox(label="Name", elem_id="set-name", min_width=140)
+                concept = gr.Textbox(
+                    label="Concept", info="What the targets have", elem_id="set-concept",
+                    min_width=140,
+                )  # fmt: skip
+            with gr.Row():
+                save = gr.Button("Save as a set", size="sm", elem_id="save-set")
+                share = gr.Button("Download", size="sm", elem_id="download-set")
+                remove = gr.Button("Delete set", size="sm", elem_id="delete-set", min_width=90)
+            restore = gr.Button(
+                "Undo: bring the set back", size="sm", visible=False, elem_id="undo-set"
+            )
+            deleted = gr.State("")
+            said = gr.HTML(elem_id="set-said")
+            shared = gr.File(label="The set", visible=False, elem_id="set-files")
+        with gr.Column(scale=2, min_width=320):
+            gr.Markdown("## 2 · Train")
+            preview = gr.Textbox(
+                label="Watch it on this prompt", elem_id="preview-prompt", max_lines=2
+            )
+            with gr.Accordion("Settings", open=False, elem_id="settings"):
+                method = gr.Dropdown(
+                    method_choices(), value=STEPWISE, label="Method", elem_id="method"
+                )
+                with gr.Row() as numbers:
+                    shipped = shipped_fields(_models(studio, "image")[0][1])
+                    steps = gr.Number(
+                        shipped[0], label="Steps", precision=0, min_width=90, elem_id="steps"
+                    )
+                    rate = gr.Number(shipped[1], label="Learning rate", min_width=90)
+                    gamma = gr.Number(shipped[2], label="Sparsity", min_width=90)
+                said_of_settings = gr.HTML(job_cards.settings(STEPWISE), elem_id="settings-said")
+            with gr.Row():
+                train = gr.Button("Train", variant="primary", elem_id="train", size="md",
+                                  min_width=120)  # fmt: skip
+                cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", size="md",
+                                   min_width=100)  # fmt: skip
+                retry = gr.Button("Try again", visible=False, elem_id="retry", size="md",
+                                  min_width=100)  # fmt: skip
+            bar = gr.HTML(job_cards.progress(None), elem_id="progress", min_height=44)
+            stage = build_stage(studio, key, seen)
+            keep = stage.keep
+            live = gr.HTML(job_cards.live(None, None), elem_id="live")
+            film = gr.Button("Film of the training", visible=False, size="sm", elem_id="film")
+            # A download button gives what it has when it is clicked: this one is clicked when the
+            # film is made.
+            reel = gr.DownloadButton("Film", visible="hidden", elem_id="reel")
+            csv_button("training-csv", work.curves, [key, seen], "Curves (CSV)")
+            health = gr.HTML(elem_id="health")
+            recent = gr.HTML(elem_id="recent")
+    shown = [seen, timer, bar, live, health, train, cancel, retry, keep, film, recent, rack]
+    quiet = {"show_progress": "hidden", "api_visibility": "private"}
+
+    sheet = [table, counts]
+    gr.on(
+        [modality.input],
+        lambda kind: gr.update(choices=_models(studio, kind), value=_models(studio, kind)[0][1]),
+        modality,
+        model,
+        **quiet,
+    )
+    modality.input(
+        lambda visitor, kind, now: _sets(prompts, visitor, kind, now),
+        [key, modality, chosen],
+        chosen,
+        **quiet,
+    )
+    picked = chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
+    line = StyleLine(studio)
+    looked = {"trigger_mode": "always_last", "concurrency_id": "sliders", **quiet}
+    of, told = [modality, model, concept, table], [known, styles]
+    picked.success(line.show, of, told, **looked)
+    gr.on([model.change, concept.blur, concept.submit], line.show, of, told, **looked)
+    styles.input(lambda name: name, styles, chosen, **quiet)
+    model.change(
+        lambda visitor, kind, to, now: gr.update(
+            choices=[*_unsaved(now), *prompts.choices(owner_of(visitor), kind, to)]
+        ),
+        [key, modality, model, chosen], chosen, **quiet,
+    )  # fmt: skip
+    # Of a set from the list nothing was uploaded.
+    chosen.input(
+        lambda: ("", "", None, gr.update(visible=False)), None,
+        [filled, report, waiting, panel], **quiet,
+    )  # fmt: skip
+    table.input(prompts.mark, table, sheet, trigger_mode="always_last", **quiet)
+    named = [*sheet, name, concept, chosen, filled, report]
+    named += [waiting, panel, question, of_source, of_target]
+    use.click(prompts.answer, [key, modality, table, waiting, of_source, of_target], named, **quiet)
+    files.upload(
+        prompts.upload, [key, modality, files, table, filled], [*named, files],
+        trigger_mode="multiple", **quiet,
+    )  # fmt: skip
+    for button, side in ((into_source, "source"), (into_target, "target")):
+        button.click(
+            prompts.paste, [key, modality, pasted, gr.State(side), table, filled], named, **quiet
+        )
+    writing = gr.on(
+        [write.click, idea.submit],
+        prompts.written,
+        [key, modality, idea, dice, writer],
+        [*sheet, concept, name, chosen],
+        trigger_mode="once",
+        **quiet,
+    )
+    stop.click(None, cancels=[writing])
+    save.click(prompts.save, [key, modality, name, concept, table], [chosen, said], **quiet)
+    share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
+        lambda: gr.update(visible=True), None, shared, **quiet
+    )
+
+    remove.click(prompts.delete, [key, modality, chosen], [chosen, deleted, restore], **quiet)
+    restore.click(prompts.undelete, [key, modality, deleted], [chosen, restore], **quiet)
+
+    asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma, method]
+    method.change(work.settings_of, method, [numbers, said_of_settings], **quiet)
+    model.change(shipped_fields, model, [steps, rate, gamma], **quiet)
+    train.click(work.start, asked, shown, trigger_mode="once", **quiet)
+    cancel.click(work.cancel, [key, seen], shown, **quiet)
+    retry.click(work.retry, [key, seen], shown, **quiet)
+    timer.tick(work.poll, [key, seen], shown, trigger_mode="once", **quiet)
+    seen.change(None, seen, None, js=REMEMBER_JOB)
+    keep.click(work.keep, [key, seen], rack, **quiet).success(None, None, None, js=OPEN_STEERED)
+    stage.other.click(work.keep, [key, seen], rack, **quiet).success(
+        None, None, None, js=OPEN_STEERED
+    ).success(None, None, None, js=FOCUS_PROMPTS)
+    stage.again.click(
+        stage.stage.prompts,
+        [key, seen],
+        [modality, model, chosen, *sheet, name, concept, preview],
+        **quiet,
+    )
+    film.click(work.film, [key, seen], reel, **quiet).success(None, None, None, js=TAKE_FILM)
+    return TrainTab(shown, work, modality, chosen)
+
+
+def _models(studio: Studio, modality: str) -> list[tuple[str, str]]:
+    return studio.model_choices(modality)
+
+
+def _unsaved(chosen: str | None) -> list[tuple[str, str]]:
+    """What a visitor brought stays in the list, whatever else changes."""
+    return [(UNSAVED_TITLE, UNSAVED)] if chosen == UNSAVED else []
+
+
+def _sets(prompts: PromptWork, key: str, modality: str, chosen: str | None) -> object:
+    choices = prompts.choices(owner_of(key), modality)
+    if kept := _unsaved(chosen):
+        return gr.update(choices=[*kept, *choices], value=UNSAVED)
+    return gr.update(choices=choices, value=FIRST[modality])

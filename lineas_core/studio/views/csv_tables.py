@@ -1,0 +1,114 @@
+"""Tables and the values behind charts as CSV files, and the buttons that download them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lineas_core.diagnostics.health import HealthReport
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.models.image.model import ImageGrid
+from lineas_core.models.language.model import TextGrid
+from lineas_core.prompts.csv_injection import escaped
+from lineas_core.scenes.grid import GridScores
+from lineas_core.studio.answers.readouts import Readout
+from lineas_core.system.files import write_whole
+
+Row = Sequence[Any]
+Table = tuple[list[str], list[Row]]
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Row]) -> str:
+    """Write a table that spreadsheets open as it is, and return its path.
+
+    Texts are escaped against being formulas; numbers are written in full, None as nothing.
+    """
+    file = io.StringIO()
+    writer = csv.writer(file)
+    for row in (header, *rows):
+        writer.writerow([escaped(cell) if isinstance(cell, str) else cell for cell in row])
+    # With a mark: else spreadsheets take UTF-8 for the machine's own encoding.
+    return str(write_whole(path, file.getvalue().encode("utf-8-sig")))
+
+
+def csv_button(
+    name: str, make: Callable[..., str], inputs: Sequence[Any], label: str = "CSV"
+) -> gr.Button:
+    """A button that has a table written when it is pressed, and then downloads it.
+
+    Args:
+        name: unique on the page.
+        make: inputs -> path of the file.
+        inputs: components.
+        label: on the button.
+    """
+    button = gr.Button(label, size="sm", elem_id=name, min_width=80, elem_classes="ls-csv")
+    # A download button gives what it has when it is clicked: this one is clicked when there is
+    # something.
+    file = gr.DownloadButton("CSV", visible="hidden", elem_id=f"{name}-file")
+    take = f"() => {{ setTimeout(() => document.querySelector('#{name}-file')?.click(), 50); }}"
+    button.click(
+        make, list(inputs), file, show_progress="hidden", api_visibility="private"
+    ).success(None, None, None, js=take)
+    return button
+
+
+def score_rows(grid: ImageGrid, scores: GridScores) -> Table:
+    """A row for each cell of a grid."""
+    rows: list[Row] = [
+        (prompt, strength, scores.clip[r][c], scores.image[r][c])
+        for r, prompt in enumerate(grid.prompts)
+        for c, strength in enumerate(grid.strengths)
+    ]
+    for c, strength in enumerate(grid.strengths):
+        columns = ([row[c] for row in side] for side in (scores.clip, scores.image))
+        rows.append(("(mean)", strength, *map(statistics.fmean, columns)))
+    return ["row", "strength", f"CLIPScore with {scores.style}", "IMGScore"], rows
+
+
+def text_rows(grid: TextGrid, readouts: Sequence[Readout], seed: int) -> Table:
+    """A row for each completion, then one of figures for each strength."""
+    header = ["seed", "strength", "prompt", "completion", "concept", "toxicity", "perplexity"]
+    rows: list[Row] = [
+        (seed + r, strength, prompt, grid.texts[r][c], None, None, None)
+        for r, prompt in enumerate(grid.prompts)
+        for c, strength in enumerate(grid.strengths)
+    ]
+    for strength, found in zip(grid.strengths, readouts, strict=True):
+        present = "; ".join(f"{name} {n} of {all_}" for name, n, all_ in found.presence)
+        rows.append(("all", strength, None, None, present, found.toxicity, found.perplexity))
+    return header, rows
+
+
+def site_rows(smap: SteeringMap, health: HealthReport | None) -> Table:
+    """What the charts by layer show: a row for each site."""
+    deltas = (health.held_out or health.training) if health else None
+    quantiles = (0.05, 0.25, 0.5, 0.75, 0.95)
+    header = ["site", "neurons", "share changed"]
+    header += [f"{part} {q * 100:g} %" for part in ("scale - 1", "shift") for q in quantiles]
+    header += ["Delta, map off", "Delta, map on"]
+    rows: list[Row] = []
+    support = smap.support_by_site()
+    for site, affine in smap.sites.items():
+        spread: list[float | None] = []
+        for values in (affine.scale - 1, affine.shift):
+            changed = values[values != 0].double()
+            spread += [float(changed.quantile(q)) if len(changed) else None for q in quantiles]
+        before = deltas.before.get(site) if deltas else None
+        after = deltas.after.get(site) if deltas else None
+        rows.append((site, smap.widths[site], support[site], *spread, before, after))
+    return header, rows
+
+
+def loss_rows(losses: Sequence[float], supports: Sequence[float] = ()) -> Table:
+    """The curves of a training: a row for each step."""
+    rows: list[Row] = [
+        (n + 1, loss, supports[n] if n < len(supports) else None) for n, loss in enumerate(losses)
+    ]
+    return ["step", "loss", "share of neurons changed"], rows

@@ -1,0 +1,140 @@
+"""What Gradio's server offers beyond the app's own functions, and strangers must not use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lineas_core.studio.access.limits import MIB, LimitError, Limits
+
+API = "/gradio_api/"
+# A table of 256 prompts on either side, at their longest, has about a quarter of that.
+MOST_BODY = 8 * MIB
+MOST_UNREAD = 32 * MIB
+# Files may come several in one upload.
+FILES_AT_ONCE = 4
+ADDRESSES = ("http:", "https:")
+
+
+class Guard:
+    """Refuses, before Gradio sees them, requests that would
+
+    - fetch an address of the web through this server, as a file to serve or as an upload;
+    - write down what another session's page shows (deep links, which this app does not use);
+    - fill the disk with uploads, or the memory with one large call.
+
+    Args:
+        app: the server.
+        limits: the host's.
+        most_upload: MiB of one uploaded file.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits, most_upload: int) -> None:
+        self._app, self._limits = app, limits
+        self._most_upload = FILES_AT_ONCE * most_upload
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is refused; hand on any other."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = unquote(scope["path"])
+        refusal: PlainTextResponse | None = None
+        if API in path:
+            refusal = await self._refusal(path.partition(API)[2], Headers(scope=scope))
+        unread = refusal is not None
+        if refusal is None and scope["method"] == "POST" and not path.endswith("/upload"):
+            body = await _body(receive)
+            if body is None:
+                unread = True
+                refusal = PlainTextResponse(
+                    f"A call takes {MOST_BODY // MIB} MiB at most; send less.", 413
+                )
+            elif _fetches(body):
+                refusal = PlainTextResponse("Upload the file; addresses are not fetched.", 400)
+            else:
+                receive = _again(body, receive)
+        if unread and "content-length" in Headers(scope=scope):
+            await _read_on(receive)
+        await (refusal or self._app)(scope, receive, send)
+
+    async def _refusal(self, name: str, headers: Headers) -> PlainTextResponse | None:
+        for prefix in ("file=", "file/"):
+            if name.startswith(prefix) and name.removeprefix(prefix).lower().startswith(ADDRESSES):
+                return PlainTextResponse("Addresses are not fetched.", 403)
+        if name.startswith("deep_link"):
+            return PlainTextResponse("There are no deep links here; use Library, Link.", 404)
+        if name.startswith("upload") and not name.startswith("upload_progress"):
+            length = headers.get("content-length", "")
+            if not length.isdigit() or int(length) > self._most_upload * MIB:
+                return PlainTextResponse(
+                    f"An upload takes {self._most_upload} MiB at most, and has to say its length. "
+                    "Send fewer or smaller files.",
+                    413,
+                )
+            try:
+                await asyncio.to_thread(self._limits.check_total)
+            except LimitError as error:
+                return PlainTextResponse(str(error), 507)
+        return None
+
+
+async def _read_on(receive: Receive) -> None:
+    """Take in what still comes, to a limit: a client that is cut off sees no message."""
+    length = 0
+    while length < MOST_UNREAD:
+        message = await receive()
+        length += len(message.get("body", b""))
+        if not message.get("more_body"):
+            return
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """The body of a request; None where it is too long."""
+    parts: list[bytes] = []
+    length = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        length += len(parts[-1])
+        if length > MOST_BODY:
+            return None
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once more, then what comes after it."""
+    first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return first.pop() if first else await receive()
+
+    return replay
+
+
+def _fetches(body: bytes) -> bool:
+    """Whether a file in the call is an address, which Gradio would fetch."""
+    if b"gradio.FileData" not in body and b"\\u" not in body:
+        return False
+    try:
+        waiting: list[Any] = [json.loads(body)]
+    except (ValueError, RecursionError):
+        return False
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str) and path.strip().lower().startswith(ADDRESSES):
+                return True
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+    return False

@@ -1,0 +1,1 @@
+"""Training a map: settings, the loop, and a run as a value."""

@@ -1,0 +1,74 @@
+"""What a training step keeps for the way back, measured, and how many prompts fit at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lineas_core.activations import Inputs, Pooling, Steerable, pooled_forward
+from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.system.devices import free_bytes
+
+# Of the free memory: the rest is for gradients on their way, and for whoever else uses the device.
+BUDGET = 0.5
+
+
+def bytes_kept(
+    model: Steerable,
+    inputs: Inputs,
+    sites: Sequence[str],
+    maps: Mapping[str, BatchAffine],
+    pooling: Pooling = "mean",
+) -> int:
+    """Bytes that one forward pass of `inputs` keeps for its gradient, without the weights.
+
+    Args:
+        model: its weights are there in any case, and not counted.
+        inputs: from `model.prepare`.
+        sites: in the order in which the model runs them.
+        maps: of the sites, whose gradient is wanted.
+        pooling: see `activations.pool`.
+    """
+    weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        # Alive to the end: a freed storage's address would be counted for another.
+        found = pooled_forward(model, inputs, sites, pooling=pooling, maps=maps)
+        del found
+    return sum(kept.values())
+
+
+def rows_that_fit(
+    model: Steerable,
+    inputs: Inputs,
+    sites: Sequence[str],
+    maps: Mapping[str, BatchAffine],
+    pooling: Pooling = "mean",
+    *,
+    batch_size: int,
+) -> int:
+    """How many prompts a step runs at once within half of the free memory: 0 is all of them.
+
+    The longest prompt is run alone, and the others are taken to be as long.
+
+    Args:
+        model, sites, maps, pooling: as for `bytes_kept`.
+        inputs: all that steps are drawn from.
+        batch_size: prompts of a step.
+    """
+    longest = 0
+    if inputs.mask is not None:
+        longest = int(inputs.mask.sum(dim=1).argmax())
+    one = bytes_kept(model, inputs.rows([longest]), sites, maps, pooling)
+    device = next(model.module.parameters()).device
+    fitting = int(free_bytes(device) * BUDGET / max(one, 1))
+    return 0 if fitting >= min(batch_size, len(inputs)) else max(fitting, 1)

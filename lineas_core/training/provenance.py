@@ -1,0 +1,32 @@
+"""Where a map that is made now comes from, as it is written into its file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from lineas_core.maps.steering_map import MapInfo
+from lineas_core.version import __version__
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from lineas_core.activations import Steerable
+    from lineas_core.prompts.prompt_set import PromptSet
+
+
+def describe_map(
+    model: Steerable, prompts: PromptSet, method: str, config: DataclassInstance
+) -> MapInfo:
+    """The model, prompts, method and settings of a map, its version and the time in UTC."""
+    return MapInfo(
+        model=model.id,
+        method=method,
+        name=prompts.name,
+        concept=prompts.concept,
+        prompt_hash=prompts.hash(),
+        config=asdict(config),
+        library_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
