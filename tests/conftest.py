@@ -1,28 +1,25 @@
-"""Small real models, built from their configs, saved to disk and loaded as users load them."""
+"""Small real models, loaded as users load them, and a Studio with maps of them."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    PretrainedConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-)
 
 import lineas_core as lc
+from lineas_core.metrics import clip
+from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.app import Studio
 from lineas_core.system.home import lineas_home
+from tests.helpers.clip import save_small_clip
+from tests.helpers.models import ARCHITECTURES, save_small_model
+from tests.helpers.pipelines import small_sd
+from tests.helpers.studio import SITE, add_map
 
 # Two processes that use both of two cores each wait for one another; what they start would too.
 THREADS = 2 // min(2, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
@@ -39,60 +36,6 @@ SAME = {
 settings.register_profile("quick", max_examples=200, **SAME)
 settings.register_profile("full", max_examples=10_000, **SAME)
 settings.load_profile("quick")
-
-SIZES = {
-    "vocab_size": 300,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "max_position_embeddings": 128,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-    "pad_token_id": 257,
-}
-ARCHITECTURES: dict[str, PretrainedConfig] = {
-    "llama": LlamaConfig(**SIZES),
-    "mistral": MistralConfig(**SIZES),
-    "qwen2": Qwen2Config(**SIZES),
-    "gemma2": Gemma2Config(**SIZES, sliding_window=8),
-    "gpt2": GPT2Config(
-        vocab_size=300,
-        n_embd=16,
-        n_layer=3,
-        n_head=4,
-        n_positions=128,
-        bos_token_id=256,
-        eos_token_id=257,
-    ),
-}
-
-
-def save_small_model(architecture: str, folder: Path) -> Path:
-    """A checkpoint folder with random weights and a tokenizer with one token per byte."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture])
-        for name, parameter in model.named_parameters():
-            # Fresh norms are exactly one; random ones show what a wrong order would hide.
-            if "norm" in name or ".ln_" in name:
-                torch.nn.init.normal_(parameter, 1.0, 0.3)
-            elif parameter.ndim == 2:
-                torch.nn.init.normal_(parameter, 0.0, 0.3)
-    model.save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: i for i, symbol in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<bos>", "<eos>"])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
-    )
-    fast.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -126,15 +69,39 @@ def prompts() -> lc.PromptSet:
     )
 
 
-def random_map(widths: dict[str, int], seed: int, spread: float = 0.5) -> lc.SteeringMap:
-    generator = torch.Generator().manual_seed(seed)
-    return lc.SteeringMap(
-        {
-            site: lc.Affine(
-                1 + spread * torch.randn(d, generator=generator),
-                spread * torch.randn(d, generator=generator),
-            )
-            for site, d in widths.items()
-        },
-        lc.MapInfo(model="tiny", method="random", name=f"random {seed}"),
-    )
+@pytest.fixture
+def studio(tmp_path: Path) -> Iterator[Studio]:
+    studio = Studio(Settings(home=tmp_path / "home"), environment={})
+    yield studio
+    studio.close()
+
+
+@pytest.fixture
+def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A small image model, and a small scorer in the place of the embedded one."""
+    small_sd().save_pretrained(tmp_path / "sd")
+    monkeypatch.setattr(clip, "_loaded", {})
+    monkeypatch.setitem(clip.SCORERS, "clip-emoji", save_small_clip(tmp_path / "clip"))
+    return str(tmp_path / "sd")
+
+
+@pytest.fixture
+def inks(studio: Studio, painter: str) -> list[str]:
+    """Two maps of the small image model."""
+    return [
+        add_map(studio, painter, {SITE: 16}, seed, concept=concept)
+        for seed, concept in ((0, "ink"), (1, "gold"))
+    ]
+
+
+@pytest.fixture
+def writer(small_models: dict[str, Path]) -> str:
+    """A small language model."""
+    return str(small_models["llama"])
+
+
+@pytest.fixture
+def words(studio: Studio, writer: str) -> str:
+    """A map of the small language model."""
+    sites = {"model.layers.1.post_attention_layernorm": 16}
+    return add_map(studio, writer, sites, 2, concept="football")

@@ -7,7 +7,7 @@ from torch import nn
 import lineas_core as lc
 from lineas_core.activations import execution_order, pool, pooled_activations, pooled_forward
 from lineas_core.maps.steering_map import BatchAffine
-from tests.conftest import ARCHITECTURES, random_map
+from tests.helpers.models import ARCHITECTURES, random_map
 
 TEXTS = ["a cab", "b", "a much longer sentence here", "xyz xyz"]
 

@@ -19,7 +19,7 @@ from benchmarks import folding, gpu, growth, steering, sweeps, training
 from benchmarks.flops import count_work
 from benchmarks.inputs import cut_prompts, random_map, random_prompts
 from benchmarks.machine import extent, in_turns, matrix_rate, ratios, show, spread, watched_memory
-from tests.small_pipelines import small_sd
+from tests.helpers.pipelines import small_sd
 
 FIELDS = {"figure", "value", "spread", "seeds", "machine", "versions"}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import lineas_core as lc
 from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.steering import AtSite, site_hooks
-from tests.conftest import random_map
+from tests.helpers.models import random_map
 
 
 class Block(nn.Module):

@@ -24,12 +24,12 @@ from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from lineas_core.system.home import lineas_home
+from lineas_core.system.paths import checkout
 
 # Machines may be slow.
 SECONDS = 240
 expect.set_options(timeout=SECONDS * 1000)
 
-ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
@@ -94,7 +94,7 @@ class Server:
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=log
+                [sys.executable, "app.py"], cwd=checkout(), env=environment, stdout=log, stderr=log
             )
         wait_for(self._answers)
 

@@ -16,9 +16,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Download, Locator, Page, expect
 
 import lineas_core as lc
+from lineas_core.system.paths import checkout, packaged
 from tests.browser.parts import (
     MARKS,
-    ROOT,
     SECONDS,
     Server,
     Visitor,
@@ -33,7 +33,7 @@ from tests.browser.parts import (
 
 pytestmark = MARKS
 
-GALLERY = ROOT / "lineas_core" / "gallery"
+GALLERY = packaged("gallery")
 MIX = "Mine 0.90 + Watercolour 1.00"
 
 
@@ -162,7 +162,7 @@ def test_the_snippet_runs_and_gives_the_picture_on_the_screen(page: Page, tmp_pa
         download.save_as(tmp_path / download.suggested_filename)
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
     code = "\n".join(page.locator("#snippet .cm-line").all_inner_texts())
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(checkout())}
     ran = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=SECONDS,

@@ -15,9 +15,9 @@ from playwright.sync_api import Browser, Page, expect
 
 import lineas_core as lc
 from lineas_core.studio.rack.screen import Screen
+from lineas_core.system.paths import packaged
 from tests.browser.parts import (
     MARKS,
-    ROOT,
     Server,
     Visitor,
     decoded,
@@ -33,7 +33,7 @@ from tests.browser.parts import (
 
 pytestmark = MARKS
 
-GALLERY = ROOT / "lineas_core" / "gallery"
+GALLERY = packaged("gallery")
 TOKENS = 12
 
 

@@ -9,9 +9,9 @@ from playwright.sync_api import Page, expect
 
 from lineas_core.diagnostics.calibration import Calibration
 from lineas_core.studio.storage.gallery import load_gallery
+from lineas_core.system.paths import packaged
 from tests.browser.parts import (
     MARKS,
-    ROOT,
     go_to,
     on_rack,
     pictures_of,
@@ -28,7 +28,7 @@ ALONE, OTHER = "Pixel art 1.00", "Watercolour 1.00"
 
 
 # Which share of the way a shipped map has gone at each strength.
-EVEN = Calibration(load_gallery(ROOT / "lineas_core" / "gallery")["emoji-pixel-art"].calibration)
+EVEN = Calibration(load_gallery(packaged("gallery"))["emoji-pixel-art"].calibration)
 
 
 def scores_of(page: Page) -> list[str]:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
 from lineas_core.errors import LineasError
+from lineas_core.system.paths import checkout
 
 Result = TypeVar("Result")
 
 # Of the processor's time, so that a busy machine fails no test.
 MOST_SECONDS = 2.0
 LONGEST_MESSAGE = 4000
-ROOT = Path(__file__).resolve().parent.parent.parent
-TELLTALE = ("Traceback", 'File "', "/tmp", "/home", str(ROOT), "site-packages")
+TELLTALE = ("Traceback", 'File "', "/tmp", "/home", str(checkout()), "site-packages")
 
 
 @contextmanager

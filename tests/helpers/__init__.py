@@ -1,0 +1,1 @@
+"""What several tests make: small models, maps, a Studio, a hub."""

@@ -1,0 +1,74 @@
+"""A queue of jobs with its store and library, and what tests of it wait for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lineas_core as lc
+from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.queue import Jobs
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.store import JobRow, Store
+
+CHANGES = {"steps": 12, "rate": 0.05, "batch_size": 4, "holdout": 0.25}
+
+
+class At(Turns):
+    """Calls `act` once, in the worker, the sixth time that training gives way.
+
+    Attributes:
+        steps: that were done by then; it gives way before each step and before each frame.
+    """
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.act: Callable[[], object] = lambda: None
+        self.steps = self._calls = 0
+        self._home = home
+
+    def give_way(self) -> None:
+        if self._calls == 5:
+            self.steps = 5 - len(list(self._home.glob("frames/*/*.json")))
+            self.act()
+        self._calls += 1
+
+
+class Shop:
+    """A store, a library, and as many `Jobs` after each other as a test needs."""
+
+    def __init__(self, home: Path, model: Any, clock: Callable[[], float] = time.time) -> None:
+        self.home, self.model = home, model
+        self.store = Store(home / "studio.db", clock=clock)
+        self.library = Library(self.store, home / "maps", clock=clock)
+
+    def jobs(self, **settings: Any) -> Jobs:
+        named = {"autostart": False, "most_queued": 3, "most_per_visitor": 3, **settings}
+        turns = named.pop("turns", Turns())
+        load = named.pop("load_model", lambda name: self.model)
+        return Jobs(self.store, self.library, load, turns, self.home, **named)
+
+    def row(self, job: JobRow) -> JobRow:
+        row = self.store.job(job.id)
+        assert row is not None
+        return row
+
+    def map(self, job: JobRow) -> lc.SteeringMap:
+        return self.library.map(self.row(job).map_id, job.owner)
+
+
+def same(a: lc.SteeringMap, b: lc.SteeringMap) -> bool:
+    return list(a.sites) == list(b.sites) and all(
+        torch.equal(x, y) for s in a.sites for x, y in zip(a.sites[s], b.sites[s], strict=True)
+    )
+
+
+def wait_for(reached: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < deadline, f"not reached in {seconds} s"
+        time.sleep(0.02)

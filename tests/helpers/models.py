@@ -1,0 +1,88 @@
+"""Small real models, built from their configs and saved to disk, and random maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+import lineas_core as lc
+
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 128,
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 257,
+}
+ARCHITECTURES: dict[str, PretrainedConfig] = {
+    "llama": LlamaConfig(**SIZES),
+    "mistral": MistralConfig(**SIZES),
+    "qwen2": Qwen2Config(**SIZES),
+    "gemma2": Gemma2Config(**SIZES, sliding_window=8),
+    "gpt2": GPT2Config(
+        vocab_size=300,
+        n_embd=16,
+        n_layer=3,
+        n_head=4,
+        n_positions=128,
+        bos_token_id=256,
+        eos_token_id=257,
+    ),
+}
+
+
+def save_small_model(architecture: str, folder: Path) -> Path:
+    """A checkpoint folder with random weights and a tokenizer with one token per byte."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture])
+        for name, parameter in model.named_parameters():
+            # Fresh norms are exactly one; random ones show what a wrong order would hide.
+            if "norm" in name or ".ln_" in name:
+                torch.nn.init.normal_(parameter, 1.0, 0.3)
+            elif parameter.ndim == 2:
+                torch.nn.init.normal_(parameter, 0.0, 0.3)
+    model.save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: i for i, symbol in enumerate(alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<bos>", "<eos>"])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
+    )
+    fast.save_pretrained(folder)
+    return folder
+
+
+def random_map(widths: dict[str, int], seed: int, spread: float = 0.5) -> lc.SteeringMap:
+    generator = torch.Generator().manual_seed(seed)
+    return lc.SteeringMap(
+        {
+            site: lc.Affine(
+                1 + spread * torch.randn(d, generator=generator),
+                spread * torch.randn(d, generator=generator),
+            )
+            for site, d in widths.items()
+        },
+        lc.MapInfo(model="tiny", method="random", name=f"random {seed}"),
+    )

@@ -1,0 +1,42 @@
+"""Visitors of a Studio, their maps and jobs, and what their pages send."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import lineas_core as lc
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.storage.store import JobRow
+from tests.helpers.models import random_map
+
+ANN, BOB = "ann-" + "a" * 20, "bob-" + "b" * 20
+SITE = "unet.mid_block.attentions.0.norm"
+
+
+def add_map(studio: Studio, model: str, sites: dict[str, int], seed: int, **info: Any) -> str:
+    """A random map in Ann's library."""
+    smap = random_map(sites, seed, spread=3.0)
+    fields = {"model": model, "name": f"map {seed}", "created": "2026-01-02T03:04:05+00:00"}
+    kept = lc.SteeringMap(smap.sites, dataclasses.replace(lc.MapInfo(**fields), **info))
+    return studio.library.add_map(owner_of(ANN), kept, title=f"Map {seed}").id
+
+
+def rack(*slots: tuple[str, float], **state: Any) -> dict[str, Any]:
+    """A rack as the page sends it: maps that are on, at their strengths."""
+    rows = [{"id": i, "on": True, "strength": s, "inverse": False} for i, s in slots]
+    return {"from": "page", "state": {"rows": rows, **state}}
+
+
+def finished(studio: Studio, job_id: str, owner: str) -> JobRow:
+    """The job, once nothing changes it any more."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        job = studio.jobs.get(job_id, owner)
+        assert job is not None
+        if job.finished:
+            return job
+        time.sleep(0.05)
+    raise AssertionError(f"the job did not end: {job}")

@@ -1,0 +1,26 @@
+"""The small hub, served for one test."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import huggingface_hub
+import pytest
+
+from tests.helpers.hub import SmallHub
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
+    # The client's other way to upload large files speaks to a service of its own.
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    # Whoever runs the tests may be logged in, and must not be asked.
+    monkeypatch.setenv("HF_TOKEN", "hf_somebody_else")
+    with SmallHub() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()

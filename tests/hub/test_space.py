@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from packaging.requirements import Requirement
+from typer.testing import CliRunner
+
+import lineas_core as lc
+from lineas_core.cli.sharing import register
+from lineas_core.hub.maps import HubError
+from lineas_core.hub.space import prepare_space, upload_space
+from lineas_core.system.paths import checkout
+from tests.helpers.hub import CLIENT_WARNING, TOKEN, SmallHub
+
+pytestmark = pytest.mark.filterwarnings(CLIENT_WARNING)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """As much of a project as a Space needs, and things that it must not get."""
+    root = tmp_path / "project"
+    for name in ("lineas_core/studio/web", "lineas_core/__pycache__", "assets", "prompts", "tests"):
+        (root / name).mkdir(parents=True)
+    for name in ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "requirements.lock"):
+        shutil.copyfile(checkout() / name, root / name)
+    for name in ("lineas_core/a.py", "lineas_core/studio/web/style.css", "prompts/a.json",
+                 "lineas_core/__pycache__/a.pyc", "lineas_core/.secret", "tests/test_a.py",
+                 ".env"):  # fmt: skip
+        (root / name).write_text("{}")
+    (root / "assets" / "small.safetensors").write_bytes(bytes(10 * 2**20))
+    (root / "assets" / "large.safetensors").write_bytes(bytes(10 * 2**20 + 1))
+    return root
+
+
+WANTED = {
+    ".gitattributes", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "app.py",
+    "assets/large.safetensors", "assets/small.safetensors", "lineas_core/a.py",
+    "lineas_core/studio/web/style.css",
+    "prompts/a.json", "requirements.txt",
+}  # fmt: skip
+
+
+def test_a_space_gets_what_it_needs_and_nothing_else(project: Path, tmp_path: Path) -> None:
+    files = prepare_space(tmp_path / "space", project)
+    assert {path.as_posix() for path in files} == WANTED
+    attributes = (tmp_path / "space" / ".gitattributes").read_text()
+    assert attributes == "assets/large.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+
+
+def test_the_real_project_becomes_a_space(tmp_path: Path) -> None:
+    files = {path.as_posix() for path in prepare_space(tmp_path / "space")}
+    package = {
+        p.relative_to(checkout()).as_posix() for p in (checkout() / "lineas_core").rglob("*.py")
+    }
+    assert package <= files
+    assert {"lineas_core/studio/web/style.css", "lineas_core/models/shared/catalog.toml"} <= files
+    assert {p.split("/")[0] for p in files} == {
+        ".gitattributes", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "app.py", "assets",
+        "lineas_core", "prompts", "requirements.txt",
+    }  # fmt: skip
+
+
+def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) -> None:
+    prepare_space(tmp_path / "space", project)
+    readme = (tmp_path / "space" / "README.md").read_text()
+    header = yaml.safe_load(readme.split("---\n")[1])
+    lines = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
+    bare = [line.split("#")[0].strip() for line in lines if line[:1] not in ("#", "-")]
+    pinned = {Requirement(line).name: str(Requirement(line).specifier) for line in bare if line}
+    assert header["sdk"] == "gradio"
+    assert pinned["gradio"] == f"=={header['sdk_version']}"
+    assert header["app_file"] == "app.py"
+    assert re.fullmatch(r"==\d+\.\d+\.\d+", pinned["spaces"])
+    preloaded = header["preload_from_hub"][0].split()[0]
+    assert preloaded == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    plain = (checkout() / "requirements.txt").read_text()
+    assert "spaces==" not in plain
+    # One version of every package, also of those that others bring; and no half of pip's hashes.
+    lock = (checkout() / "requirements.lock").read_text()
+    wanted = re.findall(r"^[\w.-]+==.*?(?= \\$)", lock, re.M)
+    assert [line.strip() for line in bare if line] == [*wanted, f"spaces{pinned['spaces']}"]
+    assert "--only-binary :all:" in lines
+    assert not any("--hash" in line or line.endswith("\\") for line in lines)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "x").touch()
+    with pytest.raises(lc.ConfigError, match="is not empty"):
+        prepare_space(tmp_path / "mine", project)
+    with pytest.raises(lc.ConfigError, match="Choose another folder"):
+        prepare_space(tmp_path / "mine" / "x" / "y", project)
+    with pytest.raises(lc.ConfigError, match=r"has no app.py, .*Deploy from a checkout"):
+        prepare_space(tmp_path / "new", tmp_path)
+    (project / "README.md").write_text("# No header")
+    with pytest.raises(lc.ConfigError, match="does not begin with a Space's header"):
+        prepare_space(tmp_path / "space", project)
+
+
+def test_a_space_is_uploaded(hub: SmallHub, project: Path, tmp_path: Path) -> None:
+    prepare_space(tmp_path / "space", project)
+    options = {"token": TOKEN, "endpoint": hub.address}
+    url = upload_space(tmp_path / "space", "ann/studio", private=True, demo=True, **options)
+    assert url == f"{hub.address}/spaces/ann/studio"
+    space = hub.repositories["ann/studio"]
+    assert (space.kind, space.private, space.variables) == ("space", True, {"DEMO_MODE": "1"})
+    assert set(space.files) == WANTED
+    for name in WANTED:
+        assert space.files[name] == (tmp_path / "space" / name).read_bytes()
+    (tmp_path / "space" / "prompts" / "a.json").unlink()
+    upload_space(tmp_path / "space", "ann/studio", **options)
+    assert set(space.files) == WANTED - {"prompts/a.json"}
+    assert space.variables == {"DEMO_MODE": "0"}
+
+
+def test_uploading_needs_a_login_that_may_write(hub: SmallHub, tmp_path: Path) -> None:
+    with pytest.raises(HubError, match="Log in"):
+        upload_space(tmp_path, "ann/studio", token=None, endpoint=hub.address)
+    with pytest.raises(HubError, match="may not write"):
+        upload_space(tmp_path, "bob/studio", token="hf_reader", endpoint=hub.address)
+    with pytest.raises(HubError, match="write USER/NAME"):
+        upload_space(tmp_path, "studio", token=TOKEN, endpoint=hub.address)
+
+
+def test_a_space_is_prepared_from_a_terminal(tmp_path: Path) -> None:
+    app = typer.Typer()
+    register(app)
+    done = CliRunner().invoke(app, ["deploy", "ann/x", "--to", str(tmp_path / "s"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["files"] > 50
+    assert (tmp_path / "s" / "app.py").is_file()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lineas_core.errors import ConfigError
+from lineas_core.studio.access.settings import Settings, settings_table
+from lineas_core.system.paths import checkout
+
+README = checkout() / "docs" / "hosting.md"
+
+
+def test_every_variable_is_read_and_documented(tmp_path: Path) -> None:
+    given = {
+        "LINEAS_NETWORK_DISK": "yes",
+        "LINEAS_MOST_JOBS": " 7 ",
+        "LINEAS_TRACKIO": "curves",
+        "UNRELATED": "1",
+    }
+    settings = Settings.from_environment(given, tmp_path)
+    assert (settings.network_disk, settings.most_jobs, settings.trackio) == (True, 7, "curves")
+    assert settings.home == tmp_path
+    assert settings_table() in README.read_text(encoding="utf-8")
+
+
+def test_demo_mode_halves_what_was_chosen(tmp_path: Path) -> None:
+    chosen = {"LINEAS_MOST_JOBS": "7", "LINEAS_MOST_STEPS": "1"}
+    demo = Settings.from_environment({**chosen, "DEMO_MODE": "1"}, tmp_path)
+    assert (demo.most_jobs, demo.most_steps) == (3, 1)
+    assert not Settings.from_environment({**chosen, "DEMO_MODE": "0"}, tmp_path).demo
+
+
+def test_strangers_get_the_safety_checker_whatever_was_chosen(tmp_path: Path) -> None:
+    off, on = {"LINEAS_SAFETY_CHECKER": "0"}, {"LINEAS_SAFETY_CHECKER": "1"}
+    assert not Settings.from_environment({}, tmp_path).safety_checker
+    assert Settings.from_environment(on, tmp_path).safety_checker
+    assert Settings.from_environment({**off, "DEMO_MODE": "1"}, tmp_path).safety_checker
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DEMO_MODE", "maybe"),
+        ("LINEAS_MOST_JOBS", "0"),
+        ("LINEAS_MOST_STEPS", "many"),
+        ("LINEAS_MOST_REQUESTS", "-1"),
+        ("LINEAS_MOST_MIB", "1.5"),
+    ],
+)
+def test_a_bad_value_names_its_variable(variable: str, value: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{variable} is '{value}'"):
+        Settings.from_environment({variable: value}, tmp_path)
+
+
+def test_a_spaces_storage_is_taken_for_a_network_mount(tmp_path: Path) -> None:
+    assert Settings.from_environment({}, Path("/data")).network_disk
+    assert not Settings.from_environment({"LINEAS_NETWORK_DISK": "0"}, Path("/data")).network_disk
+    assert Settings.from_environment({"LINEAS_HOME": str(tmp_path)}).home == tmp_path
+    assert not Settings.from_environment({"LINEAS_HOME": str(tmp_path)}).network_disk

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import csv
+import time
+
+import gradio as gr
+import pytest
+
+from lineas_core.models.language.model import LanguageModel, TextGrid
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.readouts import Readout, read_out
+from lineas_core.studio.answers.texts import Texts, stream_pair
+from lineas_core.studio.app import Studio
+from lineas_core.studio.views import completions
+from tests.helpers.studio import ANN, rack
+
+
+def test_what_streams_grows_to_what_the_model_writes(
+    studio: Studio, writer: str, words: str
+) -> None:
+    model = studio.shelf.get(writer)
+    assert isinstance(model, LanguageModel)
+    steer = [(studio.library.map(words, owner_of(ANN)), 0.8)]
+    seen = list(stream_pair(model, "ab", steer, 5, 24))
+    assert seen[-1] == [
+        model.generate(["ab"], seed=5, max_new_tokens=24)[0],
+        model.generate(["ab"], steer, seed=5, max_new_tokens=24)[0],
+    ]
+    lengths = [sum(map(len, texts)) for texts in seen]
+    assert lengths == sorted(lengths)
+
+
+def test_leaving_the_stream_stops_the_writing(tiny: LanguageModel) -> None:
+    calls = 0
+    generate = tiny.module.forward
+
+    def counted(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        return generate(*args, **kwargs)
+
+    tiny.module.forward = counted  # type: ignore[method-assign]
+    try:
+        stream = stream_pair(tiny, "ab", [], 5, 120)
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        time.sleep(0.5)
+        after = calls
+        time.sleep(0.5)
+    finally:
+        del tiny.module.forward
+    assert calls == after < 120
+
+
+def test_a_pair_ends_with_its_readouts(studio: Studio, writer: str, words: str) -> None:
+    shown = list(Texts(studio).compare(ANN, writer, rack((words, 1.0)), "ab", 0, 9))
+    assert "ls-caret" in shown[0]
+    assert "ls-caret" not in shown[-1]
+    assert shown[-1].count("perplexity <b>") == shown[-1].count("toxicity <b>") == 2
+    assert shown[-1].count("football <b>") == 2
+
+
+def test_a_table_sweeps_the_first_map_over_seeds(studio: Studio, writer: str, words: str) -> None:
+    mix = studio.mix(owner_of(ANN), _state(words), writer)
+    grid, readouts = Texts(studio).table(mix, writer, "ab", 7, 6, 2)
+    assert len(readouts) == len(grid.strengths) == 5
+    model = studio.shelf.get(writer)
+    assert isinstance(model, LanguageModel)
+    alone = model.generate(["ab"], [(mix.maps[0], 0.5)], seed=8, max_new_tokens=6)[0]
+    assert grid.texts[1][2] == alone
+    html, file = Texts(studio).sweep(ANN, writer, rack((words, 0.2)), "ab", 7, 6, 2)
+    with open(file["value"], encoding="utf-8-sig", newline="") as opened:
+        kept = list(csv.DictReader(opened))
+    assert [(row["seed"], row["strength"]) for row in kept[:2]] == [("7", "0.0"), ("7", "0.25")]
+    assert len(kept) == 2 * 5 + 5
+    assert all(float(row["perplexity"]) > 1 for row in kept[10:])
+    assert html.count("<td>") == 15
+
+
+def _state(words: str):
+    from lineas_core.studio.rack.rack import RackState
+
+    return RackState.from_page(rack((words, 0.2)))
+
+
+def test_readouts_are_those_of_the_metrics(tiny: LanguageModel) -> None:
+    found = read_out(tiny, "ab", ["a goalkeeper", "you idiot"], ["football", "no word list"])
+    assert found.presence == (("football", 1, 2),)
+    assert found.toxicity is not None
+    assert 0 < found.toxicity < 1
+    joined = tiny.token_losses(["a goalkeeper", "you idiot"], ["ab", "ab"])
+    total = sum(float(losses.sum()) for losses in joined) / sum(map(len, joined))
+    assert found.perplexity == pytest.approx(2.718281828**total, rel=1e-4)
+    assert read_out(tiny, "ab", [""], []).perplexity is None
+
+
+def test_texts_are_shown_as_text_with_the_concepts_marked() -> None:
+    grid = TextGrid(["<b>A"], [0.0, 1.0], [["<script>x</script>", " soccer & <i>tea</i> moon"]])
+    plain = Readout((), None, "why <not>", None)
+    shown = completions.text_sweep(grid, [plain, plain], ["football", "night"], 7)
+    assert "seed 7" in shown
+    assert "<script>" not in shown
+    assert "<i>" not in shown
+    assert "<not>" not in shown
+    assert "&lt;b&gt;A" in shown
+    assert "<mark>soccer</mark> &amp; &lt;i&gt;" in shown
+    assert "<mark>moon</mark>" in shown
+    assert shown.count("not scored") == 4
+    assert completions.mark("a <b", ["no such concept"]) == "a &lt;b"
+
+
+def test_mistakes_about_texts_become_messages(
+    studio: Studio, writer: str, words: str, painter: str
+) -> None:
+    texts, on = Texts(studio), rack((words, 1.0))
+    for arguments, message in (
+        ((ANN, writer, on, "  ", 0, 9), "prompt is empty"),
+        ((ANN, writer, on, "ab", 0, 900), "tokens is 900"),
+        ((ANN, painter, on, "ab", 0, 9), "choose a language model"),
+    ):
+        with pytest.raises(gr.Error, match=message):
+            list(texts.compare(*arguments))
+    with pytest.raises(gr.Error, match="No map is on"):
+        texts.sweep(ANN, writer, rack(), "ab", 0, 9, 2)
+    with pytest.raises(gr.Error, match="samples is 9"):
+        texts.sweep(ANN, writer, on, "ab", 0, 9, 9)

@@ -1,0 +1,555 @@
+from __future__ import annotations
+
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+import lineas_core as lc
+from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.studio.jobs import fits
+from lineas_core.studio.jobs.frames import load_frame
+from lineas_core.studio.jobs.queue import JobError
+from lineas_core.studio.jobs.run import checkpoint_of, frames_of, record_of
+from lineas_core.studio.jobs.slices import check_run, run_slice
+from lineas_core.studio.storage.schema import MIGRATIONS, migrate
+from tests.helpers.jobs import CHANGES, At, Shop, same, wait_for
+from tests.helpers.pipelines import small_sd
+
+# What a server does, without its page. Checkpoints come often, so that the test is short.
+SERVER = """
+import sys, time
+from pathlib import Path
+import torch
+import lineas_core as lc
+from lineas_core.studio.jobs import slices
+from lineas_core.studio.jobs.queue import Jobs
+from lineas_core.studio.storage.library import Library
+from lineas_core.studio.storage.store import Store
+from lineas_core.studio.jobs.priority import Turns
+
+torch.set_num_threads(2)
+slices.SECONDS_A_CHECKPOINT = 0.2
+home, model, prompts = Path(sys.argv[1]), sys.argv[2], lc.PromptSet.load(sys.argv[3])
+store = Store(home / "studio.db")
+library = Library(store, home / "maps")
+jobs = Jobs(store, library, lambda name: lc.load_model(name, device="cpu"), Turns(), home,
+            most_queued=5, most_per_visitor=5)
+changes = {"steps": 150, "rate": 0.05, "batch_size": 4, "holdout": 0.25}
+print(jobs.start("ada", model, prompts, changes).id, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def undisturbed(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> lc.TrainResult:
+    return lc.train(tiny, prompts, lc.TrainConfig.for_model(tiny, **CHANGES))
+
+
+def test_a_job_ends_with_the_map_of_a_plain_run(
+    shop: Shop, tiny: lc.LanguageModel, prompts: lc.PromptSet, undisturbed: lc.TrainResult
+) -> None:
+    jobs = shop.jobs()
+    job = jobs.start("ada", "tiny", prompts, CHANGES, preview_prompt="ab", title="Letters")
+    assert (job.status, job.steps, jobs.position(job.id)) == ("queued", 12, 1)
+    assert jobs.work()
+    row = shop.row(job)
+    assert (row.status, row.phase, row.step, row.message) == ("done", "", 12, "")
+    assert same(shop.map(job), undisturbed.map)
+    assert list(row.losses) == undisturbed.losses
+    assert len(row.supports) == 12
+    assert row.health == undisturbed.health
+    kept = shop.library.row(row.map_id, "ada")
+    assert (kept.title, kept.job, kept.prompts) == ("Letters", job.id, prompts)
+    assert kept.losses == row.losses
+    assert 0 < row.created <= row.started <= row.finished
+    assert not jobs.work()
+    frames = [load_frame(path) for path in jobs.frames(job.id, "ada")]
+    assert row.frames == len(frames) >= 2
+    assert (frames[0].step, frames[-1].step) == (1, 12)
+    plain = tiny.generate(["ab"], seed=0, max_new_tokens=24)
+    steered = tiny.generate(["ab"], [(shop.map(job), 1.0)], seed=0, max_new_tokens=24)
+    assert [frames[-1].unsteered, frames[-1].steered] == [*plain, *steered]
+    assert jobs.film(job.id, "ada").startswith(b"GIF89a")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "lineas"])
+def test_a_method_without_steps_ends_with_the_map_that_it_fits(
+    shop: Shop, tiny: lc.LanguageModel, prompts: lc.PromptSet, method: str
+) -> None:
+    jobs, changes = shop.jobs(), {"batch_size": 4, "holdout": 0.25}
+    job = jobs.start("ada", "tiny", prompts, changes, method=method, preview_prompt="ab")
+    assert (job.steps, job.method) == (1, method)
+    assert jobs.work()
+    row = shop.row(job)
+    assert (row.status, row.step, row.message) == ("done", 1, "")
+    wanted = lc.fit(method, tiny, prompts, lc.TrainConfig.for_model(tiny, **changes))
+    assert same(shop.map(job), wanted)
+    kept = shop.library.row(row.map_id, "ada")
+    assert (kept.method, kept.losses) == (method, ())
+    assert kept.title == f"{prompts.title or prompts.name} · {TITLES[method]}"
+    assert row.health == kept.health is not None
+    [frame] = [load_frame(path) for path in jobs.frames(job.id, "ada")]
+    steered = tiny.generate(["ab"], [(wanted, 1.0)], seed=0, max_new_tokens=24)
+    assert [frame.steered] == steered
+    assert jobs.film(job.id, "ada") is None
+
+
+def test_a_fit_is_stopped_or_put_back_before_its_end(
+    shop: Shop, prompts: lc.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fits, "SECONDS_BETWEEN_LOOKS", 0.0)
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    job = jobs.start("ada", "tiny", prompts, {}, method="lin-act")
+    turns.act = lambda: jobs.cancel(job.id, "ada")
+    jobs.work()
+    assert (shop.row(job).status, shop.row(job).map_id) == ("cancelled", "")
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    job = jobs.start("ada", "tiny", prompts, {}, method="lin-act")
+    turns.act = jobs.close
+    jobs.work()
+    assert (shop.row(job).status, shop.row(job).attempts) == ("queued", 0)
+    assert shop.jobs().work()
+    assert shop.row(job).status == "done"
+
+
+def test_a_fit_elsewhere_gives_the_same_map(
+    shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel
+) -> None:
+    calls: list[str] = []
+
+    def elsewhere(function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(function.__name__)
+        args, kwargs = pickle.loads(pickle.dumps((args, kwargs)))
+        return pickle.loads(pickle.dumps(function(model, *args, **kwargs)))
+
+    jobs = shop.jobs(slice_runner=elsewhere)
+    job = jobs.start("ada", "tiny", prompts, {}, method="mean-act", preview_prompt="ab")
+    jobs.work()
+    assert shop.row(job).status == "done", shop.row(job).message
+    assert calls == ["run_fit", "check_map"]
+    assert same(shop.map(job), lc.fit("mean-act", tiny, prompts))
+
+
+def test_a_database_of_version_1_has_jobs_of_lineas(
+    tmp_path: Path, prompts: lc.PromptSet, tiny: lc.LanguageModel
+) -> None:
+    new = Shop(tmp_path / "new", tiny)
+    job = new.jobs().start("ada", "tiny", prompts, CHANGES)
+    new.store.close()
+    # The row as version 1 kept it.
+    with sqlite3.connect(tmp_path / "new" / "studio.db") as db:
+        names = [column[1] for column in db.execute("PRAGMA table_info(jobs)")]
+        columns = ", ".join(name for name in names if name != "method")
+        values = db.execute(f"SELECT {columns} FROM jobs").fetchone()
+    db.close()
+    (tmp_path / "old").mkdir()
+    old = sqlite3.connect(tmp_path / "old" / "studio.db", isolation_level=None)
+    migrate(old, MIGRATIONS[:1])
+    old.execute(f"INSERT INTO jobs ({columns}) VALUES ({', '.join('?' * len(values))})", values)
+    old.close()
+    shop = Shop(tmp_path / "old", tiny)
+    assert shop.row(job) == job
+    assert shop.row(job).method == "lineas"
+    assert shop.jobs().work()
+    assert shop.row(job).status == "done"
+    shop.store.close()
+
+
+def test_frames_of_an_image_model_are_pictures(tmp_path: Path, prompts: lc.PromptSet) -> None:
+    small_sd().save_pretrained(tmp_path / "sd")
+    shop = Shop(tmp_path, lc.load_model(str(tmp_path / "sd"), device="cpu"))
+    jobs = shop.jobs()
+    # No concept: CLIP is not asked, and the strength comes from the activations alone.
+    letters = replace(prompts, modality="image", concept="")
+    job = jobs.start("ada", "sd", letters, {"steps": 2, "batch_size": 4, "rate": 0.01})
+    jobs.work()
+    assert shop.row(job).status == "done", shop.row(job).message
+    first, last = (load_frame(path) for path in jobs.frames(job.id, "ada"))
+    assert isinstance(first.steered, Image.Image)
+    assert first.unsteered == last.unsteered
+    assert last.steered != last.unsteered
+    assert shop.library.row(shop.row(job).map_id, "ada").modality == "image"
+    shop.store.close()
+
+
+def test_killed_in_mid_training_it_goes_on_to_the_same_map(
+    small_models: dict[str, Path], tiny: lc.LanguageModel, prompts: lc.PromptSet, tmp_path: Path
+) -> None:
+    prompts.save(tmp_path / "letters.json")
+    command = [sys.executable, "-c", SERVER, tmp_path, small_models["llama"]]
+    with subprocess.Popen(
+        [*map(str, command), str(tmp_path / "letters.json")], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        job_id = server.stdout.readline().strip()
+        wait_for(lambda: checkpoint_of(tmp_path, job_id).exists() or server.poll() is not None)
+        server.send_signal(signal.SIGKILL)
+    shop = Shop(tmp_path, tiny)
+    job = shop.store.job(job_id)
+    assert job is not None
+    assert job.status == "running"
+    assert 1 <= job.step < 150
+    assert record_of(tmp_path, job_id).exists()
+    jobs = shop.jobs(autostart=True)
+    wait_for(lambda: shop.row(job).finished)
+    jobs.close()
+    assert not record_of(tmp_path, job_id).exists()
+    row = shop.row(job)
+    # It got on, so the attempt that was cut off counts no more.
+    assert (row.status, row.attempts, row.message) == ("done", 1, "")
+    whole = lc.train(tiny, prompts, lc.TrainConfig.for_model(tiny, **{**CHANGES, "steps": 150}))
+    assert same(shop.map(job), whole.map)
+    assert list(row.losses) == whole.losses
+    assert len(row.supports) == 150
+    shop.store.close()
+
+
+def test_an_orderly_stop_puts_the_job_back_and_costs_no_attempt(
+    shop: Shop, prompts: lc.PromptSet, undisturbed: lc.TrainResult
+) -> None:
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    turns.act = jobs.close
+    job = jobs.start("ada", "tiny", prompts, CHANGES)
+    jobs.work()
+    row = shop.row(job)
+    assert (row.status, row.step, row.attempts) == ("queued", turns.steps, 0)
+    assert len(row.supports) == turns.steps >= 1
+    assert shop.library.maps("ada") == []
+    shop.jobs().work()
+    assert shop.row(job).status == "done"
+    assert same(shop.map(job), undisturbed.map)
+    assert list(shop.row(job).losses) == undisturbed.losses
+
+
+def test_cancelling_takes_effect_within_one_step_and_keeps_the_map(
+    shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel
+) -> None:
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    job = jobs.start("ada", "tiny", prompts, CHANGES)
+    turns.act = lambda: jobs.cancel(job.id, "ada")
+    jobs.work()
+    row = shop.row(job)
+    assert (row.status, row.step, row.stopping) == ("cancelled", turns.steps, True)
+    assert len(row.losses) == turns.steps >= 1
+    trainer = lc.Trainer(tiny, prompts, lc.TrainConfig.for_model(tiny, **CHANGES))
+    for _ in range(turns.steps):
+        trainer.step()
+    assert same(shop.map(job), trainer.map)
+    assert not jobs.cancel(job.id, "ada")
+
+
+def test_a_waiting_job_is_cancelled_at_once(shop: Shop, prompts: lc.PromptSet) -> None:
+    jobs = shop.jobs()
+    job = jobs.start("ada", "tiny", prompts, CHANGES)
+    assert jobs.cancel(job.id, "ada")
+    row = shop.row(job)
+    assert (row.status, row.map_id) == ("cancelled", "")
+    assert row.finished
+    assert not jobs.work()
+
+
+def test_a_job_cancelled_while_it_waits_after_a_restart_keeps_its_map(
+    shop: Shop, prompts: lc.PromptSet
+) -> None:
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    turns.act = jobs.close
+    job = jobs.start("ada", "tiny", prompts, CHANGES)
+    jobs.work()
+    jobs = shop.jobs()
+    assert jobs.cancel(job.id, "ada")
+    jobs.work()
+    row = shop.row(job)
+    assert (row.status, row.step) == ("cancelled", turns.steps)
+    assert len(shop.library.row(row.map_id, "ada").losses) == turns.steps >= 1
+
+
+@pytest.mark.parametrize("damage", ["junk", "cut", "other run"])
+def test_a_checkpoint_that_is_of_no_use_means_to_start_anew(
+    shop: Shop,
+    prompts: lc.PromptSet,
+    tiny: lc.LanguageModel,
+    undisturbed: lc.TrainResult,
+    damage: str,
+) -> None:
+    turns = At(shop.home)
+    jobs = shop.jobs(turns=turns)
+    turns.act = jobs.close
+    job = jobs.start("ada", "tiny", prompts, CHANGES)
+    jobs.work()
+    path = checkpoint_of(shop.home, job.id)
+    if damage == "junk":
+        path.write_bytes(b"junk")
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    else:
+        lc.Trainer(tiny, prompts, lc.TrainConfig(steps=3)).state.save(path)
+    shop.jobs().work()
+    assert shop.row(job).status == "done"
+    assert same(shop.map(job), undisturbed.map)
+    assert list(shop.row(job).losses) == undisturbed.losses
+    assert len(shop.row(job).supports) == 12
+
+
+def test_slices_elsewhere_give_the_same_map(
+    shop: Shop, prompts: lc.PromptSet, undisturbed: lc.TrainResult
+) -> None:
+    calls: list[str] = []
+
+    def elsewhere(function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As another process would see it, for five steps or so at a time."""
+        calls.append(function.__name__)
+        ticks = iter(range(10**6))
+        args, kwargs = pickle.loads(pickle.dumps((args, kwargs)))
+        if function is run_slice:
+            kwargs |= {"budget": 4, "clock": lambda: next(ticks)}
+        return pickle.loads(pickle.dumps(function(model, *args, **kwargs)))
+
+    jobs = shop.jobs(slice_runner=elsewhere)
+    job = jobs.start("ada", "tiny", prompts, CHANGES, preview_prompt="ab")
+    jobs.work()
+    row = shop.row(job)
+    assert row.status == "done", row.message
+    assert calls.count("run_slice") > 1
+    assert calls[-1] == "check_run"
+    assert row.frames == calls.count("run_slice")
+    assert same(shop.map(job), undisturbed.map)
+    assert (list(row.losses), row.health) == (undisturbed.losses, undisturbed.health)
+
+
+@pytest.mark.parametrize("good_steps", [0, 5])
+def test_a_run_that_goes_off_fails_with_its_last_good_map(
+    shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel, good_steps: int
+) -> None:
+    jobs = shop.jobs()
+    wild = {**CHANGES, "rate": 30.0, "steps": 50}
+    job = jobs.start("ada", "tiny", prompts, wild)
+    tame = lc.Trainer(tiny, prompts, lc.TrainConfig.for_model(tiny, **CHANGES))
+    for _ in range(good_steps):
+        tame.step()
+    # At this rate no step of its own is good: it goes on from some that were made at a lower one.
+    run = lc.Trainer(tiny, prompts, lc.TrainConfig.for_model(tiny, **wild)).state.run
+    path = checkpoint_of(shop.home, job.id)
+    path.parent.mkdir(parents=True)
+    replace(tame.state, run=run).save(path)
+    jobs.work()
+    row = shop.row(job)
+    assert row.status == "failed"
+    assert "Lower the rate" in row.message
+    assert f"The map of step {good_steps} is kept" in row.message
+    if not good_steps:
+        assert (row.map_id, row.health) == ("", None)
+        return
+    assert same(shop.map(job), tame.map)
+    assert (row.step, list(row.losses)) == (good_steps, tame.losses)
+    assert row.health == shop.library.row(row.map_id, "ada").health is not None
+
+
+def test_failures_become_messages_and_the_next_job_runs(
+    shop: Shop, prompts: lc.PromptSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(name: str) -> Any:
+        if name == "odd":
+            raise KeyError("secret detail")
+        return shop.model if name == "tiny" else lc.load_model(name)
+
+    jobs = shop.jobs(load_model=load, most_per_visitor=9, most_queued=9)
+    missing = jobs.start("ada", str(shop.home / "none"), prompts, CHANGES)
+    odd = jobs.start("ada", "odd", prompts, CHANGES)
+    sites = jobs.start("ada", "tiny", prompts, {**CHANGES, "sites": "nothing_like_it"})
+    fine = jobs.start("ada", "tiny", prompts, CHANGES, preview_prompt="far too long " * 40)
+    while jobs.work():
+        pass
+    assert "config.json" in shop.row(missing).message
+    assert "unexpected error (KeyError)" in shop.row(odd).message
+    assert "secret detail" not in shop.row(odd).message
+    assert "secret detail" in caplog.text
+    assert shop.row(sites).status == "failed"
+    assert shop.row(sites).finished
+    # A preview that cannot be made is no reason to stop.
+    assert (shop.row(fine).status, shop.row(fine).frames) == ("done", 0)
+
+
+def test_mistakes_in_settings_show_before_the_queue(shop: Shop, prompts: lc.PromptSet) -> None:
+    jobs = shop.jobs()
+    for changes, method, message in (
+        ({"rate": -1.0}, "lineas", "rate is -1"),
+        ({"stepz": 3}, "lineas", "stepz"),
+        ({"steps": 3}, "mean-act", "Mean-AcT is fitted in one go"),
+        ({}, "magic", "method is 'magic'"),
+    ):
+        with pytest.raises(lc.ConfigError, match=message):
+            jobs.start("ada", "smollm2", prompts, changes, method=method)
+    assert jobs.recent("ada") == []
+    assert jobs.start("ada", "smollm2", prompts, {}).steps == 60
+
+
+def test_a_map_that_was_kept_before_the_process_died_is_not_kept_twice(
+    shop: Shop, prompts: lc.PromptSet, undisturbed: lc.TrainResult
+) -> None:
+    job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
+    shop.store.claim_next()
+    kept = shop.library.add_map("ada", undisturbed.map, job=job.id)
+    shop.jobs().work()
+    assert shop.row(job).map_id == kept.id
+    assert len(shop.library.maps("ada")) == 1
+
+
+def test_three_attempts_and_no_more(shop: Shop, prompts: lc.PromptSet) -> None:
+    job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
+    for _ in range(3):
+        assert shop.store.claim_next() is not None
+        jobs = shop.jobs()
+    assert shop.row(job).status == "failed"
+    assert not jobs.work()
+    again = jobs.retry(job.id, "ada")
+    jobs.work()
+    assert shop.row(again).status == "done"
+
+
+def test_a_retry_names_its_parent_and_has_its_settings(shop: Shop, prompts: lc.PromptSet) -> None:
+    jobs = shop.jobs()
+    job = jobs.start("ada", "tiny", prompts, {}, method="caa", preview_prompt="ab", title="T")
+    with pytest.raises(JobError, match="is queued"):
+        jobs.retry(job.id, "ada")
+    jobs.cancel(job.id, "ada")
+    again = jobs.retry(job.id, "ada")
+    assert (again.parent, again.status, again.id != job.id) == (job.id, "queued", True)
+    assert (again.prompts, again.changes, again.method, again.preview_prompt, again.title) == (
+        prompts, {}, "caa", "ab", "T",
+    )  # fmt: skip
+    jobs.work()
+    assert shop.row(again).status == "done"
+    with pytest.raises(JobError, match="is done"):
+        jobs.retry(again.id, "ada")
+
+
+def test_the_limits_are_said_with_when_to_try_again(shop: Shop, prompts: lc.PromptSet) -> None:
+    jobs = shop.jobs(most_queued=3, most_per_visitor=2)
+    first = jobs.start("ada", "tiny", prompts, CHANGES)
+    jobs.start("ada", "tiny", prompts, CHANGES)
+    with pytest.raises(JobError, match="You have 2 unfinished.*2 at a time is the limit.*minutes"):
+        jobs.start("ada", "tiny", prompts, CHANGES)
+    jobs.start("bob", "tiny", prompts, CHANGES)
+    with pytest.raises(
+        JobError, match="3 unfinished training jobs in all, and 3 is the limit. Try"
+    ):
+        jobs.start("cyd", "tiny", prompts, CHANGES)
+    jobs.cancel(first.id, "ada")
+    jobs.start("cyd", "tiny", prompts, CHANGES)
+
+
+def test_the_time_left_is_summed_over_those_before(shop: Shop, prompts: lc.PromptSet) -> None:
+    jobs = shop.jobs()
+    first = jobs.start("ada", "tiny", prompts, {**CHANGES, "steps": 100})
+    second = jobs.start("bob", "tiny", prompts, {**CHANGES, "steps": 10})
+    assert jobs.eta(first.id) is jobs.eta(second.id) is None
+    shop.store.claim_next()
+    shop.store.progress(first.id, phase="training", step=20, seconds=40.0, seconds_left=160.0)
+    assert jobs.eta(first.id) == pytest.approx(160)
+    assert jobs.eta(second.id) == pytest.approx(160 + 10 * 2)
+    assert jobs.eta("no such job") is None
+    assert [jobs.position(j.id) for j in (first, second)] == [0, 1]
+
+
+def test_nothing_of_another_owners_job_is_shown_or_changed(
+    shop: Shop, prompts: lc.PromptSet
+) -> None:
+    jobs = shop.jobs()
+    done = jobs.start("ada", "tiny", prompts, CHANGES)
+    jobs.work()
+    waiting = jobs.start("ada", "tiny", prompts, CHANGES)
+    assert jobs.get(done.id, "bob") is None
+    assert jobs.unfinished("bob") is None
+    assert jobs.recent("bob") == []
+    assert jobs.frames(done.id, "bob") == []
+    assert jobs.film(done.id, "bob") is None
+    assert not jobs.cancel(waiting.id, "bob")
+    for job in (done, waiting):
+        with pytest.raises(JobError, match="no job"):
+            jobs.retry(job.id, "bob")
+        with pytest.raises(lc.MapError):
+            shop.library.map(shop.row(job).map_id, "bob")
+    assert shop.row(waiting) == waiting
+    assert jobs.frames(done.id, "ada")
+    assert jobs.get(waiting.id, "ada") == waiting == jobs.unfinished("ada")
+    assert jobs.unfinished("ada", "tiny") == waiting
+    assert jobs.unfinished("ada", "other") is None
+    assert [job.id for job in jobs.recent("ada")] == [waiting.id, done.id]
+
+
+def test_checkpoints_and_frames_of_old_jobs_are_pruned(
+    tmp_path: Path, tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    now = [time.time()]
+    shop = Shop(tmp_path, tiny, clock=lambda: now[0])
+    jobs = shop.jobs(clock=lambda: now[0])
+    done = jobs.start("ada", "tiny", prompts, CHANGES)
+    jobs.work()
+    turns = At(shop.home)
+    closed = shop.jobs(turns=turns)
+    turns.act = closed.close
+    waiting = closed.start("ada", "tiny", prompts, CHANGES)
+    closed.work()
+    left_behind = shop.home / "checkpoints" / f".{done.id}.safetensors.123.partial"
+    left_behind.write_bytes(b"half")
+    jobs.prune(3600)
+    stray = shop.home / "checkpoints" / "stray.safetensors"
+    stray.write_bytes(b"of a job that is not known")
+    for _ in range(3):
+        assert checkpoint_of(shop.home, done.id).exists()
+        now[0] += 1300
+        jobs.prune(3600)
+    assert not stray.exists()
+    assert not checkpoint_of(shop.home, done.id).exists()
+    assert not frames_of(shop.home, done.id).exists()
+    assert not left_behind.exists()
+    assert checkpoint_of(shop.home, waiting.id).exists()
+    assert frames_of(shop.home, waiting.id).exists()
+    assert shop.library.map(shop.row(done).map_id, "ada")
+    shop.store.close()
+
+
+def test_the_worker_takes_up_what_is_started_and_stops_when_closed(
+    shop: Shop, prompts: lc.PromptSet
+) -> None:
+    jobs = shop.jobs(autostart=True)
+    first = jobs.start("ada", "tiny", prompts, CHANGES)
+    second = jobs.start("bob", "tiny", prompts, {**CHANGES, "steps": 100_000})
+    wait_for(lambda: shop.row(second).step > 0)
+    assert shop.row(first).status == "done"
+    jobs.close()
+    row = shop.row(second)
+    assert (row.status, row.attempts) == ("queued", 0)
+    assert 0 < row.step < 100_000
+    assert len(row.losses) == len(row.supports) == row.step
+
+
+def test_a_map_that_cannot_be_measured_is_kept(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = lc.TrainConfig(steps=2, rate=0.01)
+    trainer = lc.Trainer(tiny, prompts, config)
+    trainer.step()
+    monkeypatch.setattr(tiny, "surprise", lambda texts: 1 / 0)
+    checked = check_run(tiny, prompts, config, trainer.state, recommend=True)
+    assert checked.health is None
+    # Not their digests, which hold the second in which each was made.
+    for site, affine in trainer.map.sites.items():
+        assert torch.equal(checked.map.sites[site].scale, affine.scale)
+        assert torch.equal(checked.map.sites[site].shift, affine.shift)

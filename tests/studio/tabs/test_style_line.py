@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import gradio as gr
+import pytest
+
+from lineas_core.models.shared import availability
+from lineas_core.models.shared.availability import asks_for
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.studio.tabs.train.style_line import StyleLine, too_long_for
+from lineas_core.studio.tabs.train.training import TrainingWork
+from tests.helpers.studio import ANN
+
+EMOJI = "emoji-onestep"
+
+
+def rows(prompts: PromptSet) -> list[list[str]]:
+    return [[a, b, ""] for a, b in zip(prompts.source, prompts.target, strict=True)]
+
+
+def test_what_a_model_asks_for_is_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    sdxl, gpt2 = catalog()["sdxl-turbo"], catalog()["gpt2"]
+    monkeypatch.setattr(availability, "is_cached", lambda entry: False)
+    assert asks_for(sdxl, gpu=False) == "needs a GPU, 7 GB to download"
+    assert asks_for(sdxl, gpu=True) == "7 GB to download"
+    assert asks_for(gpt2, gpu=False) == "1 GB to download"
+    monkeypatch.setattr(availability, "is_cached", lambda entry: True)
+    assert asks_for(sdxl, gpu=False) == "needs a GPU"
+    assert asks_for(catalog()["smollm2"], gpu=False) == asks_for(catalog()[EMOJI], gpu=False) == ""
+    assert all(entry.download or availability.embedded(entry) for entry in catalog().values())
+
+
+def test_sets_with_prompts_too_long_come_last_and_say_so(studio: Studio) -> None:
+    found = PromptWork(studio).choices(owner_of(ANN), "image")
+    marked = [name for title, name in found if title.endswith("too long for this model")]
+    assert set(marked) == too_long_for(EMOJI)
+    assert [name for _, name in found[-len(marked) :]] == marked
+    assert {"style-fantasy", "style-robots"} <= set(marked)
+    assert not any(name.startswith("emoji-") for name in marked)
+    larger = PromptWork(studio).choices(owner_of(ANN), "image", "sdxl-turbo")
+    assert not any("too long" in title for title, _ in larger)
+
+
+def test_prompts_too_long_are_refused_before_there_is_a_job(studio: Studio) -> None:
+    robots = PromptSet.load("style-robots")
+    with pytest.raises(gr.Error, match=r"too long for Emoji one-step, which reads 24 tokens"):
+        TrainingWork(studio).start(
+            ANN, "image", EMOJI, "x", "robots", rows(robots), "a tiger", 1, None, None
+        )
+    assert studio.jobs.recent(owner_of(ANN), 1) == []
+    ((said, styles),) = StyleLine(studio).show("image", EMOJI, "robots", rows(robots))
+    assert "Shorten them, or choose a larger model" in said
+    assert styles["visible"] is False
+
+
+@pytest.mark.embedded
+def test_the_line_says_what_the_model_knows_and_offers_it(studio: Studio) -> None:
+    line, anime = StyleLine(studio), PromptSet.load("emoji-anime")
+    ((said, styles),) = line.show("image", EMOJI, anime.concept, rows(anime))
+    assert "This model knows “anime”" in said
+    assert styles["visible"] is False
+    assert not studio.shelf.has(EMOJI)
+    sprayed = replace(anime, target=[f"{text}, graffiti" for text in anime.source])
+    looking, (said, styles) = line.show("image", EMOJI, "<graffiti>", rows(sprayed))
+    assert "Looking" in looking[0]
+    assert "does not know “&lt;graffiti&gt;”" in said
+    assert ("pixel art", "emoji-pixel-art") in styles["choices"]
+    assert ("glossy 3d render", "emoji-fluent-3d") in styles["choices"]
+    tigers = ["a tiger", "a tiger at rest", "the tiger", "one tiger", "my tiger", "a big tiger"]
+    plain = replace(anime, source=tigers, target=[f"{text}, tiger" for text in tigers])
+    *_, (said, _) = line.show("image", EMOJI, "a tiger", rows(plain))
+    assert "without any map" in said
+    ((said, _),) = line.show("text", "smollm2", "night", rows(PromptSet.load("night")))
+    assert said == ""
