@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.activations import pooled_activations
 from lineas_core.diagnostics.strength import LEAST_GAIN, Recommendation
 from lineas_core.diagnostics.style_knowledge import StyleKnowledge, named
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import Sides
+from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
 
 Verdict = Literal["no effect", "healthy", "overfitted", "collapsed", "unknown style", "already so"]

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.activations import pooled_activations
 from lineas_core.diagnostics.strength_sweep import StrengthSweep, strength_sweep
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
@@ -19,6 +19,7 @@ from lineas_core.metrics.clip import ClipScorer
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import Sides
+from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
 
 STRENGTHS = tuple(tenth / 10 for tenth in range(11))

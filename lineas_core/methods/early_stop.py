@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.activations import pooled_activations
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet, Sides
+from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.trainer import StepEvent, Trainer

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lineas_core.activations import Steerable
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.trainer import Trainer
 

@@ -27,16 +27,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import (
-    Steerable,
-    execution_order,
-    pooled_activations,
-    pooled_forward,
-)
+from lineas_core.activations import execution_order, pooled_activations, pooled_forward
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps.steering_map import BatchAffine, MapInfo, SteeringMap, compose
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.steering import steer
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map

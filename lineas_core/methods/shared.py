@@ -10,15 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import (
-    Inputs,
-    Pooling,
-    Steerable,
-    execution_order,
-    pooled_activations,
-)
+from lineas_core.activations import execution_order, pooled_activations
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Inputs, Pooling, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 

@@ -32,19 +32,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import (
-    Inputs,
-    Steerable,
-    execution_order,
-    pooled_activations,
-    pooled_forward,
-)
+from lineas_core.activations import execution_order, pooled_activations, pooled_forward
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
 from lineas_core.methods.early_stop import distance_left
 from lineas_core.numerics.proximal_gradient import Place, SparsePenalty, descend, largest_gamma
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Inputs, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 from lineas_core.training.trainer import Trainer

@@ -20,18 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lineas_core.activations import (
-    Steerable,
-    execution_order,
-    pooled_activations,
-    pooled_forward,
-)
+from lineas_core.activations import execution_order, pooled_activations, pooled_forward
 from lineas_core.diagnostics.health import HealthReport, check_health
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
 from lineas_core.numerics.proximal import sparse_group_shrink
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.distributed import ranks
 from lineas_core.training.memory import rows_that_fit

@@ -16,13 +16,14 @@ from steering_vectors import train_steering_vector
 from torch import Tensor
 
 import lineas_core as lc
-from lineas_core.activations import Pooling, pooled_activations
+from lineas_core.activations import pooled_activations
 from lineas_core.methods.aura import auroc, dampen
 from lineas_core.methods.fit import METHODS, TITLES
 from lineas_core.methods.gaussian_act import match_moments
 from lineas_core.methods.iti_c import ALPHA, move_along_probe, probe_accuracy
 from lineas_core.methods.repe import move_along_reading_vector, reading_vector
 from lineas_core.numerics.transport import affine_transport
+from lineas_core.steerable import Pooling
 from lineas_core.system.paths import checkout
 from tests.helpers.pipelines import small_sd
 
