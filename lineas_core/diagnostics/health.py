@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lineas_core.activations import pooled_activations
+from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.diagnostics.strength import LEAST_GAIN, Recommendation
 from lineas_core.diagnostics.style_knowledge import StyleKnowledge, named
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
@@ -201,15 +200,7 @@ def with_style(
 def _site_deltas(
     model: Steerable, smap: SteeringMap, prompts: Sides, pooling: Pooling, batch_size: int
 ) -> SiteDeltas:
-    sites = list(smap.sites)
-    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
-    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
-    plain = pooled_activations(model, source, sites, pooling=pooling, batch_size=batch_size)
-    with steer(model, [(smap, 1.0)]):
-        steered = pooled_activations(model, source, sites, pooling=pooling, batch_size=batch_size)
-    return SiteDeltas(
-        *(
-            {name: float(delta(z[name], aim[name]).mean()) for name in sites}
-            for z in (plain, steered)
-        )
+    distance = TargetDistance(
+        model, prompts, list(smap.sites), pooling=pooling, batch_size=batch_size
     )
+    return SiteDeltas(distance.plain, distance.at(smap)[0])

@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import pooled_activations
+from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.diagnostics.strength_sweep import StrengthSweep, strength_sweep
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.metrics.clip import ClipScorer
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
@@ -163,8 +161,10 @@ def _by_distance(
     pooling: Pooling,
     batch_size: int,
 ) -> Recommendation:
-    plain, *distances = _distances(model, smap, prompts, [0.0, *levels], pooling, batch_size)
-    gains = [1 - distance / plain if plain else 0.0 for distance in distances]
+    distance = TargetDistance(
+        model, prompts, list(smap.sites), pooling=pooling, batch_size=batch_size
+    )
+    gains = [1 - left for left in distance.left(smap, levels)]
     curve = tuple(zip(levels, gains, strict=True))
     fluent = model.surprise(prompts.target)
     refused: set[float] = set()
@@ -174,7 +174,7 @@ def _by_distance(
             return True
         with steer(model, [(smap, point[0])]):
             perplexity = model.surprise(prompts.target)
-        # What is no number, as the perplexity of a broken model may be, is not at most anything.
+        # NaN, as the perplexity of a broken model may be, compares false.
         well = perplexity is not None and perplexity <= FLUENT * fluent
         if not well:
             refused.add(point[0])
@@ -207,31 +207,3 @@ def _by_distance(
         f"best{proviso()}.",
         "distance",
     )
-
-
-def _distances(
-    model: Steerable,
-    smap: SteeringMap,
-    prompts: Sides,
-    levels: Sequence[float],
-    pooling: Pooling,
-    batch_size: int,
-) -> list[float]:
-    """Delta between steered source and target, summed over sites, at each strength."""
-    sites, count = list(smap.sites), len(prompts.source)
-    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
-    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
-    # A large model takes about as long for several strengths of a few prompts as for one.
-    together = max(1, batch_size // count)
-    found = []
-    for start in range(0, len(levels), together):
-        part = levels[start : start + together]
-        rows = source.rows(list(range(count)) * len(part))
-        each = torch.tensor(part).repeat_interleave(count) if len(part) > 1 else part[0]
-        with steer(model, [(smap, each)]):
-            z = pooled_activations(model, rows, sites, pooling=pooling, batch_size=batch_size)
-        found += [
-            sum(float(delta(z[s][i * count : (i + 1) * count], aim[s]).mean()) for s in sites)
-            for i in range(len(part))
-        ]
-    return found

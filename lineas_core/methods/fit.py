@@ -46,20 +46,6 @@ METHODS: Mapping[str, Fit] = MappingProxyType(
         "repe": repe.fit,
     }
 )
-# As they are shown to people.
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "lineas": "LinEAS",
-        "lin-act": "Lin-AcT",
-        "mean-act": "Mean-AcT",
-        "gaussian-act": "Gaussian-AcT",
-        "iti-c": "ITI-c",
-        "caa": "CAA",
-        "actadd": "ActAdd",
-        "aura": "AurA",
-        "repe": "RePE",
-    }
-)
 
 
 def fit(

@@ -121,9 +121,7 @@ def fit_in_order(
             model, training.source, [*fitted, site], pooling=pooling, batch_size=size, maps=live
         )[site]
         fitted[site] = fit_site(_exact(here), _exact(aims[site]))
-        live[site] = BatchAffine(
-            (fitted[site].scale - 1).to(here.device), fitted[site].shift.to(here.device)
-        )
+        live[site] = fitted[site].on(here.device)
     return SteeringMap(fitted, describe_map(model, prompts, method, config))
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
 from lineas_core.methods.aura import auroc, dampen
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.fit import METHODS
 from lineas_core.methods.gaussian_act import match_moments
 from lineas_core.methods.iti_c import ALPHA, move_along_probe, probe_accuracy
+from lineas_core.methods.names import TITLES
 from lineas_core.methods.repe import move_along_reading_vector, reading_vector
 from lineas_core.numerics.transport import affine_transport
 from lineas_core.steerable import Pooling

@@ -18,7 +18,7 @@ from lineas_core.steering import site_hooks
 from lineas_core.studio.jobs.frames import Frame
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.trainer import StepEvent
+from lineas_core.training.events import StepEvent
 
 SECONDS_BETWEEN_LOOKS = 0.5
 

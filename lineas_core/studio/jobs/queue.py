@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError, LineasError
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.fit import METHODS
+from lineas_core.methods.names import STEPWISE, TITLES
 from lineas_core.models.load import Model
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
@@ -21,7 +22,6 @@ from lineas_core.studio.jobs.run import SliceRunner, frames_of, record_of, run_j
 from lineas_core.studio.jobs.watchdog import Heartbeat
 from lineas_core.studio.jobs.worker import Worker
 from lineas_core.studio.storage.library import LONGEST_TITLE, Library
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.storage.store import JobRow, Store
 from lineas_core.system.words import counted
 from lineas_core.training.config import TrainConfig

@@ -30,8 +30,8 @@ from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.sidecars import write_record
 from lineas_core.studio.storage.store import JobRow, Status, Store, StoreError
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.events import StepEvent
 from lineas_core.training.state import TrainState
-from lineas_core.training.trainer import StepEvent
 
 __all__ = ["SliceResult", "SliceRunner", "check_run", "frames_of", "run_job", "run_slice"]
 

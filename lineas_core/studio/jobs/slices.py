@@ -17,7 +17,7 @@ from lineas_core.diagnostics.health import HealthReport, check_health, with_styl
 from lineas_core.diagnostics.strength import recommend_strength
 from lineas_core.diagnostics.strength_sweep import strength_sweep
 from lineas_core.diagnostics.style_knowledge import drawn_styles, style_knowledge, takes_away
-from lineas_core.errors import ConfigError, TrainingError
+from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import Model
@@ -25,8 +25,11 @@ from lineas_core.prompts.prompt_set import PromptSet, Sides
 from lineas_core.studio.jobs.frames import Frame, Sample
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.events import StepEvent
+from lineas_core.training.loop import UnstableError
+from lineas_core.training.provenance import describe_map
 from lineas_core.training.state import TrainState
-from lineas_core.training.trainer import StepEvent, Trainer
+from lineas_core.training.trainer import Trainer
 
 SECONDS_A_CHECKPOINT = 2.0
 
@@ -124,31 +127,31 @@ def run_slice(
     preview: Frame | None = None
     diverged, stopped = "", False
     began, saved = clock(), trainer.seconds
-    while not trainer.done:
+
+    def ends_here() -> bool:
+        nonlocal stopped
         if give_way is not None:
             give_way()
-        if should_stop is not None and should_stop():
-            stopped = True
-            break
-        if budget is not None and newest is not None and clock() - began >= budget:
-            break
-        try:
-            newest = trainer.step()
-        except TrainingError as error:
-            diverged = str(error)
-            break
-        if on_event is None:
-            events.append(newest)
-        else:
-            on_event(newest)
-        if on_state is not None and trainer.seconds - saved >= SECONDS_A_CHECKPOINT:
-            on_state(trainer.state)
-            saved = trainer.seconds
-        if on_preview is not None and previews.due(trainer.seconds):
-            if give_way is not None:
-                give_way()
-            if (preview := previews.make(trainer.map, newest)) is not None:
-                on_preview(preview)
+        stopped = should_stop is not None and should_stop()
+        spent = budget is not None and newest is not None and clock() - began >= budget
+        return stopped or spent
+
+    try:
+        for newest in trainer.run(ends_here):
+            if on_event is None:
+                events.append(newest)
+            else:
+                on_event(newest)
+            if on_state is not None and trainer.seconds - saved >= SECONDS_A_CHECKPOINT:
+                on_state(trainer.state)
+                saved = trainer.seconds
+            if on_preview is not None and previews.due(trainer.seconds):
+                if give_way is not None:
+                    give_way()
+                if (preview := previews.make(trainer.map, newest)) is not None:
+                    on_preview(preview)
+    except UnstableError as error:
+        diverged = str(error)
     shown = preview is not None and newest is not None and preview.step == newest.step
     if newest is not None and not (stopped or diverged or shown):
         preview = previews.make(trainer.map, newest)
@@ -179,7 +182,7 @@ def check_run(
     model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
 ) -> CheckedMap:
     """The map of a run as it stands, its health, and the strength to start with if it is asked."""
-    smap = Trainer(model, prompts, config, state).map
+    smap = SteeringMap(state.sites, describe_map(model, prompts, "lineas", config))
     return check_map(model, prompts, config, smap, recommend=recommend)
 
 

@@ -12,13 +12,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from lineas_core.diagnostics.calibration import Calibration
 from lineas_core.diagnostics.health import HealthReport, SiteDeltas
 from lineas_core.errors import LineasError
+from lineas_core.methods.names import STEPWISE
 from lineas_core.prompts.prompt_set import PromptSet
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
-# The method that trains in steps; all others are fitted in one go.
-STEPWISE = "lineas"
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
 
 

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.fit import METHODS
+from lineas_core.methods.names import TITLES
 from lineas_core.studio.jobs import fits
 from lineas_core.studio.jobs.frames import load_frame
 from lineas_core.studio.jobs.queue import JobError

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 
 import lineas_core as lc
-from lineas_core.methods.fit import TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.models.load import as_image_model, as_language_model
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio

@@ -7,7 +7,8 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.fit import METHODS
+from lineas_core.methods.names import TITLES
 from lineas_core.models.load import as_language_model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.access.settings import Settings

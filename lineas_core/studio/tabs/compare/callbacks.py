@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.errors import ConfigError, MapError
-from lineas_core.methods.fit import TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.pictures import Pictures, lines_of
 from lineas_core.studio.answers.texts import Texts, checked_length, whole

@@ -6,10 +6,10 @@ from typing import Any
 
 import gradio as gr
 
+from lineas_core.methods.names import STEPWISE
 from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.tabs.compare.callbacks import CompareWork
 from lineas_core.studio.tabs.texts.layout import OPENINGS
 from lineas_core.studio.tabs.train.training import method_choices

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from lineas_core.methods.names import STEPWISE
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.tabs.train.prompts import UNSAVED, UNSAVED_TITLE, PromptWork
 from lineas_core.studio.tabs.train.stage import build_stage
 from lineas_core.studio.tabs.train.style_line import StyleLine

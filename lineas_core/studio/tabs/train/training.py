@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.errors import ConfigError
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.names import STEPWISE, TITLES
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.access.limits import size_of
@@ -20,7 +20,6 @@ from lineas_core.studio.app import Studio, with_messages
 from lineas_core.studio.jobs.frames import Frame, load_frame
 from lineas_core.studio.rack.rack import patch
 from lineas_core.studio.storage.library import Library
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.storage.store import JobRow, MapRow
 from lineas_core.studio.tabs.train.prompts import Modality, Table, prompt_set
 from lineas_core.studio.tabs.train.style_line import check_length
@@ -245,7 +244,7 @@ def shipped_fields(model: str) -> tuple[int, float, float]:
 
 def method_choices() -> list[tuple[str, str]]:
     """(title, name) of every method."""
-    return [(TITLES[name], name) for name in METHODS]
+    return [(TITLES[name], name) for name in TITLES]
 
 
 def _newest(files: list[Path]) -> Frame | None:
