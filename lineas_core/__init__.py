@@ -6,9 +6,9 @@ result = lc.train(model, lc.PromptSet.load("football"))
 print(model.generate(["Once upon a time"], steer=[(result.map, 1.0)]))
 """
 
-from lineas_core.diagnostics.health import HealthReport
 from lineas_core.diagnostics.interference import Effect, effects
-from lineas_core.diagnostics.strength import Recommendation, recommend_strength
+from lineas_core.diagnostics.report import HealthReport, Recommendation
+from lineas_core.diagnostics.strength import recommend_strength
 from lineas_core.errors import (
     ConfigError,
     LineasError,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.diagnostics.distance import TargetDistance
+from lineas_core.diagnostics.report import Recommendation
 from lineas_core.diagnostics.strength_sweep import StrengthSweep, strength_sweep
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
@@ -30,25 +29,6 @@ LEAST_GAIN = 0.01
 LEAST_IMAGE, LEAST_FOUND = 0.5, 0.9
 # The steered model must not be more surprised by real target prompts than this many times.
 FLUENT = 1.5
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """A strength, and what it rests on.
-
-    Attributes:
-        strength: to start with; None where there is nothing to go by.
-        curve: (strength, gain) pairs, from the lowest strength to the highest. The gain over
-            strength 0 is that in mean CLIPScore, or the share of the distance to the target
-            (Delta) that is closed, as `measure` says.
-        reason: in a sentence.
-        measure: what the gains are of; "" where there are none.
-    """
-
-    strength: float | None
-    curve: tuple[tuple[float, float], ...]
-    reason: str
-    measure: Literal["", "CLIPScore", "distance"] = ""
 
 
 def recommend_strength(

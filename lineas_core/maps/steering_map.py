@@ -230,6 +230,9 @@ class SteeringMap:
         return cls(sites, MapInfo(**known))
 
 
+Steering = Sequence[tuple[SteeringMap, Strength]]
+
+
 def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:
     """One map that applies `maps` in order, each at its strength.
 

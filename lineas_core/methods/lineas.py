@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lineas_core.diagnostics.health import HealthReport, check_health
+from lineas_core.diagnostics.health import check_health
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.errors import TrainingError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet

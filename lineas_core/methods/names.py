@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from lineas_core.errors import ConfigError
+
 # The one that is trained by gradients; all others are fitted in one go.
 STEPWISE = "lineas"
-# Name -> title; `methods/fit.py` has what each name fits.
+# Name -> title. Each name is that of a module of this folder, with _ for -.
 TITLES: Mapping[str, str] = MappingProxyType(
     {
         "lineas": "LinEAS",
@@ -21,3 +23,13 @@ TITLES: Mapping[str, str] = MappingProxyType(
         "repe": "RePE",
     }
 )
+
+
+def check_method(name: str) -> None:
+    """Refuse a method that there is not.
+
+    Raises:
+        ConfigError: with the names that there are.
+    """
+    if name not in TITLES:
+        raise ConfigError(f"method is {name!r}; choose one of {', '.join(TITLES)}.")

@@ -83,7 +83,7 @@ def fit_parallel(
         model: its weights are not changed.
         prompts: the source and target.
         config: sites, pooling, batch_size, holdout and seed are read.
-        method: a key of `METHODS`.
+        method: a key of `TITLES`.
         fit_site: the method.
         pooling: where the method fixes it, in place of the configuration's; the map says so.
             Image models have no last token: "last" is the mean there.

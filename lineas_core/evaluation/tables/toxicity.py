@@ -50,7 +50,7 @@ class ToxicitySizes:
     """What is measured.
 
     Args:
-        methods: keys of `METHODS`, measured at the model's default sites.
+        methods: keys of `TITLES`, measured at the model's default sites.
         layer_methods: of these, the ones that are measured at other sites as well.
         layers: those other sites: presets, or expressions without commas.
         prompts: a side that a map is learned from, drawn for each seed.

@@ -43,7 +43,7 @@ class TruthfulnessSizes:
     """What is measured.
 
     Args:
-        methods: keys of `METHODS`.
+        methods: keys of `TITLES`.
         data: standin (questions of our own), or hub (TruthfulQA).
         prompts: answers a side that a map is learned from, at most, drawn for each seed.
         questions: that are used of the data, at most; 0 is all.

@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 
 from lineas_core.errors import ConfigError, PromptError
+from lineas_core.maps.steering_map import Steering
 from lineas_core.models.language.chat import Prompt
 from lineas_core.models.language.model import LanguageModel, TextGrid
 from lineas_core.models.load import as_language_model
-from lineas_core.steering import Steering
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.own_concepts import OwnConcept, as_field, own_concepts
 from lineas_core.studio.answers.readouts import Readout, read_out

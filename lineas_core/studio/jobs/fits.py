@@ -55,7 +55,7 @@ def run_fit(
         model: its weights are not changed.
         prompts: the source and target.
         config: the settings; a method reads of them what applies to it.
-        method: a key of `METHODS`.
+        method: a key of `TITLES`.
         should_stop: asked about twice a second.
         give_way: called as often.
         preview_prompt: of the frame; "" makes none.

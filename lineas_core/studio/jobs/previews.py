@@ -6,10 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 
-from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.load import Model
-from lineas_core.steering import Steering
 from lineas_core.studio.jobs.frames import Frame, Sample
 from lineas_core.training.events import StepEvent
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from lineas_core.diagnostics.calibration import calibrate, with_calibration
-from lineas_core.diagnostics.health import HealthReport, check_health, with_style
+from lineas_core.diagnostics.health import check_health
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.diagnostics.strength import recommend_strength
 from lineas_core.diagnostics.strength_sweep import strength_sweep
 from lineas_core.diagnostics.style_knowledge import drawn_styles, style_knowledge, takes_away
+from lineas_core.diagnostics.style_verdict import with_style
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import DiffusionModel

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lineas_core.diagnostics.calibration import Calibration
 from lineas_core.errors import LineasError
+from lineas_core.maps.calibration import Calibration
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.storage.map_rows import row_of

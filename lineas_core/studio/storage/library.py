@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lineas_core.diagnostics.health import HealthReport
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.errors import MapError, PromptError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
-from lineas_core.diagnostics.calibration import Calibration
-from lineas_core.diagnostics.health import HealthReport, SiteDeltas
+from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.errors import LineasError
+from lineas_core.maps.calibration import Calibration
 from lineas_core.methods.names import STEPWISE
 from lineas_core.prompts.prompt_set import PromptSet
 
@@ -32,7 +32,7 @@ class JobRow:
         status: done, failed and cancelled are for good.
         phase: what a running job does.
         model: the name it is loaded by.
-        method: a key of `lineas_core.methods.fit.METHODS`.
+        method: a key of `lineas_core.methods.names.TITLES`.
         title: what people read.
         prompts: the source and target.
         changes: settings that differ from the model's shipped ones.

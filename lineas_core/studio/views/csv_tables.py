@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from lineas_core.diagnostics.health import HealthReport
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.models.language.model import TextGrid

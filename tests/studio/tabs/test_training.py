@@ -7,7 +7,6 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from lineas_core.methods.fit import METHODS
 from lineas_core.methods.names import TITLES
 from lineas_core.models.load import as_language_model
 from lineas_core.prompts.prompt_set import PromptSet
@@ -89,7 +88,7 @@ def test_settings_are_shown_to_methods_that_read_them() -> None:
     numbers, said = TrainingWork.settings_of("lineas")
     assert numbers["visible"] is True
     assert "suit the model" in said
-    for method in set(METHODS) - {"lineas"}:
+    for method in set(TITLES) - {"lineas"}:
         numbers, said = TrainingWork.settings_of(method)
         assert numbers["visible"] is False
         assert TITLES[method] in said
