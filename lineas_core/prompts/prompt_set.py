@@ -227,7 +227,7 @@ class PromptSet:
             holdout: share held out, in [0, 0.5]; rounded, and at least 2 a side where not 0.
             seed: of the draw.
         """
-        # Imported here, since reading prompts needs no torch. Its generator stays: another one would
+        # Imported here, since reading prompts needs no torch. Its generator stays: another would
         # hold out other prompts, and a stored run would not continue to the same map.
         import torch
 
