@@ -9,7 +9,7 @@ from lineas_core.errors import ConfigError
 
 
 def choose_device(device: str) -> torch.device:
-    """The device of that name; "auto" takes a GPU where there is one.
+    """Return the named device; "auto" picks a GPU if there is one.
 
     Raises:
         ConfigError: this machine has no such device.
@@ -29,13 +29,13 @@ def choose_device(device: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free now, on the device or, for a CPU, on the machine."""
+    """Free memory in bytes: the GPU's for CUDA devices, otherwise the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16 by itself; where not, float32 is faster."""
+    """Whether this CPU has bfloat16 instructions; without them, float32 is faster."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

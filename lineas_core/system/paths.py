@@ -1,4 +1,4 @@
-"""Where the files that come with the project are, in a checkout and in an installed wheel."""
+"""Paths of the files that ship with the project, in a checkout or an installed wheel."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ def shipped(path: str) -> Path:
 
 
 def checkout() -> Path:
-    """The folder that holds the package: of a checkout, the one with app.py in it."""
+    """The folder that contains the package; in a checkout, the one with app.py."""
     return packaged().parent
