@@ -36,7 +36,12 @@ from lineas_core.activations import execution_order, pooled_activations, pooled_
 from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
-from lineas_core.numerics.proximal_gradient import Place, SparsePenalty, descend, largest_gamma
+from lineas_core.numerics.proximal_gradient import (
+    Iterate,
+    SparsePenalty,
+    largest_gamma,
+    proximal_gradient_descent,
+)
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Inputs, Steerable
@@ -244,18 +249,18 @@ class SparseFitter:
 
     def gamma_max(self) -> float:
         """The gamma at and above which the map stays the identity."""
-        here = Place.at(self.loss, self.identity())
-        return largest_gamma(here.gradient, self._config.l1, self._config.group)
+        start = Iterate.at(self.loss, self.identity())
+        return largest_gamma(start.gradient, self._config.l1, self._config.group)
 
     def path(self, path: PathConfig) -> Iterator[SparsePoint]:
         """The penalised maps from the largest gamma down, each learned when it is asked for."""
-        here = Place.at(self.loss, self.identity())
-        gamma = largest_gamma(here.gradient, self._config.l1, self._config.group)
+        current = Iterate.at(self.loss, self.identity())
+        gamma = largest_gamma(current.gradient, self._config.l1, self._config.group)
         for _ in range(path.points):
             gamma *= path.ratio
             penalty = SparsePenalty(gamma, self._config.l1, self._config.group)
-            here = descend(self.loss, here, penalty, steps=path.steps)
-            yield self._point(self._affines(here.values), gamma)
+            current = proximal_gradient_descent(self.loss, current, penalty, steps=path.steps)
+            yield self._point(self._affines(current.values), gamma)
 
     def learn(self) -> Valued:
         """The dense map."""
