@@ -31,9 +31,9 @@ def check_health(
     on_held_out, surprise = None, None
     if held_out.source and held_out.target:
         on_held_out = _site_deltas(model, smap, held_out, pooling, batch_size)
-        unsteered = model.surprise(held_out.target)
+        unsteered = model.perplexity(held_out.target)
         with steer(model, [(smap, 1.0)]):
-            steered = model.surprise(held_out.target)
+            steered = model.perplexity(held_out.target)
         if unsteered is not None and steered is not None:
             surprise = (unsteered, steered)
     verdict, advice = judge(on_training.ratio, on_held_out.ratio if on_held_out else None, surprise)

@@ -146,14 +146,14 @@ def _by_distance(
     )
     gains = [1 - left for left in distance.left(smap, levels)]
     curve = tuple(zip(levels, gains, strict=True))
-    fluent = model.surprise(prompts.target)
+    fluent = model.perplexity(prompts.target)
     refused: set[float] = set()
 
     def reads_well(point: tuple[float, float]) -> bool:
         if fluent is None:
             return True
         with steer(model, [(smap, point[0])]):
-            perplexity = model.surprise(prompts.target)
+            perplexity = model.perplexity(prompts.target)
         # NaN, as the perplexity of a broken model may be, compares false.
         well = perplexity is not None and perplexity <= FLUENT * fluent
         if not well:
