@@ -168,7 +168,7 @@ def parts_of(smap: lc.SteeringMap) -> list[Tensor]:
     return [part for affine in smap.sites.values() for part in (affine.scale - 1, affine.shift)]
 
 
-def test_the_worth_of_neurons_adds_up_to_the_fall_of_the_loss(
+def test_contributions_of_neurons_add_up_to_the_fall_of_the_loss(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     # Steps so short that the loss falls along each as its gradient says.
@@ -177,10 +177,12 @@ def test_the_worth_of_neurons_adds_up_to_the_fall_of_the_loss(
     dense = fitter.learn()
     fall = float(fitter.loss(fitter.identity()) - fitter.loss(parts_of(dense.point.map)))
     assert fall > 0
-    assert sum(float(part.sum()) for part in dense.worth.values()) == pytest.approx(fall, rel=0.03)
-    # What is left goes on from where it was, and its worth with it.
-    left = fitter.thin_out(dense, 0.3)
-    kept = {site: worth.isfinite() for site, worth in left.worth.items()}
+    assert sum(float(part.sum()) for part in dense.contributions.values()) == pytest.approx(
+        fall, rel=0.03
+    )
+    # What is left goes on from where it was, and so do its contributions.
+    left = fitter.prune(dense, 0.3)
+    kept = {site: part.isfinite() for site, part in left.contributions.items()}
     start = [
         torch.where(kept[site], part, 0.0)
         for site, affine in dense.point.map.sites.items()
@@ -188,13 +190,11 @@ def test_the_worth_of_neurons_adds_up_to_the_fall_of_the_loss(
     ]
     fall = float(fitter.loss(start) - fitter.loss(parts_of(left.point.map)))
     assert fall > 0
-    more = sum(float((left.worth[s] - dense.worth[s])[kept[s]].sum()) for s in kept)
+    more = sum(float((left.contributions[s] - dense.contributions[s])[kept[s]].sum()) for s in kept)
     assert more == pytest.approx(fall, rel=0.03)
 
 
-def test_what_is_thinned_out_is_the_dense_map(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet
-) -> None:
+def test_what_is_pruned_is_the_dense_map(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
     found = SparseFitter(tiny, prompts, CONFIG).learn().point
     wanted = fit_lineas(tiny, prompts, CONFIG)
     assert (found.gamma, found.support) == (0, 1)
@@ -202,22 +202,22 @@ def test_what_is_thinned_out_is_the_dense_map(
         torch.testing.assert_close(part, other)
 
 
-def test_each_round_learns_the_worthiest_neurons_of_the_one_before(
+def test_each_round_trains_the_top_neurons_of_the_one_before(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
     before = fitter.learn()
     for support in (0.5, 0.1, 0.001):
-        after = fitter.thin_out(before, support)
-        every = sorted(torch.cat([*before.worth.values()]).tolist(), reverse=True)
+        after = fitter.prune(before, support)
+        every = sorted(torch.cat([*before.contributions.values()]).tolist(), reverse=True)
         count = max(round(support * len(every)), 1)
         assert after.point.gamma == every[count - 1]
         assert after.point.support == pytest.approx(count / len(every))
         assert after.point.map.info.config["gamma"] == after.point.gamma
         for site, found in after.point.map.sites.items():
-            worthy = before.worth[site] >= after.point.gamma
-            assert torch.equal(found.changed, worthy)
-            assert torch.equal(after.worth[site].isfinite(), worthy)
+            top = before.contributions[site] >= after.point.gamma
+            assert torch.equal(found.changed, top)
+            assert torch.equal(after.contributions[site].isfinite(), top)
         assert fitter.loss(parts_of(after.point.map)) < fitter.loss(fitter.identity())
         before = after
 
