@@ -13,7 +13,12 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.diagnostics.calibration import calibrate, curve_of, from_way, jensen_shannon
+from lineas_core.diagnostics.calibration import (
+    calibrate,
+    curve_of,
+    from_measurements,
+    jensen_shannon,
+)
 from lineas_core.maps.calibration import Calibration
 from lineas_core.steering import steer
 from lineas_core.studio.rack.rack import RackState
@@ -70,8 +75,8 @@ def test_share_and_strength_are_inverse_and_rise_and_agree_beyond() -> None:
 
 
 def test_a_way_of_nothing_has_no_calibration() -> None:
-    assert from_way([(0.0, 0.0), (1.0, 0.0)]) is None
-    assert from_way([(0.0, 0.0), (1.0, math.nan)]) is None
+    assert from_measurements([(0.0, 0.0), (1.0, 0.0)]) is None
+    assert from_measurements([(0.0, 0.0), (1.0, math.nan)]) is None
 
 
 @pytest.mark.parametrize(

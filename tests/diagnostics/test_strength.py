@@ -37,17 +37,17 @@ def towards_the_target(
 def by_brute_force(
     model: lc.LanguageModel, smap: lc.SteeringMap
 ) -> tuple[list[float], list[float]]:
-    """Share of the distance closed, and how often more surprised, at strengths 0 to 1."""
+    """Share of the distance closed, and perplexity relative to strength 0, at strengths 0 to 1."""
     (site, (scale, shift)), *_ = smap.sites.items()
     source = pooled_activations(model, model.prepare(HELD_OUT.source), [site])[site]
     target = pooled_activations(model, model.prepare(HELD_OUT.target), [site])[site]
-    closed, surprise = [], []
+    closed, perplexities = [], []
     for strength in STRENGTHS:
         moved = source + strength * ((scale - 1) * source + shift)
         closed.append(float(1 - delta(moved, target).mean() / delta(source, target).mean()))
         with lc.steer(model, [(smap, strength)]):
-            surprise.append(model.surprise(HELD_OUT.target))
-    return closed, [value / surprise[0] for value in surprise]
+            perplexities.append(model.perplexity(HELD_OUT.target))
+    return closed, [value / perplexities[0] for value in perplexities]
 
 
 @pytest.mark.parametrize("times", [1.0, 2.0, 4.0])
@@ -55,8 +55,8 @@ def test_as_little_as_closes_nearly_all_of_the_distance(
     tiny: lc.LanguageModel, times: float
 ) -> None:
     smap = towards_the_target(tiny, times)
-    closed, surprise = by_brute_force(tiny, smap)
-    assert max(surprise) < FLUENT
+    closed, ratios = by_brute_force(tiny, smap)
+    assert max(ratios) < FLUENT
     found = recommend_strength(tiny, smap, HELD_OUT)
     assert [strength for strength, _ in found.curve] == list(STRENGTHS)
     assert [gain for _, gain in found.curve] == pytest.approx(closed, abs=1e-4)
@@ -72,9 +72,9 @@ def test_strengths_that_break_the_language_do_not_count(
 ) -> None:
     # Behind the last norm there is only the head, so a shift there changes the language most.
     smap = towards_the_target(tiny, times, "model.norm")
-    closed, surprise = by_brute_force(tiny, smap)
+    closed, ratios = by_brute_force(tiny, smap)
     gains = dict(zip(STRENGTHS, closed, strict=True))
-    allowed = [s for s, ratio in zip(STRENGTHS, surprise, strict=True) if ratio <= FLUENT]
+    allowed = [s for s, ratio in zip(STRENGTHS, ratios, strict=True) if ratio <= FLUENT]
     wanted = next(s for s in allowed if gains[s] >= 0.95 * max(gains[a] for a in allowed))
     assert wanted < next(s for s in STRENGTHS if gains[s] >= 0.95 * max(closed))
     found = recommend_strength(tiny, smap, HELD_OUT)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lineas_core import Affine, MapError, MapInfo, SteeringMap, compose
-from lineas_core.maps.file_format import MOST_BYTES, MOST_HEADER, digest_of
+from lineas_core.maps.file_format import MAX_BYTES, MAX_HEADER, digest_of
 from lineas_core.maps.steering_map import compose_for_batch
 from tests.helpers.models import random_map
 
@@ -235,11 +235,11 @@ def test_files_over_the_limits_are_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     for length, size, message in (
         (
-            MOST_HEADER + 1,
-            2 * MOST_HEADER,
+            MAX_HEADER + 1,
+            2 * MAX_HEADER,
             "its header has 8,388,609 bytes; 8,388,608 are the most",
         ),
-        (100, MOST_BYTES + 1, "it has 536,870,913 bytes; 536,870,912 are the most"),
+        (100, MAX_BYTES + 1, "it has 536,870,913 bytes; 536,870,912 are the most"),
     ):
         with path.open("wb") as file:
             file.write(length.to_bytes(8, "little"))

@@ -139,7 +139,7 @@ def _use(bench: Bench, cell: Cell, smap: SteeringMap | None) -> Row:
         batch_size=100,
     )
     with steer(model, maps):
-        utility = model.surprise(PromptSet.load(PLAIN).target)
+        utility = model.perplexity(PromptSet.load(PLAIN).target)
     return {
         "presence": sum(concept_presence(texts, cell["concept"])) / count,
         "perplexity": perplexity(model, openings, texts),

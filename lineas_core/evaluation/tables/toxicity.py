@@ -171,9 +171,11 @@ def _language(bench: Bench, subjects: Sequence[Cell], sizes: ToxicitySizes) -> p
     def measure_cell(cell: Cell) -> list[Row]:
         maps = _at_full(_fit(bench, cell))
         with steer(model, maps):
-            surprise = model.surprise(texts)
+            sentence_perplexity = model.perplexity(texts)
         scores = evaluate_tasks(model, maps, sizes.tasks, limit=sizes.questions, num_fewshot=SHOTS)
-        return [{"sentence_perplexity": surprise, "accuracy": _accuracy(scores, sizes.tasks)}]
+        return [
+            {"sentence_perplexity": sentence_perplexity, "accuracy": _accuracy(scores, sizes.tasks)}
+        ]
 
     cells = [
         {

@@ -224,8 +224,8 @@ class DiffusionModel:
             inputs.latents, inputs.timestep, conditioning, self.schedule.guidance
         )
 
-    def surprise(self, prompts: Sequence[str]) -> None:
-        """None: an image model has no perplexity."""
+    def perplexity(self, prompts: Sequence[str]) -> None:
+        """None: image models do not score text."""
 
     @torch.no_grad()
     def generate(

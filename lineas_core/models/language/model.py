@@ -376,8 +376,8 @@ class LanguageModel:
         batch = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
         return self._logits(batch, 0)[batch.mask].float().log_softmax(dim=-1)
 
-    def surprise(self, prompts: Sequence[str]) -> float:
-        """Perplexity of `prompts`, over all their tokens, under the model as currently steered."""
+    def perplexity(self, prompts: Sequence[str]) -> float:
+        """Perplexity of `prompts` under the model as currently steered, over all their tokens."""
         return perplexity_of(self.token_losses(prompts))
 
     def _logits(self, batch: TokenRows, first: int) -> Float[Tensor, "n kept vocabulary"]:

@@ -63,7 +63,7 @@ def test_the_sparsity_table_measures_what_it_says(quick: lc.LanguageModel, tmp_p
     assert row["presence"] == sum(concept_presence(texts, "football")) / 4
     assert row["perplexity"] == pytest.approx(perplexity(quick, openings, texts), rel=1e-4)
     with lc.steer(quick, [(dense, 1.0)]):
-        plain = quick.surprise(lc.PromptSet.load("formality").target)
+        plain = quick.perplexity(lc.PromptSet.load("formality").target)
     assert row["utility"] == pytest.approx(plain, rel=1e-4)
 
     # What is measured is not measured again, and a shorter run is another one.

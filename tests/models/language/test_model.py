@@ -256,8 +256,8 @@ def test_the_embedded_model_writes_english(smollm2: lc.LanguageModel) -> None:
     assert "Paris" in text
     ordered = "The capital of France is Paris, and it lies on the river Seine."
     scrambled = "Seine lies of and it capital the Paris, on is river the France The."
-    assert smollm2.surprise([ordered]) < 30
-    assert smollm2.surprise([scrambled]) > 300
+    assert smollm2.perplexity([ordered]) < 30
+    assert smollm2.perplexity([scrambled]) > 300
 
 
 @pytest.mark.embedded
