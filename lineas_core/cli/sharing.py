@@ -1,6 +1,6 @@
-"""`python -m lineas_core bundle | unbundle | push | install | deploy`: results and maps for others.
+"""`python -m lineas_core bundle | unbundle | push | install | deploy`: share results and maps.
 
-Imports that take seconds are made where they are needed, so that --help answers at once.
+Slow imports are inside the functions that need them, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def bundle(
         str, typer.Option("--model", "-m", help="Short name, folder or hub id.")
     ] = "smollm2",
     prompts: Annotated[
-        str, typer.Option(help="The prompt set that the map was learned from, to go along.")
+        str, typer.Option(help="The prompt set that the map was learned from, to include.")
     ] = "",
     tokens: Annotated[int, typer.Option(help="New tokens of a text at most.")] = 80,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a result, and put it into one file with all that makes it again."""
+    """Generate a result and save it as a bundle: one file with all that reproduces it."""
     from lineas_core.maps.steering_map import SteeringMap
     from lineas_core.models.language.model import LanguageModel
     from lineas_core.prompts.prompt_set import PromptSet
@@ -88,7 +88,7 @@ def unbundle(
     to: Annotated[Path, typer.Option(help="A new folder for what is in it.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take a bundle apart, and write scene.py beside the maps, which makes the result again."""
+    """Unpack a bundle, with a scene.py that reproduces the result."""
     from lineas_core.scenes.bundle import read_bundle, unpack_bundle
 
     opened = read_bundle(file)
@@ -131,7 +131,7 @@ def install(
     digest: Annotated[str, typer.Option(help="The map's digest, if you know it.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Download a map and check it against its card."""
+    """Download a map and verify it against its card."""
     from dataclasses import asdict
 
     from huggingface_hub import get_token
