@@ -27,7 +27,7 @@ SMALL = Sizes(concepts=("day", "night"), methods=("lin-act", "mean-act"), comple
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Two places for workers on this host, reached by the loopback alone."""
+    """A Ray cluster on this host with room for two workers, only on the loopback interface."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray = pytest.importorskip("ray")
     ray.init(
@@ -42,10 +42,10 @@ def cluster() -> Iterator[None]:
 
 
 def kill_a_worker_at_work() -> None:
-    """SIGKILL to a process of ours that is measuring a cell, as soon as there is one."""
+    """Send SIGKILL to one of our processes that is measuring a cell, once there is one."""
     for _ in range(12000):
         for process in psutil.Process().children(recursive=True):
-            # A worker may end between the listing and the question.
+            # A worker may exit between being listed and being inspected.
             try:
                 busy = "ray::Worker.measure" in " ".join(process.cmdline())
             except psutil.Error:

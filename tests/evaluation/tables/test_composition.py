@@ -21,9 +21,9 @@ SMALL = Sizes(concepts=("day", "night"), completions=8, tokens=6, refine_steps=1
 
 @pytest.fixture(scope="module")
 def quick(small_models: dict[str, Path]) -> lc.LanguageModel:
-    """The small model with a catalogue entry, as the embedded model has one, of few steps.
+    """The small model with a catalogue entry, like the embedded model's, with few steps.
 
-    It reads a token per byte, so the judge's question needs more room than other texts.
+    It has one token per byte, so the judge's question needs a longer context than other texts.
     """
     tiny = lc.load_model(str(small_models["llama"]), device="cpu")
     tiny.module.config.max_position_embeddings = 1024
@@ -87,7 +87,7 @@ def test_presence_is_that_of_the_composed_model_s_texts(
     texts = quick.generate(openings, [(smap, 1.0) for smap in maps], seed=seeds, max_new_tokens=6)
     found = [concept_presence(texts, name) for name in ("night", "day")]
     told = row("lineas", "night", "day")
-    # A random model writes no words; that these are the texts shows in their perplexity.
+    # A random model writes no real words, so compare the texts by their perplexity.
     assert told["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
     assert told["presence_first"] == sum(found[0]) / 8
     assert told["presence_second"] == sum(found[1]) / 8
@@ -112,7 +112,7 @@ def test_the_judge_s_odds_are_those_of_the_answers(quick: lc.LanguageModel) -> N
         scores = quick.module(ids).logits[0].log_softmax(dim=-1)
         return sum(float(scores[i - 1, ids[0, i]]) for i in range(before, ids.shape[1]))
 
-    # Its tokens are bytes: the answers differ from their second on.
+    # Tokens are bytes: the answers differ from the second byte on.
     assert found == pytest.approx(score(" Y") - score(" N"), abs=1e-4)
     with pytest.raises(lc.ConfigError, match="begin alike"):
         quick.log_odds(["Yes?"], "No", "Not")
