@@ -68,7 +68,7 @@ def test_descent_finds_what_a_general_solver_finds(l1: float, group: float, shar
     found = descend(loss, Place.at(loss, zero), penalty, steps=300)
 
     def objective(both: Tensor, rounding: float) -> Tensor:
-        """Of the positive and the negative part of x; the norm's corner at 0 is rounded off."""
+        """The objective in the positive and negative parts of x, with the norm smoothed at 0."""
         up, down = both.chunk(2)
         parts = (up - down).split(widths)
         norms = sum(math.sqrt(len(p)) * (p.square().sum() + rounding**2).sqrt() for p in parts)
@@ -87,7 +87,7 @@ def test_descent_finds_what_a_general_solver_finds(l1: float, group: float, shar
     x = torch.cat(found.values)
     ours = float(objective(torch.cat([x.clamp(min=0), (-x).clamp(min=0)]), 0.0))
     assert ours == pytest.approx(best.fun, rel=1e-5)
-    # The solver stops short of exact zeros; what it finds large, we find too.
+    # The solver does not reach exact zeros, so compare the entries that it finds to be large.
     theirs = torch.from_numpy(best.x[: size // 2] - best.x[size // 2 :])
     torch.testing.assert_close(x, theirs, rtol=0.02, atol=0.02)
 
@@ -165,14 +165,14 @@ def parts_of(smap: lc.SteeringMap) -> list[Tensor]:
 def test_the_worth_of_neurons_adds_up_to_the_fall_of_the_loss(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    # Steps so short that the loss falls along each as its slope says.
+    # Steps small enough for the first-order change of the loss to be accurate.
     config = replace(CONFIG, rate=CONFIG.rate / 20)
     fitter = SparseFitter(tiny, prompts, config)
     dense = fitter.learn()
     fall = float(fitter.loss(fitter.identity()) - fitter.loss(parts_of(dense.point.map)))
     assert fall > 0
     assert sum(float(part.sum()) for part in dense.worth.values()) == pytest.approx(fall, rel=0.03)
-    # What is left goes on from where it was, and its worth with it.
+    # The remaining neurons keep their values and their accumulated contributions.
     left = fitter.thin_out(dense, 0.3)
     kept = {site: worth.isfinite() for site, worth in left.worth.items()}
     start = [
@@ -228,7 +228,7 @@ def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
     assert all(point.effect >= 0.8 * found.dense.effect for point in found.points[:-1])
     again = sparsest(tiny, prompts, CONFIG, kept=0.8)
     assert again.chosen.support == chosen.support
-    # The share closed, from activations that no code of the path has made.
+    # The share closed, computed independently of the path's code.
     _, held_out = prompts.split(CONFIG.holdout, CONFIG.seed)
     report = check_health(tiny, chosen.map, held_out, held_out)
     assert chosen.effect == pytest.approx(1 - report.training.ratio, rel=1e-4)
@@ -239,7 +239,7 @@ def test_what_keeps_too_little_ends_in_the_dense_map(
 ) -> None:
     found = sparsest(tiny, prompts, CONFIG, supports=(0.001, 0.002, 0.001))
     assert len(found.points) == 1
-    # One neuron is the least.
+    # At least one neuron remains.
     assert sum(int(a.changed.sum()) for a in found.points[0].map.sites.values()) == 1
     assert found.chosen is found.dense
 
