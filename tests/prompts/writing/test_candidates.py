@@ -1,4 +1,4 @@
-"""What is kept of what was written."""
+"""Which of the generated candidates are kept."""
 
 import random
 from itertools import count as counting
