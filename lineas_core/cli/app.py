@@ -55,7 +55,7 @@ MapSpecs = Annotated[
 @app.command()
 def train(
     prompts: Annotated[str, typer.Argument(help="A shipped set's name, or a JSON file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the map goes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The map file to write.")],
     model: ModelName = "smollm2",
     method: Annotated[
         str, typer.Option(help="lineas, lin-act, or another of docs/methods.md.")
@@ -119,8 +119,8 @@ def generate(
     prompt: Annotated[list[str], typer.Argument(help="One or more texts to continue.")],
     maps: MapSpecs = None,
     model: ModelName = "smollm2",
-    tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 80,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
+    temperature: Annotated[float, typer.Option(help="0 picks the likeliest token.")] = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -145,8 +145,8 @@ def sweep(
     ],
     strengths: Annotated[str, typer.Option(help="Separated by commas.")] = "0,0.25,0.5,0.75,1",
     model: ModelName = "smollm2",
-    tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 80,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
+    temperature: Annotated[float, typer.Option(help="0 picks the likeliest token.")] = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,

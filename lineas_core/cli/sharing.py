@@ -37,7 +37,7 @@ def bundle(
         typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there."),
     ] = None,
     strengths: Annotated[
-        str, typer.Option(help="Of the sweep, separated by commas.")
+        str, typer.Option(help="Strengths of the sweep, separated by commas.")
     ] = "0,0.25,0.5,0.75,1",
     model: Annotated[
         str, typer.Option("--model", "-m", help="Short name, folder or hub id.")
@@ -45,7 +45,7 @@ def bundle(
     prompts: Annotated[
         str, typer.Option(help="The prompt set that the map was learned from, to include.")
     ] = "",
-    tokens: Annotated[int, typer.Option(help="New tokens of a text at most.")] = 80,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: AsJson = False,
@@ -85,7 +85,7 @@ def bundle(
 
 def unbundle(
     file: Annotated[Path, typer.Argument(help="A bundle.")],
-    to: Annotated[Path, typer.Option(help="A new folder for what is in it.")],
+    to: Annotated[Path, typer.Option(help="A new folder for the contents.")],
     as_json: AsJson = False,
 ) -> None:
     """Unpack a bundle, with a scene.py that reproduces the result."""
@@ -110,8 +110,8 @@ def push(
     file: Annotated[Path, typer.Argument(help="A map file.")],
     repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
     public: Annotated[bool, typer.Option("--public", help="Let everyone see it.")] = False,
-    title: Annotated[str, typer.Option(help="What people read.")] = "",
-    license: Annotated[str, typer.Option(help="Of the map, such as apache-2.0.")] = "",
+    title: Annotated[str, typer.Option(help="Title of the card.")] = "",
+    license: Annotated[str, typer.Option(help="Licence of the map, such as apache-2.0.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Upload a map and its card with your own login (`hf auth login`)."""
@@ -125,7 +125,7 @@ def push(
 
 def install(
     repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the map goes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The map file to write.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "",
     file: Annotated[str, typer.Option(help="The map's name there; the card's by default.")] = "",
     digest: Annotated[str, typer.Option(help="The map's digest, if you know it.")] = "",
