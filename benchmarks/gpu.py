@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--steps", type=int, default=50, help="timed steps of each model")
-    parser.add_argument("--sizes", type=int, nargs="+", help="of the matrices that give the peak")
+    parser.add_argument("--sizes", type=int, nargs="+", help="matrix sizes that define the peak")
     chosen = parser.parse_args(argv)
     device = choose_device("auto")
     if chosen.size == "full" and device.type != "cuda":

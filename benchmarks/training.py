@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each dtype")
     parser.add_argument("--repeats", type=int, default=3, help="trainings to a held-out Delta")
     parser.add_argument("--limit", type=int, help="steps of such a training")
-    parser.add_argument("--sizes", type=int, nargs="+", help="of the matrices that give the peak")
+    parser.add_argument("--sizes", type=int, nargs="+", help="matrix sizes that define the peak")
     chosen = parser.parse_args(argv)
     for dtype in chosen.dtypes:
         model = as_language_model(lc.load_model(chosen.model, device=chosen.device, dtype=dtype))

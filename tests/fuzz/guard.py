@@ -14,13 +14,13 @@ from lineas_core.system.paths import checkout
 Result = TypeVar("Result")
 
 # CPU time, so that tests do not fail on a busy machine.
-MOST_SECONDS = 2.0
+MAX_CPU_SECONDS = 2.0
 LONGEST_MESSAGE = 4000
 TELLTALE = ("Traceback", 'File "', "/tmp", "/home", str(checkout()), "site-packages")
 
 
 @contextmanager
-def limited(seconds: float = MOST_SECONDS) -> Iterator[None]:
+def limited(seconds: float = MAX_CPU_SECONDS) -> Iterator[None]:
     """Raise a TimeoutError in the block once it has used that much CPU time."""
 
     def late(number: int, frame: FrameType | None) -> None:
