@@ -82,8 +82,8 @@ def package_of(distribution: Distribution) -> Package:
         if line.startswith("License :: ") and not line.endswith("OSI Approved")
     ]
     free_text = (data.get("License") or "").strip()
-    if told := data.get("License-Expression") or TOLD.get(name):
-        found = licences_in(told)
+    if declared := data.get("License-Expression") or TOLD.get(name):
+        found = licences_in(declared)
     elif classifiers:
         found = tuple(licence for line in classifiers for licence in licences_in(line))
     else:

@@ -158,7 +158,7 @@ class Run:
         advance = self._prepare(step)
         self._log(f"ready after {time.perf_counter() - started:.1f} s")
         began, before, first = time.perf_counter(), self.spent, self.done
-        reported = told = began
+        reported = logged = began
         losses: list[Tensor] = []
         while self._share < 1:
             self._schedule()
@@ -172,8 +172,8 @@ class Run:
                     torch.cuda.synchronize()
             now = time.perf_counter()
             self.spent = before + now - began
-            if losses and now - told > 10:
-                told = now
+            if losses and now - logged > 10:
+                logged = now
                 mean = torch.stack(losses[-50:]).mean().item()
                 pace = (self.done - first) / (now - began)
                 self._log(f"{self._share:5.1%} step {self.done}: {mean:.4f}, {pace:.2f} steps/s")

@@ -62,7 +62,7 @@ class Measured(NamedTuple):
     """A cell's rows, and the progress lines reported meanwhile."""
 
     rows: list[Row]
-    told: list[str]
+    log: list[str]
 
 
 class Worker:
@@ -186,7 +186,7 @@ class _Crew:
             self._losses.pop(at, None)
             if at is not None:
                 left -= 1
-                for line in found.told:
+                for line in found.log:
                     self._tell(line)
                 yield cells[at], found.rows
 

@@ -38,8 +38,8 @@ Learn to steer a generative model from a few prompts, then move a slider. Choose
 and a map of the gallery, or train one of your own in about a minute
 ([LinEAS, Rodriguez et al., NeurIPS 2025](https://arxiv.org/abs/2503.10679)).
 
-The code and the embedded image models are under the Apache License 2.0; who drew the art that the
-image models learned from is told in [assets/README.md](assets/README.md).
+The code and the embedded image models are under the Apache License 2.0;
+[assets/README.md](assets/README.md) credits the artists whose work the image models learned from.
 """
 
 

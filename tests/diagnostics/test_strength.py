@@ -167,7 +167,7 @@ def test_styles_are_judged_by_clip(painter: DiffusionModel) -> None:
     lines = PICTURES.source * 4
     scorer = clip.load_scorer(device="cpu")
 
-    def told(images: list[Image]) -> float:
+    def recognised(images: list[Image]) -> float:
         return sum(
             max(PICTURES.source, key=lambda text: scorer.clip_score([image], text)[0]) == line
             for image, line in zip(images, lines, strict=True)
@@ -182,7 +182,7 @@ def test_styles_are_judged_by_clip(painter: DiffusionModel) -> None:
         plain = plain or images
         means.append(sum(lc.clip_score(images, "sketch", device="cpu")) / len(images))
         kept.append(sum(lc.img_score(images, plain, device="cpu")) / len(images))
-        subjects.append(told(images))
+        subjects.append(recognised(images))
     gains = [mean - means[0] for mean in means[1:]]
     assert [gain for _, gain in found.curve] == pytest.approx(gains, abs=1e-3)
     allowed = [

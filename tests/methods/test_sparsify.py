@@ -149,10 +149,10 @@ def test_warm_started_points_are_solutions(tiny: lc.LanguageModel, prompts: lc.P
         cold = fitter.identity()
         for _ in range(40):
             leaves = [part.requires_grad_() for part in cold]
-            slopes = torch.autograd.grad(fitter.loss(leaves), leaves)
+            gradients = torch.autograd.grad(fitter.loss(leaves), leaves)
             cold = [
-                penalty.shrink((part - 0.3 * slope).detach(), 0.3)
-                for part, slope in zip(leaves, slopes, strict=True)
+                penalty.shrink((part - 0.3 * gradient).detach(), 0.3)
+                for part, gradient in zip(leaves, gradients, strict=True)
             ]
         warm = [v for a in point.map.sites.values() for v in (a.scale - 1, a.shift)]
         assert objective(warm) <= objective(cold) * 1.005
@@ -219,12 +219,12 @@ def test_each_round_learns_the_worthiest_neurons_of_the_one_before(
 def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    heard: list[SparsePoint] = []
-    found = sparsest(tiny, prompts, CONFIG, kept=0.8, on_point=heard.append)
+    points: list[SparsePoint] = []
+    found = sparsest(tiny, prompts, CONFIG, kept=0.8, on_point=points.append)
     chosen = found.chosen
     assert chosen.effect >= 0.8 * found.dense.effect > 0
     assert chosen.support < found.dense.support == 1
-    assert tuple(heard) == found.points
+    assert tuple(points) == found.points
     assert all(point.effect >= 0.8 * found.dense.effect for point in found.points[:-1])
     again = sparsest(tiny, prompts, CONFIG, kept=0.8)
     assert again.chosen.support == chosen.support

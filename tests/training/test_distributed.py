@@ -148,13 +148,13 @@ def test_the_first_process_of_a_launch_writes_the_map(
     started = []
     for rank in range(2):
         # The environment that torchrun and accelerate launch set.
-        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-        told |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+        launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        launched |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, "-m", "lineas_core", "train", letters, "--json"]
         command += ["-o", str(tmp_path / f"{rank}.safetensors"), "--device", "cpu"]
         command += ["-m", str(small_models["llama"])]
         command += [word for setting in settings for word in ("--set", setting)]
-        environment = {**os.environ, **told, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, **launched, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         pipe = subprocess.PIPE
         started.append(
             subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)

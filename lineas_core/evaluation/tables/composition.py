@@ -276,7 +276,7 @@ def _means(results: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (method, seed), group in results.groupby(["method", "seed"], sort=False):
         alone, pairs = group[group["second"] == ""], group[group["second"] != ""]
-        told = pairs if len(pairs) else alone
+        chosen = pairs if len(pairs) else alone
         rows.append(
             {
                 "method": method,
@@ -285,8 +285,8 @@ def _means(results: pd.DataFrame) -> pd.DataFrame:
                 "each": pairs[["presence_first", "presence_second"]].stack().mean(),
                 "both": pairs["presence_both"].mean(),
                 "both_judged": pairs["judged_both"].mean(),
-                "perplexity": told["perplexity"].mean(),
-                "support": told["support"].mean(),
+                "perplexity": chosen["perplexity"].mean(),
+                "support": chosen["support"].mean(),
             }
         )
     values = ["alone", "each", "both", "both_judged", "perplexity", "support"]

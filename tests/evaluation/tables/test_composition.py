@@ -41,19 +41,19 @@ def quick(small_models: dict[str, Path]) -> lc.LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def log() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
 def results(
-    quick: lc.LanguageModel, told: list[str], tmp_path_factory: pytest.TempPathFactory
+    quick: lc.LanguageModel, log: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> pd.DataFrame:
-    return TABLE.measure(Bench(quick, tmp_path_factory.mktemp("bench"), told.append), SMALL, [3])
+    return TABLE.measure(Bench(quick, tmp_path_factory.mktemp("bench"), log.append), SMALL, [3])
 
 
 def test_every_pair_is_measured_in_both_orders_but_refined_once(
-    results: pd.DataFrame, told: list[str]
+    results: pd.DataFrame, log: list[str]
 ) -> None:
     alone = [("day", ""), ("night", "")]
     both_ways = [*alone, ("day", "night"), ("night", "day")]
@@ -68,7 +68,7 @@ def test_every_pair_is_measured_in_both_orders_but_refined_once(
         "lineas-sparse": both_ways,
         "lineas-refined": [("day", "night")],
     }
-    assert any(line.startswith("composition: 13 concepts and pairs") for line in told)
+    assert any(line.startswith("composition: 13 concepts and pairs") for line in log)
 
 
 def test_presence_is_that_of_the_composed_model_s_texts(
@@ -86,20 +86,20 @@ def test_presence_is_that_of_the_composed_model_s_texts(
 
     texts = quick.generate(openings, [(smap, 1.0) for smap in maps], seed=seeds, max_new_tokens=6)
     found = [concept_presence(texts, name) for name in ("night", "day")]
-    told = row("lineas", "night", "day")
+    measured = row("lineas", "night", "day")
     # A random model writes no real words, so compare the texts by their perplexity.
-    assert told["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
-    assert told["presence_first"] == sum(found[0]) / 8
-    assert told["presence_second"] == sum(found[1]) / 8
-    assert told["presence_both"] == sum(a and b for a, b in zip(*found, strict=True)) / 8
+    assert measured["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
+    assert measured["presence_first"] == sum(found[0]) / 8
+    assert measured["presence_second"] == sum(found[1]) / 8
+    assert measured["presence_both"] == sum(a and b for a, b in zip(*found, strict=True)) / 8
     one = refine(
         quick,
         list(zip(maps[::-1], sets[::-1], strict=True)),
         lc.TrainConfig.for_model(quick, seed=3, steps=1, rate=SMALL.refine_rate),
     )
     texts = quick.generate(openings, [(one, 1.0)], seed=seeds, max_new_tokens=6)
-    told = row("lineas-refined", "day", "night")
-    assert told["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
+    measured = row("lineas-refined", "day", "night")
+    assert measured["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
 
 
 def test_the_judge_s_odds_are_those_of_the_answers(quick: lc.LanguageModel) -> None:

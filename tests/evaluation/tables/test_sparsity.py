@@ -35,13 +35,13 @@ def quick(tiny: lc.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> lc.Languag
 
 def test_the_sparsity_table_measures_what_it_says(quick: lc.LanguageModel, tmp_path: Path) -> None:
     table = find_table("sparsity")
-    told: list[str] = []
-    bench = Bench(quick, tmp_path, told.append)
+    log: list[str] = []
+    bench = Bench(quick, tmp_path, log.append)
     results = table.measure(bench, SMALL, [0])
     assert list(results["part"]) == ["curve"] * 4 + ["budget"] * 3
     assert list(results["map"][:4]) == ["untouched", "dense", "sparse", "sparse"]
     assert list(results["map"][4:]) == ["untouched", "dense", "sparse"]
-    assert len(told) == 2
+    assert len(log) == 2
     gammas = results.query("part == 'curve' and map == 'sparse'")["gamma"].tolist()
     assert gammas[1] == pytest.approx(0.5 * gammas[0])
 
@@ -68,7 +68,7 @@ def test_the_sparsity_table_measures_what_it_says(quick: lc.LanguageModel, tmp_p
 
     # Measured cells are reused, and a run with fewer steps is a different cell.
     assert table.measure(bench, SMALL, [0]).equals(results)
-    assert len(told) == 2
+    assert len(log) == 2
 
     text = table.write(results)
     assert "| football | " in text

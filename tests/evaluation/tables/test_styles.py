@@ -80,8 +80,8 @@ def test_the_table_covers_blocks_methods_and_strengths(
 def test_a_map_without_an_inverse_has_no_injection(
     painter: DiffusionModel, ink: str, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    bench = Bench(painter, tmp_path / "bench", told.append)
+    log: list[str] = []
+    bench = Bench(painter, tmp_path / "bench", log.append)
     prompts, config = removal_set(ink), lc.TrainConfig.for_model(painter, seed=0)
     site = "unet.mid_block.attentions.0.norm"
     singular = lc.SteeringMap({site: lc.Affine(torch.zeros(16), torch.ones(16))})
@@ -91,7 +91,7 @@ def test_a_map_without_an_inverse_has_no_injection(
     sizes = Sizes(styles=(), removals=(ink,), methods=("lineas",), pictures=2)
     results = TABLE.measure(bench, sizes, [0])
     assert set(results["block"]) == {"removal"}
-    assert "cannot be inverted" in told[-1]
+    assert "cannot be inverted" in log[-1]
 
 
 def test_removal_sets_name_the_concept_in_their_source() -> None:

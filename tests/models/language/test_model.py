@@ -279,16 +279,16 @@ def test_without_the_wheel_and_the_hub_both_remedies_are_named(tmp_path: Path) -
 
 
 def test_what_is_told_so_far_is_the_beginning_of_what_comes(tiny: lc.LanguageModel) -> None:
-    told: list[list[str]] = []
+    reports: list[list[str]] = []
     texts = tiny.generate(
-        ["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2, on_texts=told.append
+        ["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2, on_texts=reports.append
     )
     assert texts == tiny.generate(["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2)
-    assert len(told) == 6
-    assert told[0][2] == ""
-    assert told[-1][:2] == texts[:2]
+    assert len(reports) == 6
+    assert reports[0][2] == ""
+    assert reports[-1][:2] == texts[:2]
     # A partial text may end in the middle of a multi-byte character.
-    for so_far in told:
+    for so_far in reports:
         for text, start in zip(texts, so_far, strict=True):
             assert text.startswith(start.rstrip("\ufffd"))
 
