@@ -1,8 +1,8 @@
-"""How exact a folded checkpoint is: `python -m benchmarks.folding`.
+"""The numerical error of a folded checkpoint: `python -m benchmarks.folding`.
 
-The model with a map on it against the checkpoint that `fold` writes, loaded again, in float32:
-the largest difference of a logit over the largest logit, and the largest difference of a pixel of
-an image, of 255.
+Compares the steered model with the reloaded checkpoint that `fold` writes, in float32: the largest
+absolute difference of logits divided by the largest logit, and the largest difference of an image's
+pixels, out of 255.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SEED = 0
 
 
 def measure_logits(model: lc.LanguageModel, folder: Path) -> None:
-    """Print the largest difference of a logit over the largest logit."""
+    """Print the largest absolute difference of logits divided by the largest logit."""
     from lineas_core.export.checkpoint import fold
 
     prompts = cut_prompts(model.tokenizer, PROMPTS, TOKENS, TOKENS).source
@@ -55,7 +55,7 @@ def measure_logits(model: lc.LanguageModel, folder: Path) -> None:
 
 
 def measure_pixels(model: DiffusionModel, folder: Path) -> None:
-    """Print the largest difference of a pixel."""
+    """Print the largest difference of pixels."""
     from lineas_core.export.checkpoint import fold
 
     prompts, seeds = SUBJECTS[:PROMPTS], list(range(PROMPTS))

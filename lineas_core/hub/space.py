@@ -1,9 +1,9 @@
-"""The Hugging Face Space: a folder with exactly what it needs, and its upload.
+"""Prepare the folder of a Hugging Face Space, and upload it.
 
-SmolLM2's weights do not travel. A Space has no way to install their package without its
-dependencies, and the catalogue falls back to the same model on the Hub, whose files the Space
-fetches while it is built (`preload_from_hub`). There they are in bfloat16; the package's are
-rounded to 4 bits, so the same map and seed may write another text than elsewhere.
+SmolLM2's weights are not uploaded. A Space cannot install their package without its dependencies,
+so the catalogue falls back to the same model on the Hub, which the Space downloads while it is
+built (`preload_from_hub`). The Hub's weights are bfloat16 and the package's are rounded to 4 bits,
+so the same map and seed may give a different text than elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lineas_core.system.paths import checkout
 FILES = ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md")
 LOCK = "requirements.lock"
 FOLDERS = ("lineas_core", "assets", "prompts")
-# ZeroGPU lends a GPU through this package, and does not start without it.
+# ZeroGPU allocates a GPU through this package, and does not start without it.
 ZERO_GPU = "spaces==0.51.3            # a GPU for the length of a call, on a ZeroGPU Space"
 PRELOADED = (
     "config.json,generation_config.json,model.safetensors,special_tokens_map.json,"
@@ -38,20 +38,20 @@ Learn to steer a generative model from a few prompts, then move a slider. Choose
 and a map of the gallery, or train one of your own in about a minute
 ([LinEAS, Rodriguez et al., NeurIPS 2025](https://arxiv.org/abs/2503.10679)).
 
-The code and the embedded image models are under the Apache License 2.0; who drew the art that the
-image models learned from is told in [assets/README.md](assets/README.md).
+The code and the embedded image models are under the Apache License 2.0;
+[assets/README.md](assets/README.md) credits the artists whose work the image models learned from.
 """
 
 
 def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
-    """Copy what a Space needs, and nothing else, into a new or empty folder.
+    """Copy the files a Space needs, and no others, into a new or empty folder.
 
     Args:
-        folder: of the Space.
-        root: of the project, with app.py in it; the one that this code is in by default.
+        folder: where to prepare the Space.
+        root: the project's folder, which contains app.py; by default the one with this code.
 
     Returns:
-        The files, relative to `folder`, in order.
+        The files, relative to `folder`, sorted.
 
     Raises:
         ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
@@ -82,10 +82,10 @@ def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
 
 
 def locked_versions(lock: str) -> list[str]:
-    """The lines of a lock without comments and hashes: every package at one version.
+    """The requirements of a lock file (every package pinned), without comments and hashes.
 
-    A Space's builder installs a few packages of its own in the same call, without hashes, and pip
-    takes hashes for all or for none.
+    The Space's builder installs a few packages of its own in the same pip call, without hashes,
+    and pip requires hashes for either all packages or none.
 
     >>> locked_versions("# by uv\\na==1 ; python_version < '4' \\\\\\n    --hash=sha256:0\\n")
     ["a==1 ; python_version < '4'"]
@@ -103,20 +103,20 @@ def upload_space(
     demo: bool = False,
     endpoint: str | None = None,
 ) -> str:
-    """Upload a prepared folder as a Space, making the Space where there is none.
+    """Upload a prepared folder as a Space, creating the Space if needed.
 
-    What the Space has and the folder has not is removed.
+    Files of the Space that are not in the folder are deleted.
 
     Args:
         folder: from `prepare_space`.
         repo_id: USER/SPACE.
-        token: of the user's login, allowed to write.
-        private: whether a new Space is; one that exists stays as it is.
+        token: of the user's login, with write permission.
+        private: make a new Space private; an existing one keeps its setting.
         demo: limit what visitors may do (DEMO_MODE=1).
-        endpoint: of another hub than huggingface.co.
+        endpoint: URL of a hub other than huggingface.co.
 
     Returns:
-        The Space's address.
+        The Space's URL.
 
     Raises:
         HubError: there is no login, no permission or no network.
@@ -129,7 +129,7 @@ def upload_space(
         url = api.create_repo(
             repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True
         )
-        # Before the files, so that the Space first starts with it.
+        # Set it before the upload, so that the Space already has it when it first starts.
         api.add_space_variable(repo_id, "DEMO_MODE", "1" if demo else "0")
         api.upload_folder(
             repo_id=repo_id,

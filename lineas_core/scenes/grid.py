@@ -1,4 +1,4 @@
-"""Image grids: made from a scene, scored, drawn, and the JSON file that makes one again."""
+"""Image grids: generate, score and draw them, and the JSON sidecar that reproduces one."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from lineas_core.models.shared.batches import in_rows
 from lineas_core.scenes.scene import Scene, UsedMap
 
 FORMAT_VERSION = 2
-# Of files without seeds, which versions before that read.
+# Written for scenes without per-prompt seeds, so that older versions can still read the file.
 WITHOUT_SEEDS = 1
 INK, PAPER, FAINT = (30, 41, 59), (255, 255, 255), (100, 116, 139)
 SECONDS_A_FRAME = 0.6
 
 
 def make_grid(scene: Scene, model: DiffusionModel, find: Callable[[str], SteeringMap]) -> ImageGrid:
-    """The pictures of a scene at its strengths.
+    """Generate the pictures of a scene at each of its strengths.
 
     Args:
-        scene: of images, with strengths.
-        model: the one that `scene.model` names.
+        scene: an image scene with strengths.
+        model: the model that `scene.model` names.
         find: map name -> map.
 
     Returns:
-        The grid; its rows say their seed where each has its own, and their strength where they
-        are those of a second map.
+        The grid. Row labels include the seed if each row has its own, and the strength if the
+        rows are strengths of a second map.
 
     Raises:
-        MapError: a map is not the one that the scene was made with.
+        MapError: a map's digest differs from the one in the scene.
         ConfigError: the scene has no strengths.
     """
     maps: list[tuple[SteeringMap, float | None]] = []
@@ -62,7 +62,7 @@ def make_grid(scene: Scene, model: DiffusionModel, find: Callable[[str], Steerin
 def _make_crossed(
     scene: Scene, model: DiffusionModel, maps: list[tuple[SteeringMap, float | None]]
 ) -> ImageGrid:
-    """The first swept map's strengths across, the second one's down."""
+    """Sweep two maps: columns are strengths of the first, rows strengths of the second."""
     across = torch.tensor(scene.strengths).repeat(len(scene.down))
     downwards = torch.tensor(scene.down).repeat_interleave(len(scene.strengths))
     steer: list[tuple[SteeringMap, Strength]] = [
@@ -78,11 +78,11 @@ def _make_crossed(
 
 @dataclass(frozen=True)
 class GridScores:
-    """Scores of every cell of a grid; those of two scorers do not compare.
+    """Scores of every cell of a grid. Scores of different scorers are not comparable.
 
     Attributes:
-        scorer: the CLIP they come from.
-        style: the text of CLIPScore.
+        scorer: the CLIP model that computed them.
+        style: the text that CLIPScore compares with.
         clip: `clip[row][column]`, CLIPScore.
         image: `image[row][column]`, IMGScore against strength 0 of the same row.
     """
@@ -104,10 +104,10 @@ def score_grid(
     """CLIPScore and IMGScore of every cell.
 
     Args:
-        grid: one of its strengths must be 0.
+        grid: its strengths must include 0.
         style: what steered images should look like.
-        crossed: the rows are strengths of a second map, so that all cells compare with the first
-            row's.
+        crossed: the rows are strengths of a second map, so IMGScore compares every cell with the
+            first row.
         scorer: see `clip_score`.
         device: see `clip_score`.
 
@@ -131,14 +131,14 @@ def score_grid(
 
 
 def write_sidecar(scene: Scene, scores: GridScores | None = None) -> str:
-    """The JSON file that goes beside a grid's picture, and makes the grid again.
+    """The JSON file saved beside a grid's picture, from which the grid can be reproduced.
 
     Args:
-        scene: of images; its maps have digests.
+        scene: an image scene whose maps have digests.
         scores: for people and other programs; not read back.
 
     Raises:
-        ConfigError: the file cannot say what the scene is.
+        ConfigError: the scene is not of images, or a map has no digest.
     """
     if scene.modality != "image":
         raise ConfigError(f"modality is {scene.modality!r}; a grid's file is of images.")
@@ -174,10 +174,10 @@ def write_sidecar(scene: Scene, scores: GridScores | None = None) -> str:
 
 
 def read_sidecar(text: str) -> Scene:
-    """The scene that `write_sidecar` wrote.
+    """Parse the scene from a file that `write_sidecar` wrote.
 
     Raises:
-        ConfigError: it is not such a file, of a newer format, or its scene cannot be.
+        ConfigError: it is not such a file, has a newer format, or holds an invalid scene.
     """
     try:
         raw = json.loads(text)
@@ -205,7 +205,7 @@ def read_sidecar(text: str) -> Scene:
 def _used_map(
     name: str, digest: str, strength: float | None = None, inverse: bool = False
 ) -> UsedMap:
-    """A map as the file holds it; the digest must be there."""
+    """A map entry of the sidecar; the digest is required."""
     if not digest:
         raise ValueError(f"the map {name!r} has no digest")
     number = None if strength is None else float(strength)
@@ -213,7 +213,7 @@ def _used_map(
 
 
 def draw_grid(grid: ImageGrid, scores: GridScores | None = None, cell: int = 160) -> Image.Image:
-    """The grid as one picture, prompts at the left, strengths above, scores below each cell."""
+    """Draw the grid as one picture: prompts at the left, strengths on top, scores below cells."""
     label, head, foot, gap = 190, 40, 24 if scores else 0, 10
     width = label + len(grid.strengths) * (cell + gap) + gap
     height = head + len(grid.prompts) * (cell + foot + gap) + gap
@@ -238,7 +238,7 @@ def draw_grid(grid: ImageGrid, scores: GridScores | None = None, cell: int = 160
 
 
 def draw_film(grid: ImageGrid, cell: int = 160) -> bytes:
-    """A looping GIF that goes through the strengths and back, the prompts side by side."""
+    """A looping GIF that sweeps the strengths up and down, with the prompts side by side."""
     frames = []
     for column, strength in enumerate(grid.strengths):
         frame = Image.new("RGB", (len(grid.prompts) * cell, cell + 28), PAPER)
@@ -275,7 +275,7 @@ def _wrapped(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     width: int,
 ) -> str:
-    """The text in lines that fit, five at most."""
+    """Wrap the text to the width, in at most five lines."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()

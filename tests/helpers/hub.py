@@ -1,4 +1,4 @@
-"""A small hub on the loopback, for the real client."""
+"""A small fake Hub on the loopback interface, for the real client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-# Raised in the client, for its own call of httpx.
+# A warning that the client triggers with its own call of httpx.
 CLIENT_WARNING = "ignore:Use 'content=:DeprecationWarning"
 TOKEN = "hf_writer"
 
@@ -37,7 +37,7 @@ class Repository:
 
 
 class SmallHub(ThreadingHTTPServer):
-    """As much of the Hub's HTTP interface as pushing, installing and deploying take."""
+    """The part of the Hub's HTTP interface that pushing, installing and deploying use."""
 
     daemon_threads = True
 

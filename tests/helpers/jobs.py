@@ -1,4 +1,4 @@
-"""A queue of jobs with its store and library, and what tests of it wait for."""
+"""A job queue with its store and library, and helpers to wait for jobs in tests."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ CHANGES = {"steps": 12, "rate": 0.05, "batch_size": 4, "holdout": 0.25}
 
 
 class At(Turns):
-    """Calls `act` once, in the worker, the sixth time that training gives way.
+    """Calls `act` once, in the worker, the sixth time that training yields the device.
 
     Attributes:
-        steps: that were done by then; it gives way before each step and before each frame.
+        steps: training steps done by then; training yields before each step and each frame.
     """
 
     def __init__(self, home: Path) -> None:
@@ -39,7 +39,7 @@ class At(Turns):
 
 
 class Shop:
-    """A store, a library, and as many `Jobs` after each other as a test needs."""
+    """A store, a library, and any number of successive `Jobs` on them."""
 
     def __init__(self, home: Path, model: Any, clock: Callable[[], float] = time.time) -> None:
         self.home, self.model = home, model

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(CLIENT_WARNING)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """As much of a project as a Space needs, and things that it must not get."""
+    """A project with the files that a Space needs, and files that must not be uploaded."""
     root = tmp_path / "project"
     for name in ("lineas_core/studio/web", "lineas_core/__pycache__", "assets", "prompts", "tests"):
         (root / name).mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) ->
     assert preloaded == "HuggingFaceTB/SmolLM2-135M-Instruct"
     plain = (checkout() / "requirements.txt").read_text()
     assert "spaces==" not in plain
-    # One version of every package, also of those that others bring; and no half of pip's hashes.
+    # Every package is pinned, including transitive ones, and there are no hashes.
     lock = (checkout() / "requirements.lock").read_text()
     wanted = re.findall(r"^[\w.-]+==.*?(?= \\$)", lock, re.M)
     assert [line.strip() for line in bare if line] == [*wanted, f"spaces{pinned['spaces']}"]

@@ -73,7 +73,7 @@ def test_descent_finds_what_a_general_solver_finds(l1: float, group: float, shar
     found = proximal_gradient_descent(loss, Iterate.at(loss, zero), penalty, steps=300)
 
     def objective(both: Tensor, rounding: float) -> Tensor:
-        """Of the positive and the negative part of x; the norm's corner at 0 is rounded off."""
+        """The objective in the positive and negative parts of x, with the norm smoothed at 0."""
         up, down = both.chunk(2)
         parts = (up - down).split(widths)
         norms = sum(math.sqrt(len(p)) * (p.square().sum() + rounding**2).sqrt() for p in parts)
@@ -92,7 +92,7 @@ def test_descent_finds_what_a_general_solver_finds(l1: float, group: float, shar
     x = torch.cat(found.values)
     ours = float(objective(torch.cat([x.clamp(min=0), (-x).clamp(min=0)]), 0.0))
     assert ours == pytest.approx(best.fun, rel=1e-5)
-    # The solver stops short of exact zeros; what it finds large, we find too.
+    # The solver does not reach exact zeros, so compare the entries that it finds to be large.
     theirs = torch.from_numpy(best.x[: size // 2] - best.x[size // 2 :])
     torch.testing.assert_close(x, theirs, rtol=0.02, atol=0.02)
 
@@ -225,16 +225,16 @@ def test_each_round_trains_the_top_neurons_of_the_one_before(
 def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    heard: list[SparsePoint] = []
-    found = sparsest(tiny, prompts, CONFIG, kept=0.8, on_point=heard.append)
+    points: list[SparsePoint] = []
+    found = sparsest(tiny, prompts, CONFIG, kept=0.8, on_point=points.append)
     chosen = found.chosen
     assert chosen.effect >= 0.8 * found.dense.effect > 0
     assert chosen.support < found.dense.support == 1
-    assert tuple(heard) == found.points
+    assert tuple(points) == found.points
     assert all(point.effect >= 0.8 * found.dense.effect for point in found.points[:-1])
     again = sparsest(tiny, prompts, CONFIG, kept=0.8)
     assert again.chosen.support == chosen.support
-    # The share closed, from activations that no code of the path has made.
+    # The share closed, computed independently of the path's code.
     _, held_out = prompts.split(CONFIG.holdout, CONFIG.seed)
     report = check_health(tiny, chosen.map, held_out, held_out)
     assert chosen.effect == pytest.approx(1 - report.training.ratio, rel=1e-4)
@@ -245,7 +245,7 @@ def test_what_keeps_too_little_ends_in_the_dense_map(
 ) -> None:
     found = sparsest(tiny, prompts, CONFIG, supports=(0.001, 0.002, 0.001))
     assert len(found.points) == 1
-    # One neuron is the least.
+    # At least one neuron remains.
     assert sum(int(a.changed.sum()) for a in found.points[0].map.sites.values()) == 1
     assert found.chosen is found.dense
 

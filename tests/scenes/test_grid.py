@@ -68,7 +68,7 @@ def test_a_scene_makes_the_same_grid_again(
     assert again == scene
     assert first.images == second.images
     plain = painter.generate(["ab"], [(smap, 0.0), (smap, 0.5)], seed=7)
-    # A batch of another size may round otherwise.
+    # A different batch size may round differently.
     pixels = [np.asarray(picture, int) for picture in (first.images[0][0], plain[0])]
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
     assert first.images[0][2] != first.images[0][0]

@@ -1,4 +1,4 @@
-"""The tables of toxicity and truthfulness, and the texts and questions they are measured on."""
+"""The tables of toxicity and truthfulness, and the texts and questions they use."""
 
 from __future__ import annotations
 
