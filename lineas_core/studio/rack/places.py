@@ -1,4 +1,4 @@
-"""Where maps were on the rack before they were deleted, so that an undo puts them back there."""
+"""Places of maps on the rack: where a map is put, and where an undo puts it back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from lineas_core.studio.rack.rack import RackState, Slot
+from lineas_core.studio.storage.store import MapRow
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,11 @@ def put_back(rack: RackState, place: Place) -> RackState:
     at = max((n + 1 for n, slot in enumerate(rest) if slot.id in place.before), default=0)
     slots = (*rest[:at], place.slot, *rest[at:])
     return replace(rack, slots=slots, solo=place.slot.id if place.solo else rack.solo)
+
+
+def put_on(rack: RackState, row: MapRow) -> RackState:
+    """The rack with the map on: where it is, or at the end."""
+    slots = tuple(replace(s, on=True) if s.id == row.id else s for s in rack.slots)
+    if all(slot.id != row.id for slot in slots):
+        slots += (Slot(row.id, True, row.first_strength),)
+    return replace(rack, slots=slots, modality=row.modality, solo="")

@@ -11,10 +11,10 @@ import gradio as gr
 from lineas_core.errors import ConfigError
 from lineas_core.studio.components.scripts import script
 from lineas_core.studio.storage.gallery import GALLERY
+from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH
 from lineas_core.studio.storage.store import MapRow
 
 MOST_MAPS = 8
-LOWEST, HIGHEST = -1.0, 2.0
 
 Modality = Literal["text", "image"]
 
@@ -77,9 +77,9 @@ class RackState:
                 f"rack is not a list of maps ({error!r}); reload the page."
             ) from error
         for slot in slots:
-            if not LOWEST <= slot.strength <= HIGHEST:
+            if not MIN_STRENGTH <= slot.strength <= MAX_STRENGTH:
                 raise ConfigError(
-                    f"strength is {slot.strength}; it must be {LOWEST:g} to {HIGHEST:g}."
+                    f"strength is {slot.strength}; it must be {MIN_STRENGTH:g} to {MAX_STRENGTH:g}."
                 )
         return cls(
             slots,

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lineas_core.diagnostics.health import HealthReport
 from lineas_core.errors import MapError, PromptError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
@@ -25,6 +24,9 @@ from lineas_core.studio.storage.map_files import ENDING, MapFiles
 from lineas_core.studio.storage.map_rows import row_of
 from lineas_core.studio.storage.store import MapRow, PromptRow, Store
 from lineas_core.system.words import counted
+
+if TYPE_CHECKING:
+    from lineas_core.diagnostics.health import HealthReport
 
 MOST_CACHED = 32
 LONGEST_TITLE = 120
@@ -71,7 +73,7 @@ class Library:
         job: str = "",
         tags: Iterable[str] = (),
     ) -> MapRow:
-        """Keep a map: first its record and its file, whole and on the disk, then its row.
+        """Keep a map: first its sidecar and its file, whole and on the disk, then its row.
 
         Args:
             owner: whose it is.
@@ -259,12 +261,12 @@ class Library:
     def rescan(self, *, mended: bool = False) -> list[MapRow]:
         """Give a row to every readable file in the folder that has none, as after a lost database.
 
-        It is the row that its record tells, and so its owner has the map again. A file without a
-        record that fits it belongs to nobody (owner ""), who does not see it until it is imported.
-        A row without a record gets one. Nobody else may be adding maps meanwhile.
+        It is the row that its sidecar tells, and so its owner has the map again. A file without a
+        sidecar that fits it belongs to nobody (owner ""), who does not see it until it is imported.
+        A row without a sidecar gets one. Nobody else may be adding maps meanwhile.
 
         Args:
-            mended: the database is an older one, so that the records are newer than its rows.
+            mended: the database is an older one, so that the sidecars are newer than its rows.
 
         Returns:
             The new rows.
@@ -273,7 +275,7 @@ class Library:
         for path in self._files.maps():
             if path.stem in known:
                 kept = self._store.map(path.stem)
-                if kept is not None and not self._files.record(kept.id).exists():
+                if kept is not None and not self._files.sidecar(kept.id).exists():
                     self._files.tell(kept)
                 elif kept is not None and mended:
                     self._follow(kept)
@@ -344,7 +346,7 @@ class Library:
             )
 
     def _follow(self, row: MapRow) -> None:
-        """Change a row of an older database by its record."""
+        """Change a row of an older database by its sidecar."""
         told = self._files.row_of(row.id)
         if told is not None and (told.owner, told.digest) == (row.owner, row.digest):
             changes = {"title": told.title, "tags": told.tags, "deleted": told.deleted}

@@ -7,18 +7,21 @@ import sqlite3
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
-from lineas_core.diagnostics.calibration import Calibration
-from lineas_core.diagnostics.health import HealthReport, SiteDeltas
 from lineas_core.errors import LineasError
 from lineas_core.prompts.prompt_set import PromptSet
+
+if TYPE_CHECKING:
+    from lineas_core.diagnostics.health import HealthReport
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
 # The method that trains in steps; all others are fitted in one go.
 STEPWISE = "lineas"
+# Of the strength that a map is put on at.
+MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
 
 
@@ -144,6 +147,11 @@ class MapRow:
     seed: int | None = None
     calibration: tuple[tuple[float, float], ...] = ()
 
+    @property
+    def first_strength(self) -> float:
+        """The strength that it is put on at: the recommended one, or 1."""
+        return 1.0 if self.recommended is None else self.recommended
+
 
 @dataclass(frozen=True)
 class PromptRow:
@@ -166,6 +174,8 @@ def health_to_json(report: HealthReport) -> str:
 
 def health_from_json(text: str) -> HealthReport:
     """The report that `health_to_json` wrote."""
+    from lineas_core.diagnostics.health import HealthReport, SiteDeltas
+
     raw = json.loads(text)
     surprise, held_out = raw["surprise"], raw["held_out"]
     return HealthReport(
@@ -176,6 +186,17 @@ def health_from_json(text: str) -> HealthReport:
             "surprise": (surprise[0], surprise[1]) if surprise else None,
         }
     )
+
+
+def calibration_points(points: Any) -> tuple[tuple[float, float], ...]:
+    """The points of a calibration as JSON holds them, checked.
+
+    Raises:
+        ConfigError: they are no calibration.
+    """
+    from lineas_core.diagnostics.calibration import Calibration
+
+    return Calibration(tuple((a, b) for a, b in points)).points
 
 
 class _Codec(NamedTuple):
@@ -208,7 +229,7 @@ _CODECS: Mapping[str, _Codec] = {
     ),
     "calibration": _Codec(
         lambda points: json.dumps(points) if points else None,
-        lambda text: Calibration(tuple((a, b) for a, b in json.loads(text))).points,
+        lambda text: calibration_points(json.loads(text)),
     ),
     "losses": _FLOATS,
     "supports": _FLOATS,

@@ -26,6 +26,7 @@ from lineas_core.metrics import clip
 from lineas_core.models.load import as_image_model, as_language_model
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.web.api import Api
 from lineas_core.studio.web.page import build_page
@@ -162,7 +163,7 @@ def test_a_map_is_trained_found_and_steers(
     assert (row["concept"], row["model"], row["modality"]) == ("letters", writer, "text")
     text = ask(client, "/complete", me, "ab ab", [row["id"]], [0.7], writer, 3, 8)
     smap = studio.library.map(row["id"], owner_of(me))
-    model = as_language_model(studio.shelf.get(writer))
+    model = as_language_model(studio.model_cache.get(writer))
     assert [text] == model.generate(["ab ab"], [(smap, 0.7)], seed=3, max_new_tokens=8)
     assert ask(client, "/cancel", me, job["id"]) is False
 
@@ -185,7 +186,7 @@ def test_pictures_are_those_of_the_library(
 ) -> None:
     found = ask(client, "/picture", ANN, ["ab", "ba"], [ink], [0.7], painter, 3)
     smap = studio.library.map(ink, owner_of(ANN))
-    model = as_image_model(studio.shelf.get(painter))
+    model = as_image_model(studio.model_cache.get(painter))
     wanted = model.generate(["ab", "ba"], [(smap, 0.7)], seed=3)
     untouched = model.generate(["ab", "ba"], seed=3)
     shown = [
@@ -263,9 +264,9 @@ def test_a_public_space_loads_models_of_the_catalogue_only(
     demo = Studio(Settings(home=tmp_path, demo=True), environment={})
     try:
         with pytest.raises(gr.Error, match="this Space has smollm2"):
-            Api(demo).picture(ANN, ["ab"], [], [], painter)
+            Api(demo, Answers(demo)).picture(ANN, ["ab"], [], [], painter)
         with pytest.raises(gr.Error, match="this Space has smollm2"):
-            Api(demo).complete(ANN, "ab", [], [], writer)
+            Api(demo, Answers(demo)).complete(ANN, "ab", [], [], writer)
     finally:
         demo.close()
 

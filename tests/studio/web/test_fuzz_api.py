@@ -206,9 +206,9 @@ def test_any_arguments_get_an_answer_or_a_message(
     samples: dict[str, st.SearchStrategy[Any]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.ERROR, "lineas_core.studio.app"):
+    with caplog.at_level(logging.ERROR, "lineas_core.studio.access.error_messages"):
         answered, refused, longest = fuzz(name, count, studio, functions, samples)
-    assert [r for r in caplog.records if r.name == "lineas_core.studio.app"] == []
+    assert [r for r in caplog.records if r.name == "lineas_core.studio.access.error_messages"] == []
     print(f"{name}: {answered} answered, {refused} refused, longest {longest:.2f} s")
     # Not everything was refused at the door.
     assert answered

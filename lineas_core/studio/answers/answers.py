@@ -1,0 +1,33 @@
+"""All answers of a Studio, made once and shared by its tabs and its API."""
+
+from __future__ import annotations
+
+from lineas_core.studio.answers.chats import Chats
+from lineas_core.studio.answers.drafts import Drafts
+from lineas_core.studio.answers.effects import Effects
+from lineas_core.studio.answers.glances import Glances
+from lineas_core.studio.answers.pictures import Pictures
+from lineas_core.studio.answers.prompts import PromptSets
+from lineas_core.studio.answers.styles import Styles
+from lineas_core.studio.answers.texts import Texts
+from lineas_core.studio.app import Studio
+
+
+class Answers:
+    """What the Studio generates and measures.
+
+    To be made once, before the page is served: what it remembers then serves every call, and
+    ZeroGPU has to know its GPU functions at the start.
+
+    Args:
+        studio: the models and maps.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        inference, library = studio.inference, studio.library
+        self.pictures, self.texts, self.chats = (
+            Pictures(inference), Texts(inference), Chats(inference)
+        )  # fmt: skip
+        self.effects, self.styles = Effects(inference), Styles(inference)
+        self.drafts, self.prompts = Drafts(inference), PromptSets(library)
+        self.glances = Glances(inference, library, guarded=studio.settings.demo)
