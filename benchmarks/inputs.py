@@ -15,7 +15,8 @@ from transformers import (
 )
 
 import lineas_core as lc
-from lineas_core.activations import Steerable, execution_order, pooled_activations
+from lineas_core.activations import execution_order, pooled_activations
+from lineas_core.steerable import Steerable
 
 SHIPPED = "football"
 # Words of the models with random weights; few enough for every vocabulary.

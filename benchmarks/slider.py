@@ -194,7 +194,8 @@ def _callback_seconds(count: int) -> list[float]:
     """Of the callback alone, in this process, for strengths never shown."""
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Settings(home=Path(folder)), environment={})
-        pictures, key, times = ImageCallbacks(studio, Answers(studio)), new_key(), []
+        answers = Answers(studio.inference, studio.library, guarded=False)
+        pictures, key, times = ImageCallbacks(studio, answers), new_key(), []
         for n in range(count + 3):
             rack = {"state": {"rows": [{"id": MAP, "strength": 0.1 + 0.8 * n / count}]}}
             began = time.perf_counter()

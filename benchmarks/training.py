@@ -35,7 +35,7 @@ from benchmarks.machine import (
     seconds,
     watched_memory,
 )
-from lineas_core.methods.early_stop import distance_left
+from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.models.load import DTYPES, as_language_model
 
 PROMPTS, SHORTEST, LONGEST = 32, 9, 40
@@ -218,12 +218,18 @@ def _time_to_levels(
     began = time.perf_counter()
     trainer = lc.Trainer(model, prompts, config)
     prepared = time.perf_counter() - began
-    left = distance_left(model, trainer.held_out, trainer.sites, config.pooling, config.batch_size)
+    distance = TargetDistance(
+        model,
+        trainer.held_out,
+        trainer.sites,
+        pooling=config.pooling,
+        batch_size=config.batch_size,
+    )
     found: dict[float, float] = {}
     lowest = 1.0
     while not trainer.done and len(found) < len(LEVELS):
         trainer.step()
-        lowest = min(lowest, left(trainer.map))
+        lowest = min(lowest, distance.left(trainer.map)[0])
         for level in LEVELS:
             if lowest < level:
                 found.setdefault(level, prepared + trainer.seconds)

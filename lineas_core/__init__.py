@@ -6,9 +6,9 @@ result = lc.train(model, lc.PromptSet.load("football"))
 print(model.generate(["Once upon a time"], steer=[(result.map, 1.0)]))
 """
 
-from lineas_core.diagnostics.health import HealthReport
 from lineas_core.diagnostics.interference import Effect, effects
-from lineas_core.diagnostics.strength import Recommendation, recommend_strength
+from lineas_core.diagnostics.report import HealthReport, Recommendation
+from lineas_core.diagnostics.strength import recommend_strength
 from lineas_core.errors import (
     ConfigError,
     LineasError,
@@ -23,6 +23,7 @@ from lineas_core.export.peft import to_peft
 from lineas_core.maps.steering_map import Affine, MapInfo, SteeringMap, compose
 from lineas_core.methods.early_stop import Stopped, train_until, warm_start
 from lineas_core.methods.fit import fit
+from lineas_core.methods.lineas import DivergedError, TrainResult, train
 from lineas_core.methods.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
 from lineas_core.metrics.clip import ClipScorer, Scores, clip_score, img_score, load_scorer
 from lineas_core.metrics.toxicity import load_toxicity_scorer, toxicity
@@ -32,8 +33,9 @@ from lineas_core.models.load import load_model
 from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
 from lineas_core.steering import steer
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.events import StepEvent
 from lineas_core.training.state import TrainState
-from lineas_core.training.trainer import DivergedError, StepEvent, Trainer, TrainResult, train
+from lineas_core.training.trainer import Trainer
 from lineas_core.version import __version__
 
 __all__ = [

@@ -8,7 +8,7 @@ shift however many maps are on. They act only in the context (thread or task) th
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -20,9 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lineas_core.errors import SiteError
-from lineas_core.maps.steering_map import BatchAffine, SteeringMap, Strength, compose_for_batch
-
-Steering = Sequence[tuple[SteeringMap, Strength]]
+from lineas_core.maps.steering_map import BatchAffine, Steering, compose_for_batch
 
 Hook = Callable[[Tensor], Tensor]
 

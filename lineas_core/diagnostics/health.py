@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
-
-from lineas_core.activations import Pooling, Steerable, pooled_activations
-from lineas_core.diagnostics.strength import LEAST_GAIN, Recommendation
-from lineas_core.diagnostics.style_knowledge import StyleKnowledge, named
+from lineas_core.diagnostics.distance import TargetDistance
+from lineas_core.diagnostics.report import HealthReport, SiteDeltas, Verdict
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import Sides
+from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
-
-Verdict = Literal["no effect", "healthy", "overfitted", "collapsed", "unknown style", "already so"]
 
 # A map that leaves nine tenths of the distance has not moved the model anywhere a person sees.
 LITTLE_CHANGE = 0.9
 # Share of the training gain that must show on held-out prompts.
 FAIR_TRANSFER = 0.3
-# Gain in CLIPScore on held-out prompts that is seen at a glance.
-CLEAR_GAIN = 0.05
 # The steered model must not be this many times more surprised by real target prompts.
 BROKEN_LANGUAGE = 3.0
-
-
-@dataclass(frozen=True)
-class SiteDeltas:
-    """Mean Delta over coordinates at each site, with the map off and on."""
-
-    before: Mapping[str, float]
-    after: Mapping[str, float]
-
-    @property
-    def ratio(self) -> float:
-        """Delta with the map over Delta without it, summed over sites; 0 is a perfect map."""
-        before = sum(self.before.values())
-        return sum(self.after.values()) / before if before else 1.0
-
-
-@dataclass(frozen=True)
-class HealthReport:
-    """What a map does to the prompts it was trained on, and to others.
-
-    Attributes:
-        training: Delta on the training prompts.
-        held_out: Delta on the held-out prompts; None where none were kept back.
-        support: share of coordinates that the map changes.
-        largest_gain: the largest |w - 1|.
-        largest_shift: the largest |b|.
-        surprise: perplexity of the held-out target prompts with the map off and on; None for
-            images, or where none were kept back.
-        verdict: in a word or two.
-        advice: in a sentence.
-        style_gain: the largest gain of held-out pictures in mean CLIPScore with the concept, over
-            strengths; None where that was not measured.
-    """
-
-    training: SiteDeltas
-    held_out: SiteDeltas | None
-    support: float
-    largest_gain: float
-    largest_shift: float
-    surprise: tuple[float, float] | None
-    verdict: Verdict
-    advice: str
-    style_gain: float | None = None
 
 
 def check_health(
@@ -133,82 +81,10 @@ def judge(
     )
 
 
-def with_style(
-    report: HealthReport,
-    concept: str,
-    recommended: Recommendation,
-    knowledge: StyleKnowledge,
-    styles: Sequence[str] = (),
-) -> HealthReport:
-    """The report, with what the pictures say of the style beside what the distances say.
-
-    A map is healthy only if both agree. A map that fits its own prompts better is healthy all the
-    same where pictures of held-out prompts clearly gain: the distance of a few prompts is noisy.
-    Other verdicts stay: they name what is to be mended first.
-
-    Args:
-        report: from `check_health`.
-        concept: the style's name.
-        recommended: on held-out prompts; only gains in CLIPScore say anything of a style.
-        knowledge: what the untouched model makes of the style.
-        styles: names of those that it draws, for the advice.
-    """
-    if recommended.measure != "CLIPScore":
-        return report
-    gain = max(gain for _, gain in recommended.curve)
-    report = replace(report, style_gain=gain)
-    kept = recommended.strength is not None
-    if report.verdict == "overfitted" and kept and gain >= CLEAR_GAIN:
-        report = replace(report, verdict="healthy", advice=(
-            f"Pictures of held-out prompts look more like “{concept}”, by {gain:.2f} in CLIPScore, "
-            "though their activations stay farther from the target than those of the training "
-            "prompts. Try it on a prompt of your own."
-        ))  # fmt: skip
-    if report.verdict != "healthy":
-        return report
-    verdict: Verdict
-    if knowledge.answer == "already so":
-        verdict, advice = (
-            "already so",
-            (f"The model draws “{concept}” without any map, so that there is nothing to add. "),
-        )
-    elif knowledge.answer == "unknown":
-        verdict, advice = (
-            "unknown style",
-            (
-                "The map does what it was trained to do, but even what the model draws for the "
-                f"target prompts does not look like “{concept}”. "
-            ),
-        )
-    elif gain < LEAST_GAIN:
-        return replace(report, verdict="no effect", advice=(
-            "The activations come closer to the target, and no strength makes the pictures look "
-            f"more like “{concept}”. Train for more Steps, raise the Learning rate, or put prompts "
-            "into the table that show it more clearly."
-        ))  # fmt: skip
-    elif recommended.strength is None:
-        return replace(report, verdict="collapsed", advice=(
-            f"The pictures look like “{concept}” only where they lose what they show. Train with "
-            "fewer Steps or a lower Learning rate."
-        ))  # fmt: skip
-    else:
-        return report
-    known = f"It knows {named(styles)}." if styles else "Choose another style, or another model."
-    return replace(report, verdict=verdict, advice=advice + known)
-
-
 def _site_deltas(
     model: Steerable, smap: SteeringMap, prompts: Sides, pooling: Pooling, batch_size: int
 ) -> SiteDeltas:
-    sites = list(smap.sites)
-    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
-    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
-    plain = pooled_activations(model, source, sites, pooling=pooling, batch_size=batch_size)
-    with steer(model, [(smap, 1.0)]):
-        steered = pooled_activations(model, source, sites, pooling=pooling, batch_size=batch_size)
-    return SiteDeltas(
-        *(
-            {name: float(delta(z[name], aim[name]).mean()) for name in sites}
-            for z in (plain, steered)
-        )
+    distance = TargetDistance(
+        model, prompts, list(smap.sites), pooling=pooling, batch_size=batch_size
     )
+    return SiteDeltas(distance.plain, distance.at(smap)[0])

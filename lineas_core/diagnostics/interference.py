@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import Pooling, Steerable, execution_order, pooled_activations
+from lineas_core.activations import execution_order, pooled_activations
 from lineas_core.errors import PromptError
 from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
 
 Activations = dict[str, Float[Tensor, "n _"]]

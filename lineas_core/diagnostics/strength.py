@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.diagnostics.distance import TargetDistance
+from lineas_core.diagnostics.report import Recommendation
 from lineas_core.diagnostics.strength_sweep import StrengthSweep, strength_sweep
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.metrics.clip import ClipScorer
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import Sides
+from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
 
 STRENGTHS = tuple(tenth / 10 for tenth in range(11))
@@ -31,25 +29,6 @@ LEAST_GAIN = 0.01
 LEAST_IMAGE, LEAST_FOUND = 0.5, 0.9
 # The steered model must not be more surprised by real target prompts than this many times.
 FLUENT = 1.5
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """A strength, and what it rests on.
-
-    Attributes:
-        strength: to start with; None where there is nothing to go by.
-        curve: (strength, gain) pairs, from the lowest strength to the highest. The gain over
-            strength 0 is that in mean CLIPScore, or the share of the distance to the target
-            (Delta) that is closed, as `measure` says.
-        reason: in a sentence.
-        measure: what the gains are of; "" where there are none.
-    """
-
-    strength: float | None
-    curve: tuple[tuple[float, float], ...]
-    reason: str
-    measure: Literal["", "CLIPScore", "distance"] = ""
 
 
 def recommend_strength(
@@ -162,8 +141,10 @@ def _by_distance(
     pooling: Pooling,
     batch_size: int,
 ) -> Recommendation:
-    plain, *distances = _distances(model, smap, prompts, [0.0, *levels], pooling, batch_size)
-    gains = [1 - distance / plain if plain else 0.0 for distance in distances]
+    distance = TargetDistance(
+        model, prompts, list(smap.sites), pooling=pooling, batch_size=batch_size
+    )
+    gains = [1 - left for left in distance.left(smap, levels)]
     curve = tuple(zip(levels, gains, strict=True))
     fluent = model.surprise(prompts.target)
     refused: set[float] = set()
@@ -173,7 +154,7 @@ def _by_distance(
             return True
         with steer(model, [(smap, point[0])]):
             perplexity = model.surprise(prompts.target)
-        # What is no number, as the perplexity of a broken model may be, is not at most anything.
+        # NaN, as the perplexity of a broken model may be, compares false.
         well = perplexity is not None and perplexity <= FLUENT * fluent
         if not well:
             refused.add(point[0])
@@ -206,31 +187,3 @@ def _by_distance(
         f"best{proviso()}.",
         "distance",
     )
-
-
-def _distances(
-    model: Steerable,
-    smap: SteeringMap,
-    prompts: Sides,
-    levels: Sequence[float],
-    pooling: Pooling,
-    batch_size: int,
-) -> list[float]:
-    """Delta between steered source and target, summed over sites, at each strength."""
-    sites, count = list(smap.sites), len(prompts.source)
-    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
-    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
-    # A large model takes about as long for several strengths of a few prompts as for one.
-    together = max(1, batch_size // count)
-    found = []
-    for start in range(0, len(levels), together):
-        part = levels[start : start + together]
-        rows = source.rows(list(range(count)) * len(part))
-        each = torch.tensor(part).repeat_interleave(count) if len(part) > 1 else part[0]
-        with steer(model, [(smap, each)]):
-            z = pooled_activations(model, rows, sites, pooling=pooling, batch_size=batch_size)
-        found += [
-            sum(float(delta(z[s][i * count : (i + 1) * count], aim[s]).mean()) for s in sites)
-            for i in range(len(part))
-        ]
-    return found

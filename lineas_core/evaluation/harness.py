@@ -17,8 +17,9 @@ import torch
 
 from lineas_core.errors import ConfigError
 from lineas_core.evaluation.datasets import STANDINS, evaluation_package, reason_of
+from lineas_core.maps.steering_map import Steering
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.steering import Steering, steer
+from lineas_core.steering import steer
 
 # The harness's own, so that a task which draws its examples draws the same ones.
 FEWSHOT_SEED = 1234

@@ -26,8 +26,8 @@ from lineas_core.errors import ConfigError, LineasError, ModelError, TrainingErr
 from lineas_core.evaluation.cells import Bench, Cell, Row, described
 from lineas_core.evaluation.report import Table
 from lineas_core.evaluation.tables import find_table
+from lineas_core.methods.lineas import DivergedError
 from lineas_core.models.load import load_model
-from lineas_core.training.trainer import DivergedError
 
 # A cell that ends its worker as often as this is not handed out again.
 MOST_LOSSES = 3

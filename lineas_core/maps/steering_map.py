@@ -5,7 +5,7 @@
 
 where z has shape (batch, ..., d), w and b have shape (d,), and the product is per coordinate.
 Such maps are closed under interpolation, inversion and composition, so any number of them,
-each at its own strength, costs no more than one. No model and no hooks here; `map_format.py` has
+each at its own strength, costs no more than one. No model and no hooks here; `file_format.py` has
 the file.
 """
 
@@ -42,6 +42,10 @@ class Affine(NamedTuple):
         """Which coordinates the map does not leave as they are."""
         return (self.scale != 1) | (self.shift != 0)
 
+    def on(self, device: torch.device) -> BatchAffine:
+        """What it adds to activations on a device, in tensors of its own."""
+        return BatchAffine((self.scale - 1).to(device), self.shift.to(device, copy=True))
+
 
 class BatchAffine(NamedTuple):
     """What a site does to a batch: T(z) = z + gain * z + shift, with gain = scale - 1.
@@ -52,6 +56,10 @@ class BatchAffine(NamedTuple):
 
     gain: Float[Tensor, "*batch d"]
     shift: Float[Tensor, "*batch d"]
+
+    def affine(self) -> Affine:
+        """As it is kept: on the CPU, in tensors of its own; the gain has shape (d,)."""
+        return Affine(1 + self.gain.detach().cpu(), self.shift.detach().cpu().clone())
 
 
 @dataclass(frozen=True)
@@ -220,6 +228,9 @@ class SteeringMap:
         known = {key: header[key] for key in MapInfo.__dataclass_fields__ if key in header}
         known["calibration"] = tuple((a, b) for a, b in known.get("calibration", ()))
         return cls(sites, MapInfo(**known))
+
+
+Steering = Sequence[tuple[SteeringMap, Strength]]
 
 
 def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:

@@ -9,11 +9,11 @@ after the question; this adds it at every site and token.
 
 from __future__ import annotations
 
-from lineas_core.activations import Steerable
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.mean_act import move_mean
 from lineas_core.methods.shared import fit_parallel
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 
 

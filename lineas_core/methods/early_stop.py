@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lineas_core.activations import Pooling, Steerable, pooled_activations
+from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
-from lineas_core.numerics.transport import delta
-from lineas_core.prompts.prompt_set import PromptSet, Sides
-from lineas_core.steering import steer
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.trainer import StepEvent, Trainer
+from lineas_core.training.events import StepEvent
+from lineas_core.training.trainer import Trainer
 
 WARM_STRENGTHS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
@@ -30,7 +30,7 @@ class Stopped:
         map: the best of those checked, by the distance of held-out prompts.
         step: at which it was reached; 0 is the map that the run began with.
         steps: done in all.
-        curve: (step, distance left) of every check; see `distance_left`.
+        curve: (step, share of the held-out distance that is left) of every check.
     """
 
     map: SteeringMap
@@ -81,18 +81,23 @@ def train_until(
             "holdout is 0; prompts must be held out to stop by. Set it to 0.2, or use train."
         )
     trainer = Trainer(model, prompts, config, start=start)
-    left = distance_left(model, trainer.held_out, trainer.sites, config.pooling, config.batch_size)
+    distance = TargetDistance(
+        model,
+        trainer.held_out,
+        trainer.sites,
+        pooling=config.pooling,
+        batch_size=config.batch_size,
+    )
     best, step = trainer.map, 0
-    lowest = mark = left(best)
+    lowest = mark = distance.left(best)[0]
     curve, progressed = [(0, lowest)], 0
-    while not trainer.done and not (should_stop and should_stop()):
-        event = trainer.step()
+    for event in trainer.run(should_stop):
         if on_event:
             on_event(event)
         if event.step % every and not trainer.done:
             continue
         smap = trainer.map
-        found = left(smap)
+        found = distance.left(smap)[0]
         curve.append((event.step, found))
         if found < lowest:
             best, step, lowest = smap, event.step, found
@@ -112,30 +117,8 @@ def warm_start(model: Steerable, prompts: PromptSet, config: TrainConfig) -> Ste
     """
     smap = fit("lin-act", model, prompts, replace(config, order="parallel"))
     training, _ = prompts.split(config.holdout, config.seed)
-    left = distance_left(model, training, list(smap.sites), config.pooling, config.batch_size)
-    return smap.at(min(WARM_STRENGTHS, key=lambda strength: left(smap.at(strength))))
-
-
-def distance_left(
-    model: Steerable, prompts: Sides, sites: list[str], pooling: Pooling, batch_size: int
-) -> Callable[[SteeringMap], float]:
-    """A function: map -> share of the distance between source and target that it leaves.
-
-    `Delta_T / Delta_0`, each the mean over coordinates summed over `sites`, between the target
-    and the source with and without the map. 0 is a perfect map, 1 one that does nothing. What
-    does not depend on the map is computed once.
-    """
-    source, target = model.prepare(prompts.source), model.prepare(prompts.target)
-    aim = pooled_activations(model, target, sites, pooling=pooling, batch_size=batch_size)
-
-    def distance() -> float:
-        z = pooled_activations(model, source, sites, pooling=pooling, batch_size=batch_size)
-        return sum(float(delta(z[site], aim[site]).mean()) for site in sites)
-
-    plain = distance()
-
-    def left(smap: SteeringMap) -> float:
-        with steer(model, [(smap, 1.0)]):
-            return distance() / plain if plain else 1.0
-
-    return left
+    distance = TargetDistance(
+        model, training, list(smap.sites), pooling=config.pooling, batch_size=config.batch_size
+    )
+    left = dict(zip(WARM_STRENGTHS, distance.left(smap, WARM_STRENGTHS), strict=True))
+    return smap.at(min(left, key=left.__getitem__))

@@ -1,65 +1,34 @@
-"""Ways to learn a map, each `fit(model, prompts, config) -> SteeringMap`."""
+"""Learn a map by a method's name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from importlib import import_module
+from typing import Protocol
 
-from lineas_core.activations import Steerable
-from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.methods import (
-    actadd,
-    aura,
-    caa,
-    gaussian_act,
-    iti_c,
-    lin_act,
-    lineas,
-    mean_act,
-    repe,
-)
+from lineas_core.methods.names import check_method
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 
 
-@runtime_checkable
 class Fit(Protocol):
-    """A method. It reads of the configuration what applies to it."""
+    """What the module of a method offers as `fit`. It reads of the settings what applies to it."""
 
     def __call__(self, model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
         """Learn a map."""
         ...
 
 
-METHODS: Mapping[str, Fit] = MappingProxyType(
-    {
-        "lineas": lineas.fit,
-        "lin-act": lin_act.fit,
-        "mean-act": mean_act.fit,
-        "gaussian-act": gaussian_act.fit,
-        "iti-c": iti_c.fit,
-        "caa": caa.fit,
-        "actadd": actadd.fit,
-        "aura": aura.fit,
-        "repe": repe.fit,
-    }
-)
-# As they are shown to people.
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "lineas": "LinEAS",
-        "lin-act": "Lin-AcT",
-        "mean-act": "Mean-AcT",
-        "gaussian-act": "Gaussian-AcT",
-        "iti-c": "ITI-c",
-        "caa": "CAA",
-        "actadd": "ActAdd",
-        "aura": "AurA",
-        "repe": "RePE",
-    }
-)
+def find_method(name: str) -> Fit:
+    """The `fit` of a method's own module, which is imported only when it is asked for.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    check_method(name)
+    found: Fit = import_module(f"lineas_core.methods.{name.replace('-', '_')}").fit
+    return found
 
 
 def fit(
@@ -68,7 +37,7 @@ def fit(
     """Learn a map by the named method.
 
     Args:
-        method: a key of `METHODS`.
+        method: a key of `TITLES`.
         model: its weights are not changed.
         prompts: the source and target.
         config: the settings; the model's shipped ones by default.
@@ -76,6 +45,4 @@ def fit(
     Raises:
         ConfigError: there is no such method.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
-    return METHODS[method](model, prompts, config or TrainConfig.for_model(model))
+    return find_method(method)(model, prompts, config or TrainConfig.for_model(model))

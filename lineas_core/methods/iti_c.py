@@ -16,10 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import Steerable
 from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.methods.shared import both_sides, prepare_training, shift_by
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 

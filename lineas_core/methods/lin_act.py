@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from lineas_core.activations import Steerable
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.shared import fit_in_order
 from lineas_core.numerics.transport import affine_transport
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 
 

@@ -1,17 +1,98 @@
-"""LinEAS (NeurIPS 2025): all sites jointly, end to end. See `lineas_core.training.trainer`."""
+"""LinEAS (NeurIPS 2025): all sites jointly, end to end. `training/trainer.py` has the loss."""
 
 from __future__ import annotations
 
-from lineas_core.activations import Steerable
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lineas_core.diagnostics.health import check_health
+from lineas_core.diagnostics.report import HealthReport
+from lineas_core.errors import TrainingError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.events import StepEvent
+from lineas_core.training.loop import UnstableError
+from lineas_core.training.state import TrainState
 from lineas_core.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What training gives.
+
+    Attributes:
+        map: the learned map.
+        losses: the loss before each step.
+        health: what the map does to held-out prompts, in numbers and words.
+        seconds: spent training, without the health report.
+        cancelled: it was stopped before the last step.
+    """
+
+    map: SteeringMap
+    losses: list[float]
+    health: HealthReport
+    seconds: float
+    cancelled: bool = False
+
+
+class DivergedError(TrainingError):
+    """Training stopped because the loss diverged; `result` is that of the last good state."""
+
+    def __init__(self, message: str, result: TrainResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def train(
+    model: Steerable,
+    prompts: PromptSet,
+    config: TrainConfig | None = None,
+    *,
+    on_event: Callable[[StepEvent], object] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    state: TrainState | None = None,
+) -> TrainResult:
+    """Train a LinEAS map to its last step, or until `should_stop` says so.
+
+    Args:
+        model: from `load_model`; its weights are not changed.
+        prompts: the source and target.
+        config: the settings; the model's shipped ones by default.
+        on_event: called with a `StepEvent` after each step.
+        should_stop: asked before each step; of several processes, the first one's answer counts.
+        state: of an earlier run, to go on from.
+
+    Raises:
+        DivergedError: the loss diverged; `error.result` is that of the last good state.
+    """
+    trainer = Trainer(model, prompts, config, state)
+    try:
+        for event in trainer.run(should_stop):
+            if on_event:
+                on_event(event)
+    except UnstableError as error:
+        raise DivergedError(str(error), _result(trainer)) from error
+    return _result(trainer)
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
     """Train to the last step and give the map, without a health report."""
     trainer = Trainer(model, prompts, config)
-    while not trainer.done:
-        trainer.step()
+    for _ in trainer.run():
+        pass
     return trainer.map
+
+
+def _result(trainer: Trainer) -> TrainResult:
+    smap, config = trainer.map, trainer.config
+    health = check_health(
+        trainer.model,
+        smap,
+        trainer.train_prompts,
+        trainer.held_out,
+        pooling=config.pooling,
+        batch_size=config.batch_size,
+    )
+    return TrainResult(smap, list(trainer.losses), health, trainer.seconds, not trainer.done)

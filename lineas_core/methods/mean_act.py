@@ -10,10 +10,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import Steerable
 from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.methods.shared import fit_in_order, shift_by
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 
 

@@ -10,15 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import (
-    Inputs,
-    Pooling,
-    Steerable,
-    execution_order,
-    pooled_activations,
-)
+from lineas_core.activations import execution_order, pooled_activations
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Inputs, Pooling, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 
@@ -88,7 +83,7 @@ def fit_parallel(
         model: its weights are not changed.
         prompts: the source and target.
         config: sites, pooling, batch_size, holdout and seed are read.
-        method: a key of `METHODS`.
+        method: a key of `TITLES`.
         fit_site: the method.
         pooling: where the method fixes it, in place of the configuration's; the map says so.
             Image models have no last token: "last" is the mean there.
@@ -126,9 +121,7 @@ def fit_in_order(
             model, training.source, [*fitted, site], pooling=pooling, batch_size=size, maps=live
         )[site]
         fitted[site] = fit_site(_exact(here), _exact(aims[site]))
-        live[site] = BatchAffine(
-            (fitted[site].scale - 1).to(here.device), fitted[site].shift.to(here.device)
-        )
+        live[site] = fitted[site].on(here.device)
     return SteeringMap(fitted, describe_map(model, prompts, method, config))
 
 

@@ -32,19 +32,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from lineas_core.activations import (
-    Inputs,
-    Steerable,
-    execution_order,
-    pooled_activations,
-    pooled_forward,
-)
+from lineas_core.activations import execution_order, pooled_activations, pooled_forward
+from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
-from lineas_core.methods.early_stop import distance_left
 from lineas_core.numerics.proximal_gradient import Place, SparsePenalty, descend, largest_gamma
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.steerable import Inputs, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 from lineas_core.training.trainer import Trainer
@@ -102,7 +97,7 @@ class SparsePoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Learned:
+class Valued:
     """A map, and what each of its neurons was worth.
 
     Attributes:
@@ -213,11 +208,17 @@ class SparseFitter:
             model, self._source, model.sites(config.sites or model.default_sites)
         )
         self._aims = self._activations(model.prepare(training.target))
-        self._left = distance_left(model, held_out, self.sites, config.pooling, config.batch_size)
+        self._held_out = TargetDistance(
+            model,
+            held_out,
+            self.sites,
+            pooling=config.pooling,
+            batch_size=config.batch_size,
+        )
 
     def effect(self, smap: SteeringMap) -> float:
         """Share of the held-out distance that a map closes, over the sites of the settings."""
-        return 1 - self._left(smap)
+        return 1 - self._held_out.left(smap)[0]
 
     def identity(self) -> list[Float[Tensor, " _"]]:
         """The parts of the map that changes nothing: w - 1 and b of each site, in order."""
@@ -256,13 +257,13 @@ class SparseFitter:
             here = descend(self.loss, here, penalty, steps=path.steps)
             yield self._point(self._affines(here.values), gamma)
 
-    def learn(self) -> Learned:
+    def learn(self) -> Valued:
         """The dense map."""
         trainer = Trainer(self._model, self._prompts, replace(self._config, gamma=0.0))
         worth = {site: torch.zeros_like(affine.scale) for site, affine in trainer.map.sites.items()}
         return self._learn(trainer, worth, 0.0)
 
-    def thin_out(self, learned: Learned, support: float) -> Learned:
+    def thin_out(self, learned: Valued, support: float) -> Valued:
         """The worthiest neurons of a map go on learning for half as many steps as the dense map.
 
         Args:
@@ -282,17 +283,16 @@ class SparseFitter:
         trainer = Trainer(self._model, self._prompts, config, start=left, support=left)
         return self._learn(trainer, worth, float(gamma))
 
-    def _learn(self, trainer: Trainer, worth: dict[str, Tensor], gamma: float) -> Learned:
+    def _learn(self, trainer: Trainer, worth: dict[str, Tensor], gamma: float) -> Valued:
         """Train to the end, and add what each neuron's steps take to `worth`."""
         before = trainer.map.sites
-        while not trainer.done:
-            trainer.step()
+        for _ in trainer.run():
             after = trainer.map.sites
-            for site, slope in trainer.slopes.items():
-                worth[site] -= slope.gain * (after[site].scale - before[site].scale)
-                worth[site] -= slope.shift * (after[site].shift - before[site].shift)
+            for site, gradient in trainer.gradients.items():
+                worth[site] -= gradient.gain * (after[site].scale - before[site].scale)
+                worth[site] -= gradient.shift * (after[site].shift - before[site].shift)
             before = after
-        return Learned(self._point(trainer.map.sites, gamma), worth)
+        return Valued(self._point(trainer.map.sites, gamma), worth)
 
     def _point(self, sites: Mapping[str, Affine], gamma: float) -> SparsePoint:
         config = replace(self._config, gamma=gamma)
@@ -302,7 +302,7 @@ class SparseFitter:
 
     def _affines(self, parts: Sequence[Tensor]) -> dict[str, Affine]:
         return {
-            site: Affine(1 + gain.cpu(), shift.cpu().clone())
+            site: BatchAffine(gain, shift).affine()
             for site, gain, shift in zip(self.sites, parts[::2], parts[1::2], strict=True)
         }
 

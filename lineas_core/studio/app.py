@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lineas_core.errors import ConfigError
+from lineas_core.methods.names import STEPWISE
 from lineas_core.models.load import as_image_model
 from lineas_core.models.shared.availability import asks_for
 from lineas_core.models.shared.catalog import catalog
@@ -37,7 +38,6 @@ from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.rack.mix import Mix, mix_of
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.recovery.recovery import open_state
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.storage.schema import store_errors
 from lineas_core.studio.storage.store import JobRow, StoreError
 from lineas_core.system.paths import packaged
@@ -166,7 +166,7 @@ class Studio:
             prompts: the source and target.
             changes: settings that differ from the model's shipped ones.
             preview_prompt: of the frames; chosen by `Jobs.start` by default.
-            method: a key of `METHODS`.
+            method: a key of `TITLES`.
 
         Raises:
             ConfigError: there are too many steps, or the model or method is not available here.

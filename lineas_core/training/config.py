@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from lineas_core.activations import Pooling, Steerable
 from lineas_core.errors import ConfigError
+from lineas_core.steerable import Pooling, Steerable
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lineas_core.activations import Inputs, Pooling, Steerable, pooled_forward
+from lineas_core.activations import pooled_forward
 from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.steerable import Inputs, Pooling, Steerable
 from lineas_core.system.devices import free_bytes
 
 # Of the free memory: the rest is for gradients on their way, and for whoever else uses the device.

@@ -12,8 +12,8 @@ from lineas_core.version import __version__
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from lineas_core.activations import Steerable
     from lineas_core.prompts.prompt_set import PromptSet
+    from lineas_core.steerable import Steerable
 
 
 def describe_map(

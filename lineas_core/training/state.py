@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lineas_core.errors import ConfigError, TrainingError
-from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.maps.steering_map import Affine, BatchAffine
 from lineas_core.system.files import parse_json, why, write_whole
 
 
@@ -34,6 +34,16 @@ class TrainState:
     tensors: Mapping[str, Tensor]
     losses: tuple[float, ...]
     seconds: float
+
+    @property
+    def sites(self) -> dict[str, Affine]:
+        """The map in training, as it is at this step, in the order of the model."""
+        return {
+            name: BatchAffine(
+                *(self.tensors[f"param.{name}.{part}"] for part in BatchAffine._fields)
+            ).affine()
+            for name in self.run["sites"]
+        }
 
     @classmethod
     def capture(

@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from lineas_core.diagnostics.calibration import Calibration
+from lineas_core.maps.calibration import Calibration
 from lineas_core.studio.storage.gallery import load_gallery
 from lineas_core.system.paths import packaged
 from tests.browser.parts import (

@@ -13,13 +13,8 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.diagnostics.calibration import (
-    Calibration,
-    calibrate,
-    curve_of,
-    from_way,
-    jensen_shannon,
-)
+from lineas_core.diagnostics.calibration import calibrate, curve_of, from_way, jensen_shannon
+from lineas_core.maps.calibration import Calibration
 from lineas_core.steering import steer
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.rows import MapRow

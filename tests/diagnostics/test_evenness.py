@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.diagnostics.calibration import Calibration, calibrate
+from lineas_core.diagnostics.calibration import calibrate
+from lineas_core.maps.calibration import Calibration
 from lineas_core.models.image.model import DiffusionModel
 from tests.studio.storage.test_gallery import IMAGES, TEXTS, load
 

@@ -9,7 +9,8 @@ from PIL.Image import Image
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.diagnostics.strength import FLUENT, STRENGTHS, Recommendation, recommend_strength
+from lineas_core.diagnostics.report import Recommendation
+from lineas_core.diagnostics.strength import FLUENT, STRENGTHS, recommend_strength
 from lineas_core.metrics import clip
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.numerics.transport import delta

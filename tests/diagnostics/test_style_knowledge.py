@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 
 import lineas_core as lc
-from lineas_core.diagnostics.health import HealthReport, SiteDeltas, with_style
-from lineas_core.diagnostics.strength import Recommendation
+from lineas_core.diagnostics.report import HealthReport, Recommendation, SiteDeltas
 from lineas_core.diagnostics.style_knowledge import (
     LEVELS,
     StyleKnowledge,
@@ -16,6 +15,7 @@ from lineas_core.diagnostics.style_knowledge import (
     style_knowledge,
     takes_away,
 )
+from lineas_core.diagnostics.style_verdict import with_style
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet, Sides, shipped_prompt_sets

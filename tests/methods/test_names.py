@@ -5,7 +5,7 @@ import torch
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.methods.fit import METHODS
+from lineas_core.methods.names import TITLES
 from lineas_core.numerics.transport import affine_transport
 
 CONFIG = lc.TrainConfig(steps=3, holdout=0, batch_size=8)
@@ -34,7 +34,7 @@ def test_lineas_is_what_training_gives(tiny: lc.LanguageModel, prompts: lc.Promp
         assert torch.equal(found.sites[site].shift, wanted.sites[site].shift)
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", list(TITLES))
 def test_methods_say_how_a_map_was_made(
     tiny: lc.LanguageModel, prompts: lc.PromptSet, method: str
 ) -> None:

@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 import lineas_core as lc
+from lineas_core.diagnostics.health import check_health
 from lineas_core.methods.lineas import fit as fit_lineas
 from lineas_core.methods.sparsify import (
     PathConfig,
@@ -229,7 +230,7 @@ def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
     assert again.chosen.support == chosen.support
     # The share closed, from activations that no code of the path has made.
     _, held_out = prompts.split(CONFIG.holdout, CONFIG.seed)
-    report = lc.health.check_health(tiny, chosen.map, held_out, held_out)
+    report = check_health(tiny, chosen.map, held_out, held_out)
     assert chosen.effect == pytest.approx(1 - report.training.ratio, rel=1e-4)
 
 

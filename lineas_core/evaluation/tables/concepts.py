@@ -41,7 +41,7 @@ class Sizes:
 
     Args:
         concepts: names of prompt sets that have a word list.
-        methods: keys of `METHODS`.
+        methods: keys of `TITLES`.
         completions: per strength, shared among the four openings.
         tokens: of a completion, at most.
     """

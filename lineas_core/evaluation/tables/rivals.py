@@ -46,7 +46,7 @@ class RivalSizes:
 
     Args:
         concepts: prompt sets with a word list.
-        methods: keys of `METHODS`, beside LoReFT.
+        methods: keys of `TITLES`, beside LoReFT.
         completions: of each method and strength, and of RTC-RL's openings.
         tokens: of a completion, at most.
         reft_steps: gradient steps of LoReFT.

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
+from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError
 from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.report import Table, markdown, with_spread
 from lineas_core.evaluation.tables.concepts import complete, presence
-from lineas_core.methods.early_stop import distance_left, train_until, warm_start
-from lineas_core.methods.fit import METHODS
+from lineas_core.methods.early_stop import train_until, warm_start
+from lineas_core.methods.names import TITLES
 from lineas_core.prompts.prompt_set import FEWEST, PromptSet
 from lineas_core.training.config import TrainConfig
 
@@ -53,7 +54,7 @@ class Sizes:
         concepts: prompt sets, by name or file, that have a word list under their name.
         prompts: numbers of prompts a side.
         steps: numbers of steps.
-        methods: keys of `METHODS`, whose cost is measured.
+        methods: keys of `TITLES`, whose cost is measured.
         fixed: prompts a side where their number is not what is varied.
         limit: of the steps of a run that ends by itself.
         completions: of neutral openings, per map.
@@ -63,7 +64,7 @@ class Sizes:
     concepts: tuple[str, ...] = ("football",)
     prompts: tuple[int, ...] = (4, 8, 16, 32)
     steps: tuple[int, ...] = (10, 30, 60, 120)
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = tuple(TITLES)
     fixed: int = 32
     limit: int = 120
     completions: int = 60
@@ -144,11 +145,13 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
         method = "lineas" if cell["method"] == FIXED else cell["method"]
         smap, seconds = (fitted := bench.fit(method, prompts, config)).map, fitted.seconds
     _, held_out = whole.split(HOLDOUT, seed)
-    left = distance_left(model, held_out, list(smap.sites), config.pooling, config.batch_size)
+    distance = TargetDistance(
+        model, held_out, list(smap.sites), pooling=config.pooling, batch_size=config.batch_size
+    )
     made = complete(bench, smap, 1.0, cell["completions"], cell["tokens"], seed)
     return {
         "steps done": done,
-        "closed": 1 - left(smap),
+        "closed": 1 - distance.left(smap)[0],
         "presence": presence(made.texts, whole.name),
         "perplexity": made.perplexity,
         "seconds": seconds,

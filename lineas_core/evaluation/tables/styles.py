@@ -49,7 +49,7 @@ class Sizes:
     Args:
         styles: prompt sets whose concept is a style.
         removals: prompt sets whose concept is taken out; see `removal_set`.
-        methods: keys of `METHODS`.
+        methods: keys of `TITLES`.
         pictures: per map and strength, each from noise of its own.
     """
 

@@ -19,7 +19,7 @@ from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, spread
 from lineas_core.evaluation.datasets import draw_prompts, load_texts
 from lineas_core.evaluation.harness import evaluate_tasks
 from lineas_core.evaluation.report import Table, markdown, with_spread
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.metrics.toxicity import load_toxicity_scorer
 from lineas_core.models.load import as_language_model
@@ -50,7 +50,7 @@ class ToxicitySizes:
     """What is measured.
 
     Args:
-        methods: keys of `METHODS`, measured at the model's default sites.
+        methods: keys of `TITLES`, measured at the model's default sites.
         layer_methods: of these, the ones that are measured at other sites as well.
         layers: those other sites: presets, or expressions without commas.
         prompts: a side that a map is learned from, drawn for each seed.
@@ -93,9 +93,9 @@ def measure(bench: Bench, sizes: ToxicitySizes, seeds: Sequence[int]) -> pd.Data
     Raises:
         ConfigError: there is no such method.
     """
-    unknown = [m for m in (*sizes.methods, *sizes.layer_methods) if m not in METHODS]
+    unknown = [m for m in (*sizes.methods, *sizes.layer_methods) if m not in TITLES]
     if unknown:
-        raise ConfigError(f"methods holds {unknown[0]!r}; choose among {', '.join(METHODS)}.")
+        raise ConfigError(f"methods holds {unknown[0]!r}; choose among {', '.join(TITLES)}.")
     usual = bench.model.default_sites
     subjects = [
         _Subject("methods", UNSTEERED, usual),

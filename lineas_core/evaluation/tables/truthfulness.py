@@ -20,7 +20,7 @@ from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.datasets import draw_prompts
 from lineas_core.evaluation.harness import evaluate_tasks, task_documents
 from lineas_core.evaluation.report import Table, markdown, with_spread
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.models.load import as_language_model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.training.config import TrainConfig
@@ -43,7 +43,7 @@ class TruthfulnessSizes:
     """What is measured.
 
     Args:
-        methods: keys of `METHODS`.
+        methods: keys of `TITLES`.
         data: standin (questions of our own), or hub (TruthfulQA).
         prompts: answers a side that a map is learned from, at most, drawn for each seed.
         questions: that are used of the data, at most; 0 is all.
@@ -61,7 +61,7 @@ def measure(bench: Bench, sizes: TruthfulnessSizes, seeds: Sequence[int]) -> pd.
     Raises:
         ConfigError: there is no such method or data.
     """
-    for name, given, known in (("methods", sizes.methods, METHODS), ("data", sizes.data, TASKS)):
+    for name, given, known in (("methods", sizes.methods, TITLES), ("data", sizes.data, TASKS)):
         unknown = [value for value in given if value not in known]
         if unknown:
             raise ConfigError(f"{name} holds {unknown[0]!r}; choose among {', '.join(known)}.")

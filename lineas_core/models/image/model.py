@@ -14,13 +14,13 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, ModelError, PromptError
-from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.image.conditioning import Conditioning, Schedule
 from lineas_core.models.image.safety import SafetyChecker
 from lineas_core.models.shared.batches import cells_of, in_rows, rows_of, seeds_for
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.sites import match_sites
-from lineas_core.steering import Steering, hooked
+from lineas_core.steering import hooked
 from lineas_core.steering import steer as steering
 from lineas_core.system.devices import free_bytes
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, PromptError
-from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.decoding import decode
 from lineas_core.models.language.packing import Packing, enable
@@ -24,7 +24,6 @@ from lineas_core.models.shared.batches import cells_of, in_rows, rows_of, seeds_
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import check_memory, loading
 from lineas_core.models.shared.sites import match_sites
-from lineas_core.steering import Steering
 from lineas_core.steering import steer as steering
 
 MOST_NEW_TOKENS = 2048

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from lineas_core.errors import ConfigError
-from lineas_core.maps.steering_map import SteeringMap, Strength
-from lineas_core.steering import Steering
+from lineas_core.maps.steering_map import Steering, SteeringMap, Strength
 from lineas_core.system.words import counted
 
 Item = TypeVar("Item")

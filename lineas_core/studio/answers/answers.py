@@ -10,7 +10,8 @@ from lineas_core.studio.answers.pictures import Pictures
 from lineas_core.studio.answers.prompts import PromptSets
 from lineas_core.studio.answers.styles import Styles
 from lineas_core.studio.answers.texts import Texts
-from lineas_core.studio.app import Studio
+from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.storage.library import Library
 
 
 class Answers:
@@ -20,14 +21,15 @@ class Answers:
     ZeroGPU has to know its GPU functions at the start.
 
     Args:
-        studio: the models and maps.
+        inference: the models.
+        library: the maps and prompt sets.
+        guarded: refuse maps that steer towards harm, as `mix_of` does.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        inference, library = studio.inference, studio.library
+    def __init__(self, inference: Inference, library: Library, *, guarded: bool) -> None:
         self.pictures, self.texts, self.chats = (
             Pictures(inference), Texts(inference), Chats(inference)
         )  # fmt: skip
         self.effects, self.styles = Effects(inference), Styles(inference)
         self.drafts, self.prompts = Drafts(inference), PromptSets(library)
-        self.glances = Glances(inference, library, guarded=studio.settings.demo)
+        self.glances = Glances(inference, library, guarded=guarded)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from lineas_core.maps.steering_map import Steering
 from lineas_core.models.language.chat import Prompt
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.steering import Steering
 
 
 def stream_sides(

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from lineas_core.errors import ConfigError
+from lineas_core.maps.steering_map import Steering
 from lineas_core.models.language.model import TextGrid
 from lineas_core.models.load import as_language_model
-from lineas_core.steering import Steering
 from lineas_core.studio.answers.fields import whole
 from lineas_core.studio.answers.own_concepts import OwnConcept
 from lineas_core.studio.answers.readouts import Readout, read_out

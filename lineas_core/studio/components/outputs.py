@@ -9,7 +9,7 @@ button.click(callback, inputs, [*Shown(picture=image, caption=text)])
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import gradio as gr
 

@@ -18,7 +18,7 @@ from lineas_core.steering import site_hooks
 from lineas_core.studio.jobs.frames import Frame
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.trainer import StepEvent
+from lineas_core.training.events import StepEvent
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -55,7 +55,7 @@ def run_fit(
         model: its weights are not changed.
         prompts: the source and target.
         config: the settings; a method reads of them what applies to it.
-        method: a key of `METHODS`.
+        method: a key of `TITLES`.
         should_stop: asked about twice a second.
         give_way: called as often.
         preview_prompt: of the frame; "" makes none.

@@ -7,17 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineas_core.diagnostics.calibration import calibrate, with_calibration
-from lineas_core.diagnostics.health import HealthReport, check_health, with_style
+from lineas_core.diagnostics.health import check_health
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.diagnostics.strength import recommend_strength
 from lineas_core.diagnostics.strength_sweep import strength_sweep
 from lineas_core.diagnostics.style_knowledge import drawn_styles, style_knowledge, takes_away
+from lineas_core.diagnostics.style_verdict import with_style
 from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.names import STEPWISE
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet, Sides
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.provenance import describe_map
 from lineas_core.training.state import TrainState
-from lineas_core.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +38,7 @@ def measure_run(
     model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
 ) -> MeasuredMap:
     """The map of a run as it stands, its health, and the strength to start with if it is asked."""
-    smap = Trainer(model, prompts, config, state).map
+    smap = SteeringMap(state.sites, describe_map(model, prompts, STEPWISE, config))
     return measure_map(model, prompts, config, smap, recommend=recommend)
 
 

@@ -6,12 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.steering import Steering
 from lineas_core.studio.jobs.frames import Frame, Sample
-from lineas_core.training.trainer import StepEvent
+from lineas_core.training.events import StepEvent
 
 SECONDS_BETWEEN = 3.0
 # Seconds of training for each second of a preview, so that previews take a fifth of the time.

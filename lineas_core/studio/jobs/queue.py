@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError, LineasError
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.names import STEPWISE, TITLES, check_method
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.context import JobContext, RunJob
@@ -20,7 +20,6 @@ from lineas_core.studio.jobs.frames import frame_files, load_frames
 from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.jobs.worker import JobWorker
 from lineas_core.studio.storage.library import LONGEST_TITLE
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.storage.store import JobRow
 from lineas_core.system.words import counted
 from lineas_core.training.config import TrainConfig
@@ -92,7 +91,7 @@ class Jobs:
             model: the name it is loaded by.
             prompts: the source and target.
             changes: settings that differ from the model's shipped ones.
-            method: a key of `METHODS`.
+            method: a key of `TITLES`.
             preview_prompt: of the frames; an opening, or the first source prompt, by default.
             title: what people read; that of the prompts, and the method, by default.
             parent: id of the job that this one tries again.
@@ -278,8 +277,7 @@ class Jobs:
 
 def _config(model: str, method: str, changes: Mapping[str, Any]) -> TrainConfig:
     """The settings as far as they are known without the model, so that mistakes show at once."""
-    if method not in METHODS:
-        raise ConfigError(f"method is {method!r}; choose one of {', '.join(METHODS)}.")
+    check_method(method)
     if method != STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
         raise ConfigError(
             f"{idle[0]} is {changes[idle[0]]!r}, but {TITLES[method]} is fitted in one go and does "

@@ -22,8 +22,8 @@ from lineas_core.studio.storage.disk import is_full, no_room
 from lineas_core.studio.storage.sidecars import write_row
 from lineas_core.studio.storage.store import JobRow, Status, StoreError
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.events import StepEvent
 from lineas_core.training.state import TrainState
-from lineas_core.training.trainer import StepEvent
 
 SECONDS_BETWEEN_UPDATES = 0.25
 SECONDS_PER_SLICE = 20.0

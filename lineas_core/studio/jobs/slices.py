@@ -11,14 +11,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lineas_core.errors import ConfigError, TrainingError
+from lineas_core.errors import ConfigError
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.frames import Frame, Sample
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.events import StepEvent
+from lineas_core.training.loop import UnstableError
 from lineas_core.training.state import TrainState
-from lineas_core.training.trainer import StepEvent, Trainer
+from lineas_core.training.trainer import Trainer
 
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
 
@@ -91,31 +93,31 @@ def run_slice(
     preview: Frame | None = None
     diverged, stopped = "", False
     began, saved = clock(), trainer.seconds
-    while not trainer.done:
+
+    def ends_here() -> bool:
+        nonlocal stopped
         if give_way is not None:
             give_way()
-        if should_stop is not None and should_stop():
-            stopped = True
-            break
-        if budget is not None and newest is not None and clock() - began >= budget:
-            break
-        try:
-            newest = trainer.step()
-        except TrainingError as error:
-            diverged = str(error)
-            break
-        if on_event is None:
-            events.append(newest)
-        else:
-            on_event(newest)
-        if on_state is not None and trainer.seconds - saved >= SECONDS_BETWEEN_CHECKPOINTS:
-            on_state(trainer.state)
-            saved = trainer.seconds
-        if on_preview is not None and previews.due(trainer.seconds):
-            if give_way is not None:
-                give_way()
-            if (preview := previews.make(trainer.map, newest)) is not None:
-                on_preview(preview)
+        stopped = should_stop is not None and should_stop()
+        spent = budget is not None and newest is not None and clock() - began >= budget
+        return stopped or spent
+
+    try:
+        for newest in trainer.run(ends_here):
+            if on_event is None:
+                events.append(newest)
+            else:
+                on_event(newest)
+            if on_state is not None and trainer.seconds - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+                on_state(trainer.state)
+                saved = trainer.seconds
+            if on_preview is not None and previews.due(trainer.seconds):
+                if give_way is not None:
+                    give_way()
+                if (preview := previews.make(trainer.map, newest)) is not None:
+                    on_preview(preview)
+    except UnstableError as error:
+        diverged = str(error)
     shown = preview is not None and newest is not None and preview.step == newest.step
     if newest is not None and not (stopped or diverged or shown):
         preview = previews.make(trainer.map, newest)

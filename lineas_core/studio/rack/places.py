@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from lineas_core.studio.rack.rack import RackState, Slot
 from lineas_core.studio.storage.store import MapRow
+
+FIRST_MAPS = 3
 
 
 @dataclass(frozen=True)
@@ -48,3 +50,12 @@ def put_on(rack: RackState, row: MapRow) -> RackState:
     if all(slot.id != row.id for slot in slots):
         slots += (Slot(row.id, True, row.first_strength),)
     return replace(rack, slots=slots, modality=row.modality, solo="")
+
+
+def first_rack(rows: Sequence[MapRow]) -> RackState:
+    """The first maps of each kind, of which the very first is on."""
+    slots: list[Slot] = []
+    for modality in ("image", "text"):
+        mine = [row for row in rows if row.modality == modality][:FIRST_MAPS]
+        slots += [Slot(row.id, n == 0, row.first_strength) for n, row in enumerate(mine)]
+    return RackState(tuple(slots))

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.errors import MapError, PromptError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
@@ -24,9 +25,6 @@ from lineas_core.studio.storage.map_files import ENDING, MapFiles
 from lineas_core.studio.storage.map_rows import row_of
 from lineas_core.studio.storage.store import MapRow, PromptRow, Store
 from lineas_core.system.words import counted
-
-if TYPE_CHECKING:
-    from lineas_core.diagnostics.health import HealthReport
 
 MOST_CACHED = 32
 LONGEST_TITLE = 120

@@ -7,19 +7,17 @@ import sqlite3
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.errors import LineasError
+from lineas_core.maps.calibration import Calibration
+from lineas_core.methods.names import STEPWISE
 from lineas_core.prompts.prompt_set import PromptSet
-
-if TYPE_CHECKING:
-    from lineas_core.diagnostics.health import HealthReport
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
-# The method that trains in steps; all others are fitted in one go.
-STEPWISE = "lineas"
 # Of the strength that a map is put on at.
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
@@ -36,7 +34,7 @@ class JobRow:
         status: done, failed and cancelled are for good.
         phase: what a running job does.
         model: the name it is loaded by.
-        method: a key of `lineas_core.methods.fit.METHODS`.
+        method: a key of `lineas_core.methods.names.TITLES`.
         title: what people read.
         prompts: the source and target.
         changes: settings that differ from the model's shipped ones.
@@ -174,8 +172,6 @@ def health_to_json(report: HealthReport) -> str:
 
 def health_from_json(text: str) -> HealthReport:
     """The report that `health_to_json` wrote."""
-    from lineas_core.diagnostics.health import HealthReport, SiteDeltas
-
     raw = json.loads(text)
     surprise, held_out = raw["surprise"], raw["held_out"]
     return HealthReport(
@@ -194,8 +190,6 @@ def calibration_points(points: Any) -> tuple[tuple[float, float], ...]:
     Raises:
         ConfigError: they are no calibration.
     """
-    from lineas_core.diagnostics.calibration import Calibration
-
     return Calibration(tuple((a, b) for a, b in points)).points
 
 

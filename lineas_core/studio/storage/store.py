@@ -17,8 +17,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from lineas_core.methods.names import STEPWISE
 from lineas_core.studio.storage.rows import (
-    STEPWISE,
     TERMINAL,
     UNFINISHED,
     JobRow,

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.names import TITLES
 
 OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
 
@@ -33,4 +33,4 @@ class SteerTab:
 
 def method_choices() -> list[tuple[str, str]]:
     """(title, name) of every method."""
-    return [(TITLES[name], name) for name in METHODS]
+    return [(title, name) for name, title in TITLES.items()]

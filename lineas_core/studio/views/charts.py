@@ -16,7 +16,7 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from lineas_core.diagnostics.health import HealthReport, SiteDeltas
+from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.errors import MapError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid

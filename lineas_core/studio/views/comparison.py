@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from lineas_core.methods.fit import TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.studio.answers.pictures import Look
 from lineas_core.studio.answers.readouts import Readout
 from lineas_core.studio.storage.store import JobRow, MapRow

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lineas_core.diagnostics.health import HealthReport
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.models.language.model import TextGrid

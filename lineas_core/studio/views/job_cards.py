@@ -7,10 +7,9 @@ from html import escape
 
 from PIL import Image
 
-from lineas_core.methods.fit import TITLES
+from lineas_core.methods.names import STEPWISE, TITLES
 from lineas_core.studio.access.redaction import without_paths
 from lineas_core.studio.jobs.frames import Frame
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.storage.store import JobRow
 from lineas_core.studio.views import render
 from lineas_core.studio.views.render import image_tag

@@ -9,7 +9,7 @@ from html import escape
 import pandas as pd
 from PIL import Image
 
-from lineas_core.diagnostics.health import HealthReport
+from lineas_core.diagnostics.report import HealthReport
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.prompts.prompt_set import PromptSet

@@ -16,12 +16,11 @@ from lineas_core.studio.access.redaction import without_paths
 from lineas_core.studio.access.visitors import new_key, owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
-from lineas_core.studio.rack.rack import RackState, Slot, patch
+from lineas_core.studio.rack.places import first_rack
+from lineas_core.studio.rack.rack import patch
 from lineas_core.studio.rack.screen import Screen
 from lineas_core.studio.storage.store import MapRow
 from lineas_core.studio.tabs.train.prompts import FIRST
-
-FIRST_MAPS = 3
 
 
 class ArrivedOutputs(NamedTuple):
@@ -137,12 +136,3 @@ def _of_the_last_time(missing: Sequence[str]) -> str:
         if len(missing) == 1
         else f"{_listed(missing)} are no longer in the library, and were taken off the rack."
     )
-
-
-def first_rack(rows: list[MapRow]) -> RackState:
-    """The first maps of each kind, of which the very first is on."""
-    slots: list[Slot] = []
-    for modality in ("image", "text"):
-        mine = [row for row in rows if row.modality == modality][:FIRST_MAPS]
-        slots += [Slot(row.id, n == 0, row.first_strength) for n, row in enumerate(mine)]
-    return RackState(tuple(slots))

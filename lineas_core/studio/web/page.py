@@ -45,7 +45,7 @@ CLEARED_EVERY = 600
 
 def build_page(studio: Studio) -> gr.Blocks:
     """Lay out the page and wire it to `studio`."""
-    answers = Answers(studio)
+    answers = Answers(studio.inference, studio.library, guarded=studio.settings.demo)
     with gr.Blocks(
         title="LinEAS Studio", analytics_enabled=False, delete_cache=(CLEARED_EVERY, KEPT_FOR)
     ) as page:

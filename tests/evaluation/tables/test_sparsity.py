@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import lineas_core as lc
+from lineas_core.diagnostics.health import check_health
 from lineas_core.evaluation.cells import Bench
 from lineas_core.evaluation.tables import find_table
 from lineas_core.evaluation.tables.layers import LayerSizes, nearest
@@ -49,7 +50,7 @@ def test_the_sparsity_table_measures_what_it_says(quick: lc.LanguageModel, tmp_p
     dense = bench.fit("lineas", prompts, config).map
     row = results[results["map"] == "dense"].iloc[0]
     _, held_out = prompts.split(config.holdout, config.seed)
-    report = lc.health.check_health(quick, dense, held_out, held_out, pooling=config.pooling)
+    report = check_health(quick, dense, held_out, held_out, pooling=config.pooling)
     assert row["effect"] == pytest.approx(1 - report.training.ratio, rel=1e-3)
     assert (row["support"], row["gamma"]) == (1, 0)
     openings = [

@@ -25,7 +25,7 @@ from diffusers import (
 from safetensors.torch import save_file
 
 import lineas_core as lc
-from lineas_core.activations import Steerable, execution_order, pooled_forward
+from lineas_core.activations import execution_order, pooled_forward
 from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.models.image.model import (
     NOISE_SEED,
@@ -35,6 +35,7 @@ from lineas_core.models.image.model import (
 )
 from lineas_core.models.image.pipelines import load_unet, plan_memory
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
+from lineas_core.steerable import Steerable
 from tests.helpers.models import random_map
 from tests.helpers.pipelines import (
     KINDS,

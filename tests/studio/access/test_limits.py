@@ -17,12 +17,11 @@ from lineas_core.models.shared.loading import check_memory, weight_bytes
 from lineas_core.studio.access.limits import MIB, LimitError, Limits, size_of
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import new_key, owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.studio.web.api import Api
 from tests.helpers.models import random_map
-from tests.helpers.studio import ANN, BOB
+from tests.helpers.studio import ANN, BOB, answers_of
 
 CPU = torch.device("cpu")
 
@@ -128,7 +127,7 @@ def test_quiet_visitors_are_forgotten(limits: Limits, clock: Clock) -> None:
 
 
 def test_every_door_counts(small: Studio, writer: str, prompts: lc.PromptSet) -> None:
-    api = Api(small, Answers(small))
+    api = Api(small, answers_of(small))
     for _ in range(2):
         api.complete(ANN, "ab", [], [], writer, 0, 1)
     with pytest.raises(gr.Error, match="2 answers within a minute"):
@@ -136,7 +135,7 @@ def test_every_door_counts(small: Studio, writer: str, prompts: lc.PromptSet) ->
     with pytest.raises(gr.Error, match="2 answers within a minute"):
         api.train(ANN, writer, "", prompts.source[:5], prompts.target[:5])
     with pytest.raises(gr.Error, match="2 answers within a minute"):
-        SharingCallbacks(small, Answers(small)).install(ANN, "someone/map", "")
+        SharingCallbacks(small, answers_of(small)).install(ANN, "someone/map", "")
     assert api.complete(BOB, "ab", [], [], writer, 0, 1) is not None
 
 
@@ -150,7 +149,7 @@ def test_a_set_of_too_many_prompts_is_refused(
 
 def test_too_many_or_too_large_images_are_refused(small: Studio, painter: str) -> None:
     with pytest.raises(gr.Error, match="That makes 6 images, and 4 is the limit"):
-        Api(small, Answers(small)).picture(ANN, ["a", "b", "c"], [], [], painter)
+        Api(small, answers_of(small)).picture(ANN, ["a", "b", "c"], [], [], painter)
     with pytest.raises(LimitError, match=r"4 images of 8000 x 8000 are 256.0 million pixels"):
         small.limits.check_images(4, 8000)
     small.limits.check_images(4, 1024)
@@ -181,7 +180,7 @@ def test_bytes_of_a_visitor_and_of_all_are_limited(small: Studio, prompts: lc.Pr
 
 def test_keys_without_end_do_not_fill_the_disk(small: Studio, tmp_path: Path) -> None:
     file = big_map(1).save(tmp_path / "map.safetensors")
-    work, clock, kept, refusals = SharingCallbacks(small, Answers(small)), Clock(), 0, set()
+    work, clock, kept, refusals = SharingCallbacks(small, answers_of(small)), Clock(), 0, set()
     small.limits = Limits(small.settings, small.store, small.library, clock=clock)
     for _ in range(20):
         clock.now += 60

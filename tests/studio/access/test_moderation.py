@@ -22,7 +22,6 @@ from lineas_core.studio.access.moderation import (
 )
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.rack.mix import mix_of
 from lineas_core.studio.rack.rack import RackState, Slot
@@ -31,7 +30,7 @@ from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
 from lineas_core.studio.tabs.train.training import TrainingCallbacks
 from lineas_core.studio.web.api import Api
 from tests.helpers.models import random_map
-from tests.helpers.studio import ANN, rack
+from tests.helpers.studio import ANN, answers_of, rack
 
 SITES = {"model.layers.1.post_attention_layernorm": 16}
 # A model of the catalogue, whose weights nothing here asks for.
@@ -145,7 +144,7 @@ def test_the_page_and_the_api_refuse_a_reversed_map(demo: Studio) -> None:
     one_way = demo.library.add_map(owner_of(ANN), made_from(TOXICITY)).id
     harmful = demo.library.add_map(owner_of(ANN), made_from(swapped(TOXICITY))).id
     other = demo.library.add_map(owner_of(ANN), made_from(FORMAL)).id
-    texts, api = TextCallbacks(demo, Answers(demo)), Api(demo, Answers(demo))
+    texts, api = TextCallbacks(demo, answers_of(demo)), Api(demo, answers_of(demo))
     for map_id, strength, inverse, message in (
         (one_way, -0.5, False, "cannot be reversed"),
         (one_way, 0.5, True, "cannot be reversed"),
@@ -163,7 +162,7 @@ def test_the_page_and_the_api_refuse_a_reversed_map(demo: Studio) -> None:
         api.complete(ANN, "Once", [one_way], [-0.5], MODEL)
     with pytest.raises(gr.Error, match="puts no such map on"):
         api.complete(ANN, "Once", [harmful], [0.5], MODEL)
-    compare = CompareCallbacks(demo, Answers(demo))
+    compare = CompareCallbacks(demo, answers_of(demo))
     with pytest.raises(gr.Error, match="cannot be reversed"):
         list(compare.show(ANN, one_way, other, -0.5, "", "Once", 0))
     with pytest.raises(gr.Error, match="puts no such map on"):
@@ -172,7 +171,7 @@ def test_the_page_and_the_api_refuse_a_reversed_map(demo: Studio) -> None:
 
 
 def test_training_on_a_harmful_set_is_refused_from_every_door(demo: Studio) -> None:
-    training, api = TrainingCallbacks(demo), Api(demo, Answers(demo))
+    training, api = TrainingCallbacks(demo), Api(demo, answers_of(demo))
     table: list[list[Any]] = [
         [source, target, ""] for source, target in zip(RUDE.source, RUDE.target, strict=True)
     ]

@@ -8,13 +8,12 @@ import pytest
 
 from lineas_core.models.language.model import LanguageModel, TextGrid
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.readouts import Readout, read_out
 from lineas_core.studio.answers.streaming import stream_sides
 from lineas_core.studio.app import Studio
 from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
 from lineas_core.studio.views import completions
-from tests.helpers.studio import ANN, rack
+from tests.helpers.studio import ANN, answers_of, rack
 
 
 def test_what_streams_grows_to_what_the_model_writes(
@@ -56,7 +55,9 @@ def test_leaving_the_stream_stops_the_writing(tiny: LanguageModel) -> None:
 
 def test_a_pair_ends_with_its_readouts(studio: Studio, writer: str, words: str) -> None:
     shown = list(
-        TextCallbacks(studio, Answers(studio)).compare(ANN, writer, rack((words, 1.0)), "ab", 0, 9)
+        TextCallbacks(studio, answers_of(studio)).compare(
+            ANN, writer, rack((words, 1.0)), "ab", 0, 9
+        )
     )
     assert "ls-caret" in shown[0]
     assert "ls-caret" not in shown[-1]
@@ -66,13 +67,13 @@ def test_a_pair_ends_with_its_readouts(studio: Studio, writer: str, words: str) 
 
 def test_a_table_sweeps_the_first_map_over_seeds(studio: Studio, writer: str, words: str) -> None:
     mix = studio.mix(owner_of(ANN), _state(words), writer)
-    grid, readouts = Answers(studio).texts.sweep(mix, writer, "ab", 7, 6, 2)
+    grid, readouts = answers_of(studio).texts.sweep(mix, writer, "ab", 7, 6, 2)
     assert len(readouts) == len(grid.strengths) == 5
     model = studio.model_cache.get(writer)
     assert isinstance(model, LanguageModel)
     alone = model.generate(["ab"], [(mix.maps[0], 0.5)], seed=8, max_new_tokens=6)[0]
     assert grid.texts[1][2] == alone
-    html, file = TextCallbacks(studio, Answers(studio)).sweep(
+    html, file = TextCallbacks(studio, answers_of(studio)).sweep(
         ANN, writer, rack((words, 0.2)), "ab", 7, 6, 2
     )
     with open(file["value"], encoding="utf-8-sig", newline="") as opened:
@@ -118,7 +119,7 @@ def test_texts_are_shown_as_text_with_the_concepts_marked() -> None:
 def test_mistakes_about_texts_become_messages(
     studio: Studio, writer: str, words: str, painter: str
 ) -> None:
-    texts, on = TextCallbacks(studio, Answers(studio)), rack((words, 1.0))
+    texts, on = TextCallbacks(studio, answers_of(studio)), rack((words, 1.0))
     for arguments, message in (
         ((ANN, writer, on, "  ", 0, 9), "prompt is empty"),
         ((ANN, writer, on, "ab", 0, 900), "tokens is 900"),

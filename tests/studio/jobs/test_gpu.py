@@ -23,7 +23,6 @@ import torch
 import lineas_core as lc
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs import run
 from lineas_core.studio.jobs.gpu import MIN_SECONDS, SECONDS, lends_gpu, on_gpu
@@ -34,7 +33,7 @@ from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
 from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
 from lineas_core.studio.tabs.train.writing import WritingCallbacks
 from lineas_core.training.state import TrainState
-from tests.helpers.studio import ANN, SITE, add_map, finished, rack
+from tests.helpers.studio import ANN, SITE, add_map, answers_of, finished, rack
 
 LENT = {"SPACES_ZERO_GPU": "1"}
 WORDS = {"model.layers.1.post_attention_layernorm": 16}
@@ -151,7 +150,10 @@ def test_pictures_are_the_same_where_a_gpu_is_lent(
             add_map(studio, painter, {SITE: 16}, seed, concept=concept)
             for seed, concept in ((0, "ink"), (1, "gold"))
         ]
-        on, pictures = rack((maps[0], 0.7), (maps[1], 0.4)), ImageCallbacks(studio, Answers(studio))
+        on, pictures = (
+            rack((maps[0], 0.7), (maps[1], 0.4)),
+            ImageCallbacks(studio, answers_of(studio)),
+        )
         shown, slider, _ = pictures.look(ANN, painter, on, "ab\nba", 3)
         effects = pictures.effects(ANN, painter, on, "ab\nba")["effects"].values()
         answers.append(
@@ -175,7 +177,7 @@ def test_texts_are_the_same_where_a_gpu_is_lent(
     answers = []
     for studio in studios:
         on = rack((add_map(studio, writer, WORDS, 2, concept="football"), 0.8))
-        every = Answers(studio)
+        every = answers_of(studio)
         texts = TextCallbacks(studio, every)
         mix = studio.mix(owner_of(ANN), RackState.from_page(on), writer)
         answers.append(
@@ -194,7 +196,7 @@ def test_texts_are_the_same_where_a_gpu_is_lent(
 def test_a_text_streams_through_the_pipe_and_leaving_it_ends_the_call(
     studios: list[Studio], writer: str
 ) -> None:
-    looks = TextCallbacks(studios[0], Answers(studios[0])).compare(
+    looks = TextCallbacks(studios[0], answers_of(studios[0])).compare(
         ANN, writer, rack(), "ab ab", 3, 100
     )
     next(looks)
@@ -209,7 +211,9 @@ def test_prompts_are_written_where_a_gpu_is_lent(
     for studio in studios:
         with pytest.raises(gr.Error) as caught:
             list(
-                WritingCallbacks(studio, Answers(studio)).write(ANN, "text", "volcanoes", 0, writer)
+                WritingCallbacks(studio, answers_of(studio)).write(
+                    ANN, "text", "volcanoes", 0, writer
+                )
             )
         messages.append(caught.value.message)
     # The small model cannot write any; that it says so has come through the pipe.
@@ -277,7 +281,7 @@ def test_a_mistake_in_a_lent_call_is_told_as_anywhere(
     messages = []
     for studio in studios:
         with pytest.raises(gr.Error) as caught:
-            ImageCallbacks(studio, Answers(studio)).look(ANN, writer, rack(), "ab", 3)
+            ImageCallbacks(studio, answers_of(studio)).look(ANN, writer, rack(), "ab", 3)
         messages.append(caught.value.message)
     assert messages[0] == messages[1]
     assert "choose an image model" in messages[0]
@@ -288,7 +292,7 @@ def test_a_model_is_loaded_before_a_gpu_is_asked_for(
 ) -> None:
     # What a lent process loads is gone with it, and would be loaded at every call.
     lent = studios[0]
-    ImageCallbacks(lent, Answers(lent)).look(ANN, painter, rack(), "ab", 3)
-    list(TextCallbacks(lent, Answers(lent)).compare(ANN, writer, rack(), "ab", 3, 2))
+    ImageCallbacks(lent, answers_of(lent)).look(ANN, painter, rack(), "ab", 3)
+    list(TextCallbacks(lent, answers_of(lent)).compare(ANN, writer, rack(), "ab", 3, 2))
     assert lent.shelf.has(painter)
     assert lent.shelf.has(writer)

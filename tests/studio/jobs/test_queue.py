@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import lineas_core as lc
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.studio.jobs import fits
 from lineas_core.studio.jobs.frames import load_frame
 from lineas_core.studio.jobs.job_files import JobFiles
@@ -89,7 +89,7 @@ def test_a_job_ends_with_the_map_of_a_plain_run(
     assert jobs.film(job.id, "ada").startswith(b"GIF89a")  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "lineas"])
+@pytest.mark.parametrize("method", [name for name in TITLES if name != "lineas"])
 def test_a_method_without_steps_ends_with_the_map_that_it_fits(
     shop: Shop, tiny: lc.LanguageModel, prompts: lc.PromptSet, method: str
 ) -> None:

@@ -4,10 +4,10 @@ import pytest
 
 from lineas_core.errors import ConfigError, LineasError
 from lineas_core.studio.access.visitors import new_key, owner_of
+from lineas_core.studio.rack.places import FIRST_MAPS, first_rack
 from lineas_core.studio.rack.rack import MOST_MAPS, RackState, Slot, patch
 from lineas_core.studio.rack.screen import Screen
 from lineas_core.studio.storage.store import MapRow
-from lineas_core.studio.web.page import FIRST_MAPS, first_rack
 from tests.helpers.studio import rack
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import lineas_core as lc
-from lineas_core.diagnostics.health import HealthReport, SiteDeltas
+from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.studio.storage.rows import fields_of, health_from_json, health_to_json
 from lineas_core.studio.storage.schema import MIGRATIONS, migrate
 from lineas_core.studio.storage.store import JobRow, MapRow, PromptRow, Status, Store, StoreError

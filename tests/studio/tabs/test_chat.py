@@ -9,12 +9,11 @@ from lineas_core.errors import PromptError
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.conversation import MAX_TURNS
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs.preparation import Preparation
 from lineas_core.studio.tabs.texts.chat import ChatCallbacks
-from tests.helpers.studio import ANN, rack
+from tests.helpers.studio import ANN, answers_of, rack
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
@@ -62,7 +61,10 @@ def test_what_is_no_conversation_is_refused_by_number(talker: LanguageModel) -> 
 def test_each_side_goes_on_from_its_own_answers_at_the_strength_of_the_moment(
     studio: Studio, talker: LanguageModel, writer: str, words: str
 ) -> None:
-    chats, smap = ChatCallbacks(studio, Answers(studio)), studio.library.map(words, owner_of(ANN))
+    chats, smap = (
+        ChatCallbacks(studio, answers_of(studio)),
+        studio.library.map(words, owner_of(ANN)),
+    )
     turns: object = []
     history: list[list[dict[str, str]]] = [[], []]
     for question, strength in (("ab", 1.0), ("cd", 0.3)):
@@ -92,7 +94,7 @@ def test_each_side_goes_on_from_its_own_answers_at_the_strength_of_the_moment(
 def test_mistakes_in_a_chat_become_messages(
     studio: Studio, talker: LanguageModel, writer: str
 ) -> None:
-    chats = ChatCallbacks(studio, Answers(studio))
+    chats = ChatCallbacks(studio, answers_of(studio))
     turn = {"question": "a", "untouched": "b", "steered": "c", "maps": ""}
     for chat, question, message in (
         ([], "  ", "empty"),
@@ -118,13 +120,13 @@ def test_the_first_text_on_a_fresh_home_says_what_it_waits_for(tmp_path: Path) -
     studio.preparation.start()
     try:
         shown = list(
-            TextCallbacks(studio, Answers(studio)).compare(ANN, "smollm2", rack(), "Once", 0, 2)
+            TextCallbacks(studio, answers_of(studio)).compare(ANN, "smollm2", rack(), "Once", 0, 2)
         )
         assert "made ready" in shown[0]
         assert "ls-fill" in shown[0]
         assert "data-side" in shown[-1]
         later = list(
-            TextCallbacks(studio, Answers(studio)).compare(ANN, "smollm2", rack(), "Once", 0, 2)
+            TextCallbacks(studio, answers_of(studio)).compare(ANN, "smollm2", rack(), "Once", 0, 2)
         )
         assert not any("made ready" in html for html in later)
     finally:

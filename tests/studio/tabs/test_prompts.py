@@ -9,13 +9,12 @@ import pytest
 
 from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.prompts import prompt_set, sides_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.tabs.train.prompts import PromptCallbacks
 from lineas_core.studio.tabs.train.uploads import UploadCallbacks
 from lineas_core.studio.tabs.train.writing import WritingCallbacks
-from tests.helpers.studio import ANN, BOB
+from tests.helpers.studio import ANN, BOB, answers_of
 
 NIGHT = PromptSet.load("night")
 
@@ -25,7 +24,7 @@ def columns(table: list[list[str]]) -> tuple[list[str], list[str]]:
 
 
 def test_a_shipped_set_fills_the_table(studio: Studio) -> None:
-    table, marks, name, concept, preview = PromptCallbacks(studio, Answers(studio)).choose(
+    table, marks, name, concept, preview = PromptCallbacks(studio, answers_of(studio)).choose(
         ANN, "night"
     )
     assert columns(table) == (NIGHT.source, NIGHT.target)
@@ -36,7 +35,7 @@ def test_a_shipped_set_fills_the_table(studio: Studio) -> None:
 
 def test_lines_that_repeat_are_marked_where_they_are(studio: Studio) -> None:
     table = [["a quiet evening", "the moon", ""], ["", "stars", ""], ["a quiet evening", "", ""]]
-    shown, marks = PromptCallbacks(studio, Answers(studio)).mark(table)
+    shown, marks = PromptCallbacks(studio, answers_of(studio)).mark(table)
     assert [row[:2] for row in shown] == [
         ["a quiet evening", "the moon"],
         ["a quiet evening", "stars"],
@@ -45,7 +44,7 @@ def test_lines_that_repeat_are_marked_where_they_are(studio: Studio) -> None:
     assert shown[0][2] == ""
     assert '<b class="ls-short">2</b> / 32 source' in marks
     assert "1 line marked" in marks
-    again, _ = PromptCallbacks(studio, Answers(studio)).mark(shown)
+    again, _ = PromptCallbacks(studio, answers_of(studio)).mark(shown)
     assert again == gr.skip()
 
 
@@ -58,7 +57,7 @@ def pasted(work: UploadCallbacks, text: str, side: Any, table: Any, filled: str 
 
 
 def test_files_fill_the_sides_that_they_give(studio: Studio, tmp_path: Path) -> None:
-    work = UploadCallbacks(Answers(studio))
+    work = UploadCallbacks(answers_of(studio))
     one, target = tmp_path / "one.txt", tmp_path / "my target.txt"
     one.write_text("a\nb\n")
     target.write_text("x\ny\nz\n")
@@ -78,7 +77,7 @@ def test_files_fill_the_sides_that_they_give(studio: Studio, tmp_path: Path) -> 
 
 
 def test_each_file_is_judged_alone_and_none_blocks_the_next(studio: Studio, tmp_path: Path) -> None:
-    work = UploadCallbacks(Answers(studio))
+    work = UploadCallbacks(answers_of(studio))
     bad, good = tmp_path / "bad<b>.json", tmp_path / "fog.csv"
     bad.write_text('{"source": [')
     good.write_text("source,target\na fox,a fox in fog\n")
@@ -95,7 +94,7 @@ def test_each_file_is_judged_alone_and_none_blocks_the_next(studio: Studio, tmp_
 
 
 def test_columns_that_do_not_say_are_chosen(studio: Studio, tmp_path: Path) -> None:
-    work = UploadCallbacks(Answers(studio))
+    work = UploadCallbacks(answers_of(studio))
     file = tmp_path / "behaviors.csv"
     file.write_text("goal,target\nAsk for bread,Sure here is bread\nAsk for tea,Sure have tea\n")
     got = uploaded(work, [["old", "old too", ""]], file)
@@ -118,7 +117,7 @@ def test_columns_that_do_not_say_are_chosen(studio: Studio, tmp_path: Path) -> N
 
 
 def test_a_set_is_called_as_what_was_uploaded_or_pasted(studio: Studio, tmp_path: Path) -> None:
-    sets, work = PromptCallbacks(studio, Answers(studio)), UploadCallbacks(Answers(studio))
+    sets, work = PromptCallbacks(studio, answers_of(studio)), UploadCallbacks(answers_of(studio))
     table = sets.choose(ANN, "night")[0]
     file = tmp_path / "my_fog-v2.csv"
     file.write_text("source,target\na fox,a fox in fog\n")
@@ -144,7 +143,7 @@ def test_a_set_is_called_as_what_was_uploaded_or_pasted(studio: Studio, tmp_path
 
 
 def test_pasted_lines_go_where_they_are_told(studio: Studio) -> None:
-    work = UploadCallbacks(Answers(studio))
+    work = UploadCallbacks(answers_of(studio))
     got = pasted(work, "a\nb", "source", [])
     got = pasted(work, "x\ny\nz", "target", got["table"])
     assert columns(got["table"]) == (["a", "b"], ["x", "y", "z"])
@@ -158,7 +157,7 @@ def test_pasted_lines_go_where_they_are_told(studio: Studio) -> None:
 
 
 def test_a_saved_set_is_its_visitors_own_and_trains_the_same(studio: Studio) -> None:
-    answers = Answers(studio)
+    answers = answers_of(studio)
     work, sets = PromptCallbacks(studio, answers), answers.prompts
     table: list[list[Any]] = [[a, b, ""] for a, b in zip(NIGHT.source, NIGHT.target, strict=True)]
     update, said = work.save(ANN, "text", "My <night>!", "night", table)
@@ -183,7 +182,7 @@ def test_a_set_is_downloaded_as_files_that_load(studio: Studio) -> None:
     table = [[a, b, "note"] for a, b in zip(NIGHT.source, NIGHT.target, strict=True)]
     files = [
         Path(f)
-        for f in PromptCallbacks(studio, Answers(studio)).download("text", "N", "night", table)
+        for f in PromptCallbacks(studio, answers_of(studio)).download("text", "N", "night", table)
     ]
     loaded = PromptSet.load(next(f for f in files if f.suffix == ".json"))
     assert (loaded.source, loaded.target) == (NIGHT.source, NIGHT.target)
@@ -191,13 +190,13 @@ def test_a_set_is_downloaded_as_files_that_load(studio: Studio) -> None:
 
 
 def test_every_shipped_set_is_among_the_choices(studio: Studio) -> None:
-    work = Answers(studio).prompts
+    work = answers_of(studio).prompts
     offered = {c for kind in ("text", "image") for _, c in work.choices(owner_of(ANN), kind)}
     assert offered == set(shipped_prompt_sets())
 
 
 def test_mistakes_about_prompts_become_messages(studio: Studio) -> None:
-    answers = Answers(studio)
+    answers = answers_of(studio)
     work, uploads = PromptCallbacks(studio, answers), UploadCallbacks(answers)
     writing = WritingCallbacks(studio, answers)
     for attempt, message in (

@@ -7,18 +7,17 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from lineas_core.methods.fit import METHODS, TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.models.load import as_language_model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.storage.store import StoreError
 from lineas_core.studio.tabs.train.stage import StageCallbacks
 from lineas_core.studio.tabs.train.training import TrainingCallbacks
 from lineas_core.studio.tabs.understand.callbacks import UnderstandCallbacks
-from tests.helpers.studio import ANN, BOB, finished
+from tests.helpers.studio import ANN, BOB, answers_of, finished
 
 NIGHT = PromptSet.load("night")
 TABLE = [[a, b, ""] for a, b in zip(NIGHT.source[:8], NIGHT.target[:8], strict=True)]
@@ -89,7 +88,7 @@ def test_settings_are_shown_to_methods_that_read_them() -> None:
     numbers, said = TrainingCallbacks.settings_of("lineas")
     assert numbers["visible"] is True
     assert "suit the model" in said
-    for method in set(METHODS) - {"lineas"}:
+    for method in set(TITLES) - {"lineas"}:
         numbers, said = TrainingCallbacks.settings_of(method)
         assert numbers["visible"] is False
         assert TITLES[method] in said
@@ -138,7 +137,7 @@ def test_nobody_sees_or_stops_anothers_job(studio: Studio, writer: str) -> None:
 
 
 def test_the_stage_shows_the_map_alone_at_any_strength(studio: Studio, writer: str) -> None:
-    stage, owner = StageCallbacks(studio, Answers(studio)), owner_of(ANN)
+    stage, owner = StageCallbacks(studio, answers_of(studio)), owner_of(ANN)
     shown = start(studio, writer, 3)
     job = finished(studio, shown["seen"]["job"], owner)
     panel, strength, _, _, staged = stage.open(ANN, shown["seen"], "")

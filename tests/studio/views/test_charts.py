@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.diagnostics.health import HealthReport, SiteDeltas
+from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.maps.steering_map import Affine
 from lineas_core.studio.views.charts import (
     TEXT,

@@ -26,7 +26,6 @@ from lineas_core.metrics import clip
 from lineas_core.models.load import as_image_model, as_language_model
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.web.api import Api
 from lineas_core.studio.web.page import build_page
@@ -34,7 +33,7 @@ from lineas_core.system.home import lineas_home
 from lineas_core.system.paths import checkout
 from tests.helpers.clip import save_small_clip
 from tests.helpers.pipelines import small_sd
-from tests.helpers.studio import ANN, BOB, SITE, add_map, finished
+from tests.helpers.studio import ANN, BOB, SITE, add_map, answers_of, finished
 
 pytestmark = [
     # Of Gradio's queue, when it sums up its latest calls.
@@ -264,9 +263,9 @@ def test_a_public_space_loads_models_of_the_catalogue_only(
     demo = Studio(Settings(home=tmp_path, demo=True), environment={})
     try:
         with pytest.raises(gr.Error, match="this Space has smollm2"):
-            Api(demo, Answers(demo)).picture(ANN, ["ab"], [], [], painter)
+            Api(demo, answers_of(demo)).picture(ANN, ["ab"], [], [], painter)
         with pytest.raises(gr.Error, match="this Space has smollm2"):
-            Api(demo, Answers(demo)).complete(ANN, "ab", [], [], writer)
+            Api(demo, answers_of(demo)).complete(ANN, "ab", [], [], writer)
     finally:
         demo.close()
 

@@ -19,7 +19,6 @@ from lineas_core.models.image.model import ImageGrid
 from lineas_core.models.language.model import TextGrid
 from lineas_core.scenes.grid import GridScores
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.readouts import Readout
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs.frames import Frame
@@ -36,7 +35,7 @@ from lineas_core.studio.views.charts import strongest_neurons
 from lineas_core.studio.web.api import Api
 from lineas_core.studio.web.page import build_page
 from tests.helpers.models import random_map
-from tests.helpers.studio import ANN, BOB
+from tests.helpers.studio import ANN, BOB, answers_of
 
 EVILS = (
     "<script>alert(1)</script>",
@@ -148,7 +147,7 @@ def every_text(value: Any) -> list[str]:
 
 def test_what_callbacks_show_of_a_strangers_map_is_text(studio: Studio, tmp_path: Path) -> None:
     work, file = (
-        SharingCallbacks(studio, Answers(studio)),
+        SharingCallbacks(studio, answers_of(studio)),
         evil_map(1).save(tmp_path / "evil.safetensors"),
     )
     work.take_in(ANN, [str(file)])
@@ -162,11 +161,11 @@ def test_what_callbacks_show_of_a_strangers_map_is_text(studio: Studio, tmp_path
     check(shown[5])
     check(shown[6])
     check(UnderstandCallbacks(studio).compare(ANN, row.id, other.id)[1], shown=False)
-    check(CompareCallbacks(studio, Answers(studio)).open(ANN, row.id, other.id)[2])
+    check(CompareCallbacks(studio, answers_of(studio)).open(ANN, row.id, other.id)[2])
 
 
 def test_what_is_said_of_prompts_is_text(studio: Studio, tmp_path: Path) -> None:
-    answers = Answers(studio)
+    answers = answers_of(studio)
     work, uploads = PromptCallbacks(studio, answers), UploadCallbacks(answers)
     table = [[f"{EVIL} {n}", f"{n} {EVIL}", ""] for n in range(4)]
     for said in (
@@ -202,16 +201,16 @@ def test_messages_are_text_on_the_page_and_as_written_for_clients(studio: Studio
     for call in (
         lambda: TrainingCallbacks(studio).start(ANN, "text", "x", EVIL, EVIL, [[EVIL, EVIL, ""]],
                                            "", None, None, None),
-        lambda: PromptCallbacks(studio, Answers(studio)).choose(ANN, EVIL),
+        lambda: PromptCallbacks(studio, answers_of(studio)).choose(ANN, EVIL),
         lambda: UnderstandCallbacks(studio).show(ANN, EVIL),
-        lambda: LibraryCallbacks(studio, Answers(studio)).rename(BOB, [EVIL], "a", "b"),
+        lambda: LibraryCallbacks(studio, answers_of(studio)).rename(BOB, [EVIL], "a", "b"),
     ):  # fmt: skip
         with pytest.raises(gr.Error) as caught:
             call()
         check(str(caught.value.message), shown=False)
         assert "<" not in str(caught.value.message)
     with pytest.raises(gr.Error, match="no prompt set '<b>'"):
-        Api(studio, Answers(studio)).train(ANN, "smollm2", "<b>")
+        Api(studio, answers_of(studio)).train(ANN, "smollm2", "<b>")
 
 
 def test_no_component_makes_markup_of_what_the_server_sends(studio: Studio) -> None:

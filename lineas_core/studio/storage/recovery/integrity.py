@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from lineas_core.studio.storage.rows import STEPWISE, UNREADABLE, JobRow, MapRow, PromptRow, decode
+from lineas_core.methods.names import STEPWISE
+from lineas_core.studio.storage.rows import UNREADABLE, JobRow, MapRow, PromptRow, decode
 from lineas_core.studio.storage.schema import MIGRATIONS, Migration, migrate
 
 KINDS: Mapping[str, type[JobRow | MapRow | PromptRow]] = {

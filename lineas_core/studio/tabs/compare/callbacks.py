@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from lineas_core.errors import ConfigError, MapError
-from lineas_core.methods.fit import TITLES
+from lineas_core.methods.names import TITLES
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers

@@ -6,12 +6,12 @@ from typing import Any
 
 import gradio as gr
 
+from lineas_core.methods.names import STEPWISE
 from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
 from lineas_core.studio.components.csv_button import csv_button
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.tabs.compare.callbacks import (
     CompareCallbacks,
     MapOutputs,

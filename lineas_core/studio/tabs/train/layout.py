@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from lineas_core.methods.names import STEPWISE
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
 from lineas_core.studio.components.csv_button import csv_button
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.tabs.fields import method_choices
 from lineas_core.studio.tabs.train.prompts import ChosenOutputs, DeletedOutputs, PromptCallbacks
 from lineas_core.studio.tabs.train.stage import LoadedOutputs, StageCallbacks, StageOutputs

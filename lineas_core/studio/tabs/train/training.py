@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from lineas_core.errors import ConfigError
+from lineas_core.methods.names import STEPWISE
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
@@ -18,7 +19,6 @@ from lineas_core.studio.app import Studio
 from lineas_core.studio.components.outputs import unchanged
 from lineas_core.studio.jobs.frames import Frame, load_frame
 from lineas_core.studio.rack.rack import patch
-from lineas_core.studio.storage.rows import STEPWISE
 from lineas_core.studio.storage.store import JobRow
 from lineas_core.studio.tabs.train.shown_job import ShownJob, map_on_stage
 from lineas_core.studio.views import job_cards
