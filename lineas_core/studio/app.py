@@ -26,13 +26,13 @@ from lineas_core.studio.access.limits import Limits, size_of
 from lineas_core.studio.access.moderation import check_target, load_for_visitors
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.jobs.context import JobContext
-from lineas_core.studio.jobs.gpu import lends_gpu
-from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.jobs.device.gpu import lends_gpu
+from lineas_core.studio.jobs.device.inference import Inference
+from lineas_core.studio.jobs.device.model_cache import ModelCache, catalog_models
+from lineas_core.studio.jobs.device.preparation import Preparation
+from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.lent_slices import slices_on_gpu
-from lineas_core.studio.jobs.model_cache import ModelCache, catalog_models
-from lineas_core.studio.jobs.preparation import Preparation
-from lineas_core.studio.jobs.priority import Priority
 from lineas_core.studio.jobs.queue import Jobs
 from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.rack.mix import Mix, mix_of
@@ -80,8 +80,8 @@ class Studio:
         self.jobs = Jobs(
             context,
             run_job,
-            max_queued=settings.most_queued,
-            max_per_visitor=settings.most_jobs,
+            max_queued=settings.max_queued,
+            max_per_visitor=settings.max_jobs,
             forget_model=self.model_cache.forget,
             on_end=self._track if settings.trackio else None,
         )
@@ -174,9 +174,9 @@ class Studio:
             LimitError: another limit is passed.
             JobError: the queue is full.
         """
-        if changes.get("steps", 1) > self.settings.most_steps:
+        if changes.get("steps", 1) > self.settings.max_steps:
             raise ConfigError(
-                f"steps is {changes['steps']}; {self.settings.most_steps} at most are allowed here."
+                f"steps is {changes['steps']}; {self.settings.max_steps} at most are allowed here."
             )
         self.model_cache.check(model)
         self.limits.admit(owner)

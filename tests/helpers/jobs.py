@@ -11,8 +11,8 @@ import torch
 
 import lineas_core as lc
 from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.job_files import JobFiles
-from lineas_core.studio.jobs.priority import Priority
 from lineas_core.studio.jobs.queue import Jobs
 from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage.library import Library

@@ -10,7 +10,7 @@ from lineas_core.studio.answers.pictures import Pictures
 from lineas_core.studio.answers.prompts import PromptSets
 from lineas_core.studio.answers.styles import Styles
 from lineas_core.studio.answers.texts import Texts
-from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.storage.library import Library
 
 

@@ -9,7 +9,7 @@ from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.prompts.writing.candidates import Draft
 from lineas_core.prompts.writing.writer import write_image_prompts, write_text_prompts
 from lineas_core.studio.answers.prompts import Modality
-from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.jobs.device.inference import Inference
 
 
 class Drafts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lineas_core.diagnostics.interference import Effect, effects
-from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
 
 

@@ -8,7 +8,7 @@ import logging
 from lineas_core.maps.steering_map import Steering
 from lineas_core.models.load import as_image_model, as_language_model
 from lineas_core.studio.components.data_urls import picture_url
-from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import mix_of
 from lineas_core.studio.rack.rack import RackState, Slot
 from lineas_core.studio.storage.library import Library

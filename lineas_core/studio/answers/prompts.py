@@ -12,7 +12,7 @@ from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models.image.folders import embedded_folder
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
-from lineas_core.studio.jobs.model_cache import catalog_models
+from lineas_core.studio.jobs.device.model_cache import catalog_models
 from lineas_core.studio.storage.library import Library
 
 MAX_ROWS = 256

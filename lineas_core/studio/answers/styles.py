@@ -9,7 +9,7 @@ from lineas_core.models.load import as_image_model
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet, Sides, shipped_prompt_sets
 from lineas_core.studio.answers.prompts import too_long_for
-from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.system.lru import Recent
 
 REMEMBERED = 256

@@ -12,7 +12,7 @@ from lineas_core.studio.answers.fields import whole
 from lineas_core.studio.answers.own_concepts import OwnConcept
 from lineas_core.studio.answers.readouts import Readout, read_out
 from lineas_core.studio.answers.streaming import stream_sides
-from lineas_core.studio.jobs.inference import Inference
+from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from lineas_core.models.load import Model
+from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.job_files import JobFiles
-from lineas_core.studio.jobs.priority import Priority
 from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.store import JobRow, Store

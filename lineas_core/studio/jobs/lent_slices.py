@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.context import SliceRunner
+from lineas_core.studio.jobs.device.gpu import SECONDS, lends_gpu, on_gpu
+from lineas_core.studio.jobs.device.model_cache import ModelCache
 from lineas_core.studio.jobs.fits import run_fit
-from lineas_core.studio.jobs.gpu import SECONDS, lends_gpu, on_gpu
-from lineas_core.studio.jobs.model_cache import ModelCache
 from lineas_core.studio.jobs.slices import SliceResult, expected_seconds, run_slice
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.state import TrainState

@@ -19,7 +19,7 @@ from lineas_core.studio.jobs.film import draw_training_film
 from lineas_core.studio.jobs.frames import frame_files, load_frames
 from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.jobs.worker import JobWorker
-from lineas_core.studio.storage.library import LONGEST_TITLE
+from lineas_core.studio.storage.library import MAX_TITLE
 from lineas_core.studio.storage.store import JobRow
 from lineas_core.system.words import counted
 from lineas_core.training.config import TrainConfig
@@ -106,7 +106,7 @@ class Jobs:
             owner=owner,
             model=model,
             method=method,
-            title=title.strip()[:LONGEST_TITLE] or _title(prompts, method),
+            title=title.strip()[:MAX_TITLE] or _title(prompts, method),
             prompts=prompts,
             changes=dict(changes),
             preview_prompt=preview_prompt.strip() or _preview_prompt(prompts),
@@ -294,8 +294,8 @@ def _title(prompts: PromptSet, method: str) -> str:
     """That of the prompts; a method that is not the usual one is named."""
     title, named = prompts.title or prompts.name, f" · {TITLES[method]}"
     if method == STEPWISE:
-        return title[:LONGEST_TITLE]
-    return title[: LONGEST_TITLE - len(named)] + named
+        return title[:MAX_TITLE]
+    return title[: MAX_TITLE - len(named)] + named
 
 
 def _preview_prompt(prompts: PromptSet) -> str:

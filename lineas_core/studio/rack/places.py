@@ -12,7 +12,7 @@ FIRST_MAPS = 3
 
 
 @dataclass(frozen=True)
-class Place:
+class RackPlace:
     """A map's place on the rack.
 
     Attributes:
@@ -26,17 +26,17 @@ class Place:
     solo: bool
 
 
-def places_of(rack: RackState, ids: Collection[str]) -> dict[str, Place]:
+def places_of(rack: RackState, ids: Collection[str]) -> dict[str, RackPlace]:
     """The places of those maps that are on the rack, by their ids."""
     names = tuple(slot.id for slot in rack.slots)
     return {
-        slot.id: Place(slot, names[:n], rack.solo == slot.id)
+        slot.id: RackPlace(slot, names[:n], rack.solo == slot.id)
         for n, slot in enumerate(rack.slots)
         if slot.id in ids
     }
 
 
-def put_back(rack: RackState, place: Place) -> RackState:
+def put_back(rack: RackState, place: RackPlace) -> RackState:
     """The rack with the map at its place: after those that came before it and are there still."""
     rest = [slot for slot in rack.slots if slot.id != place.slot.id]
     at = max((n + 1 for n, slot in enumerate(rest) if slot.id in place.before), default=0)

@@ -14,7 +14,7 @@ from lineas_core.studio.storage.gallery import GALLERY
 from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH
 from lineas_core.studio.storage.store import MapRow
 
-MOST_MAPS = 8
+MAX_MAPS = 8
 
 Modality = Literal["text", "image"]
 
@@ -70,7 +70,7 @@ class RackState:
                     float(row.get("strength", 1.0)),
                     bool(row.get("inverse", False)),
                 )
-                for row in state.get("rows", [])[: 4 * MOST_MAPS]
+                for row in state.get("rows", [])[: 4 * MAX_MAPS]
             )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
@@ -100,8 +100,8 @@ class RackState:
             found = [slot for slot in self.slots if slot.id == self.solo]
         else:
             found = [slot for slot in self.slots if slot.on and slot.id in known]
-        if len(found) > MOST_MAPS:
-            raise ConfigError(f"{len(found)} maps are on; {MOST_MAPS} may be. Switch some off.")
+        if len(found) > MAX_MAPS:
+            raise ConfigError(f"{len(found)} maps are on; {MAX_MAPS} may be. Switch some off.")
         return found
 
     def to_page(self) -> dict[str, Any]:

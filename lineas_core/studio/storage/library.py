@@ -26,9 +26,9 @@ from lineas_core.studio.storage.map_rows import row_of
 from lineas_core.studio.storage.store import MapRow, PromptRow, Store
 from lineas_core.system.words import counted
 
-MOST_CACHED = 32
-LONGEST_TITLE = 120
-MOST_TAGS, LONGEST_TAG = 12, 40
+MAX_CACHED = 32
+MAX_TITLE = 120
+MAX_TAGS, MAX_TAG = 12, 40
 
 
 class Library:
@@ -143,7 +143,7 @@ class Library:
             )
         with self._lock:
             self._cache[map_id] = smap
-            while len(self._cache) > MOST_CACHED:
+            while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
         return smap
 
@@ -368,8 +368,8 @@ def checked_title(title: str, error: type[MapError | PromptError]) -> str:
         MapError, PromptError: it is empty or too long; the one that is given is raised.
     """
     text = " ".join(title.split())
-    if not 1 <= len(text) <= LONGEST_TITLE:
-        raise error(f"The title has {len(text)} characters; give it 1 to {LONGEST_TITLE}.")
+    if not 1 <= len(text) <= MAX_TITLE:
+        raise error(f"The title has {len(text)} characters; give it 1 to {MAX_TITLE}.")
     return text
 
 
@@ -380,9 +380,9 @@ def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
         MapError: there are too many, or one is too long.
     """
     cleaned = tuple(dict.fromkeys(t for t in (" ".join(tag.split()) for tag in tags) if t))
-    if len(cleaned) > MOST_TAGS or any(len(tag) > LONGEST_TAG for tag in cleaned):
+    if len(cleaned) > MAX_TAGS or any(len(tag) > MAX_TAG for tag in cleaned):
         raise MapError(
             f"{counted(len(cleaned), 'tag')}, the longest of {max(map(len, cleaned))} characters; "
-            f"give at most {MOST_TAGS} of at most {LONGEST_TAG}."
+            f"give at most {MAX_TAGS} of at most {MAX_TAG}."
         )
     return cleaned

@@ -24,7 +24,7 @@ from lineas_core.studio.access.visitors import new_key, owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.fields import checked_length, checked_prompts
 from lineas_core.studio.app import Studio
-from lineas_core.studio.jobs.model_cache import catalog_models
+from lineas_core.studio.jobs.device.model_cache import catalog_models
 from lineas_core.studio.rack.mix import Mix
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.store import JobRow, MapRow

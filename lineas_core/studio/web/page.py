@@ -98,7 +98,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         )  # fmt: skip
         _wire_scene(dict(zip(TABS, opened_tabs, strict=True)), fields)
     settings = studio.settings
-    page.queue(max_size=settings.most_waiting, default_concurrency_limit=settings.concurrency)
+    page.queue(max_size=settings.max_waiting, default_concurrency_limit=settings.concurrency)
     return page
 
 
@@ -142,15 +142,13 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         "allowed_paths": [],
         "blocked_paths": [str(home / name) for name in kept],
         # Every call of a client is a session of its own, which Gradio keeps about 0.2 MiB of.
-        "state_session_capacity": settings.most_sessions,
-        "max_file_size": settings.most_upload * MIB,
+        "state_session_capacity": settings.max_sessions,
+        "max_file_size": settings.max_upload * MIB,
         # Neither figures about visitors for everyone, nor what they typed kept in their browser.
         "enable_monitoring": False,
         "run_history": False,
         "app_kwargs": {
-            "middleware": [
-                Middleware(Guard, limits=studio.limits, most_upload=settings.most_upload)
-            ]
+            "middleware": [Middleware(Guard, limits=studio.limits, max_upload=settings.max_upload)]
         },
     }
 

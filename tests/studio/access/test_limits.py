@@ -47,7 +47,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def limits(tmp_path: Path, clock: Clock) -> Iterator[Limits]:
-    yield from limits_of(tmp_path, clock, most_requests=6, requests_in_all=60)
+    yield from limits_of(tmp_path, clock, max_requests=6, requests_in_all=60)
 
 
 @pytest.fixture
@@ -56,10 +56,10 @@ def small(tmp_path: Path) -> Iterator[Studio]:
     studio = Studio(
         Settings(
             home=tmp_path / "home",
-            most_requests=2,
-            most_prompts=5,
-            most_images=4,
-            most_mebibytes=1,
+            max_requests=2,
+            max_prompts=5,
+            max_images=4,
+            max_mebibytes=1,
             mebibytes_in_all=3,
         ),
         environment={},

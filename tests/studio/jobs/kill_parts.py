@@ -24,8 +24,8 @@ import lineas_core as lc
 from lineas_core.scenes.bundle import read_bundle
 from lineas_core.studio.jobs import slices
 from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.job_files import JobFiles
-from lineas_core.studio.jobs.priority import Priority
 from lineas_core.studio.jobs.queue import JobError, Jobs
 from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage import store
@@ -128,7 +128,7 @@ def main() -> None:
     """Serve."""
     torch.set_num_threads(1)
     # So that checkpoints lie between all steps, and a job survives any number of kills.
-    slices.SECONDS_BETWEEN_CHECKPOINTS, store.MOST_ATTEMPTS = 0.0, 10**6
+    slices.SECONDS_BETWEEN_CHECKPOINTS, store.MAX_ATTEMPTS = 0.0, 10**6
     model = lc.load_model(sys.argv[1], device="cpu")
     print("ready", flush=True)
     for line in sys.stdin:

@@ -19,12 +19,12 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.job_files import JobFiles
-from lineas_core.studio.jobs.priority import Priority
 from lineas_core.studio.jobs.queue import JobError, Jobs
 from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage.library import Library
-from lineas_core.studio.storage.store import MOST_ATTEMPTS, Store
+from lineas_core.studio.storage.store import MAX_ATTEMPTS, Store
 
 OWNERS = ("ada", "bob")
 MAX_QUEUED, MAX_PER_VISITOR = 4, 3
@@ -331,7 +331,7 @@ class Driver:
         self.real.restart()
         for job in self.world.open():
             if job.status == "running":
-                failed = job.attempts >= MOST_ATTEMPTS
+                failed = job.attempts >= MAX_ATTEMPTS
                 self.world.change(job.name, status="failed" if failed else "queued")
 
     def _prune(self) -> None:

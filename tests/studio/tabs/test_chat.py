@@ -11,7 +11,7 @@ from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.conversation import MAX_TURNS
 from lineas_core.studio.app import Studio
-from lineas_core.studio.jobs.preparation import Preparation
+from lineas_core.studio.jobs.device.preparation import Preparation
 from lineas_core.studio.tabs.texts.chat import ChatCallbacks
 from tests.helpers.studio import ANN, answers_of, rack
 

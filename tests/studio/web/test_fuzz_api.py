@@ -59,13 +59,13 @@ JUNK = st.recursive(
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     home = tmp_path_factory.mktemp("home")
-    limits = dict.fromkeys(("most_requests", "requests_in_all"), 10**9)
-    queue = dict.fromkeys(("most_jobs", "most_queued"), 300)
+    limits = dict.fromkeys(("max_requests", "requests_in_all"), 10**9)
+    queue = dict.fromkeys(("max_jobs", "max_queued"), 300)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr(clip, "_loaded", {})
         patch.setitem(clip.SCORERS, "clip-emoji", save_small_clip(home / "clip"))
-        studio = Studio(Settings(home=home, most_steps=3, **limits, **queue), environment={})
+        studio = Studio(Settings(home=home, max_steps=3, **limits, **queue), environment={})
         yield studio
         studio.close()
 

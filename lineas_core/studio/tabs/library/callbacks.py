@@ -11,7 +11,7 @@ from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
-from lineas_core.studio.rack.places import Place, places_of, put_back, put_on
+from lineas_core.studio.rack.places import RackPlace, places_of, put_back, put_on
 from lineas_core.studio.rack.rack import RackState, patch
 from lineas_core.studio.tabs.library.map_list import first_of, list_patch
 from lineas_core.studio.views import map_cards
@@ -112,7 +112,7 @@ class LibraryCallbacks:
 
     @with_messages
     def delete(
-        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, Place]
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
     ) -> DeletedOutputs:
         """Take maps out of view: what an undo has to know, news for the list, the rack."""
         owner = owner_of(key)
@@ -128,7 +128,7 @@ class LibraryCallbacks:
 
     @with_messages
     def undo(
-        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, Place]
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
     ) -> tuple[dict[str, Any], Any]:
         """Bring maps back, and onto the rack where they were: news for the list, the rack."""
         owner, state = owner_of(key), RackState.from_page(rack)

@@ -12,7 +12,7 @@ from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
 from lineas_core.studio.components.csv_button import csv_button
 from lineas_core.studio.tabs.fields import method_choices
-from lineas_core.studio.tabs.train.prompts import ChosenOutputs, DeletedOutputs, PromptCallbacks
+from lineas_core.studio.tabs.train.prompts import ChosenOutputs, PromptCallbacks, RemovedOutputs
 from lineas_core.studio.tabs.train.stage import LoadedOutputs, StageCallbacks, StageOutputs
 from lineas_core.studio.tabs.train.stage_layout import lay_out_stage
 from lineas_core.studio.tabs.train.style_line import StyleCallbacks
@@ -271,7 +271,7 @@ def build_train_tab(
     share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
         prompts.show_files, None, shared, **quiet
     )
-    removed = DeletedOutputs(chosen=chosen, deleted=deleted, restore=restore)
+    removed = RemovedOutputs(chosen=chosen, deleted=deleted, restore=restore)
     remove.click(prompts.delete, [key, modality, chosen], [*removed], **quiet)
     restore.click(prompts.undelete, [key, modality, deleted], [chosen, restore], **quiet)
 

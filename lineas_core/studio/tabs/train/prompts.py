@@ -41,7 +41,7 @@ class ChosenOutputs(NamedTuple):
     preview: Any
 
 
-class DeletedOutputs(NamedTuple):
+class RemovedOutputs(NamedTuple):
     """The list of sets, what was deleted, and the button that brings it back."""
 
     chosen: Any
@@ -98,7 +98,7 @@ class PromptCallbacks:
         return gr.update(choices=choices, value=row.id), said
 
     @with_messages
-    def delete(self, key: str, modality: Modality, chosen: str) -> DeletedOutputs:
+    def delete(self, key: str, modality: Modality, chosen: str) -> RemovedOutputs:
         """Take a set of the visitor's out of the list; what was deleted, to bring it back."""
         owner = owner_of(key)
         if not chosen or chosen == UNSAVED:
@@ -107,7 +107,7 @@ class PromptCallbacks:
             raise PromptError("This set ships with the app and stays; yours can be deleted.")
         self._studio.library.delete_prompts(chosen, owner)
         choices = self._prompts.choices(owner, modality)
-        return DeletedOutputs(
+        return RemovedOutputs(
             chosen=gr.update(choices=choices, value=choices[0][1]),
             deleted=chosen,
             restore=gr.update(visible=True),

@@ -13,7 +13,7 @@ from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.outputs import unchanged
-from lineas_core.studio.jobs.model_cache import catalog_models
+from lineas_core.studio.jobs.device.model_cache import catalog_models
 from lineas_core.studio.jobs.previews import NEW_TOKENS, SEED
 from lineas_core.studio.rack.rack import RackState, Slot
 from lineas_core.studio.storage.store import JobRow, MapRow

@@ -3,7 +3,7 @@ from __future__ import annotations
 import threading
 import time
 
-from lineas_core.studio.jobs.priority import Priority
+from lineas_core.studio.jobs.device.priority import Priority
 
 
 def in_thread(priority: Priority) -> tuple[threading.Thread, list[float]]:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from lineas_core.models.load import Model
-from lineas_core.studio.jobs.gpu import on_gpu
-from lineas_core.studio.jobs.model_cache import ModelCache
-from lineas_core.studio.jobs.preparation import Preparation, Waiting
-from lineas_core.studio.jobs.priority import Priority
+from lineas_core.studio.jobs.device.gpu import on_gpu
+from lineas_core.studio.jobs.device.model_cache import ModelCache
+from lineas_core.studio.jobs.device.preparation import Preparation, Waiting
+from lineas_core.studio.jobs.device.priority import Priority
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -25,7 +25,7 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs import run
-from lineas_core.studio.jobs.gpu import MIN_SECONDS, SECONDS, lends_gpu, on_gpu
+from lineas_core.studio.jobs.device.gpu import MIN_SECONDS, SECONDS, lends_gpu, on_gpu
 from lineas_core.studio.jobs.slices import expected_seconds
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.store import JobRow
