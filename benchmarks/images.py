@@ -14,7 +14,7 @@ from benchmarks.machine import seconds, show
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.scenes.grid import score_grid
-from lineas_core.studio.answers.pictures import STRENGTHS
+from lineas_core.studio.tabs.images.grid_options import STRENGTHS
 
 
 def main() -> None:

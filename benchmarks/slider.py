@@ -27,8 +27,9 @@ from benchmarks.machine import extent, report, show, spread
 from benchmarks.serving import Server, serving
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import new_key
-from lineas_core.studio.answers.pictures import Pictures
+from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
@@ -194,7 +195,8 @@ def _callback_seconds(count: int) -> list[float]:
     """Seconds of the callback alone, in this process, for strengths that are not cached."""
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Settings(home=Path(folder)), environment={})
-        pictures, key, times = Pictures(studio), new_key(), []
+        answers = Answers(studio.inference, studio.library, guarded=False)
+        pictures, key, times = ImageCallbacks(studio, answers), new_key(), []
         for n in range(count + 3):
             rack = {"state": {"rows": [{"id": MAP, "strength": 0.1 + 0.8 * n / count}]}}
             began = time.perf_counter()

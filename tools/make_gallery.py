@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lineas_core as lc
-from lineas_core.studio.jobs.slices import check_map
+from lineas_core.studio.jobs.measuring import measure_map
 
 GALLERY = Path(lc.__file__).with_name("gallery")
 
@@ -72,7 +72,7 @@ def make(wanted: Wanted, model: lc.LanguageModel | lc.DiffusionModel) -> dict[st
         result.map.save(file)
         print(f"{wanted.prompts}: {time.perf_counter() - began:.0f} s", flush=True)
     smap = lc.SteeringMap.load(file)
-    checked = check_map(model, prompts, config, smap, recommend=True)
+    checked = measure_map(model, prompts, config, smap, recommend=True)
     if checked.recommended is None or checked.health is None:
         raise SystemExit(f"{wanted.prompts} gains nothing on its held-out prompts.")
     print(f"{wanted.prompts}: {checked.health.verdict}, {checked.recommended:g}", flush=True)

@@ -1,39 +1,40 @@
-"""The app's state, and how its errors reach the page."""
+"""The app's state: its settings, models, maps and training jobs."""
 
 from __future__ import annotations
 
 import functools
-import inspect
-import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from html import escape
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any
 
-import gradio as gr
 import torch
 from filelock import FileLock, Timeout
 
-from lineas_core.diagnostics.interference import Effect, effects
-from lineas_core.errors import LineasError
+from lineas_core.errors import ConfigError
+from lineas_core.methods.names import STEPWISE
 from lineas_core.models.load import as_image_model
 from lineas_core.models.shared.availability import asks_for
-from lineas_core.models.shared.catalog import CatalogEntry, catalog
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.scenes.revision import model_revision
-from lineas_core.studio.access.limits import Limits
-from lineas_core.studio.access.moderation import load_for_visitors
-from lineas_core.studio.access.redaction import without_paths
+from lineas_core.studio.access.limits import Limits, size_of
+from lineas_core.studio.access.moderation import check_target, load_for_visitors
 from lineas_core.studio.access.settings import Settings
-from lineas_core.studio.jobs.gpu import lends_gpu, on_gpu, slices_on_gpu
-from lineas_core.studio.jobs.model_cache import Shelf
-from lineas_core.studio.jobs.preparation import Preparation
-from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.gpu import lends_gpu
+from lineas_core.studio.jobs.device.inference import Inference
+from lineas_core.studio.jobs.device.model_cache import ModelCache, catalog_models
+from lineas_core.studio.jobs.device.preparation import Preparation
+from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.job_files import JobFiles
+from lineas_core.studio.jobs.lent_slices import slices_on_gpu
 from lineas_core.studio.jobs.queue import Jobs
+from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.rack.mix import Mix, mix_of
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.recovery.recovery import open_state
@@ -41,57 +42,9 @@ from lineas_core.studio.storage.schema import store_errors
 from lineas_core.studio.storage.store import JobRow, StoreError
 from lineas_core.system.paths import packaged
 
-P = ParamSpec("P")
-R = TypeVar("R")
-log = logging.getLogger(__name__)
-
 DAY = 86_400.0
 # Seconds after which what was uploaded, or made for a download, is removed.
 KEPT_FOR = 3600
-
-
-def with_messages(function: Callable[P, R]) -> Callable[P, R]:
-    """An error of the library becomes a message on the page; any other goes to the log."""
-    # The page takes messages for HTML, and they hold what visitors wrote.
-    return _guarded(function, lambda text: escape(text, quote=False))
-
-
-def with_plain_messages(function: Callable[P, R]) -> Callable[P, R]:
-    """The same for clients, which take messages as they are."""
-    return _guarded(function, str)
-
-
-def _guarded(function: Callable[P, R], shown: Callable[[str], str]) -> Callable[P, R]:
-    def message(error: Exception) -> gr.Error:
-        if isinstance(error, gr.Error):
-            return error
-        if isinstance(error, LineasError):
-            return gr.Error(shown(without_paths(str(error))), print_exception=False)
-        log.error("%s failed", function.__name__, exc_info=error)
-        return gr.Error(
-            "Something unexpected went wrong; the log has the details. Nothing was lost.",
-            print_exception=False,
-        )
-
-    if inspect.isgeneratorfunction(inspect.unwrap(function)):
-
-        @functools.wraps(function)
-        def streamed(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
-            try:
-                yield from cast(Iterator[Any], function(*args, **kwargs))
-            except Exception as error:
-                raise message(error) from error
-
-        return cast(Callable[P, R], streamed)
-
-    @functools.wraps(function)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return function(*args, **kwargs)
-        except Exception as error:
-            raise message(error) from error
-
-    return guarded
 
 
 class Studio:
@@ -112,24 +65,28 @@ class Studio:
         # For the person whose machine it is; strangers have no use for it.
         self.mended = [] if settings.demo else list(opened.notes)
         load = functools.partial(load_for_visitors, safety_checker=settings.safety_checker)
-        self.shelf = Shelf(home, load, only_catalog=settings.demo)
+        self.model_cache = ModelCache(home, load, only_catalog=settings.demo)
         self.preparation = Preparation(catalog()["smollm2"], home)
-        self.turns = Turns()
-        self.jobs = Jobs(
+        priority = Priority()
+        self.inference = Inference(self.model_cache, self.preparation, priority, self.environment)
+        context = JobContext(
             self.store,
             self.library,
-            self.shelf.get,
-            self.turns,
-            home,
-            most_queued=settings.most_queued,
-            most_per_visitor=settings.most_jobs,
-            slice_runner=slices_on_gpu(self.shelf, self.environment),
-            forget_model=self.shelf.forget,
+            self.model_cache.get,
+            priority,
+            JobFiles(home),
+            slices_on_gpu(self.model_cache, self.environment),
+        )
+        self.jobs = Jobs(
+            context,
+            run_job,
+            max_queued=settings.max_queued,
+            max_per_visitor=settings.max_jobs,
+            forget_model=self.model_cache.forget,
             on_end=self._track if settings.trackio else None,
         )
         self.jobs.prune(settings.keep_days * DAY)
         self.library.purge(settings.keep_days * DAY)
-        self._effects = self.on_gpu(self._effects_here)
         # Gradio serves what it has copied from the one into the other, and nothing else.
         self.downloads = tempfile.TemporaryDirectory(prefix="lineas-downloads-")
         self.uploads = tempfile.TemporaryDirectory(prefix="lineas-uploads-")
@@ -157,29 +114,14 @@ class Studio:
                     shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(dir=self.downloads.name))
 
-    def models(self, modality: str) -> list[CatalogEntry]:
-        """The catalogue's models of "text" or "image"; the embedded one comes first."""
-        kind = "language" if modality == "text" else "diffusion"
-        return [entry for entry in catalog().values() if entry.kind == kind]
-
     def model_choices(self, modality: str) -> list[tuple[str, str]]:
-        """(title, id) of `models`; a title says what the model asks for that is not here."""
+        """(title, id) of `catalog_models`; a title says what the model still needs."""
         gpu = torch.cuda.is_available() or lends_gpu(self.environment)
         return [
             (f"{entry.title} · {asked}" if asked else entry.title, entry.id)
-            for entry in self.models(modality)
+            for entry in catalog_models(modality)
             for asked in (asks_for(entry, gpu=gpu),)
         ]
-
-    def load(self, model: str) -> None:
-        """Have the model in memory: what a process with a lent GPU loads is gone with it."""
-        for _ in self.preparation.waits(model):
-            pass
-        self.shelf.get(model)
-
-    def on_gpu(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function as it must be called for its GPU work; see `gpu.py`."""
-        return on_gpu(function, self.environment)
 
     def mix(self, owner: str, rack: RackState, model: str) -> Mix:
         """The maps that the rack puts on a model, for an answer that counts as a request.
@@ -200,20 +142,51 @@ class Studio:
         """
         entry = catalog().get(model)
         size = entry.size if entry else 0
-        self.limits.check_images(count, size or as_image_model(self.shelf.get(model)).size)
+        self.limits.check_images(count, size or as_image_model(self.model_cache.get(model)).size)
 
     def revision(self, model: str) -> str:
         """Of the weights that the model was loaded from."""
-        return model_revision(self.shelf.get(model))
+        return model_revision(self.model_cache.get(model))
 
-    def effects(self, mix: Mix, model: str, prompts: list[str]) -> dict[str, float | None]:
-        """Map id -> how much of its effect is left beside the others; empty for one map."""
-        if len(mix.maps) < 2:
-            return {}
-        with self.turns.sliders():
-            self.load(model)
-            found = self._effects(mix, model, prompts)
-        return {row.id: effect.share for row, effect in zip(mix.rows, found, strict=True)}
+    def train(
+        self,
+        owner: str,
+        model: str,
+        prompts: PromptSet,
+        changes: Mapping[str, Any],
+        *,
+        preview_prompt: str = "",
+        method: str = STEPWISE,
+    ) -> JobRow:
+        """Queue a training job within the host's limits.
+
+        Args:
+            owner: of the job and its map.
+            model: the name it is loaded by.
+            prompts: the source and target.
+            changes: settings that differ from the model's shipped ones.
+            preview_prompt: of the frames; chosen by `Jobs.start` by default.
+            method: a key of `TITLES`.
+
+        Raises:
+            ConfigError: there are too many steps, or the model or method is not available here.
+            ContentError: on a public Space, the prompts lean towards harm.
+            LimitError: another limit is passed.
+            JobError: the queue is full.
+        """
+        if changes.get("steps", 1) > self.settings.max_steps:
+            raise ConfigError(
+                f"steps is {changes['steps']}; {self.settings.max_steps} at most are allowed here."
+            )
+        self.model_cache.check(model)
+        self.limits.admit(owner)
+        self.limits.check_prompts(prompts)
+        if self.settings.demo:
+            check_target(prompts)
+        self.limits.check_room(owner, size_of(prompts))
+        return self.jobs.start(
+            owner, model, prompts, changes, method=method, preview_prompt=preview_prompt
+        )
 
     def _track(self, job: JobRow) -> None:
         """A job's curves to trackio."""
@@ -221,10 +194,6 @@ class Studio:
 
         tracker = open_tracker("trackio", self.settings.trackio, name=f"{job.title} {job.id[:8]}")
         log_run(tracker, {"model": job.model, **job.changes}, job.losses, job.supports)
-
-    def _effects_here(self, mix: Mix, model: str, prompts: list[str]) -> list[Effect]:
-        pooling = mix.maps[0].info.config.get("pooling", "mean")
-        return effects(self.shelf.get(model), prompts, mix.steer, pooling=pooling)
 
 
 def _only_one(home: Path) -> FileLock:

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import lineas_core as lc
-from lineas_core.studio.jobs.run import checkpoint_of
+from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.training.state import TrainState
 from tests.browser.parts import (
     MARKS,
@@ -334,7 +334,7 @@ def test_a_killed_training_goes_on_to_the_identical_map(
     job = wait_for(lambda: page.locator("#progress [data-job]").get_attribute("data-job"))
     page.wait_for_url("**/?job=*")
     address = page.url.rpartition("/")[2]
-    checkpoint = checkpoint_of(other_server.home, job)
+    checkpoint = JobFiles(other_server.home).checkpoint(job)
     wait_for(checkpoint.exists)
     page.close()
     other_server.stop(signal.SIGKILL)

@@ -23,7 +23,7 @@ from lineas_core.maps.calibration import Calibration
 from lineas_core.steering import steer
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.rows import MapRow
-from lineas_core.studio.storage.sidecars import read_record, write_record
+from lineas_core.studio.storage.sidecars import read_row, write_row
 from tests.helpers.models import random_map
 
 PROMPTS = ["abc ab", "cab", "ba ba"]
@@ -131,13 +131,13 @@ def test_a_file_a_record_and_a_rack_keep_it(tmp_path: Path) -> None:
 
     row = MapRow("m", "ada", "T", "x", "text", "d", 1.0, calibration=CURVE.points)
     record = tmp_path / "m.json"
-    write_record(record, row)
-    assert read_record(record, MapRow) == row
+    write_row(record, row)
+    assert read_row(record, MapRow) == row
     # Records from older versions do not have this field.
     old = json.loads(record.read_text("utf-8"))
     del old["calibration"]
     record.write_text(json.dumps(old), "utf-8")
-    assert read_record(record, MapRow) == replace(row, calibration=())
+    assert read_row(record, MapRow) == replace(row, calibration=())
 
     state = RackState(even=False)
     assert RackState.from_page({"state": state.to_page()}) == state

@@ -10,16 +10,19 @@ from typing import Any
 import torch
 
 import lineas_core as lc
-from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.queue import Jobs
+from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.store import JobRow, Store
 
 CHANGES = {"steps": 12, "rate": 0.05, "batch_size": 4, "holdout": 0.25}
 
 
-class At(Turns):
-    """Calls `act` once, in the worker, the sixth time that training yields the device.
+class At(Priority):
+    """Calls `act` once, in the worker, the sixth time that training gives way.
 
     Attributes:
         steps: training steps done by then; training yields before each step and each frame.
@@ -47,10 +50,16 @@ class Shop:
         self.library = Library(self.store, home / "maps", clock=clock)
 
     def jobs(self, **settings: Any) -> Jobs:
-        named = {"autostart": False, "most_queued": 3, "most_per_visitor": 3, **settings}
-        turns = named.pop("turns", Turns())
-        load = named.pop("load_model", lambda name: self.model)
-        return Jobs(self.store, self.library, load, turns, self.home, **named)
+        named = {"autostart": False, "max_queued": 3, "max_per_visitor": 3, **settings}
+        context = JobContext(
+            self.store,
+            self.library,
+            named.pop("load_model", lambda name: self.model),
+            named.pop("priority", Priority()),
+            JobFiles(self.home),
+            named.pop("slice_runner", None),
+        )
+        return Jobs(context, run_job, **named)
 
     def row(self, job: JobRow) -> JobRow:
         row = self.store.job(job.id)

@@ -8,12 +8,18 @@ from typing import Any
 
 import lineas_core as lc
 from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.storage.store import JobRow
 from tests.helpers.models import random_map
 
 ANN, BOB = "ann-" + "a" * 20, "bob-" + "b" * 20
 SITE = "unet.mid_block.attentions.0.norm"
+
+
+def answers_of(studio: Studio) -> Answers:
+    """New answers of a Studio, which remember nothing yet."""
+    return Answers(studio.inference, studio.library, guarded=studio.settings.demo)
 
 
 def add_map(studio: Studio, model: str, sites: dict[str, int], seed: int, **info: Any) -> str:

@@ -103,11 +103,11 @@ class Limits:
         settings = self._settings
         with self._lock:
             now = self._clock()
-            rate = self._rates.setdefault(owner, Rate(settings.most_requests, now))
+            rate = self._rates.setdefault(owner, Rate(settings.max_requests, now))
             own, others = rate.wait(now), self._all.wait(now)
             if own:
                 raise LimitError(
-                    f"You asked for more than {settings.most_requests} answers within a minute, "
+                    f"You asked for more than {settings.max_requests} answers within a minute, "
                     f"which is the limit for a visitor. Try again in {math.ceil(own)} s."
                 )
             if others:
@@ -131,10 +131,10 @@ class Limits:
             LimitError: one side has too many prompts.
         """
         for side, lines in (("source", prompts.source), ("target", prompts.target)):
-            if len(lines) > self._settings.most_prompts:
+            if len(lines) > self._settings.max_prompts:
                 raise LimitError(
                     f"{side} has {counted(len(lines), 'prompt')}, and "
-                    f"{self._settings.most_prompts} is the "
+                    f"{self._settings.max_prompts} is the "
                     "limit here. Leave some out, and try again."
                 )
 
@@ -149,17 +149,17 @@ class Limits:
             LimitError: there would be too many images or pixels.
         """
         settings = self._settings
-        if count > settings.most_images:
+        if count > settings.max_images:
             raise LimitError(
-                f"That makes {counted(count, 'image')}, and {settings.most_images} is the "
+                f"That makes {counted(count, 'image')}, and {settings.max_images} is the "
                 f"limit of one "
                 "answer. Take fewer prompts or strengths, and try again."
             )
         pixels = count * size * size / 1e6
-        if pixels > settings.most_megapixels:
+        if pixels > settings.max_megapixels:
             raise LimitError(
                 f"{count} images of {size} x {size} are {pixels:.1f} million pixels, and "
-                f"{settings.most_megapixels} is the limit of one answer. Take fewer prompts or "
+                f"{settings.max_megapixels} is the limit of one answer. Take fewer prompts or "
                 "strengths, and try again."
             )
 
@@ -173,7 +173,7 @@ class Limits:
         Raises:
             LimitError: the visitor's share, or the room of all, is used up.
         """
-        taken, most = self.bytes_of(owner), self._settings.most_mebibytes
+        taken, most = self.bytes_of(owner), self._settings.max_mebibytes
         if taken + more > most * MIB:
             # Else an app that is never restarted would never remove anything.
             self._library.purge(self._settings.keep_days * DAY)

@@ -55,7 +55,7 @@ def check_target(prompts: PromptSet) -> None:
         )
 
 
-def check_map(
+def check_steering(
     smap: SteeringMap, prompts: PromptSet | None, strength: float, *, inverse: bool
 ) -> None:
     """Refuse to put a map on where it would steer towards harm.

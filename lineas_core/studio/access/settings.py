@@ -13,7 +13,7 @@ from lineas_core.system.home import SPACE_STORAGE, lineas_home
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 # Of a machine that strangers share: what one visitor, or a row of them, may ask for.
-HALVED = ("most_queued", "most_jobs", "most_steps", "most_requests", "most_mebibytes")
+HALVED = ("max_queued", "max_jobs", "max_steps", "max_requests", "max_mebibytes")
 
 
 def _setting(variable: str, default: Any, meaning: str) -> Any:
@@ -24,7 +24,7 @@ def _setting(variable: str, default: Any, meaning: str) -> Any:
 class Settings:
     """What a host may choose. Every field is one environment variable.
 
-    >>> Settings.from_environment({"LINEAS_MOST_JOBS": "3"}).most_jobs
+    >>> Settings.from_environment({"LINEAS_MOST_JOBS": "3"}).max_jobs
     3
     """
 
@@ -37,35 +37,35 @@ class Settings:
         False,
         "LINEAS_HOME is a network mount, as `/data` on a Space: the database avoids WAL",
     )
-    most_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
-    most_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
-    most_steps: int = _setting("LINEAS_MOST_STEPS", 2000, "Training steps of one job")
-    most_requests: int = _setting(
+    max_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
+    max_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
+    max_steps: int = _setting("LINEAS_MOST_STEPS", 2000, "Training steps of one job")
+    max_requests: int = _setting(
         "LINEAS_MOST_REQUESTS", 240, "Answers that a visitor may ask for in a minute"
     )
     requests_in_all: int = _setting(
         "LINEAS_MOST_REQUESTS_IN_ALL", 2400, "The same, of all visitors"
     )
-    most_waiting: int = _setting(
+    max_waiting: int = _setting(
         "LINEAS_MOST_WAITING", 200, "Calls that may wait for an answer at once"
     )
-    most_sessions: int = _setting(
+    max_sessions: int = _setting(
         "LINEAS_MOST_SESSIONS", 512, "Open pages and latest calls whose state is in memory"
     )
-    most_prompts: int = _setting(
+    max_prompts: int = _setting(
         "LINEAS_MOST_PROMPTS", 256, "Prompts on either side of what is trained on"
     )
-    most_images: int = _setting("LINEAS_MOST_IMAGES", 64, "Images of one answer")
-    most_megapixels: int = _setting(
+    max_images: int = _setting("LINEAS_MOST_IMAGES", 64, "Images of one answer")
+    max_megapixels: int = _setting(
         "LINEAS_MOST_MEGAPIXELS", 64, "Pixels of one answer's images, in millions"
     )
-    most_mebibytes: int = _setting(
+    max_mebibytes: int = _setting(
         "LINEAS_MOST_MIB", 512, "MiB that a visitor's maps and prompt sets may take"
     )
     mebibytes_in_all: int = _setting(
         "LINEAS_MOST_MIB_IN_ALL", 20480, "MiB that all that is kept and uploaded may take"
     )
-    most_upload: int = _setting("LINEAS_MOST_UPLOAD_MIB", 64, "MiB of an uploaded file")
+    max_upload: int = _setting("LINEAS_MOST_UPLOAD_MIB", 64, "MiB of an uploaded file")
     concurrency: int = _setting("LINEAS_CONCURRENCY", 4, "Answers that are worked on at once")
     keep_days: int = _setting(
         "LINEAS_KEEP_DAYS", 30, "Days that live frames and deleted maps are kept"

@@ -9,7 +9,7 @@ from typing import Any
 from lineas_core.errors import ConfigError
 from lineas_core.models.language.chat import Message
 
-MOST_TURNS = 12
+MAX_TURNS = 12
 
 
 @dataclass(frozen=True)

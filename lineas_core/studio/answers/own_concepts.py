@@ -1,22 +1,18 @@
-"""Concepts that visitors made: the words that count as one, and the model's judgement of it."""
+"""Concepts that visitors made: the words that count as one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
 
 from lineas_core.errors import ConfigError
 from lineas_core.metrics.concepts import concept_words
-from lineas_core.metrics.judge import Judge
 from lineas_core.metrics.own_words import TELLING, own_words
-from lineas_core.models.language.model import LanguageModel
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.storage.store import MapRow
 
-LONGEST_FIELD = 4000
-MOST_JUDGES = 64
+MAX_FIELD = 4000
 
 
 @dataclass(frozen=True)
@@ -62,35 +58,9 @@ def as_field(concepts: Sequence[OwnConcept]) -> str:
     return "\n".join(f"{each.name}: {', '.join(each.words)}" for each in concepts)
 
 
-class Judges:
-    """Calibrated judges, each made once for a model and a prompt set."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._made: dict[tuple[str, str], Judge] = {}
-
-    def of(self, model: LanguageModel, concept: OwnConcept) -> Judge:
-        """The judge of a concept."""
-        key = (model.id, concept.prompts.hash())
-        with self._lock:
-            judge = self._made.get(key)
-        if judge is None:
-            judge = Judge.of(model, concept.prompts)
-            with self._lock:
-                self._made[key] = judge
-                while len(self._made) > MOST_JUDGES:
-                    self._made.pop(next(iter(self._made)))
-        return judge
-
-
-JUDGES = Judges()
-
-
 def _read(field: str) -> Mapping[str, tuple[str, ...]]:
-    if len(field) > LONGEST_FIELD:
-        raise ConfigError(
-            f"The words have {len(field)} characters; shorten them to {LONGEST_FIELD}."
-        )
+    if len(field) > MAX_FIELD:
+        raise ConfigError(f"The words have {len(field)} characters; shorten them to {MAX_FIELD}.")
     found: dict[str, tuple[str, ...]] = {}
     for line in filter(str.strip, field.splitlines()):
         name, colon, words = line.rpartition(":")

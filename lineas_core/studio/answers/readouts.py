@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from threading import Lock
 
 from lineas_core.errors import ConfigError, LineasError
 from lineas_core.metrics.concepts import concept_presence, concept_words
+from lineas_core.metrics.judge import Judge
 from lineas_core.metrics.own_words import words_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.metrics.toxicity import toxicity
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.studio.answers.own_concepts import JUDGES, OwnConcept
+from lineas_core.studio.answers.own_concepts import OwnConcept
+
+MAX_JUDGES = 64
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,30 @@ class Readout:
     scorer: str
     perplexity: float | None
     own: tuple[OwnPresence, ...] = ()
+
+
+class Judges:
+    """Calibrated judges, each made once for a model and a prompt set."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._made: dict[tuple[str, str], Judge] = {}
+
+    def of(self, model: LanguageModel, concept: OwnConcept) -> Judge:
+        """The judge of a concept."""
+        key = (model.id, concept.prompts.hash())
+        with self._lock:
+            judge = self._made.get(key)
+        if judge is None:
+            judge = Judge.of(model, concept.prompts)
+            with self._lock:
+                self._made[key] = judge
+                while len(self._made) > MAX_JUDGES:
+                    self._made.pop(next(iter(self._made)))
+        return judge
+
+
+JUDGES = Judges()
 
 
 def read_out(

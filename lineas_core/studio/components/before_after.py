@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from lineas_core.studio.views.render import picture_url
+from lineas_core.studio.components.data_urls import picture_url
 from lineas_core.system.paths import packaged
 
 # Wide enough for the frame on a screen of two pixels a point.
-MOST_PIXELS = 680
+MAX_PIXELS = 680
 SCRIPT = packaged("studio/components/before_after.js")
 
 
@@ -53,4 +53,4 @@ class BeforeAfter(gr.HTML):
 
 
 def _url(image: Image.Image) -> str:
-    return picture_url(image, MOST_PIXELS)
+    return picture_url(image, MAX_PIXELS)

@@ -12,5 +12,4 @@ def script(*names: str) -> str:
         names: of files, from the folder studio, such as "rack/rack.js".
     """
     paths = (packaged(f"studio/{name}") for name in ("components/elements.js", *names))
-    paths = (packaged(f"studio/{name}") for name in ("components/elements.js", *names))
     return "".join(path.read_text(encoding="utf-8") for path in paths)

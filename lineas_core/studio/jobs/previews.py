@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from lineas_core.maps.steering_map import Steering, SteeringMap
+from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.models.load import Model
 from lineas_core.studio.jobs.frames import Frame, Sample
 from lineas_core.training.events import StepEvent
 
@@ -33,7 +33,7 @@ class Previews:
 
     def __init__(
         self,
-        model: Model,
+        model: LanguageModel | DiffusionModel,
         prompt: str,
         unsteered: Sample | None = None,
         clock: Callable[[], float] = time.monotonic,

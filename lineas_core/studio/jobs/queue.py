@@ -12,16 +12,15 @@ from typing import Any
 
 from lineas_core.errors import ConfigError, LineasError
 from lineas_core.methods.names import STEPWISE, TITLES, check_method
-from lineas_core.models.load import Model
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.studio.jobs.frames import draw_film, frame_files, load_frames
-from lineas_core.studio.jobs.priority import Turns
-from lineas_core.studio.jobs.run import SliceRunner, frames_of, record_of, run_job
-from lineas_core.studio.jobs.watchdog import Heartbeat
-from lineas_core.studio.jobs.worker import Worker
-from lineas_core.studio.storage.library import LONGEST_TITLE, Library
-from lineas_core.studio.storage.store import JobRow, Store
+from lineas_core.studio.jobs.context import JobContext, RunJob
+from lineas_core.studio.jobs.film import draw_training_film
+from lineas_core.studio.jobs.frames import frame_files, load_frames
+from lineas_core.studio.jobs.watchdog import Watchdog
+from lineas_core.studio.jobs.worker import JobWorker
+from lineas_core.studio.storage.library import MAX_TITLE
+from lineas_core.studio.storage.store import JobRow
 from lineas_core.system.words import counted
 from lineas_core.training.config import TrainConfig
 
@@ -40,44 +39,35 @@ class Jobs:
     One process at a time may work on a store: at its start, what runs is taken for interrupted.
 
     Args:
-        store: of the jobs.
-        library: that keeps their maps.
-        load_model: name -> model, called in the worker.
-        turns: training gives way to sliders.
-        folder: that checkpoints and frames are kept below.
-        autostart: start the worker; without it, `work` takes up one job at a call.
-        slice_runner: where slices of training run; in the worker by default.
+        context: what all jobs share.
+        run_job: takes a claimed job to its end; called in the worker.
+        autostart: start the worker; without it, each call of `work` runs one job.
         forget_model: lets the next job load a model anew after one that hangs; without it the
             queue stops there.
-        on_end: told each job that has ended for good, in the worker.
-        most_queued: jobs that may wait, of all visitors.
-        most_per_visitor: jobs of one visitor that may wait or run.
+        on_end: called in the worker with each job that has ended for good.
+        max_queued: jobs that may wait, of all visitors.
+        max_per_visitor: jobs of one visitor that may wait or run.
         clock: seconds since 1970.
     """
 
     def __init__(
         self,
-        store: Store,
-        library: Library,
-        load_model: Callable[[str], Model],
-        turns: Turns,
-        folder: Path,
+        context: JobContext,
+        run_job: RunJob,
         *,
         autostart: bool = True,
-        slice_runner: SliceRunner | None = None,
         forget_model: Callable[[str], object] | None = None,
         on_end: Callable[[JobRow], object] | None = None,
-        most_queued: int,
-        most_per_visitor: int,
+        max_queued: int,
+        max_per_visitor: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._library, self._load_model = store, library, load_model
-        self._turns, self._folder, self._slice_runner = turns, folder, slice_runner
-        self._on_end = on_end
-        self._most_queued, self._most_per_visitor = most_queued, most_per_visitor
+        self._context, self._run_job, self._on_end = context, run_job, on_end
+        self._store, self._files = context.store, context.files
+        self._max_queued, self._max_per_visitor = max_queued, max_per_visitor
         self._clock = clock
         self._starting = threading.Lock()
-        self._worker = Worker(store, self._run, forget_model, self._ended)
+        self._worker = JobWorker(self._store, self._run, forget_model, self._ended)
         self._store.recover()
         if autostart:
             self._worker.start()
@@ -116,7 +106,7 @@ class Jobs:
             owner=owner,
             model=model,
             method=method,
-            title=title.strip()[:LONGEST_TITLE] or _title(prompts, method),
+            title=title.strip()[:MAX_TITLE] or _title(prompts, method),
             prompts=prompts,
             changes=dict(changes),
             preview_prompt=preview_prompt.strip() or _preview_prompt(prompts),
@@ -206,15 +196,15 @@ class Jobs:
 
     def frames(self, job_id: str, owner: str) -> list[Path]:
         """JSON files of the job's preview frames (`load_frame` reads one), first step first."""
-        return frame_files(frames_of(self._folder, job_id)) if self.get(job_id, owner) else []
+        return frame_files(self._files.frames(job_id)) if self.get(job_id, owner) else []
 
     def film(self, job_id: str, owner: str) -> bytes | None:
         """The job's frames as a GIF; None while there are none, and of a method without steps."""
         job = self.get(job_id, owner)
         if job is None or not job.stepwise:
             return None
-        frames = load_frames(frames_of(self._folder, job_id))
-        return draw_film(frames) if frames else None
+        frames = load_frames(self._files.frames(job_id))
+        return draw_training_film(frames) if frames else None
 
     def prune(self, keep_seconds: float) -> None:
         """Remove checkpoints and frames of jobs that ended longer ago than that.
@@ -225,7 +215,7 @@ class Jobs:
         if self._store.steady_for(keep_seconds) < keep_seconds:
             return
         before = self._clock() - keep_seconds
-        for path in (*self._folder.glob("checkpoints/*"), *self._folder.glob("frames/*")):
+        for path in list(self._files.all()):
             # A process that was killed in the middle of writing leaves `.<id>.….partial`.
             job = self._store.job(path.name.lstrip(".").partition(".")[0])
             ended = job.finished if job is not None else path.stat().st_mtime
@@ -243,22 +233,14 @@ class Jobs:
         """Stop after the current step; the job waits, from there, for the next start."""
         self._worker.close()
 
-    def _run(self, job: JobRow, heart: Heartbeat) -> str:
-        return run_job(
-            job,
-            store=self._store,
-            library=self._library,
-            load_model=self._load_model,
-            turns=self._turns,
-            folder=self._folder,
-            closing=lambda: self._worker.closing,
-            heart=heart,
-            slice_runner=self._slice_runner,
+    def _run(self, job: JobRow, watchdog: Watchdog) -> str:
+        return self._run_job(
+            job, self._context, watchdog=watchdog, closing=lambda: self._worker.closing
         )
 
     def _ended(self, job: JobRow) -> None:
-        # What is over must not come back with its record, were the database lost.
-        record_of(self._folder, job.id).unlink(missing_ok=True)
+        # What is over must not come back with its sidecar, were the database lost.
+        self._files.sidecar(job.id).unlink(missing_ok=True)
         if self._on_end is not None:
             self._on_end(job)
 
@@ -266,17 +248,17 @@ class Jobs:
         jobs = self._store.unfinished()
         waiting = sum(job.status != "running" for job in jobs)
         own = sum(job.owner == owner for job in jobs)
-        if own >= self._most_per_visitor:
+        if own >= self._max_per_visitor:
             first = next(job for job in jobs if job.owner == owner)
             raise JobError(
                 f"You have {counted(own, 'unfinished training job')}, and "
-                f"{self._most_per_visitor} at a time "
+                f"{self._max_per_visitor} at a time "
                 f"is the limit. Start another when one has ended{self._when(first)}, or cancel one."
             )
-        if waiting >= self._most_queued:
+        if waiting >= self._max_queued:
             raise JobError(
                 f"{counted(waiting, 'unfinished training job')} in all, and "
-                f"{self._most_queued} is the limit. "
+                f"{self._max_queued} is the limit. "
                 f"Try again when the next one starts{self._when(jobs[0])}."
             )
 
@@ -312,8 +294,8 @@ def _title(prompts: PromptSet, method: str) -> str:
     """That of the prompts; a method that is not the usual one is named."""
     title, named = prompts.title or prompts.name, f" · {TITLES[method]}"
     if method == STEPWISE:
-        return title[:LONGEST_TITLE]
-    return title[: LONGEST_TITLE - len(named)] + named
+        return title[:MAX_TITLE]
+    return title[: MAX_TITLE - len(named)] + named
 
 
 def _preview_prompt(prompts: PromptSet) -> str:

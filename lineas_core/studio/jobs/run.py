@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,63 +12,33 @@ from safetensors import SafetensorError
 
 from lineas_core.errors import LineasError, TrainingError
 from lineas_core.models.load import Model
+from lineas_core.studio.jobs.context import JobContext
 from lineas_core.studio.jobs.fits import run_fit
 from lineas_core.studio.jobs.frames import Frame, Sample, frame_files, save_frame
-from lineas_core.studio.jobs.priority import Turns
-from lineas_core.studio.jobs.slices import (
-    CheckedMap,
-    SliceResult,
-    SliceRunner,
-    check_map,
-    check_run,
-    run_slice,
-)
-from lineas_core.studio.jobs.watchdog import Heartbeat
+from lineas_core.studio.jobs.measuring import MeasuredMap, measure_map, measure_run
+from lineas_core.studio.jobs.slices import SliceResult, run_slice
+from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.storage.disk import is_full, no_room
-from lineas_core.studio.storage.library import Library
-from lineas_core.studio.storage.sidecars import write_record
-from lineas_core.studio.storage.store import JobRow, Status, Store, StoreError
+from lineas_core.studio.storage.sidecars import write_row
+from lineas_core.studio.storage.store import JobRow, Status, StoreError
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.state import TrainState
 
-__all__ = ["SliceResult", "SliceRunner", "check_run", "frames_of", "run_job", "run_slice"]
-
-SECONDS_A_NEWS = 0.25
-SECONDS_A_SLICE = 20.0
+SECONDS_BETWEEN_UPDATES = 0.25
+SECONDS_PER_SLICE = 20.0
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 
-def checkpoint_of(folder: Path, job_id: str) -> Path:
-    """The file of a job's newest checkpoint."""
-    return folder / "checkpoints" / f"{job_id}.safetensors"
-
-
-def record_of(folder: Path, job_id: str) -> Path:
-    """The file that says, beside a job's checkpoint, which job it is."""
-    return folder / "checkpoints" / f"{job_id}.json"
-
-
-def frames_of(folder: Path, job_id: str) -> Path:
-    """The folder of a job's preview frames."""
-    return folder / "frames" / job_id
-
-
 def run_job(
     job: JobRow,
+    context: JobContext,
     *,
-    store: Store,
-    library: Library,
-    load_model: Callable[[str], Model],
-    turns: Turns,
-    folder: Path,
+    watchdog: Watchdog,
     closing: Callable[[], bool],
-    heart: Heartbeat,
-    slice_runner: SliceRunner | None = None,
-    clock: Callable[[], float] = time.monotonic,
 ) -> str:
     """Take a claimed job to its end, or back into the queue if the program is closing.
 
@@ -77,28 +46,22 @@ def run_job(
 
     Args:
         job: running, as `Store.claim_next` gave it.
-        store: where its row is.
-        library: that keeps its map.
-        load_model: name -> model.
-        turns: training gives way to sliders.
-        folder: that checkpoints and frames are kept below.
-        closing: asked before each step.
-        heart: told each step.
-        slice_runner: where slices run; here by default.
-        clock: seconds from any start.
+        context: what all jobs share.
+        watchdog: notified of each step.
+        closing: asked before each step whether the program is closing.
 
     Returns:
         Why it failed, where the database could not be told; "" otherwise.
     """
-    run = _Run(job, store, library, turns, folder, closing, heart, slice_runner, clock)
+    run = _Run(job, context, watchdog, closing)
     try:
-        run.go(load_model)
+        run.go()
     except Exception as error:
-        message = _why(error, folder)
+        message = _why(error, context.files.home)
         if not isinstance(error, LineasError):
             log.exception("training job %s failed", job.id)
         try:
-            store.transition(job.id, {"running"}, "failed", message=message)
+            context.store.transition(job.id, {"running"}, "failed", message=message)
         except StoreError:
             log.exception("job %s failed, and the database cannot be told: %s", job.id, message)
             return message
@@ -123,31 +86,26 @@ class _Run:
     def __init__(
         self,
         job: JobRow,
-        store: Store,
-        library: Library,
-        turns: Turns,
-        folder: Path,
+        context: JobContext,
+        watchdog: Watchdog,
         closing: Callable[[], bool],
-        heart: Heartbeat,
-        slice_runner: SliceRunner | None,
-        clock: Callable[[], float],
     ) -> None:
-        self._job, self._store, self._library, self._turns = job, store, library, turns
-        self._checkpoint = checkpoint_of(folder, job.id)
-        self._record, self._heart = record_of(folder, job.id), heart
+        self._job, self._watchdog, self._closing = job, watchdog, closing
+        self._context, self._store, self._slices = context, context.store, context.slice_runner
+        self._checkpoint = context.files.checkpoint(job.id)
+        self._sidecar = context.files.sidecar(job.id)
+        self._frames = context.files.frames(job.id)
         # Of this and those before it, since the newest checkpoint.
         self._attempts = job.attempts
-        self._frames = frames_of(folder, job.id)
-        self._closing, self._slice_runner, self._clock = closing, slice_runner, clock
         self._losses, self._supports = list(job.losses), list(job.supports)
         self._newest: StepEvent | None = None
-        self._told = -math.inf
+        self._updated = -math.inf
         self._unsteered: Sample | None = None
 
-    def go(self, load_model: Callable[[str], Model]) -> None:
-        """Load, train or fit, check, keep."""
-        model = load_model(self._job.model)
-        self._heart.beat()
+    def go(self) -> None:
+        """Load the model, train or fit, measure the map, keep it."""
+        model = self._context.load_model(self._job.model)
+        self._watchdog.beat()
         config = TrainConfig.for_model(model, **self._job.changes)
         if self._job.stepwise:
             self._train(model, config)
@@ -161,9 +119,9 @@ class _Run:
         while not (done or diverged or self._should_stop()):
             result = self._slice(model, config, state)
             state, done, diverged = result.state, result.done, result.diverged
-            self._heart.beat()
+            self._watchdog.beat()
             self._keep_state(state)
-        if self._heart.given_up:
+        if self._watchdog.given_up:
             return
         if done:
             self._finish("done", model, config, state)
@@ -178,23 +136,21 @@ class _Run:
         job = self._job
         self._store.progress(job.id, phase="training")
         arguments = (job.prompts, config, job.method)
-        if self._slice_runner is None:
-            self._turns.give_way()
+        if self._slices is None:
+            self._context.priority.give_way()
             fitted = run_fit(
                 model,
                 *arguments,
                 should_stop=self._should_stop,
                 give_way=self._give_way,
                 preview_prompt=job.preview_prompt,
-                clock=self._clock,
+                clock=self._context.clock,
             )
         else:
-            fitted = self._slice_runner(
-                run_fit, model, *arguments, preview_prompt=job.preview_prompt
-            )
-        if self._heart.given_up:
+            fitted = self._slices(run_fit, model, *arguments, preview_prompt=job.preview_prompt)
+        if self._watchdog.given_up:
             return
-        self._heart.beat()
+        self._watchdog.beat()
         if (smap := fitted.map) is None:
             if self._store.stop_asked(job.id):
                 self._store.transition(job.id, {"running"}, "cancelled")
@@ -207,7 +163,8 @@ class _Run:
         if fitted.preview is not None:
             self._keep_frame(fitted.preview)
         self._keep(
-            "done", lambda: self._call(check_map, model, job.prompts, config, smap, recommend=True)
+            "done",
+            lambda: self._call(measure_map, model, job.prompts, config, smap, recommend=True),
         )
 
     def _put_back(self) -> None:
@@ -216,47 +173,47 @@ class _Run:
 
     def _call(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
         """Call it where the device is."""
-        if self._slice_runner is None:
+        if self._slices is None:
             return function(model, *args, **kwargs)
-        return self._slice_runner(function, model, *args, **kwargs)
+        return self._slices(function, model, *args, **kwargs)
 
     def _should_stop(self) -> bool:
-        return self._heart.given_up or self._closing() or self._store.stop_asked(self._job.id)
+        return self._watchdog.given_up or self._closing() or self._store.stop_asked(self._job.id)
 
     def _give_way(self) -> None:
         """A method without steps looks up now and then, which shows that it goes on."""
-        self._turns.give_way()
-        self._heart.beat()
+        self._context.priority.give_way()
+        self._watchdog.beat()
 
     def _slice(self, model: Model, config: TrainConfig, state: TrainState | None) -> SliceResult:
         prompts, prompt = self._job.prompts, self._job.preview_prompt
-        if self._slice_runner is None:
+        if self._slices is None:
             return run_slice(
                 model,
                 prompts,
                 config,
                 state,
                 should_stop=self._should_stop,
-                on_event=self._tell,
-                give_way=self._turns.give_way,
+                on_event=self._on_step,
+                give_way=self._context.priority.give_way,
                 on_state=self._keep_state,
                 on_preview=self._keep_frame,
                 preview_prompt=prompt,
-                clock=self._clock,
+                clock=self._context.clock,
             )
-        self._turns.give_way()
-        result = self._slice_runner(
+        self._context.priority.give_way()
+        result = self._slices(
             run_slice,
             model,
             prompts,
             config,
             state,
-            budget=SECONDS_A_SLICE,
+            budget=SECONDS_PER_SLICE,
             preview_prompt=prompt,
             unsteered=self._unsteered,
         )
         for event in result.events:
-            self._tell(event)
+            self._on_step(event)
         if result.preview is not None:
             self._keep_frame(result.preview)
         return result
@@ -288,7 +245,7 @@ class _Run:
         arguments = (job.prompts, config, state)
         self._keep(
             status,
-            lambda: self._call(check_run, model, *arguments, recommend=status == "done"),
+            lambda: self._call(measure_run, model, *arguments, recommend=status == "done"),
             state.losses,
             message,
         )
@@ -296,26 +253,26 @@ class _Run:
     def _keep(
         self,
         status: Status,
-        check: Callable[[], CheckedMap],
+        measure: Callable[[], MeasuredMap],
         losses: Sequence[float] = (),
         message: str = "",
     ) -> None:
         """Check and keep a map, and end the job with it."""
         job = self._job
-        self._heart.beat()
+        self._watchdog.beat()
         # A program that was killed between keeping the map and saying so has kept it already.
-        row = self._library.map_of_job(job.id, job.owner)
+        row = self._context.library.map_of_job(job.id, job.owner)
         if row is None:
-            checked = check()
-            if self._heart.given_up:
+            measured = measure()
+            if self._watchdog.given_up:
                 return
-            row = self._library.add_map(
+            row = self._context.library.add_map(
                 job.owner,
-                checked.map,
+                measured.map,
                 title=job.title,
                 prompts=job.prompts,
-                health=checked.health,
-                recommended=checked.recommended,
+                health=measured.health,
+                recommended=measured.recommended,
                 losses=losses,
                 job=job.id,
             )
@@ -339,21 +296,24 @@ class _Run:
             log.warning("job %s starts anew", self._job.id, exc_info=True)
             return None
 
-    def _tell(self, event: StepEvent) -> None:
-        """Note a step, and put it into the row if the last news are old enough."""
-        if self._slice_runner is None:
-            self._heart.step()
+    def _on_step(self, event: StepEvent) -> None:
+        """Note a step, and write it into the row if the last update is old enough."""
+        if self._slices is None:
+            self._watchdog.step()
         # A run that goes on from a checkpoint makes some steps again that the row knows.
         self._losses[event.step - 1 :] = [event.loss]
         self._supports[event.step - 1 :] = [event.support]
         self._newest = event
-        if event.steps_left == 0 or self._clock() - self._told >= SECONDS_A_NEWS:
-            self._write_news()
+        if (
+            event.steps_left == 0
+            or self._context.clock() - self._updated >= SECONDS_BETWEEN_UPDATES
+        ):
+            self._update_row()
 
-    def _write_news(self) -> None:
+    def _update_row(self) -> None:
         if (event := self._newest) is None:
             return
-        self._told = self._clock()
+        self._updated = self._context.clock()
         self._newest = None
         self._store.progress(
             self._job.id,
@@ -368,10 +328,10 @@ class _Run:
 
     def _keep_state(self, state: TrainState) -> None:
         # The row first: a checkpoint does not hold the supports of its steps.
-        self._write_news()
+        self._update_row()
         try:
-            if not self._record.exists():
-                write_record(self._record, self._job)
+            if not self._sidecar.exists():
+                write_row(self._sidecar, self._job)
             state.save(self._checkpoint)
         except (OSError, SafetensorError, TrainingError):
             # It only guards against a restart; without it training would start anew.

@@ -10,48 +10,21 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from lineas_core.diagnostics.calibration import calibrate, with_calibration
-from lineas_core.diagnostics.health import check_health
-from lineas_core.diagnostics.report import HealthReport
-from lineas_core.diagnostics.strength import recommend_strength
-from lineas_core.diagnostics.strength_sweep import strength_sweep
-from lineas_core.diagnostics.style_knowledge import drawn_styles, style_knowledge, takes_away
-from lineas_core.diagnostics.style_verdict import with_style
 from lineas_core.errors import ConfigError
-from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import Model
-from lineas_core.prompts.prompt_set import PromptSet, Sides
+from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.frames import Frame, Sample
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.loop import UnstableError
-from lineas_core.training.provenance import describe_map
 from lineas_core.training.state import TrainState
 from lineas_core.training.trainer import Trainer
 
-SECONDS_A_CHECKPOINT = 2.0
+SECONDS_BETWEEN_CHECKPOINTS = 2.0
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class SliceRunner(Protocol):
-    """Calls `function(model, *args, **kwargs)` where the device is, and gives back what it gives.
-
-    The function is `run_slice`, `check_run` or `check_map` of this module, or `run_fit`; but for
-    the model, which is to be found again by its id, all that goes in and comes out can be pickled.
-    `run_slice` is given its `budget` in seconds; preparing, which comes before, and a preview,
-    after, take some more.
-    """
-
-    def __call__(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
-        """Call it."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,15 +44,6 @@ class SliceResult:
     done: bool
     preview: Frame | None
     diverged: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class CheckedMap:
-    """A run's map, and what it does to held-out prompts, where that could be measured."""
-
-    map: SteeringMap
-    health: HealthReport | None
-    recommended: float | None
 
 
 def run_slice(
@@ -144,7 +108,7 @@ def run_slice(
                 events.append(newest)
             else:
                 on_event(newest)
-            if on_state is not None and trainer.seconds - saved >= SECONDS_A_CHECKPOINT:
+            if on_state is not None and trainer.seconds - saved >= SECONDS_BETWEEN_CHECKPOINTS:
                 on_state(trainer.state)
                 saved = trainer.seconds
             if on_preview is not None and previews.due(trainer.seconds):
@@ -178,36 +142,3 @@ def expected_seconds(
         return budget
     pace = state.seconds / len(state.losses)
     return min(budget + pace, (config.steps - len(state.losses)) * pace)
-
-
-def check_run(
-    model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
-) -> CheckedMap:
-    """The map of a run as it stands, its health, and the strength to start with if it is asked."""
-    smap = SteeringMap(state.sites, describe_map(model, prompts, "lineas", config))
-    return check_map(model, prompts, config, smap, recommend=recommend)
-
-
-def check_map(
-    model: Model, prompts: PromptSet, config: TrainConfig, smap: SteeringMap, *, recommend: bool
-) -> CheckedMap:
-    """A map with its health; with its calibration and the strength to start with if it is asked."""
-    training, held_out = prompts.split(config.holdout, config.seed)
-    health, strength = None, None
-    how: dict[str, Any] = {"pooling": config.pooling, "batch_size": config.batch_size}
-    try:
-        health = check_health(model, smap, training, held_out, **how)
-        if recommend:
-            sweep = strength_sweep(model, smap, held_out.source)
-            found = recommend_strength(model, smap, held_out, sweep=sweep, **how)
-            strength, concept = found.strength, smap.info.concept
-            whole = Sides(prompts.source, prompts.target)
-            if isinstance(model, DiffusionModel) and not takes_away(concept, whole):
-                known = style_knowledge(model, concept, whole)
-                health = with_style(health, concept, found, known, drawn_styles(model.entry))
-            curve = calibrate(model, smap, held_out.source, sweep=sweep)
-            smap = with_calibration(smap, curve)
-    except Exception:
-        # What was learned is not lost because it could not be measured.
-        log.exception("a map is kept without all of its figures")
-    return CheckedMap(smap, health, strength)

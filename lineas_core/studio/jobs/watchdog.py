@@ -1,4 +1,4 @@
-"""A heartbeat of the work on a job: a step that does not end is noticed from another thread."""
+"""A watchdog for the work on a job: another thread notices a step that does not end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Callable
 
 # A step may take so many times the median of those before it, and so many seconds in any case.
-TIMES, LEAST_SECONDS = 20.0, 300.0
+TIMES, MIN_SECONDS = 20.0, 300.0
 # The first steps, and what is none, such as a fit, a health check or waiting for a lent GPU.
 OTHER_SECONDS = 1800.0
-MOST_REMEMBERED = 101
+MAX_REMEMBERED = 101
 
 
-class Heartbeat:
+class Watchdog:
     """When the work on one job moved last, and whether it may take that long.
 
     Args:
@@ -26,7 +26,7 @@ class Heartbeat:
         self._clock, self._lock = clock, threading.Lock()
         self._last: float | None = None
         self._stepping = False
-        self._steps: deque[float] = deque(maxlen=MOST_REMEMBERED)
+        self._steps: deque[float] = deque(maxlen=MAX_REMEMBERED)
         self._given_up = threading.Event()
 
     def beat(self) -> None:
@@ -42,11 +42,6 @@ class Heartbeat:
                 self._steps.append(now - self._last)
             self._last, self._stepping = now, True
 
-    def rest(self) -> None:
-        """What comes next may take as long as it likes."""
-        with self._lock:
-            self._last, self._stepping = None, False
-
     def overdue(self) -> str:
         """Why the work hangs, in words; "" while it does not."""
         with self._lock:
@@ -54,7 +49,7 @@ class Heartbeat:
                 return ""
             silent, usual = self._clock() - self._last, self._usual
             known = self._stepping and usual
-            limit = max(LEAST_SECONDS, TIMES * usual) if known else OTHER_SECONDS
+            limit = max(MIN_SECONDS, TIMES * usual) if known else OTHER_SECONDS
         if silent <= limit:
             return ""
         took = f", and one took {usual:.2g} s before" if usual else ""

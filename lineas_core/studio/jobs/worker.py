@@ -1,4 +1,4 @@
-"""The thread that takes up jobs one after the other, and the one that looks whether it moves."""
+"""The thread that runs one job after the other, and the one that watches it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import time
 from collections.abc import Callable
 
 from lineas_core.errors import LineasError
-from lineas_core.studio.jobs.watchdog import Heartbeat
+from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.storage.store import JobRow, Store
 
 SECONDS_BETWEEN_LOOKS = 1.0
 # Each thread that hangs keeps its model in memory.
-MOST_HUNG = 3
+MAX_HUNG = 3
 HOUR = 3600.0
-LONGEST_GAP = 30 * 24 * HOUR
+MAX_GAP = 30 * 24 * HOUR
 
 log = logging.getLogger(__name__)
 
 
-class Worker:
+class JobWorker:
     """Takes up jobs in their turn.
 
     A thread of Python's cannot be stopped from outside. One that hangs is left to itself: its job
@@ -38,14 +38,14 @@ class Worker:
     def __init__(
         self,
         store: Store,
-        run: Callable[[JobRow, Heartbeat], str],
+        run: Callable[[JobRow, Watchdog], str],
         forget_model: Callable[[str], object] | None,
         on_end: Callable[[JobRow], object],
     ) -> None:
         self._store, self._run, self._on_end = store, run, on_end
         self._forget_model = forget_model
         self._wake, self._closing, self._gone = (threading.Event() for _ in range(3))
-        self._at_work: tuple[JobRow, Heartbeat] | None = None
+        self._at_work: tuple[JobRow, Watchdog] | None = None
         self._thread: threading.Thread | None = None
         self._watch: threading.Thread | None = None
         self._hung: list[threading.Thread] = []
@@ -85,10 +85,10 @@ class Worker:
         job = self._store.claim_next()
         if job is None:
             return False
-        heart = Heartbeat()
-        self._at_work = (job, heart)
-        why = self._run(job, heart)
-        if heart.given_up:
+        watchdog = Watchdog()
+        self._at_work = (job, watchdog)
+        why = self._run(job, watchdog)
+        if watchdog.given_up:
             return True
         self._at_work = None
         if why:
@@ -101,10 +101,10 @@ class Worker:
         """Fail the job whose work hangs, and go on with the others where that is possible."""
         if (at_work := self._at_work) is None:
             return
-        job, heart = at_work
-        if not (why := heart.overdue()):
+        job, watchdog = at_work
+        if not (why := watchdog.overdue()):
             return
-        goes_on = self._forget_model is not None and len(self._alive()) < MOST_HUNG
+        goes_on = self._forget_model is not None and len(self._alive()) < MAX_HUNG
         then = (
             "The other jobs go on with the model loaded anew."
             if goes_on
@@ -114,7 +114,7 @@ class Worker:
         log.error("job %s: %s", job.id, message)
         if not self._fail(job.id, message) and job.id not in self._unsaid:
             return  # It has ended just now.
-        heart.give_up()
+        watchdog.give_up()
         self._at_work = None
         if self._thread is not None:
             self._hung.append(self._thread)
@@ -170,6 +170,6 @@ class Worker:
                 if time.monotonic() - noted >= HOUR:
                     noted = time.monotonic()
                     # An app that runs for months is no gap in what is known of the clock.
-                    self._store.steady_for(LONGEST_GAP)
+                    self._store.steady_for(MAX_GAP)
             except Exception:
                 log.exception("the look at the worker failed")

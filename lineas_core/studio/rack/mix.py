@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.studio.access.moderation import check_map
+from lineas_core.studio.access.moderation import check_steering
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.store import MapRow
@@ -56,7 +56,7 @@ def mix_of(
         library: where they are.
         owner: who asks.
         model: that they are put on.
-        guarded: refuse those that steer towards harm (`content.py`).
+        guarded: refuse those that steer towards harm (`moderation.py`).
 
     Raises:
         ConfigError: too many are on.
@@ -68,7 +68,7 @@ def mix_of(
     maps = [library.map(slot.id, owner) for slot in slots]
     if guarded:
         for slot, smap in zip(slots, maps, strict=True):
-            check_map(smap, rows[slot.id].prompts, slot.strength, inverse=slot.inverse)
+            check_steering(smap, rows[slot.id].prompts, slot.strength, inverse=slot.inverse)
     return Mix(
         tuple(rows[slot.id] for slot in slots),
         tuple(m.inverse() if slot.inverse else m for m, slot in zip(maps, slots, strict=True)),

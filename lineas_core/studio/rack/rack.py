@@ -11,10 +11,10 @@ import gradio as gr
 from lineas_core.errors import ConfigError
 from lineas_core.studio.components.scripts import script
 from lineas_core.studio.storage.gallery import GALLERY
+from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH
 from lineas_core.studio.storage.store import MapRow
 
-MOST_MAPS = 8
-LOWEST, HIGHEST = -1.0, 2.0
+MAX_MAPS = 8
 
 Modality = Literal["text", "image"]
 
@@ -70,16 +70,16 @@ class RackState:
                     float(row.get("strength", 1.0)),
                     bool(row.get("inverse", False)),
                 )
-                for row in state.get("rows", [])[: 4 * MOST_MAPS]
+                for row in state.get("rows", [])[: 4 * MAX_MAPS]
             )
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
                 f"rack is not a list of maps ({error!r}); reload the page."
             ) from error
         for slot in slots:
-            if not LOWEST <= slot.strength <= HIGHEST:
+            if not MIN_STRENGTH <= slot.strength <= MAX_STRENGTH:
                 raise ConfigError(
-                    f"strength is {slot.strength}; it must be {LOWEST:g} to {HIGHEST:g}."
+                    f"strength is {slot.strength}; it must be {MIN_STRENGTH:g} to {MAX_STRENGTH:g}."
                 )
         return cls(
             slots,
@@ -100,8 +100,8 @@ class RackState:
             found = [slot for slot in self.slots if slot.id == self.solo]
         else:
             found = [slot for slot in self.slots if slot.on and slot.id in known]
-        if len(found) > MOST_MAPS:
-            raise ConfigError(f"{len(found)} maps are on; {MOST_MAPS} may be. Switch some off.")
+        if len(found) > MAX_MAPS:
+            raise ConfigError(f"{len(found)} maps are on; {MAX_MAPS} may be. Switch some off.")
         return found
 
     def to_page(self) -> dict[str, Any]:

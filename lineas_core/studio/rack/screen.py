@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
@@ -16,8 +16,20 @@ from lineas_core.studio.rack.mix import Mix
 from lineas_core.studio.rack.rack import RackState, Slot
 from lineas_core.studio.storage.store import MapRow
 
-LONGEST_LINK = 32_000
+MAX_LINK = 32_000
 TABS = ("image", "text", "train", "compare", "understand", "library")
+
+
+class ScreenFields(NamedTuple):
+    """The fields of the two tabs that steer: their components, or what these hold."""
+
+    image_model: Any
+    image_prompts: Any
+    image_seed: Any
+    text_model: Any
+    text_prompt: Any
+    text_seed: Any
+    tokens: Any
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Screen:
             ConfigError: the link is damaged.
         """
         try:
-            if len(code) > LONGEST_LINK:
+            if len(code) > MAX_LINK:
                 raise ValueError("it is too long")
             return cls.from_json(base64.urlsafe_b64decode(code + "=" * (-len(code) % 4)))
         except (ConfigError, ValueError) as error:
@@ -139,9 +151,9 @@ class Screen:
         }
 
     @property
-    def values(self) -> tuple[Any, ...]:
-        """Of the seven fields on the two tabs, models included, in the order of the class."""
-        return (
+    def values(self) -> ScreenFields:
+        """What the fields of both tabs hold."""
+        return ScreenFields(
             self.image_model, self.image_prompts, self.image_seed, self.text_model,
             self.text_prompt, self.text_seed, self.tokens,
         )  # fmt: skip

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import LineasError
-from lineas_core.maps.calibration import Calibration
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.storage.map_rows import row_of
-from lineas_core.studio.storage.rows import MapRow, health_from_json
+from lineas_core.studio.storage.rows import MapRow, calibration_points, health_from_json
 
 GALLERY = "gallery"
 INDEX = "index.json"
@@ -49,7 +48,7 @@ def load_gallery(folder: Path | None) -> dict[str, MapRow]:
 def _row(folder: Path, entry: Mapping[str, Any]) -> MapRow:
     known: dict[str, Any] = {name: entry[name] for name in COPIED if entry.get(name) is not None}
     if entry.get("calibration"):
-        known["calibration"] = Calibration(tuple((a, b) for a, b in entry["calibration"])).points
+        known["calibration"] = calibration_points(entry["calibration"])
     known["tags"] = tuple(entry.get("tags", ()))
     if entry.get("prompts"):
         known["prompts"] = PromptSet.load(entry["prompts"])

@@ -26,9 +26,9 @@ from lineas_core.studio.storage.map_rows import row_of
 from lineas_core.studio.storage.store import MapRow, PromptRow, Store
 from lineas_core.system.words import counted
 
-MOST_CACHED = 32
-LONGEST_TITLE = 120
-MOST_TAGS, LONGEST_TAG = 12, 40
+MAX_CACHED = 32
+MAX_TITLE = 120
+MAX_TAGS, MAX_TAG = 12, 40
 
 
 class Library:
@@ -71,7 +71,7 @@ class Library:
         job: str = "",
         tags: Iterable[str] = (),
     ) -> MapRow:
-        """Keep a map: first its record and its file, whole and on the disk, then its row.
+        """Keep a map: first its sidecar and its file, whole and on the disk, then its row.
 
         Args:
             owner: whose it is.
@@ -143,7 +143,7 @@ class Library:
             )
         with self._lock:
             self._cache[map_id] = smap
-            while len(self._cache) > MOST_CACHED:
+            while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
         return smap
 
@@ -259,12 +259,12 @@ class Library:
     def rescan(self, *, mended: bool = False) -> list[MapRow]:
         """Give a row to every readable file in the folder that has none, as after a lost database.
 
-        It is the row that its record tells, and so its owner has the map again. A file without a
-        record that fits it belongs to nobody (owner ""), who does not see it until it is imported.
-        A row without a record gets one. Nobody else may be adding maps meanwhile.
+        It is the row that its sidecar tells, and so its owner has the map again. A file without a
+        sidecar that fits it belongs to nobody (owner ""), who does not see it until it is imported.
+        A row without a sidecar gets one. Nobody else may be adding maps meanwhile.
 
         Args:
-            mended: the database is an older one, so that the records are newer than its rows.
+            mended: the database is an older one, so that the sidecars are newer than its rows.
 
         Returns:
             The new rows.
@@ -273,7 +273,7 @@ class Library:
         for path in self._files.maps():
             if path.stem in known:
                 kept = self._store.map(path.stem)
-                if kept is not None and not self._files.record(kept.id).exists():
+                if kept is not None and not self._files.sidecar(kept.id).exists():
                     self._files.tell(kept)
                 elif kept is not None and mended:
                     self._follow(kept)
@@ -344,7 +344,7 @@ class Library:
             )
 
     def _follow(self, row: MapRow) -> None:
-        """Change a row of an older database by its record."""
+        """Change a row of an older database by its sidecar."""
         told = self._files.row_of(row.id)
         if told is not None and (told.owner, told.digest) == (row.owner, row.digest):
             changes = {"title": told.title, "tags": told.tags, "deleted": told.deleted}
@@ -368,8 +368,8 @@ def checked_title(title: str, error: type[MapError | PromptError]) -> str:
         MapError, PromptError: it is empty or too long; the one that is given is raised.
     """
     text = " ".join(title.split())
-    if not 1 <= len(text) <= LONGEST_TITLE:
-        raise error(f"The title has {len(text)} characters; give it 1 to {LONGEST_TITLE}.")
+    if not 1 <= len(text) <= MAX_TITLE:
+        raise error(f"The title has {len(text)} characters; give it 1 to {MAX_TITLE}.")
     return text
 
 
@@ -380,9 +380,9 @@ def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
         MapError: there are too many, or one is too long.
     """
     cleaned = tuple(dict.fromkeys(t for t in (" ".join(tag.split()) for tag in tags) if t))
-    if len(cleaned) > MOST_TAGS or any(len(tag) > LONGEST_TAG for tag in cleaned):
+    if len(cleaned) > MAX_TAGS or any(len(tag) > MAX_TAG for tag in cleaned):
         raise MapError(
             f"{counted(len(cleaned), 'tag')}, the longest of {max(map(len, cleaned))} characters; "
-            f"give at most {MOST_TAGS} of at most {LONGEST_TAG}."
+            f"give at most {MAX_TAGS} of at most {MAX_TAG}."
         )
     return cleaned

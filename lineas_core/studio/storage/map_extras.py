@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 from lineas_core.errors import LineasError, MapError
 from lineas_core.maps.file_format import read_extras
 from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.studio.rack.rack import HIGHEST, LOWEST
 from lineas_core.studio.storage.library import checked_tags, checked_title
-from lineas_core.studio.storage.rows import MapRow
+from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH, MapRow
 
 # Of a file's name without its ending, in bytes: file systems take 255 in all.
-LONGEST_STEM = 120
+MAX_STEM = 120
 
 
 class _Field(NamedTuple):
@@ -64,7 +63,7 @@ def told_by(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
 def file_name(title: str, taken: Container[str] = ()) -> str:
     """The name of a map's file, as its title; with a number where that is taken."""
     letters = re.sub(r"[^\w-]+", "-", title).strip("-")
-    stem = letters.encode()[:LONGEST_STEM].decode(errors="ignore") or "map"
+    stem = letters.encode()[:MAX_STEM].decode(errors="ignore") or "map"
     name, number = f"{stem}.safetensors", 2
     while name in taken:
         name, number = f"{stem}-{number}.safetensors", number + 1
@@ -88,8 +87,8 @@ def _read_prompts(value: Any) -> PromptSet:
 def _read_strength(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise TypeError(f"{value!r:.60} is no finite number.")
-    if not LOWEST <= value <= HIGHEST:
-        raise ValueError(f"{value:.60g} is not between {LOWEST:g} and {HIGHEST:g}.")
+    if not MIN_STRENGTH <= value <= MAX_STRENGTH:
+        raise ValueError(f"{value:.60g} is not between {MIN_STRENGTH:g} and {MAX_STRENGTH:g}.")
     return float(value)
 
 

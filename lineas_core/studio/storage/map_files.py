@@ -1,4 +1,4 @@
-"""The maps' files, and the record beside each that tells its row when the database is lost."""
+"""The maps' files, and the sidecar beside each that tells its row when the database is lost."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.studio.storage.disk import is_full, no_room
 from lineas_core.studio.storage.map_rows import row_of
 from lineas_core.studio.storage.rows import MapRow
-from lineas_core.studio.storage.sidecars import read_record, write_record
+from lineas_core.studio.storage.sidecars import read_row, write_row
 from lineas_core.system.files import why
 
-ENDING, RECORD, GLANCE = ".safetensors", ".json", ".glance"
+ENDING, SIDECAR, GLANCE = ".safetensors", ".json", ".glance"
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,9 @@ class MapFiles:
         """Of a map's file."""
         return self._folder / f"{map_id}{ENDING}"
 
-    def record(self, map_id: str) -> Path:
-        """Of its record."""
-        return self._folder / f"{map_id}{RECORD}"
+    def sidecar(self, map_id: str) -> Path:
+        """Of its sidecar."""
+        return self._folder / f"{map_id}{SIDECAR}"
 
     def glance(self, map_id: str) -> Path:
         """Of the file that shows what it does, which can be made again."""
@@ -46,14 +46,14 @@ class MapFiles:
         return iter(sorted(self._folder.glob(f"[!.]*{ENDING}")))
 
     def write(self, row: MapRow, smap: SteeringMap) -> None:
-        """Write a map and its record, whole and on the disk.
+        """Write a map and its sidecar, whole and on the disk.
 
         Raises:
             MapError: they cannot be written.
         """
-        # A record without its file is nothing; a file without its record would be nobody's.
+        # A sidecar without its file is nothing; a file without its sidecar would be nobody's.
         try:
-            write_record(self.record(row.id), row)
+            write_row(self.sidecar(row.id), row)
             smap.save(self.path(row.id))
         except (OSError, MapError) as error:
             if is_full(error):
@@ -64,38 +64,38 @@ class MapFiles:
             ) from error
 
     def tell(self, row: MapRow) -> None:
-        """Bring a record up to date with its row, which is safe, if that can be done."""
+        """Bring a sidecar up to date with its row, which is safe, if that can be done."""
         try:
-            write_record(self.record(row.id), row)
+            write_row(self.sidecar(row.id), row)
         except OSError:
-            log.warning("the record of map %s is not up to date", row.id, exc_info=True)
+            log.warning("the sidecar of map %s is not up to date", row.id, exc_info=True)
 
     def remove(self, map_id: str) -> None:
         """Remove a map and all that is kept beside it, if they are there."""
         self.glance(map_id).unlink(missing_ok=True)
         self.path(map_id).unlink(missing_ok=True)
-        self.record(map_id).unlink(missing_ok=True)
+        self.sidecar(map_id).unlink(missing_ok=True)
 
     def row_of(self, map_id: str) -> MapRow | None:
         """What a file without a row tells of itself; None where it is no readable map.
 
-        It is the row in its record. Without one that fits the file, its owner is "": nobody.
+        It is the row in its sidecar. Without one that fits the file, its owner is "": nobody.
         """
-        record = self.record(map_id)
+        sidecar = self.sidecar(map_id)
         try:
             smap = SteeringMap.load(self.path(map_id))
         except MapError as error:
             log.warning("left out: %s", error)
             return None
         try:
-            row = read_record(record, MapRow)
+            row = read_row(sidecar, MapRow)
         except FileNotFoundError:
             return row_of(smap, map_id, "")
         except (OSError, ValueError) as error:
-            log.warning("%s is of no use: %s", record, error)
+            log.warning("%s is of no use: %s", sidecar, error)
             return row_of(smap, map_id, "")
         if row.digest != smap.digest():
-            log.warning("%s is about another map than the file beside it", record)
+            log.warning("%s is about another map than the file beside it", sidecar)
             return row_of(smap, map_id, "")
         return row
 
@@ -107,6 +107,6 @@ class MapFiles:
         """
         for partial in self._folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)
-        for record in self._folder.glob(f"[!.]*{RECORD}"):
-            if record.stem not in known and not self.path(record.stem).exists():
-                record.unlink(missing_ok=True)
+        for sidecar in self._folder.glob(f"[!.]*{SIDECAR}"):
+            if sidecar.stem not in known and not self.path(sidecar.stem).exists():
+                sidecar.unlink(missing_ok=True)

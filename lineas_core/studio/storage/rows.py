@@ -18,6 +18,8 @@ from lineas_core.prompts.prompt_set import PromptSet
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
+# Of the strength that a map is put on at.
+MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
 
 
@@ -143,6 +145,11 @@ class MapRow:
     seed: int | None = None
     calibration: tuple[tuple[float, float], ...] = ()
 
+    @property
+    def first_strength(self) -> float:
+        """The strength that it is put on at: the recommended one, or 1."""
+        return 1.0 if self.recommended is None else self.recommended
+
 
 @dataclass(frozen=True)
 class PromptRow:
@@ -177,6 +184,15 @@ def health_from_json(text: str) -> HealthReport:
     )
 
 
+def calibration_points(points: Any) -> tuple[tuple[float, float], ...]:
+    """The points of a calibration as JSON holds them, checked.
+
+    Raises:
+        ConfigError: they are no calibration.
+    """
+    return Calibration(tuple((a, b) for a, b in points)).points
+
+
 class _Codec(NamedTuple):
     """Value -> what SQLite keeps, and back. None is NULL without asking."""
 
@@ -207,7 +223,7 @@ _CODECS: Mapping[str, _Codec] = {
     ),
     "calibration": _Codec(
         lambda points: json.dumps(points) if points else None,
-        lambda text: Calibration(tuple((a, b) for a, b in json.loads(text))).points,
+        lambda text: calibration_points(json.loads(text)),
     ),
     "losses": _FLOATS,
     "supports": _FLOATS,

@@ -34,7 +34,7 @@ from lineas_core.studio.storage.schema import StoreError, migrate, store_errors
 
 __all__ = ["JobRow", "MapRow", "PromptRow", "Status", "Store", "StoreError"]
 
-MOST_ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 BUSY_SECONDS = 10.0
 _TABLES: Mapping[type, str] = {JobRow: "jobs", MapRow: "maps", PromptRow: "prompt_sets"}
 # The order in which jobs are taken up: one that was asked to stop has only its map to keep.
@@ -93,17 +93,17 @@ class Store:
             found = db.execute("SELECT value FROM meta WHERE key = 'secret'").fetchone()
         return str(found[0])
 
-    def steady_for(self, longest_gap: float) -> float:
+    def steady_for(self, max_gap: float) -> float:
         """Note the time; gives the seconds for which the clock has gone on evenly, as noted.
 
         What is deleted by its age needs this: on a clock that was set wrongly all may look old.
-        A clock that went back, or on by more than `longest_gap` between two calls, starts anew.
+        A clock that went back, or on by more than `max_gap` between two calls, starts anew.
         """
         now = self._clock()
         with self._transaction() as db:
             noted = dict(db.execute("SELECT key, value FROM meta WHERE key IN ('seen', 'since')"))
             seen, since = float(noted.get("seen", now)), float(noted.get("since", now))
-            if not 0 <= now - seen <= longest_gap:
+            if not 0 <= now - seen <= max_gap:
                 since = now
             db.executemany(
                 "INSERT OR REPLACE INTO meta VALUES (?, ?)",
@@ -207,7 +207,7 @@ class Store:
                 self.transition(job.id, {"running"}, "interrupted")
             if job.status == "queued":
                 continue
-            if job.attempts >= MOST_ATTEMPTS:
+            if job.attempts >= MAX_ATTEMPTS:
                 self.transition(
                     job.id,
                     {"interrupted"},

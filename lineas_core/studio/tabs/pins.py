@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from lineas_core.errors import ConfigError
+from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.texts import whole
-from lineas_core.studio.app import Studio, with_messages
+from lineas_core.studio.answers.fields import whole
+from lineas_core.studio.app import Studio
 from lineas_core.studio.components.scripts import script
 from lineas_core.studio.rack.rack import Modality, RackState, patch
 
 
-class PinWork:
+class PictureScene(NamedTuple):
+    """The rack and fields of a picture's scene."""
+
+    rack: Any
+    model: Any
+    prompts: Any
+    seed: Any
+
+
+class TextScene(NamedTuple):
+    """The rack and fields of a text's scene."""
+
+    rack: Any
+    model: Any
+    prompts: Any
+    seed: Any
+    tokens: Any
+
+
+class PinCallbacks:
     """Callbacks of the pins.
 
     Args:
@@ -26,8 +45,8 @@ class PinWork:
         self._studio = studio
 
     @with_messages
-    def again(self, key: str, asked: Any) -> tuple[Any, ...]:
-        """A pin's scene: the rack, then model, prompts, seed and tokens as they were."""
+    def again(self, key: str, asked: Any) -> PictureScene | TextScene:
+        """A pin's scene as it was; that of a picture has no tokens."""
         owner = owner_of(key)
         try:
             scene = asked["scene"]
@@ -47,7 +66,9 @@ class PinWork:
                 "so the result differs. Undo the deletion in the Library, or import the map."
             )
         news = patch(rows=rows, state=state, ask=True)
-        return (news, *fields) if tokens is None else (news, *fields, whole("tokens", tokens))
+        if tokens is None:
+            return PictureScene(news, *fields)
+        return TextScene(news, *fields, whole("tokens", tokens))
 
 
 def build_pins(
@@ -55,7 +76,7 @@ def build_pins(
     key: gr.BrowserState,
     kind: Modality,
     source: str,
-    outputs: Sequence[Any],
+    scene: PictureScene | TextScene,
 ) -> None:
     """The strip of pins under a result.
 
@@ -64,7 +85,7 @@ def build_pins(
         key: of the visitor.
         kind: of the results.
         source: id of the component that shows them, made by `scene_tag.with_scene`.
-        outputs: the rack, and the fields for model, prompts, seed and, of a text, tokens.
+        scene: the rack and the fields.
     """
     pins = gr.HTML(
         {},
@@ -74,6 +95,6 @@ def build_pins(
         elem_id=f"{kind}-pins",
     )
     pins.select(
-        PinWork(studio).again, [key, pins], list(outputs), show_progress="hidden",
+        PinCallbacks(studio).again, [key, pins], [*scene], show_progress="hidden",
         api_visibility="private",
     )  # fmt: skip

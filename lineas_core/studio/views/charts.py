@@ -32,7 +32,7 @@ ACCENT, SECOND = "#6366f1", "#d97706"
 BANDS = {(0.05, 0.95): 0.3, (0.25, 0.75): 0.6}
 FEW_SITES = 40
 # More tick labels than this do not fit on a phone.
-MOST_TICKS = 9
+MAX_TICKS = 9
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ def _by_site(figure: go.Figure, labels: Sequence[str]) -> go.Figure:
         categoryorder="array",
         categoryarray=labels,
         range=[-around, len(labels) - 1 + around],
-        nticks=MOST_TICKS,
+        nticks=MAX_TICKS,
         autotickangles=[0, -45, -90],
         ticklabelstandoff=4,
         showgrid=False,

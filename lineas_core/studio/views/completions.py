@@ -13,7 +13,7 @@ from lineas_core.prompts.filters import any_form
 from lineas_core.studio.answers.conversation import Turn
 from lineas_core.studio.answers.own_concepts import OwnConcept
 from lineas_core.studio.answers.readouts import OwnPresence, Readout
-from lineas_core.studio.jobs.preparation import Waiting
+from lineas_core.studio.jobs.device.preparation import Waiting
 
 # Share of a map's own prompts below which the model's judgement is called weak.
 SURE = 0.9

@@ -1,15 +1,13 @@
-"""Tables and the values behind charts as CSV files, and the buttons that download them."""
+"""Tables and the values behind charts as CSV files."""
 
 from __future__ import annotations
 
 import csv
 import io
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import gradio as gr
 
 from lineas_core.diagnostics.report import HealthReport
 from lineas_core.maps.steering_map import SteeringMap
@@ -35,28 +33,6 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Row]) -> str:
         writer.writerow([escaped(cell) if isinstance(cell, str) else cell for cell in row])
     # With a mark: else spreadsheets take UTF-8 for the machine's own encoding.
     return str(write_whole(path, file.getvalue().encode("utf-8-sig")))
-
-
-def csv_button(
-    name: str, make: Callable[..., str], inputs: Sequence[Any], label: str = "CSV"
-) -> gr.Button:
-    """A button that has a table written when it is pressed, and then downloads it.
-
-    Args:
-        name: unique on the page.
-        make: inputs -> path of the file.
-        inputs: components.
-        label: on the button.
-    """
-    button = gr.Button(label, size="sm", elem_id=name, min_width=80, elem_classes="ls-csv")
-    # A download button gives what it has when it is clicked: this one is clicked when there is
-    # something.
-    file = gr.DownloadButton("CSV", visible="hidden", elem_id=f"{name}-file")
-    take = f"() => {{ setTimeout(() => document.querySelector('#{name}-file')?.click(), 50); }}"
-    button.click(
-        make, list(inputs), file, show_progress="hidden", api_visibility="private"
-    ).success(None, None, None, js=take)
-    return button
 
 
 def score_rows(grid: ImageGrid, scores: GridScores) -> Table:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -16,6 +14,7 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.scenes.grid import GridScores
+from lineas_core.studio.components.data_urls import picture_url
 from lineas_core.studio.storage.store import MapRow
 from lineas_core.system.words import counted
 
@@ -195,20 +194,10 @@ def score_line(clip: Mapping[str, float], image: float | None) -> str:
     return f'<small class="ls-scores">{"".join(items)}</small>'
 
 
-def image_tag(image: Image.Image, text: str, most: int = 1024) -> str:
-    """The picture inside the page, at most `most` pixels wide and high; a click enlarges it."""
+def image_tag(image: Image.Image, text: str, max_pixels: int = 1024) -> str:
+    """The picture, at most `max_pixels` pixels wide and high; a click enlarges it."""
     said = escape(text, quote=True)
     return (
         f'<button type="button" class="ls-enlarge" aria-label="Enlarge: {said}">'
-        f'<img src="{picture_url(image, most)}" alt="{said}"></button>'
+        f'<img src="{picture_url(image, max_pixels)}" alt="{said}"></button>'
     )
-
-
-def picture_url(image: Image.Image, most: int) -> str:
-    """The picture as a data URL, at most `most` pixels wide and high."""
-    shown = image.convert("RGB")
-    shown.thumbnail((most, most))
-    file = io.BytesIO()
-    shown.save(file, "WEBP", lossless=shown.width <= 128, quality=88, method=2)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f"data:image/webp;base64,{data}"

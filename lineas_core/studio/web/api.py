@@ -18,16 +18,16 @@ from pydantic import ValidationError, validate_call
 from lineas_core.errors import ConfigError
 from lineas_core.models.image.safety import is_withheld
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.access.error_messages import with_plain_messages
 from lineas_core.studio.access.redaction import without_paths
 from lineas_core.studio.access.visitors import new_key, owner_of
-from lineas_core.studio.answers.pictures import Pictures, checked_prompts
-from lineas_core.studio.answers.texts import Texts, checked_length
-from lineas_core.studio.app import Studio, with_plain_messages
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.answers.fields import checked_length, checked_prompts
+from lineas_core.studio.app import Studio
+from lineas_core.studio.jobs.device.model_cache import catalog_models
 from lineas_core.studio.rack.mix import Mix
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.store import JobRow, MapRow
-from lineas_core.studio.tabs.train.prompts import PromptWork
-from lineas_core.studio.tabs.train.training import TrainingWork
 from lineas_core.system.words import counted
 
 P = ParamSpec("P")
@@ -57,13 +57,13 @@ class Api:
 
     Args:
         studio: the state.
+        answers: texts, pictures and prompt sets.
     """
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, answers: Answers) -> None:
         self._studio = studio
-        # Once: what they remember serves every call, and GPU functions are known at the start.
-        self._texts, self._pictures = Texts(studio), Pictures(studio)
-        self._prompts, self._training = PromptWork(studio), TrainingWork(studio)
+        self._texts, self._pictures = answers.texts, answers.pictures
+        self._prompts = answers.prompts
 
     @with_plain_messages
     @checked
@@ -139,7 +139,7 @@ class Api:
         if prompt_set:
             prompts = self._prompts.find(owner, prompt_set)
         else:
-            kinds = {entry.id: "image" for entry in self._studio.models("image")}
+            kinds = {entry.id: "image" for entry in catalog_models("image")}
             prompts = PromptSet(
                 name="api",
                 title=concept or "From the API",
@@ -149,7 +149,7 @@ class Api:
                 modality=modality or ("image" if model in kinds else "text"),
             )
         changes = {"steps": steps} if steps else {}
-        return _job(self._training.queue(owner, model, prompts, changes, method=method))
+        return _job(self._studio.train(owner, model, prompts, changes, method=method))
 
     @with_plain_messages
     @checked
@@ -207,7 +207,7 @@ class Api:
             The continuation.
         """
         mix = self._mix(visitor, maps, strengths, model)
-        return self._texts.once(mix, model, prompt, seed, checked_length(prompt, tokens))
+        return self._texts.complete(mix, model, prompt, seed, checked_length(prompt, tokens))
 
     @with_plain_messages
     @checked
@@ -237,7 +237,7 @@ class Api:
         mix = self._mix(visitor, maps, strengths, model)
         wanted = checked_prompts(prompts)
         self._studio.check_images(model, 2 * len(wanted))
-        found = self._pictures.make(mix, model, wanted, seed)
+        found = self._pictures.look(mix, model, wanted, seed)
         return {
             "images": [_address(image) for image in found.after],
             "clip": found.clip,
@@ -256,9 +256,9 @@ class Api:
         return mix
 
 
-def add_api(studio: Studio) -> None:
+def add_api(studio: Studio, answers: Answers) -> None:
     """Add the functions to the page that is being built."""
-    api = Api(studio)
+    api = Api(studio, answers)
     for function in (
         api.new_visitor, api.list_maps, api.list_prompt_sets, api.train, api.job, api.cancel,
     ):  # fmt: skip

@@ -15,8 +15,8 @@ from lineas_core.studio.access.limits import MIB, LimitError, Limits
 
 API = "/gradio_api/"
 # A table of 256 prompts on either side, at their longest, has about a quarter of that.
-MOST_BODY = 8 * MIB
-MOST_UNREAD = 32 * MIB
+MAX_BODY = 8 * MIB
+MAX_UNREAD = 32 * MIB
 # Files may come several in one upload.
 FILES_AT_ONCE = 4
 ADDRESSES = ("http:", "https:")
@@ -32,12 +32,12 @@ class Guard:
     Args:
         app: the server.
         limits: the host's.
-        most_upload: MiB of one uploaded file.
+        max_upload: MiB of one uploaded file.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, most_upload: int) -> None:
+    def __init__(self, app: ASGIApp, limits: Limits, max_upload: int) -> None:
         self._app, self._limits = app, limits
-        self._most_upload = FILES_AT_ONCE * most_upload
+        self._max_upload = FILES_AT_ONCE * max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that is refused; hand on any other."""
@@ -54,7 +54,7 @@ class Guard:
             if body is None:
                 unread = True
                 refusal = PlainTextResponse(
-                    f"A call takes {MOST_BODY // MIB} MiB at most; send less.", 413
+                    f"A call takes {MAX_BODY // MIB} MiB at most; send less.", 413
                 )
             elif _fetches(body):
                 refusal = PlainTextResponse("Upload the file; addresses are not fetched.", 400)
@@ -72,9 +72,9 @@ class Guard:
             return PlainTextResponse("There are no deep links here; use Library, Link.", 404)
         if name.startswith("upload") and not name.startswith("upload_progress"):
             length = headers.get("content-length", "")
-            if not length.isdigit() or int(length) > self._most_upload * MIB:
+            if not length.isdigit() or int(length) > self._max_upload * MIB:
                 return PlainTextResponse(
-                    f"An upload takes {self._most_upload} MiB at most, and has to say its length. "
+                    f"An upload takes {self._max_upload} MiB at most, and has to say its length. "
                     "Send fewer or smaller files.",
                     413,
                 )
@@ -88,7 +88,7 @@ class Guard:
 async def _read_on(receive: Receive) -> None:
     """Take in what still comes, to a limit: a client that is cut off sees no message."""
     length = 0
-    while length < MOST_UNREAD:
+    while length < MAX_UNREAD:
         message = await receive()
         length += len(message.get("body", b""))
         if not message.get("more_body"):
@@ -105,7 +105,7 @@ async def _body(receive: Receive) -> bytes | None:
             return b"".join(parts)
         parts.append(message.get("body", b""))
         length += len(parts[-1])
-        if length > MOST_BODY:
+        if length > MAX_BODY:
             return None
         if not message.get("more_body"):
             return b"".join(parts)

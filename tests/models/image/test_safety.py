@@ -19,9 +19,9 @@ from lineas_core.models.image import safety
 from lineas_core.models.image.safety import SafetyChecker, is_withheld, withheld_note
 from lineas_core.models.load import as_image_model
 from lineas_core.studio.access.moderation import load_for_visitors
-from lineas_core.studio.answers.pictures import Pictures
 from lineas_core.studio.app import Studio
-from tests.helpers.studio import ANN, SITE, add_map, rack
+from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
+from tests.helpers.studio import ANN, SITE, add_map, answers_of, rack
 
 CPU = torch.device("cpu")
 RED, BLUE = (Image.new("RGB", (40, 24), color) for color in ("red", "blue"))
@@ -127,13 +127,13 @@ def test_a_model_with_a_checker_shows_no_flagged_picture(painter: str, tmp_path:
 
 
 def test_the_page_says_how_many_are_withheld(studio: Studio, painter: str, tmp_path: Path) -> None:
-    model = as_image_model(studio.shelf.get(painter))
+    model = as_image_model(studio.model_cache.get(painter))
     free = model.generate(["ab", "ba"], seed=3)
-    shown, _, _ = Pictures(studio).look(ANN, painter, rack(), "ab\nba", 3)
+    shown, _, _ = ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, rack(), "ab\nba", 3)
     assert "withheld" not in shown
     folder = save_checker(tmp_path / "checker", free[:1], 0.0, free[1])
     model.checker = SafetyChecker.load(CPU, str(folder), None)
-    pictures = Pictures(studio)
+    pictures = ImageCallbacks(studio, answers_of(studio))
     shown, (before, _), _ = pictures.look(ANN, painter, rack(), "ab\nba", 3)
     assert "1 of 2 pictures is withheld" in shown
     assert shown.count("IMG <b>not scored") == 1

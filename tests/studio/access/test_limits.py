@@ -18,11 +18,10 @@ from lineas_core.studio.access.limits import MIB, LimitError, Limits, size_of
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import new_key, owner_of
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.library.callbacks import LibraryWork
-from lineas_core.studio.tabs.train.training import TrainingWork
+from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.studio.web.api import Api
 from tests.helpers.models import random_map
-from tests.helpers.studio import ANN, BOB
+from tests.helpers.studio import ANN, BOB, answers_of
 
 CPU = torch.device("cpu")
 
@@ -48,7 +47,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def limits(tmp_path: Path, clock: Clock) -> Iterator[Limits]:
-    yield from limits_of(tmp_path, clock, most_requests=6, requests_in_all=60)
+    yield from limits_of(tmp_path, clock, max_requests=6, requests_in_all=60)
 
 
 @pytest.fixture
@@ -57,10 +56,10 @@ def small(tmp_path: Path) -> Iterator[Studio]:
     studio = Studio(
         Settings(
             home=tmp_path / "home",
-            most_requests=2,
-            most_prompts=5,
-            most_images=4,
-            most_mebibytes=1,
+            max_requests=2,
+            max_prompts=5,
+            max_images=4,
+            max_mebibytes=1,
             mebibytes_in_all=3,
         ),
         environment={},
@@ -128,7 +127,7 @@ def test_quiet_visitors_are_forgotten(limits: Limits, clock: Clock) -> None:
 
 
 def test_every_door_counts(small: Studio, writer: str, prompts: lc.PromptSet) -> None:
-    api = Api(small)
+    api = Api(small, answers_of(small))
     for _ in range(2):
         api.complete(ANN, "ab", [], [], writer, 0, 1)
     with pytest.raises(gr.Error, match="2 answers within a minute"):
@@ -136,22 +135,21 @@ def test_every_door_counts(small: Studio, writer: str, prompts: lc.PromptSet) ->
     with pytest.raises(gr.Error, match="2 answers within a minute"):
         api.train(ANN, writer, "", prompts.source[:5], prompts.target[:5])
     with pytest.raises(gr.Error, match="2 answers within a minute"):
-        LibraryWork(small).install(ANN, "someone/map", "")
+        SharingCallbacks(small, answers_of(small)).install(ANN, "someone/map", "")
     assert api.complete(BOB, "ab", [], [], writer, 0, 1) is not None
 
 
 def test_a_set_of_too_many_prompts_is_refused(
     small: Studio, writer: str, prompts: lc.PromptSet
 ) -> None:
-    work = TrainingWork(small)
     with pytest.raises(LimitError, match="source has 8 prompts, and 5 is the limit"):
-        work.queue(owner_of(ANN), writer, prompts, {})
+        small.train(owner_of(ANN), writer, prompts, {})
     assert small.jobs.recent(owner_of(ANN)) == []
 
 
 def test_too_many_or_too_large_images_are_refused(small: Studio, painter: str) -> None:
     with pytest.raises(gr.Error, match="That makes 6 images, and 4 is the limit"):
-        Api(small).picture(ANN, ["a", "b", "c"], [], [], painter)
+        Api(small, answers_of(small)).picture(ANN, ["a", "b", "c"], [], [], painter)
     with pytest.raises(LimitError, match=r"4 images of 8000 x 8000 are 256.0 million pixels"):
         small.limits.check_images(4, 8000)
     small.limits.check_images(4, 1024)
@@ -182,7 +180,7 @@ def test_bytes_of_a_visitor_and_of_all_are_limited(small: Studio, prompts: lc.Pr
 
 def test_keys_without_end_do_not_fill_the_disk(small: Studio, tmp_path: Path) -> None:
     file = big_map(1).save(tmp_path / "map.safetensors")
-    work, clock, kept, refusals = LibraryWork(small), Clock(), 0, set()
+    work, clock, kept, refusals = SharingCallbacks(small, answers_of(small)), Clock(), 0, set()
     small.limits = Limits(small.settings, small.store, small.library, clock=clock)
     for _ in range(20):
         clock.now += 60

@@ -16,21 +16,21 @@ from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
 from lineas_core.studio.access.moderation import (
     ONE_WAY,
     ContentError,
-    check_map,
+    check_steering,
     check_target,
     lean_of,
 )
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.texts import Texts
 from lineas_core.studio.app import Studio
 from lineas_core.studio.rack.mix import mix_of
 from lineas_core.studio.rack.rack import RackState, Slot
-from lineas_core.studio.tabs.compare.callbacks import CompareWork
-from lineas_core.studio.tabs.train.training import TrainingWork
+from lineas_core.studio.tabs.compare.callbacks import CompareCallbacks
+from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
+from lineas_core.studio.tabs.train.training import TrainingCallbacks
 from lineas_core.studio.web.api import Api
 from tests.helpers.models import random_map
-from tests.helpers.studio import ANN, rack
+from tests.helpers.studio import ANN, answers_of, rack
 
 SITES = {"model.layers.1.post_attention_layernorm": 16}
 # A model of the catalogue, whose weights nothing here asks for.
@@ -109,24 +109,24 @@ def test_a_one_way_map_is_not_reversed(
     prompts = TOXICITY if known else None
     if refused:
         with pytest.raises(ContentError, match="cannot be reversed"):
-            check_map(smap, prompts, strength, inverse=inverse)
+            check_steering(smap, prompts, strength, inverse=inverse)
     else:
-        check_map(smap, prompts, strength, inverse=inverse)
+        check_steering(smap, prompts, strength, inverse=inverse)
 
 
 def test_a_map_of_the_swapped_set_is_known_by_its_hash() -> None:
     for strength in (1.0, 0.0, -1.0):
         with pytest.raises(ContentError, match="puts no such map on"):
-            check_map(made_from(swapped(TOXICITY)), None, strength, inverse=False)
-    check_map(made_from(swapped(FORMAL)), None, -1.0, inverse=True)
+            check_steering(made_from(swapped(TOXICITY)), None, strength, inverse=False)
+    check_steering(made_from(swapped(FORMAL)), None, -1.0, inverse=True)
 
 
 def test_a_map_of_a_visitors_own_set_is_judged_by_its_prompts() -> None:
     with pytest.raises(ContentError, match="puts no such map on"):
-        check_map(made_from(RUDE), RUDE, 1.0, inverse=False)
+        check_steering(made_from(RUDE), RUDE, 1.0, inverse=False)
     with pytest.raises(ContentError, match="cannot be reversed"):
-        check_map(made_from(swapped(RUDE)), swapped(RUDE), -1.0, inverse=False)
-    check_map(made_from(swapped(RUDE)), swapped(RUDE), 1.0, inverse=False)
+        check_steering(made_from(swapped(RUDE)), swapped(RUDE), -1.0, inverse=False)
+    check_steering(made_from(swapped(RUDE)), swapped(RUDE), 1.0, inverse=False)
 
 
 def test_the_rack_is_guarded_only_where_strangers_are(demo: Studio) -> None:
@@ -144,7 +144,7 @@ def test_the_page_and_the_api_refuse_a_reversed_map(demo: Studio) -> None:
     one_way = demo.library.add_map(owner_of(ANN), made_from(TOXICITY)).id
     harmful = demo.library.add_map(owner_of(ANN), made_from(swapped(TOXICITY))).id
     other = demo.library.add_map(owner_of(ANN), made_from(FORMAL)).id
-    texts, api = Texts(demo), Api(demo)
+    texts, api = TextCallbacks(demo, answers_of(demo)), Api(demo, answers_of(demo))
     for map_id, strength, inverse, message in (
         (one_way, -0.5, False, "cannot be reversed"),
         (one_way, 0.5, True, "cannot be reversed"),
@@ -162,7 +162,7 @@ def test_the_page_and_the_api_refuse_a_reversed_map(demo: Studio) -> None:
         api.complete(ANN, "Once", [one_way], [-0.5], MODEL)
     with pytest.raises(gr.Error, match="puts no such map on"):
         api.complete(ANN, "Once", [harmful], [0.5], MODEL)
-    compare = CompareWork(demo)
+    compare = CompareCallbacks(demo, answers_of(demo))
     with pytest.raises(gr.Error, match="cannot be reversed"):
         list(compare.show(ANN, one_way, other, -0.5, "", "Once", 0))
     with pytest.raises(gr.Error, match="puts no such map on"):
@@ -171,7 +171,7 @@ def test_the_page_and_the_api_refuse_a_reversed_map(demo: Studio) -> None:
 
 
 def test_training_on_a_harmful_set_is_refused_from_every_door(demo: Studio) -> None:
-    training, api = TrainingWork(demo), Api(demo)
+    training, api = TrainingCallbacks(demo), Api(demo, answers_of(demo))
     table: list[list[Any]] = [
         [source, target, ""] for source, target in zip(RUDE.source, RUDE.target, strict=True)
     ]

@@ -19,7 +19,7 @@ def test_every_variable_is_read_and_documented(tmp_path: Path) -> None:
         "UNRELATED": "1",
     }
     settings = Settings.from_environment(given, tmp_path)
-    assert (settings.network_disk, settings.most_jobs, settings.trackio) == (True, 7, "curves")
+    assert (settings.network_disk, settings.max_jobs, settings.trackio) == (True, 7, "curves")
     assert settings.home == tmp_path
     assert settings_table() in README.read_text(encoding="utf-8")
 
@@ -27,7 +27,7 @@ def test_every_variable_is_read_and_documented(tmp_path: Path) -> None:
 def test_demo_mode_halves_what_was_chosen(tmp_path: Path) -> None:
     chosen = {"LINEAS_MOST_JOBS": "7", "LINEAS_MOST_STEPS": "1"}
     demo = Settings.from_environment({**chosen, "DEMO_MODE": "1"}, tmp_path)
-    assert (demo.most_jobs, demo.most_steps) == (3, 1)
+    assert (demo.max_jobs, demo.max_steps) == (3, 1)
     assert not Settings.from_environment({**chosen, "DEMO_MODE": "0"}, tmp_path).demo
 
 

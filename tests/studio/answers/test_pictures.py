@@ -14,14 +14,14 @@ from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.scenes.grid import make_grid, read_sidecar
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.pictures import Pictures
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.pins import PinWork
-from tests.helpers.studio import ANN, BOB, rack
+from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
+from lineas_core.studio.tabs.pins import PinCallbacks
+from tests.helpers.studio import ANN, BOB, answers_of, rack
 
 
 def model_of(studio: Studio, name: str) -> DiffusionModel:
-    model = studio.shelf.get(name)
+    model = studio.model_cache.get(name)
     assert isinstance(model, DiffusionModel)
     return model
 
@@ -30,7 +30,7 @@ def test_pictures_are_those_of_the_model_steered_by_the_rack(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
     first, second = (studio.library.map(map_id, owner_of(ANN)) for map_id in inks)
-    pictures = Pictures(studio)
+    pictures = ImageCallbacks(studio, answers_of(studio))
     both = rack((inks[1], 0.7), (inks[0], 0.4))
     shown, (before, after), _ = pictures.look(ANN, painter, both, "ab\n\n ba ", 3)
     model = model_of(studio, painter)
@@ -51,7 +51,7 @@ def test_only_what_is_on_steers(
 ) -> None:
     mixed = rack((inks[0], 1.0), (inks[1], 1.0), **dict.fromkeys(state, inks[1]))
     mixed["state"]["rows"][1]["on"] = False
-    _, (_, after), _ = Pictures(studio).look(ANN, painter, mixed, "ab", 3)
+    _, (_, after), _ = ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, mixed, "ab", 3)
     smap = studio.library.map(inks[steered_by], owner_of(ANN))
     wanted = model_of(studio, painter).generate(["ab"], [(smap, 1.0)], seed=3)[0]
     assert after == wanted.resize(after.size)
@@ -60,12 +60,16 @@ def test_only_what_is_on_steers(
 def test_the_inverse_undoes_its_map(studio: Studio, painter: str, inks: list[str]) -> None:
     there_and_back = rack((inks[0], 1.0), (inks[0], 1.0))
     there_and_back["state"]["rows"][1]["inverse"] = True
-    _, (before, after), _ = Pictures(studio).look(ANN, painter, there_and_back, "ab", 3)
+    _, (before, after), _ = ImageCallbacks(studio, answers_of(studio)).look(
+        ANN, painter, there_and_back, "ab", 3
+    )
     assert max(abs(a - b) for a, b in zip(before.tobytes(), after.tobytes(), strict=True)) <= 1
 
 
 def test_with_no_map_the_pictures_are_untouched(studio: Studio, painter: str) -> None:
-    shown, (before, after), news = Pictures(studio).look(ANN, painter, rack(), "ab", 3)
+    shown, (before, after), news = ImageCallbacks(studio, answers_of(studio)).look(
+        ANN, painter, rack(), "ab", 3
+    )
     assert before == after
     assert "CLIP <b>not scored" in shown
     assert "IMG <b>1.00" in shown
@@ -75,7 +79,10 @@ def test_with_no_map_the_pictures_are_untouched(studio: Studio, painter: str) ->
 def test_a_grid_comes_with_curves_and_files_that_reproduce_it(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
-    pictures, mixed = Pictures(studio), rack((inks[0], 0.3), (inks[1], 0.5))
+    pictures, mixed = (
+        ImageCallbacks(studio, answers_of(studio)),
+        rack((inks[0], 0.3), (inks[1], 0.5)),
+    )
     table, _, curves, picture, sidecar, film, scores = pictures.grid(
         ANN, painter, mixed, "ab\nba", 3
     )
@@ -105,7 +112,10 @@ def test_a_grid_comes_with_curves_and_files_that_reproduce_it(
 def test_a_grid_goes_over_any_strengths_and_over_seeds(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
-    pictures, mixed = Pictures(studio), rack((inks[0], 0.3), (inks[1], 0.5))
+    pictures, mixed = (
+        ImageCallbacks(studio, answers_of(studio)),
+        rack((inks[0], 0.3), (inks[1], 0.5)),
+    )
     options = ("1.5; -0.5", "seeds", 3, "")
     table, _, _, _, sidecar, *_ = pictures.grid(ANN, painter, mixed, "ab\nba", 3, *options)
     assert table.count("<img") == 9
@@ -138,7 +148,9 @@ def test_a_grid_of_two_maps_has_one_across_and_one_down(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
     mixed = rack((inks[0], 0.1), (inks[1], 0.2))
-    table, _, _, _, sidecar, *_ = Pictures(studio).crossed(ANN, painter, mixed, "ab\nba", 3)
+    table, _, _, _, sidecar, *_ = ImageCallbacks(studio, answers_of(studio)).crossed(
+        ANN, painter, mixed, "ab\nba", 3
+    )
     assert table.count("<img") == 25
     scene = read_sidecar(Path(sidecar).read_text())
     maps = [studio.library.map(map_id, owner_of(ANN)) for map_id in inks]
@@ -152,13 +164,15 @@ def test_a_grid_of_two_maps_has_one_across_and_one_down(
             pair = zip(grid.images[row][column].tobytes(), alone.tobytes(), strict=True)
             assert max(abs(a - b) for a, b in pair) <= 1
     with pytest.raises(gr.Error, match="second one on"):
-        Pictures(studio).crossed(ANN, painter, rack((inks[0], 1.0)), "ab", 3)
+        ImageCallbacks(studio, answers_of(studio)).crossed(
+            ANN, painter, rack((inks[0], 1.0)), "ab", 3
+        )
 
 
 def test_effects_are_told_of_maps_that_act_together(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
-    pictures = Pictures(studio)
+    pictures = ImageCallbacks(studio, answers_of(studio))
     assert pictures.effects(ANN, painter, rack((inks[0], 1.0)), "ab")["effects"] == {}
     twice = pictures.effects(ANN, painter, rack((inks[0], 0.5), (inks[1], 0.0)), "ab")
     assert twice["effects"][inks[0]] == pytest.approx(1)
@@ -171,9 +185,11 @@ def test_pictures_that_cannot_be_scored_say_so(
     monkeypatch.setattr(clip, "_loaded", {})
     monkeypatch.setitem(clip.SCORERS, "clip-emoji", tmp_path / "nothing")
     mixed = rack((inks[0], 1.0))
-    shown, _, _ = Pictures(studio).look(ANN, painter, mixed, "ab", 3)
+    shown, _, _ = ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, mixed, "ab", 3)
     assert shown.count("not scored") == 2
-    table, _, curves, *_ = Pictures(studio).grid(ANN, painter, mixed, "ab", 3)
+    table, _, curves, *_ = ImageCallbacks(studio, answers_of(studio)).grid(
+        ANN, painter, mixed, "ab", 3
+    )
     assert "no CLIP could be loaded" in table
     assert curves["value"] is None
 
@@ -181,7 +197,7 @@ def test_pictures_that_cannot_be_scored_say_so(
 def test_mistakes_about_pictures_become_messages(
     studio: Studio, painter: str, inks: list[str], writer: str
 ) -> None:
-    pictures = Pictures(studio)
+    pictures = ImageCallbacks(studio, answers_of(studio))
     on = rack((inks[0], 1.0))
     for arguments, message in (
         ((ANN, painter, on, " \n", 0), "There is no prompt"),
@@ -201,7 +217,7 @@ def test_a_demo_loads_no_model_but_the_catalogues(painter: str, tmp_path: Path) 
     demo = Studio(Settings(home=tmp_path / "demo", demo=True), environment={})
     try:
         with pytest.raises(gr.Error, match="this Space has smollm2"):
-            Pictures(demo).look(ANN, painter, rack(), "ab", 3)
+            ImageCallbacks(demo, answers_of(demo)).look(ANN, painter, rack(), "ab", 3)
     finally:
         demo.close()
 
@@ -209,12 +225,14 @@ def test_a_demo_loads_no_model_but_the_catalogues(painter: str, tmp_path: Path) 
 def test_another_visitor_is_not_steered_by_ones_maps(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
-    _, (before, after), _ = Pictures(studio).look(BOB, painter, rack((inks[0], 1.0)), "ab", 3)
+    _, (before, after), _ = ImageCallbacks(studio, answers_of(studio)).look(
+        BOB, painter, rack((inks[0], 1.0)), "ab", 3
+    )
     assert before == after
 
 
 def test_surprises_go_through_all_subjects_before_they_repeat(studio: Studio) -> None:
-    pictures, shown, seen = Pictures(studio), "", []
+    pictures, shown, seen = ImageCallbacks(studio, answers_of(studio)), "", []
     for _ in range(len(SUBJECTS) // 4):
         shown = pictures.surprise(shown)
         seen += shown.splitlines()
@@ -224,30 +242,37 @@ def test_surprises_go_through_all_subjects_before_they_repeat(studio: Studio) ->
 def test_of_each_kind_one_model_stays_in_memory(
     studio: Studio, painter: str, writer: str, small_models: dict[str, Path]
 ) -> None:
-    first = studio.shelf.get(writer)
-    studio.shelf.get(painter)
-    assert studio.shelf.get(writer) is first
+    first = studio.model_cache.get(writer)
+    studio.model_cache.get(painter)
+    assert studio.model_cache.get(writer) is first
     other = str(small_models["gpt2"])
-    studio.shelf.get(other)
-    assert [studio.shelf.has(name) for name in (writer, painter, other)] == [False, True, True]
+    studio.model_cache.get(other)
+    assert [studio.model_cache.has(name) for name in (writer, painter, other)] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_seeds_out_of_range_are_messages(studio: Studio, painter: str) -> None:
     for seed in (-1, 2**63):
         with pytest.raises(gr.Error, match=f"seed is {seed}; choose 0 to"):
-            Pictures(studio).look(ANN, painter, rack(), "ab", seed)
+            ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, rack(), "ab", seed)
 
 
 def test_a_pin_shows_its_scene_again(studio: Studio, painter: str, inks: list[str]) -> None:
     mixed = rack((inks[0], 0.3), (inks[1], 0.5), modality="image")
-    shown, *_ = Pictures(studio).look(ANN, painter, mixed, "ab\nba", 3)
+    shown, *_ = ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, mixed, "ab\nba", 3)
     scene = json.loads(unescape(shown.partition('data-made="')[2].partition('"')[0]))
-    work = PinWork(studio)
+    work = PinCallbacks(studio)
     news, *fields = work.again(ANN, {"scene": scene})
     assert fields == [painter, "ab\nba", 3]
     assert news["ask"]
     assert (
-        Pictures(studio).look(ANN, *fields[:1], {"state": news["state"]}, *fields[1:])[0] == shown
+        ImageCallbacks(studio, answers_of(studio)).look(
+            ANN, *fields[:1], {"state": news["state"]}, *fields[1:]
+        )[0]
+        == shown
     )
     for broken in (None, [], {}, {"scene": {"rack": 3}}, {"scene": {**scene, "seed": "x"}}):
         with pytest.raises(gr.Error, match=r"cannot be read|give a whole number"):

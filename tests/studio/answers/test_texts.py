@@ -9,19 +9,20 @@ import pytest
 from lineas_core.models.language.model import LanguageModel, TextGrid
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.readouts import Readout, read_out
-from lineas_core.studio.answers.texts import Texts, stream_pair
+from lineas_core.studio.answers.streaming import stream_sides
 from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
 from lineas_core.studio.views import completions
-from tests.helpers.studio import ANN, rack
+from tests.helpers.studio import ANN, answers_of, rack
 
 
 def test_what_streams_grows_to_what_the_model_writes(
     studio: Studio, writer: str, words: str
 ) -> None:
-    model = studio.shelf.get(writer)
+    model = studio.model_cache.get(writer)
     assert isinstance(model, LanguageModel)
     steer = [(studio.library.map(words, owner_of(ANN)), 0.8)]
-    seen = list(stream_pair(model, "ab", steer, 5, 24))
+    seen = list(stream_sides(model, ["ab"] * 2, [[], steer], 5, 24))
     assert seen[-1] == [
         model.generate(["ab"], seed=5, max_new_tokens=24)[0],
         model.generate(["ab"], steer, seed=5, max_new_tokens=24)[0],
@@ -41,7 +42,7 @@ def test_leaving_the_stream_stops_the_writing(tiny: LanguageModel) -> None:
 
     tiny.module.forward = counted  # type: ignore[method-assign]
     try:
-        stream = stream_pair(tiny, "ab", [], 5, 120)
+        stream = stream_sides(tiny, ["ab"] * 2, [[], []], 5, 120)
         next(stream)
         stream.close()  # type: ignore[attr-defined]
         time.sleep(0.5)
@@ -53,7 +54,11 @@ def test_leaving_the_stream_stops_the_writing(tiny: LanguageModel) -> None:
 
 
 def test_a_pair_ends_with_its_readouts(studio: Studio, writer: str, words: str) -> None:
-    shown = list(Texts(studio).compare(ANN, writer, rack((words, 1.0)), "ab", 0, 9))
+    shown = list(
+        TextCallbacks(studio, answers_of(studio)).compare(
+            ANN, writer, rack((words, 1.0)), "ab", 0, 9
+        )
+    )
     assert "ls-caret" in shown[0]
     assert "ls-caret" not in shown[-1]
     assert shown[-1].count("perplexity <b>") == shown[-1].count("toxicity <b>") == 2
@@ -62,13 +67,15 @@ def test_a_pair_ends_with_its_readouts(studio: Studio, writer: str, words: str) 
 
 def test_a_table_sweeps_the_first_map_over_seeds(studio: Studio, writer: str, words: str) -> None:
     mix = studio.mix(owner_of(ANN), _state(words), writer)
-    grid, readouts = Texts(studio).table(mix, writer, "ab", 7, 6, 2)
+    grid, readouts = answers_of(studio).texts.sweep(mix, writer, "ab", 7, 6, 2)
     assert len(readouts) == len(grid.strengths) == 5
-    model = studio.shelf.get(writer)
+    model = studio.model_cache.get(writer)
     assert isinstance(model, LanguageModel)
     alone = model.generate(["ab"], [(mix.maps[0], 0.5)], seed=8, max_new_tokens=6)[0]
     assert grid.texts[1][2] == alone
-    html, file = Texts(studio).sweep(ANN, writer, rack((words, 0.2)), "ab", 7, 6, 2)
+    html, file = TextCallbacks(studio, answers_of(studio)).sweep(
+        ANN, writer, rack((words, 0.2)), "ab", 7, 6, 2
+    )
     with open(file["value"], encoding="utf-8-sig", newline="") as opened:
         kept = list(csv.DictReader(opened))
     assert [(row["seed"], row["strength"]) for row in kept[:2]] == [("7", "0.0"), ("7", "0.25")]
@@ -112,7 +119,7 @@ def test_texts_are_shown_as_text_with_the_concepts_marked() -> None:
 def test_mistakes_about_texts_become_messages(
     studio: Studio, writer: str, words: str, painter: str
 ) -> None:
-    texts, on = Texts(studio), rack((words, 1.0))
+    texts, on = TextCallbacks(studio, answers_of(studio)), rack((words, 1.0))
     for arguments, message in (
         ((ANN, writer, on, "  ", 0, 9), "prompt is empty"),
         ((ANN, writer, on, "ab", 0, 900), "tokens is 900"),

@@ -23,8 +23,11 @@ import torch
 import lineas_core as lc
 from lineas_core.scenes.bundle import read_bundle
 from lineas_core.studio.jobs import slices
-from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.queue import JobError, Jobs
+from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage import store
 from lineas_core.studio.storage.recovery.recovery import open_state
 from tests.helpers.models import random_map
@@ -105,10 +108,14 @@ class Process:
     def _open(self) -> tuple[Jobs, Any]:
         self._state = open_state(self._home)
         self._say("open", list(self._state.notes))
-        jobs = Jobs(
-            self._state.store, self._state.library, lambda name: self._model, Turns(), self._home,
-            most_queued=3, most_per_visitor=4,
-        )  # fmt: skip
+        context = JobContext(
+            self._state.store,
+            self._state.library,
+            lambda name: self._model,
+            Priority(),
+            JobFiles(self._home),
+        )
+        jobs = Jobs(context, run_job, max_queued=3, max_per_visitor=4)
         return jobs, self._state.library
 
     def _say(self, *words: object) -> None:
@@ -121,7 +128,7 @@ def main() -> None:
     """Serve."""
     torch.set_num_threads(1)
     # So that checkpoints lie between all steps, and a job survives any number of kills.
-    slices.SECONDS_A_CHECKPOINT, store.MOST_ATTEMPTS = 0.0, 10**6
+    slices.SECONDS_BETWEEN_CHECKPOINTS, store.MAX_ATTEMPTS = 0.0, 10**6
     model = lc.load_model(sys.argv[1], device="cpu")
     print("ready", flush=True)
     for line in sys.stdin:

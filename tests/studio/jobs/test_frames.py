@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lineas_core.studio.jobs.frames import Frame, draw_film, frame_files, load_frames, save_frame
+from lineas_core.studio.jobs.film import draw_training_film
+from lineas_core.studio.jobs.frames import Frame, frame_files, load_frames, save_frame
 
 
 def noise(seed: int, side: int = 64) -> Image.Image:
@@ -68,7 +69,9 @@ def test_damaged_frames_are_left_out(tmp_path: Path, damage: bytes) -> None:
 
 def test_a_film_shows_unsteered_beside_steered_and_loops() -> None:
     red, blue, green = (Image.new("RGB", (64, 64), c) for c in ("red", "blue", "lime"))
-    film = opened(draw_film([Frame(1, 2.0, 1.0, red, blue), Frame(9, 1.0, 1.0, red, green)]))
+    film = opened(
+        draw_training_film([Frame(1, 2.0, 1.0, red, blue), Frame(9, 1.0, 1.0, red, green)])
+    )
     assert film.info["loop"] == 0
     assert film.n_frames == 2
     for number, colour in ((0, (0, 0, 255)), (1, (0, 255, 0))):
@@ -81,7 +84,9 @@ def test_a_film_shows_unsteered_beside_steered_and_loops() -> None:
 
 def test_a_film_of_texts_differs_where_the_texts_do() -> None:
     steered = ["the same", "other words here"]
-    film = opened(draw_film([Frame(i + 1, 1.0, 1.0, "plain", t) for i, t in enumerate(steered)]))
+    film = opened(
+        draw_training_film([Frame(i + 1, 1.0, 1.0, "plain", t) for i, t in enumerate(steered)])
+    )
     parts = []
     for number in (0, 1):
         film.seek(number)
@@ -93,7 +98,7 @@ def test_a_film_of_texts_differs_where_the_texts_do() -> None:
 
 
 def test_long_texts_and_long_words_stay_in_their_column() -> None:
-    film = opened(draw_film([Frame(1, 1.0, 1.0, "x" * 4000, "many words " * 400)]))
+    film = opened(draw_training_film([Frame(1, 1.0, 1.0, "x" * 4000, "many words " * 400)]))
     pixels = np.asarray(film.convert("L"), dtype=int)
     # Neither into the gap between the columns, nor below them.
     assert pixels[30:250, 311:319].min() > 250
@@ -102,7 +107,7 @@ def test_long_texts_and_long_words_stay_in_their_column() -> None:
 
 def test_a_long_film_is_thinned_from_first_to_last() -> None:
     frames = [picture(step, 16) for step in range(1, 200)]
-    film = opened(draw_film(frames))
+    film = opened(draw_training_film(frames))
     assert film.n_frames == 60
     tile = noise(199, 16).resize((224, 224), Image.Resampling.NEAREST)
     film.seek(59)
@@ -112,7 +117,7 @@ def test_a_long_film_is_thinned_from_first_to_last() -> None:
 
 def test_a_film_stays_small_even_of_noise() -> None:
     frames = [picture(step, 224) for step in range(1, 61)]
-    film = draw_film(frames)
+    film = draw_training_film(frames)
     assert len(film) <= 4 * 2**20
     assert 20 < opened(film).n_frames < 60
-    assert opened(draw_film(frames, most_bytes=1)).n_frames == 1
+    assert opened(draw_training_film(frames, max_bytes=1)).n_frames == 1

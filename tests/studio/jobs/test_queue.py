@@ -19,9 +19,10 @@ import lineas_core as lc
 from lineas_core.methods.names import TITLES
 from lineas_core.studio.jobs import fits
 from lineas_core.studio.jobs.frames import load_frame
+from lineas_core.studio.jobs.job_files import JobFiles
+from lineas_core.studio.jobs.measuring import measure_run
 from lineas_core.studio.jobs.queue import JobError
-from lineas_core.studio.jobs.run import checkpoint_of, frames_of, record_of
-from lineas_core.studio.jobs.slices import check_run, run_slice
+from lineas_core.studio.jobs.slices import run_slice
 from lineas_core.studio.storage.schema import MIGRATIONS, migrate
 from tests.helpers.jobs import CHANGES, At, Shop, same, wait_for
 from tests.helpers.pipelines import small_sd
@@ -33,18 +34,23 @@ from pathlib import Path
 import torch
 import lineas_core as lc
 from lineas_core.studio.jobs import slices
+from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.job_files import JobFiles
+from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.queue import Jobs
+from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.store import Store
-from lineas_core.studio.jobs.priority import Turns
 
 torch.set_num_threads(2)
-slices.SECONDS_A_CHECKPOINT = 0.2
+slices.SECONDS_BETWEEN_CHECKPOINTS = 0.2
 home, model, prompts = Path(sys.argv[1]), sys.argv[2], lc.PromptSet.load(sys.argv[3])
 store = Store(home / "studio.db")
 library = Library(store, home / "maps")
-jobs = Jobs(store, library, lambda name: lc.load_model(name, device="cpu"), Turns(), home,
-            most_queued=5, most_per_visitor=5)
+context = JobContext(
+    store, library, lambda name: lc.load_model(name, device="cpu"), Priority(), JobFiles(home)
+)
+jobs = Jobs(context, run_job, max_queued=5, max_per_visitor=5)
 changes = {"steps": 150, "rate": 0.05, "batch_size": 4, "holdout": 0.25}
 print(jobs.start("ada", model, prompts, changes).id, flush=True)
 time.sleep(600)
@@ -109,16 +115,16 @@ def test_a_fit_is_stopped_or_put_back_before_its_end(
     shop: Shop, prompts: lc.PromptSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fits, "SECONDS_BETWEEN_LOOKS", 0.0)
-    turns = At(shop.home)
-    jobs = shop.jobs(turns=turns)
+    priority = At(shop.home)
+    jobs = shop.jobs(priority=priority)
     job = jobs.start("ada", "tiny", prompts, {}, method="lin-act")
-    turns.act = lambda: jobs.cancel(job.id, "ada")
+    priority.act = lambda: jobs.cancel(job.id, "ada")
     jobs.work()
     assert (shop.row(job).status, shop.row(job).map_id) == ("cancelled", "")
-    turns = At(shop.home)
-    jobs = shop.jobs(turns=turns)
+    priority = At(shop.home)
+    jobs = shop.jobs(priority=priority)
     job = jobs.start("ada", "tiny", prompts, {}, method="lin-act")
-    turns.act = jobs.close
+    priority.act = jobs.close
     jobs.work()
     assert (shop.row(job).status, shop.row(job).attempts) == ("queued", 0)
     assert shop.jobs().work()
@@ -139,7 +145,7 @@ def test_a_fit_elsewhere_gives_the_same_map(
     job = jobs.start("ada", "tiny", prompts, {}, method="mean-act", preview_prompt="ab")
     jobs.work()
     assert shop.row(job).status == "done", shop.row(job).message
-    assert calls == ["run_fit", "check_map"]
+    assert calls == ["run_fit", "measure_map"]
     assert same(shop.map(job), lc.fit("mean-act", tiny, prompts))
 
 
@@ -195,18 +201,20 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_map(
     ) as server:
         assert server.stdout is not None
         job_id = server.stdout.readline().strip()
-        wait_for(lambda: checkpoint_of(tmp_path, job_id).exists() or server.poll() is not None)
+        wait_for(
+            lambda: JobFiles(tmp_path).checkpoint(job_id).exists() or server.poll() is not None
+        )
         server.send_signal(signal.SIGKILL)
     shop = Shop(tmp_path, tiny)
     job = shop.store.job(job_id)
     assert job is not None
     assert job.status == "running"
     assert 1 <= job.step < 150
-    assert record_of(tmp_path, job_id).exists()
+    assert JobFiles(tmp_path).sidecar(job_id).exists()
     jobs = shop.jobs(autostart=True)
     wait_for(lambda: shop.row(job).finished)
     jobs.close()
-    assert not record_of(tmp_path, job_id).exists()
+    assert not JobFiles(tmp_path).sidecar(job_id).exists()
     row = shop.row(job)
     # It got on, so the attempt that was cut off counts no more.
     assert (row.status, row.attempts, row.message) == ("done", 1, "")
@@ -220,14 +228,14 @@ def test_killed_in_mid_training_it_goes_on_to_the_same_map(
 def test_an_orderly_stop_puts_the_job_back_and_costs_no_attempt(
     shop: Shop, prompts: lc.PromptSet, undisturbed: lc.TrainResult
 ) -> None:
-    turns = At(shop.home)
-    jobs = shop.jobs(turns=turns)
-    turns.act = jobs.close
+    priority = At(shop.home)
+    jobs = shop.jobs(priority=priority)
+    priority.act = jobs.close
     job = jobs.start("ada", "tiny", prompts, CHANGES)
     jobs.work()
     row = shop.row(job)
-    assert (row.status, row.step, row.attempts) == ("queued", turns.steps, 0)
-    assert len(row.supports) == turns.steps >= 1
+    assert (row.status, row.step, row.attempts) == ("queued", priority.steps, 0)
+    assert len(row.supports) == priority.steps >= 1
     assert shop.library.maps("ada") == []
     shop.jobs().work()
     assert shop.row(job).status == "done"
@@ -238,16 +246,16 @@ def test_an_orderly_stop_puts_the_job_back_and_costs_no_attempt(
 def test_cancelling_takes_effect_within_one_step_and_keeps_the_map(
     shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel
 ) -> None:
-    turns = At(shop.home)
-    jobs = shop.jobs(turns=turns)
+    priority = At(shop.home)
+    jobs = shop.jobs(priority=priority)
     job = jobs.start("ada", "tiny", prompts, CHANGES)
-    turns.act = lambda: jobs.cancel(job.id, "ada")
+    priority.act = lambda: jobs.cancel(job.id, "ada")
     jobs.work()
     row = shop.row(job)
-    assert (row.status, row.step, row.stopping) == ("cancelled", turns.steps, True)
-    assert len(row.losses) == turns.steps >= 1
+    assert (row.status, row.step, row.stopping) == ("cancelled", priority.steps, True)
+    assert len(row.losses) == priority.steps >= 1
     trainer = lc.Trainer(tiny, prompts, lc.TrainConfig.for_model(tiny, **CHANGES))
-    for _ in range(turns.steps):
+    for _ in range(priority.steps):
         trainer.step()
     assert same(shop.map(job), trainer.map)
     assert not jobs.cancel(job.id, "ada")
@@ -266,17 +274,17 @@ def test_a_waiting_job_is_cancelled_at_once(shop: Shop, prompts: lc.PromptSet) -
 def test_a_job_cancelled_while_it_waits_after_a_restart_keeps_its_map(
     shop: Shop, prompts: lc.PromptSet
 ) -> None:
-    turns = At(shop.home)
-    jobs = shop.jobs(turns=turns)
-    turns.act = jobs.close
+    priority = At(shop.home)
+    jobs = shop.jobs(priority=priority)
+    priority.act = jobs.close
     job = jobs.start("ada", "tiny", prompts, CHANGES)
     jobs.work()
     jobs = shop.jobs()
     assert jobs.cancel(job.id, "ada")
     jobs.work()
     row = shop.row(job)
-    assert (row.status, row.step) == ("cancelled", turns.steps)
-    assert len(shop.library.row(row.map_id, "ada").losses) == turns.steps >= 1
+    assert (row.status, row.step) == ("cancelled", priority.steps)
+    assert len(shop.library.row(row.map_id, "ada").losses) == priority.steps >= 1
 
 
 @pytest.mark.parametrize("damage", ["junk", "cut", "other run"])
@@ -287,12 +295,12 @@ def test_a_checkpoint_that_is_of_no_use_means_to_start_anew(
     undisturbed: lc.TrainResult,
     damage: str,
 ) -> None:
-    turns = At(shop.home)
-    jobs = shop.jobs(turns=turns)
-    turns.act = jobs.close
+    priority = At(shop.home)
+    jobs = shop.jobs(priority=priority)
+    priority.act = jobs.close
     job = jobs.start("ada", "tiny", prompts, CHANGES)
     jobs.work()
-    path = checkpoint_of(shop.home, job.id)
+    path = JobFiles(shop.home).checkpoint(job.id)
     if damage == "junk":
         path.write_bytes(b"junk")
     elif damage == "cut":
@@ -326,7 +334,7 @@ def test_slices_elsewhere_give_the_same_map(
     row = shop.row(job)
     assert row.status == "done", row.message
     assert calls.count("run_slice") > 1
-    assert calls[-1] == "check_run"
+    assert calls[-1] == "measure_run"
     assert row.frames == calls.count("run_slice")
     assert same(shop.map(job), undisturbed.map)
     assert (list(row.losses), row.health) == (undisturbed.losses, undisturbed.health)
@@ -344,7 +352,7 @@ def test_a_run_that_goes_off_fails_with_its_last_good_map(
         tame.step()
     # At this rate no step of its own is good: it goes on from some that were made at a lower one.
     run = lc.Trainer(tiny, prompts, lc.TrainConfig.for_model(tiny, **wild)).state.run
-    path = checkpoint_of(shop.home, job.id)
+    path = JobFiles(shop.home).checkpoint(job.id)
     path.parent.mkdir(parents=True)
     replace(tame.state, run=run).save(path)
     jobs.work()
@@ -368,7 +376,7 @@ def test_failures_become_messages_and_the_next_job_runs(
             raise KeyError("secret detail")
         return shop.model if name == "tiny" else lc.load_model(name)
 
-    jobs = shop.jobs(load_model=load, most_per_visitor=9, most_queued=9)
+    jobs = shop.jobs(load_model=load, max_per_visitor=9, max_queued=9)
     missing = jobs.start("ada", str(shop.home / "none"), prompts, CHANGES)
     odd = jobs.start("ada", "odd", prompts, CHANGES)
     sites = jobs.start("ada", "tiny", prompts, {**CHANGES, "sites": "nothing_like_it"})
@@ -440,7 +448,7 @@ def test_a_retry_names_its_parent_and_has_its_settings(shop: Shop, prompts: lc.P
 
 
 def test_the_limits_are_said_with_when_to_try_again(shop: Shop, prompts: lc.PromptSet) -> None:
-    jobs = shop.jobs(most_queued=3, most_per_visitor=2)
+    jobs = shop.jobs(max_queued=3, max_per_visitor=2)
     first = jobs.start("ada", "tiny", prompts, CHANGES)
     jobs.start("ada", "tiny", prompts, CHANGES)
     with pytest.raises(JobError, match="You have 2 unfinished.*2 at a time is the limit.*minutes"):
@@ -501,9 +509,9 @@ def test_checkpoints_and_frames_of_old_jobs_are_pruned(
     jobs = shop.jobs(clock=lambda: now[0])
     done = jobs.start("ada", "tiny", prompts, CHANGES)
     jobs.work()
-    turns = At(shop.home)
-    closed = shop.jobs(turns=turns)
-    turns.act = closed.close
+    priority = At(shop.home)
+    closed = shop.jobs(priority=priority)
+    priority.act = closed.close
     waiting = closed.start("ada", "tiny", prompts, CHANGES)
     closed.work()
     left_behind = shop.home / "checkpoints" / f".{done.id}.safetensors.123.partial"
@@ -512,15 +520,15 @@ def test_checkpoints_and_frames_of_old_jobs_are_pruned(
     stray = shop.home / "checkpoints" / "stray.safetensors"
     stray.write_bytes(b"of a job that is not known")
     for _ in range(3):
-        assert checkpoint_of(shop.home, done.id).exists()
+        assert JobFiles(shop.home).checkpoint(done.id).exists()
         now[0] += 1300
         jobs.prune(3600)
     assert not stray.exists()
-    assert not checkpoint_of(shop.home, done.id).exists()
-    assert not frames_of(shop.home, done.id).exists()
+    assert not JobFiles(shop.home).checkpoint(done.id).exists()
+    assert not JobFiles(shop.home).frames(done.id).exists()
     assert not left_behind.exists()
-    assert checkpoint_of(shop.home, waiting.id).exists()
-    assert frames_of(shop.home, waiting.id).exists()
+    assert JobFiles(shop.home).checkpoint(waiting.id).exists()
+    assert JobFiles(shop.home).frames(waiting.id).exists()
     assert shop.library.map(shop.row(done).map_id, "ada")
     shop.store.close()
 
@@ -547,7 +555,7 @@ def test_a_map_that_cannot_be_measured_is_kept(
     trainer = lc.Trainer(tiny, prompts, config)
     trainer.step()
     monkeypatch.setattr(tiny, "perplexity", lambda texts: 1 / 0)
-    checked = check_run(tiny, prompts, config, trainer.state, recommend=True)
+    checked = measure_run(tiny, prompts, config, trainer.state, recommend=True)
     assert checked.health is None
     # Not their digests, which hold the second in which each was made.
     for site, affine in trainer.map.sites.items():

@@ -18,14 +18,16 @@ from typing import Any, NamedTuple
 import pytest
 
 import lineas_core as lc
-from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.queue import JobError, Jobs
-from lineas_core.studio.jobs.run import frames_of
+from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage.library import Library
-from lineas_core.studio.storage.store import MOST_ATTEMPTS, Store
+from lineas_core.studio.storage.store import MAX_ATTEMPTS, Store
 
 OWNERS = ("ada", "bob")
-MOST_QUEUED, MOST_PER_VISITOR = 4, 3
+MAX_QUEUED, MAX_PER_VISITOR = 4, 3
 KEEP, TICK = 1000.0, 60.0
 LATE = 0.2
 # One that ends well, and one that fails while it is loaded, which takes less time.
@@ -94,7 +96,7 @@ class Deed:
 def starting(place: int, job: Known) -> list[Step]:
     def start(world: World) -> bool:
         waiting = sum(job.status != "running" for job in world.open())
-        full = len(world.open(job.owner)) >= MOST_PER_VISITOR or waiting >= MOST_QUEUED
+        full = len(world.open(job.owner)) >= MAX_PER_VISITOR or waiting >= MAX_QUEUED
         world.said[place] = "full" if full else "queued"
         if not full:
             world.jobs[job.name] = job
@@ -180,9 +182,10 @@ class Real:
         self.restart()
 
     def restart(self) -> None:
+        context = JobContext(self.store, self.library, self._load, Priority(), JobFiles(self.home))
         self.jobs = Jobs(
-            self.store, self.library, self._load, Turns(), self.home, autostart=False,
-            most_queued=MOST_QUEUED, most_per_visitor=MOST_PER_VISITOR, clock=lambda: self.now,
+            context, run_job, autostart=False, max_queued=MAX_QUEUED,
+            max_per_visitor=MAX_PER_VISITOR, clock=lambda: self.now,
         )  # fmt: skip
 
     def start(self, job: Known) -> str:
@@ -328,13 +331,13 @@ class Driver:
         self.real.restart()
         for job in self.world.open():
             if job.status == "running":
-                failed = job.attempts >= MOST_ATTEMPTS
+                failed = job.attempts >= MAX_ATTEMPTS
                 self.world.change(job.name, status="failed" if failed else "queued")
 
     def _prune(self) -> None:
         """Files of jobs that ended long ago go, and no others."""
         recent = list(self.world.jobs)[-RECENT:]
-        folders = {name: frames_of(self.real.home, self.real.ids[name]) for name in recent}
+        folders = {name: JobFiles(self.real.home).frames(self.real.ids[name]) for name in recent}
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "0000001.json").write_text("{}")

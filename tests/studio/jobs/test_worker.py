@@ -39,7 +39,7 @@ def test_a_step_that_hangs_is_told_and_the_queue_goes_on_where_it_can(
     monkeypatch: pytest.MonkeyPatch,
     anew: bool,
 ) -> None:
-    monkeypatch.setattr(watchdog, "LEAST_SECONDS", 1.0)
+    monkeypatch.setattr(watchdog, "MIN_SECONDS", 1.0)
     monkeypatch.setattr(worker, "SECONDS_BETWEEN_LOOKS", 0.05)
     loaded: list[Any] = []
 
@@ -91,32 +91,32 @@ def test_a_step_that_hangs_is_told_and_the_queue_goes_on_where_it_can(
     shop.store.close()
 
 
-def test_a_heart_knows_how_long_a_step_takes() -> None:
+def test_a_watchdog_knows_how_long_a_step_takes() -> None:
     now = [0.0]
-    heart = watchdog.Heartbeat(lambda: now[0])
+    dog = watchdog.Watchdog(lambda: now[0])
     now[0] += 10 * watchdog.OTHER_SECONDS
-    assert heart.overdue() == ""  # Loading may take as long as it likes.
-    heart.beat()
+    assert dog.overdue() == ""  # Loading may take as long as it likes.
+    dog.beat()
     now[0] += watchdog.OTHER_SECONDS
-    assert heart.overdue() == ""
+    assert dog.overdue() == ""
     now[0] += 1
-    assert "no step" in heart.overdue()
-    heart.beat()
+    assert "no step" in dog.overdue()
+    dog.beat()
     for seconds in (50.0, 20.0, 20.0, 20.0, 90.0):
         now[0] += seconds
-        heart.step()
+        dog.step()
     now[0] += 400  # 20 times the median.
-    assert heart.overdue() == ""
+    assert dog.overdue() == ""
     now[0] += 1
-    assert "has not ended for 401 s, and one took 20 s before" in heart.overdue()
-    heart.step()
-    assert heart.overdue() == ""
+    assert "has not ended for 401 s, and one took 20 s before" in dog.overdue()
+    dog.step()
+    assert dog.overdue() == ""
 
 
 def test_a_job_that_gets_on_may_be_cut_off_any_number_of_times(
     shop: Shop, prompts: lc.PromptSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slices, "SECONDS_A_CHECKPOINT", 0.0)
+    monkeypatch.setattr(slices, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
     class DiedError(BaseException):
         """As a process dies: nothing is told to the row."""
@@ -126,10 +126,10 @@ def test_a_job_that_gets_on_may_be_cut_off_any_number_of_times(
 
     job = shop.jobs().start("ada", "tiny", prompts, {**CHANGES, "steps": 60})
     for _ in range(5):
-        turns = At(shop.home)
-        turns.act = die
+        priority = At(shop.home)
+        priority.act = die
         with pytest.raises(DiedError):
-            shop.jobs(turns=turns).work()
+            shop.jobs(priority=priority).work()
         assert shop.row(job).status == "running"
     while shop.jobs().work():
         pass

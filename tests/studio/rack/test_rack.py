@@ -4,10 +4,10 @@ import pytest
 
 from lineas_core.errors import ConfigError, LineasError
 from lineas_core.studio.access.visitors import new_key, owner_of
-from lineas_core.studio.rack.rack import MOST_MAPS, RackState, Slot, patch
+from lineas_core.studio.rack.places import FIRST_MAPS, first_rack
+from lineas_core.studio.rack.rack import MAX_MAPS, RackState, Slot, patch
 from lineas_core.studio.rack.screen import Screen
 from lineas_core.studio.storage.store import MapRow
-from lineas_core.studio.web.page import FIRST_MAPS, first_rack
 from tests.helpers.studio import rack
 
 
@@ -49,7 +49,7 @@ def test_what_is_no_rack_is_refused(state: dict[str, object]) -> None:
 
 
 def test_too_many_maps_at_once_are_refused() -> None:
-    state = RackState(tuple(Slot(str(n)) for n in range(MOST_MAPS + 1)))
+    state = RackState(tuple(Slot(str(n)) for n in range(MAX_MAPS + 1)))
     with pytest.raises(ConfigError, match="Switch some off"):
         state.active([slot.id for slot in state.slots])
 

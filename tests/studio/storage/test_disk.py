@@ -95,11 +95,11 @@ def test_a_full_disk_fails_the_job_by_name_and_spoils_nothing(
     small_disk: Path, tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     shop = Shop(small_disk, tiny)
-    turns = At(small_disk)
-    jobs = shop.jobs(turns=turns)
+    priority = At(small_disk)
+    jobs = shop.jobs(priority=priority)
     first = shop.library.add_map("ada", labelled(1))
     job = jobs.start("ada", "tiny", prompts, CHANGES)
-    turns.act = lambda: fill(small_disk)
+    priority.act = lambda: fill(small_disk)
     jobs.work()
     full = f"LINEAS_HOME ({small_disk}) is full; free some space"
     with pytest.raises(lc.LineasError) as caught:

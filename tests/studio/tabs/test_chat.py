@@ -9,11 +9,11 @@ from lineas_core.errors import PromptError
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.conversation import MOST_TURNS
+from lineas_core.studio.answers.conversation import MAX_TURNS
 from lineas_core.studio.app import Studio
-from lineas_core.studio.jobs.preparation import Preparation
-from lineas_core.studio.tabs.texts.chat import Chats
-from tests.helpers.studio import ANN, rack
+from lineas_core.studio.jobs.device.preparation import Preparation
+from lineas_core.studio.tabs.texts.chat import ChatCallbacks
+from tests.helpers.studio import ANN, answers_of, rack
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
@@ -24,7 +24,7 @@ TEMPLATE = (
 @pytest.fixture
 def talker(studio: Studio, writer: str) -> LanguageModel:
     """The small model with a chat template, as the Studio has it."""
-    model = studio.shelf.get(writer)
+    model = studio.model_cache.get(writer)
     assert isinstance(model, LanguageModel)
     model.tokenizer.chat_template = TEMPLATE
     return model
@@ -61,7 +61,10 @@ def test_what_is_no_conversation_is_refused_by_number(talker: LanguageModel) -> 
 def test_each_side_goes_on_from_its_own_answers_at_the_strength_of_the_moment(
     studio: Studio, talker: LanguageModel, writer: str, words: str
 ) -> None:
-    chats, smap = Chats(studio), studio.library.map(words, owner_of(ANN))
+    chats, smap = (
+        ChatCallbacks(studio, answers_of(studio)),
+        studio.library.map(words, owner_of(ANN)),
+    )
     turns: object = []
     history: list[list[dict[str, str]]] = [[], []]
     for question, strength in (("ab", 1.0), ("cd", 0.3)):
@@ -91,12 +94,12 @@ def test_each_side_goes_on_from_its_own_answers_at_the_strength_of_the_moment(
 def test_mistakes_in_a_chat_become_messages(
     studio: Studio, talker: LanguageModel, writer: str
 ) -> None:
-    chats = Chats(studio)
+    chats = ChatCallbacks(studio, answers_of(studio))
     turn = {"question": "a", "untouched": "b", "steered": "c", "maps": ""}
     for chat, question, message in (
         ([], "  ", "empty"),
         ([], "a" * 4001, "4001 characters"),
-        ([turn] * MOST_TURNS, "ab", f"{MOST_TURNS} questions"),
+        ([turn] * MAX_TURNS, "ab", f"{MAX_TURNS} questions"),
         ([{"role": "user"}], "ab", "chat is not a list of turns"),
     ):
         with pytest.raises(gr.Error, match=message):
@@ -111,16 +114,20 @@ def test_mistakes_in_a_chat_become_messages(
 @pytest.mark.embedded
 def test_the_first_text_on_a_fresh_home_says_what_it_waits_for(tmp_path: Path) -> None:
     from lineas_core.studio.access.settings import Settings
-    from lineas_core.studio.answers.texts import Texts
+    from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
 
     studio = Studio(Settings(home=tmp_path), environment={})
     studio.preparation.start()
     try:
-        shown = list(Texts(studio).compare(ANN, "smollm2", rack(), "Once", 0, 2))
+        shown = list(
+            TextCallbacks(studio, answers_of(studio)).compare(ANN, "smollm2", rack(), "Once", 0, 2)
+        )
         assert "made ready" in shown[0]
         assert "ls-fill" in shown[0]
         assert "data-side" in shown[-1]
-        later = list(Texts(studio).compare(ANN, "smollm2", rack(), "Once", 0, 2))
+        later = list(
+            TextCallbacks(studio, answers_of(studio)).compare(ANN, "smollm2", rack(), "Once", 0, 2)
+        )
         assert not any("made ready" in html for html in later)
     finally:
         studio.close()

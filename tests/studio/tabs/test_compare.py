@@ -13,8 +13,8 @@ from lineas_core.models.load import as_image_model, as_language_model
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
-from lineas_core.studio.tabs.compare.callbacks import CompareWork
-from tests.helpers.studio import ANN, BOB, SITE, add_map, finished, rack
+from lineas_core.studio.tabs.compare.callbacks import CompareCallbacks
+from tests.helpers.studio import ANN, BOB, SITE, add_map, answers_of, finished, rack
 
 OWNER = owner_of(ANN)
 MAPS = ("a", "b", "figures", "pictured", "opening")
@@ -36,7 +36,7 @@ def test_a_choice_is_taken_though_the_list_has_changed_since(
         "gone", "one", None, None,
     ]  # fmt: skip
     assert choice.get_config()["name"] == gr.Dropdown(**given).get_config()["name"] == "dropdown"
-    shown = named(MAPS, CompareWork(studio).open(ANN, inks[0], "gone"))
+    shown = named(MAPS, CompareCallbacks(studio, answers_of(studio)).open(ANN, inks[0], "gone"))
     assert (shown["a"]["value"], shown["b"]["value"]) == tuple(inks)
 
 
@@ -55,7 +55,7 @@ def a_set(studio: Studio, prompts: lc.PromptSet) -> str:
 def test_two_methods_are_trained_and_their_maps_stand_beside_each_other(
     studio: Studio, writer: str, a_set: str
 ) -> None:
-    work = CompareWork(studio)
+    work = CompareCallbacks(studio, answers_of(studio))
     shown = named(STATE, work.train(ANN, writer, a_set, "mean-act", "lin-act"))
     assert shown["timer"].active
     assert (shown["train"]["interactive"], shown["cancel"]["interactive"]) == (False, True)
@@ -83,7 +83,7 @@ def test_two_methods_are_trained_and_their_maps_stand_beside_each_other(
 
 
 def test_both_jobs_are_queued_or_neither(studio: Studio, writer: str, a_set: str) -> None:
-    work = CompareWork(studio)
+    work = CompareCallbacks(studio, answers_of(studio))
     with pytest.raises(gr.Error, match="Both are Lin-AcT; choose two"):
         work.train(ANN, writer, a_set, "lin-act", "lin-act")
     with pytest.raises(gr.Error, match="No prompt set is chosen"):
@@ -97,8 +97,8 @@ def test_both_jobs_are_queued_or_neither(studio: Studio, writer: str, a_set: str
 def test_a_job_that_fails_says_why_and_the_other_is_kept(
     studio: Studio, writer: str, a_set: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = CompareWork(studio)
-    model = studio.shelf.get(writer)
+    work = CompareCallbacks(studio, answers_of(studio))
+    model = studio.model_cache.get(writer)
     monkeypatch.setattr(type(model), "train_defaults", {"pooling": "mean", "top_sites": -1})
     shown = named(STATE, work.train(ANN, writer, a_set, "mean-act", "lin-act"))
     for job in shown["jobs"]:
@@ -110,7 +110,7 @@ def test_a_job_that_fails_says_why_and_the_other_is_kept(
 
 
 def test_both_are_cancelled_and_nobody_elses(studio: Studio, writer: str, a_set: str) -> None:
-    work = CompareWork(studio)
+    work = CompareCallbacks(studio, answers_of(studio))
     shown = named(STATE, work.train(ANN, writer, a_set, "lineas", "lin-act"))
     assert named(STATE, work.cancel(BOB, shown["jobs"]))["jobs"] == []
     work.cancel(ANN, shown["jobs"])
@@ -120,9 +120,9 @@ def test_both_are_cancelled_and_nobody_elses(studio: Studio, writer: str, a_set:
 def test_pictures_of_two_maps_are_those_of_the_library(
     studio: Studio, painter: str, inks: list[str]
 ) -> None:
-    work = CompareWork(studio)
+    work = CompareCallbacks(studio, answers_of(studio))
     [html] = work.show(ANN, inks[0], inks[1], 0.7, "ab\nba", "", 3)
-    model = as_image_model(studio.shelf.get(painter))
+    model = as_image_model(studio.model_cache.get(painter))
     found = cells(html)
     assert list(found) == ["ab", "ba"]
     columns: list[list[tuple[lc.SteeringMap, float]]] = [
@@ -145,8 +145,10 @@ def test_texts_of_two_maps_are_those_of_the_library(
 ) -> None:
     sites = {"model.layers.0.post_attention_layernorm": 16}
     other = add_map(studio, writer, sites, 4, concept="night")
-    *_, html = CompareWork(studio).show(ANN, words, other, 0.6, "", "ab", 5)
-    model = as_language_model(studio.shelf.get(writer))
+    *_, html = CompareCallbacks(studio, answers_of(studio)).show(
+        ANN, words, other, 0.6, "", "ab", 5
+    )
+    model = as_language_model(studio.model_cache.get(writer))
     shown = re.findall(r'<span class="ls-text">(.*?)</span>', html, re.DOTALL)
     wanted = [
         model.generate(["ab"], steer, seed=5, max_new_tokens=48)[0]
@@ -160,7 +162,7 @@ def test_texts_of_two_maps_are_those_of_the_library(
 def test_map_b_is_of_the_model_of_map_a(
     studio: Studio, inks: list[str], words: str, painter: str
 ) -> None:
-    work = CompareWork(studio)
+    work = CompareCallbacks(studio, answers_of(studio))
     shown = named(MAPS, work.open(ANN, inks[0], words))
     assert [value for _, value in shown["b"]["choices"]] == [inks[1]]
     assert shown["b"]["value"] == inks[1]
@@ -182,7 +184,7 @@ def test_map_b_is_of_the_model_of_map_a(
 def test_a_map_more_is_offered_and_leaves_what_is_chosen(
     studio: Studio, inks: list[str], painter: str
 ) -> None:
-    work = CompareWork(studio)
+    work = CompareCallbacks(studio, answers_of(studio))
     far = add_map(studio, painter, {SITE: 16}, 9)
     told = named(MAPS, work.relist(ANN, inks[0], inks[1]))
     assert far in [value for _, value in told["a"]["choices"]]
@@ -197,9 +199,9 @@ def test_a_map_more_is_offered_and_leaves_what_is_chosen(
 
 
 def test_what_may_be_trained_on_is_listed(studio: Studio, a_set: str) -> None:
-    model, sets = CompareWork(studio).sets(ANN, "text")
+    model, sets = CompareCallbacks(studio, answers_of(studio)).sets(ANN, "text")
     assert model["value"] == "smollm2"
     assert a_set in [value for _, value in sets["choices"]]
-    model, sets = CompareWork(studio).sets(ANN, "image")
+    model, sets = CompareCallbacks(studio, answers_of(studio)).sets(ANN, "image")
     assert model["value"] == "emoji-onestep"
     assert "emoji-watercolor" in [value for _, value in sets["choices"]]

@@ -18,16 +18,16 @@ from lineas_core.models.load import as_image_model
 from lineas_core.scenes.bundle import read_bundle
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.pictures import Pictures
-from lineas_core.studio.answers.texts import Texts
 from lineas_core.studio.app import Studio
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.rack.screen import Screen
 from lineas_core.studio.storage.map_files import MapFiles
-from lineas_core.studio.tabs.library.callbacks import LibraryWork
+from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
+from lineas_core.studio.tabs.library.callbacks import LibraryCallbacks
+from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
-from tests.helpers.studio import ANN, BOB, rack
+from tests.helpers.studio import ANN, BOB, answers_of, rack
 
 
 def choices(shown: Any) -> dict[str, str]:
@@ -35,7 +35,7 @@ def choices(shown: Any) -> dict[str, str]:
 
 
 def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: list[str]) -> None:
-    work = LibraryWork(studio)
+    work = LibraryCallbacks(studio, answers_of(studio))
     own = set(inks)
     assert own <= set(choices(work.listed(ANN, "", [])))
     news = work.rename(ANN, [inks[0]], "  Blue   ink ", "bold, wet,bold")
@@ -51,7 +51,7 @@ def test_maps_are_found_named_deleted_and_brought_back(studio: Studio, inks: lis
 def test_an_undo_is_where_the_deletion_was_and_puts_the_map_back_on_the_rack(
     studio: Studio, inks: list[str], words: str
 ) -> None:
-    work = LibraryWork(studio)
+    work = LibraryCallbacks(studio, answers_of(studio))
     before = rack((inks[0], 0.3), (words, 0.8), (inks[1], 0.6), solo=inks[1])
     before["state"]["rows"][2]["on"] = False
     places, listed, news = work.delete(ANN, inks, before, {})
@@ -77,10 +77,10 @@ def test_an_undo_is_where_the_deletion_was_and_puts_the_map_back_on_the_rack(
 def test_a_map_looks_as_it_steers_and_its_look_goes_with_it(
     studio: Studio, inks: list[str], painter: str, words: str
 ) -> None:
-    work, ann = LibraryWork(studio), owner_of(ANN)
+    work, ann = LibraryCallbacks(studio, answers_of(studio)), owner_of(ANN)
     # No model is loaded for it.
     assert list(work.glances(ANN)) == []
-    model = as_image_model(studio.shelf.get(painter))
+    model = as_image_model(studio.model_cache.get(painter))
     made = [next(iter(news["glances"].items())) for news in work.glances(ANN)]
     assert {map_id for map_id, _ in made} == set(inks)
     shown = work.listed(ANN, "", [])[0]["glances"]
@@ -105,7 +105,7 @@ def test_a_map_looks_as_it_steers_and_its_look_goes_with_it(
 def test_an_exported_map_comes_in_again_as_it_was(
     studio: Studio, inks: list[str], prompts: lc.PromptSet
 ) -> None:
-    work, ann = LibraryWork(studio), owner_of(ANN)
+    work, ann = SharingCallbacks(studio, answers_of(studio)), owner_of(ANN)
     known = {"prompts": prompts, "recommended": 0.65, "tags": ("bold", "wet")}
     told = studio.library.add_map(
         ann, studio.library.map(inks[0], ann), title="Blaue Tinte", **known
@@ -126,7 +126,10 @@ def test_an_exported_map_comes_in_again_as_it_was(
 def test_what_a_file_says_beside_its_map_is_refused_field_by_field(
     studio: Studio, inks: list[str], tmp_path: Path
 ) -> None:
-    work, smap = LibraryWork(studio), studio.library.map(inks[0], owner_of(ANN))
+    work, smap = (
+        SharingCallbacks(studio, answers_of(studio)),
+        studio.library.map(inks[0], owner_of(ANN)),
+    )
     hostile = {
         "title": "<b>" + "x" * 200, "tags": ["fine"], "recommended": float("nan"),
         "prompts": {"name": "p", "source": ["a"], "target": 3}, "owner": "gallery", "id": "../x",
@@ -159,7 +162,7 @@ def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
     smap = random_map({"layer": 4}, 0)
     studio.library.add_map(owner_of(ANN), replace(smap, info=replace(smap.info, name="../../x y")))
     [row] = studio.library.maps(owner_of(ANN), include_gallery=False)
-    [file] = LibraryWork(studio).export(ANN, [row.id])["value"]
+    [file] = SharingCallbacks(studio, answers_of(studio)).export(ANN, [row.id])["value"]
     assert Path(file).parent.parent == Path(studio.downloads.name)
     assert Path(file).name == "x-y.safetensors"
 
@@ -180,18 +183,22 @@ def shown(painter: str, writer: str, inks: list[str]) -> list[Any]:
 def test_a_bundle_makes_the_same_picture_in_a_studio_that_is_new(
     studio: Studio, shown: list[Any], painter: str, tmp_path: Path
 ) -> None:
-    (bundle,) = LibraryWork(studio).bundle(ANN, *shown)["value"]
-    before = Pictures(studio).look(ANN, painter, shown[0], "ab\nba", 3)[0]
+    (bundle,) = SharingCallbacks(studio, answers_of(studio)).bundle(ANN, *shown)["value"]
+    before = ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, shown[0], "ab\nba", 3)[0]
     other = Studio(Settings(home=tmp_path / "other"), environment={})
     try:
-        said, news, model, prompts, seed, *texts = LibraryWork(other).take_in(BOB, [bundle])
+        said, news, model, prompts, seed, *texts = SharingCallbacks(
+            other, answers_of(other)
+        ).take_in(BOB, [bundle])
         assert "2 maps are in" in said
         assert (model, prompts, seed, news["ask"]) == (painter, "ab\nba", 3, True)
         assert texts == [gr.skip()] * 4
-        again = Pictures(other).look(BOB, painter, {"state": news["state"]}, prompts, seed)[0]
+        again = ImageCallbacks(other, answers_of(other)).look(
+            BOB, painter, {"state": news["state"]}, prompts, seed
+        )[0]
         # The titles differ, for an inverse is a map of its own there; the pictures do not.
         assert pictures_in(again) == pictures_in(before)
-        LibraryWork(other).take_in(BOB, [bundle])
+        SharingCallbacks(other, answers_of(other)).take_in(BOB, [bundle])
         assert len(other.library.maps(owner_of(BOB), include_gallery=False)) == 2
     finally:
         other.close()
@@ -204,7 +211,7 @@ def pictures_in(html: str) -> list[str]:
 def test_the_python_makes_what_the_screen_shows(
     studio: Studio, shown: list[Any], painter: str, tmp_path: Path
 ) -> None:
-    code, files = LibraryWork(studio).code(ANN, *shown)
+    code, files = SharingCallbacks(studio, answers_of(studio)).code(ANN, *shown)
     assert len(files["value"]) == 2
     folder = Path(files["value"][0]).parent
     (folder / "scene.py").write_text(code)
@@ -217,7 +224,9 @@ def test_the_python_makes_what_the_screen_shows(
         timeout=300,
     )
     assert ran.returncode == 0, ran.stderr
-    after = Pictures(studio).look(ANN, painter, shown[0], "ab\nba", 3)[1][1]
+    after = ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, shown[0], "ab\nba", 3)[1][
+        1
+    ]
     saved = [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
     assert any(picture.resize(after.size) == after for picture in saved), [
         p.name for p in folder.iterdir()
@@ -227,12 +236,12 @@ def test_the_python_makes_what_the_screen_shows(
 def test_a_text_screen_makes_a_bundle_and_python(
     studio: Studio, painter: str, writer: str, words: str
 ) -> None:
-    work, state = LibraryWork(studio), rack((words, 0.8))
+    work, state = SharingCallbacks(studio, answers_of(studio)), rack((words, 0.8))
     on = screen(painter, writer, state, "text")
     (bundle,) = work.bundle(ANN, *on)["value"]
     read = read_bundle(bundle)
     mix = studio.mix(owner_of(ANN), RackState.from_page(state), writer)
-    assert read.texts == (tuple(Texts(studio).pair(mix, writer, "ab", 4, 6)),)
+    assert read.texts == (tuple(answers_of(studio).texts.whole_pair(mix, writer, "ab", 4, 6)),)
     _, news, *fields = work.take_in(ANN, [bundle])
     assert fields == [gr.skip(), gr.skip(), gr.skip(), writer, "ab", 4, 6]
     assert news["state"]["modality"] == "text"
@@ -241,21 +250,22 @@ def test_a_text_screen_makes_a_bundle_and_python(
 
 
 def test_a_link_holds_the_screen(studio: Studio, shown: list[Any]) -> None:
-    link = LibraryWork(studio).link(ANN, *shown)
+    link = SharingCallbacks(studio, answers_of(studio)).link(ANN, *shown)
     restored = Screen.from_link(link.removeprefix("?scene="))
     assert restored.rack == RackState.from_page(shown[0])
     assert (restored.image_prompts, restored.image_seed, restored.tokens) == ("ab\nba", 3, 6)
 
 
 def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[str]) -> None:
-    work = LibraryWork(studio)
+    answers = answers_of(studio)
+    work, sharing = LibraryCallbacks(studio, answers), SharingCallbacks(studio, answers)
     for attempt in (
         lambda: work.rename(BOB, [inks[0]], "mine", ""),
         lambda: work.delete(BOB, [inks[0]], rack(), {}),
         lambda: work.add(BOB, [inks[0]], rack()),
-        lambda: work.export(BOB, [inks[0]]),
+        lambda: sharing.export(BOB, [inks[0]]),
         lambda: work.describe(BOB, [inks[0]]),
-        lambda: work.push(BOB, [inks[0]], "a/b", "token"),
+        lambda: sharing.push(BOB, [inks[0]], "a/b", "token"),
     ):
         with pytest.raises(gr.Error, match="no map"):
             attempt()
@@ -266,10 +276,11 @@ def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[s
 
 
 def test_what_cannot_be_taken_in_is_a_message(studio: Studio, tmp_path: Path) -> None:
-    work = LibraryWork(studio)
+    answers = answers_of(studio)
+    work, sharing = LibraryCallbacks(studio, answers), SharingCallbacks(studio, answers)
     for name in ("junk.safetensors", "junk.zip"):
         (tmp_path / name).write_bytes(b"junk")
         with pytest.raises(gr.Error, match="junk|zip"):
-            work.take_in(ANN, [str(tmp_path / name)])
+            sharing.take_in(ANN, [str(tmp_path / name)])
     with pytest.raises(gr.Error, match="tick one"):
         work.delete(ANN, [], rack(), {})

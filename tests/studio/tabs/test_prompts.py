@@ -9,9 +9,12 @@ import pytest
 
 from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
 from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.prompts import prompt_set, sides_of
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.train.prompts import PromptWork, prompt_set, sides_of
-from tests.helpers.studio import ANN, BOB
+from lineas_core.studio.tabs.train.prompts import PromptCallbacks
+from lineas_core.studio.tabs.train.uploads import UploadCallbacks
+from lineas_core.studio.tabs.train.writing import WritingCallbacks
+from tests.helpers.studio import ANN, BOB, answers_of
 
 NIGHT = PromptSet.load("night")
 
@@ -21,7 +24,9 @@ def columns(table: list[list[str]]) -> tuple[list[str], list[str]]:
 
 
 def test_a_shipped_set_fills_the_table(studio: Studio) -> None:
-    table, marks, name, concept, preview = PromptWork(studio).choose(ANN, "night")
+    table, marks, name, concept, preview = PromptCallbacks(studio, answers_of(studio)).choose(
+        ANN, "night"
+    )
     assert columns(table) == (NIGHT.source, NIGHT.target)
     assert (name, concept) == (NIGHT.title, NIGHT.concept)
     assert preview
@@ -30,7 +35,7 @@ def test_a_shipped_set_fills_the_table(studio: Studio) -> None:
 
 def test_lines_that_repeat_are_marked_where_they_are(studio: Studio) -> None:
     table = [["a quiet evening", "the moon", ""], ["", "stars", ""], ["a quiet evening", "", ""]]
-    shown, marks = PromptWork(studio).mark(table)
+    shown, marks = PromptCallbacks(studio, answers_of(studio)).mark(table)
     assert [row[:2] for row in shown] == [
         ["a quiet evening", "the moon"],
         ["a quiet evening", "stars"],
@@ -39,21 +44,20 @@ def test_lines_that_repeat_are_marked_where_they_are(studio: Studio) -> None:
     assert shown[0][2] == ""
     assert '<b class="ls-short">2</b> / 32 source' in marks
     assert "1 line marked" in marks
-    again, _ = PromptWork(studio).mark(shown)
+    again, _ = PromptCallbacks(studio, answers_of(studio)).mark(shown)
     assert again == gr.skip()
 
 
-def uploaded(work: PromptWork, table: list[list[str]], *files: Path, filled: str = "") -> Any:
-    parts = work.upload(ANN, "text", [str(file) for file in files], table, filled)
-    return dict(zip((*work.NAMED, "files"), parts, strict=True))
+def uploaded(work: UploadCallbacks, table: list[list[str]], *files: Path, filled: str = "") -> Any:
+    return work.upload(ANN, "text", [str(file) for file in files], table, filled)._asdict()
 
 
-def pasted(work: PromptWork, text: str, side: Any, table: Any, filled: str = "") -> Any:
-    return dict(zip(work.NAMED, work.paste(ANN, "text", text, side, table, filled), strict=True))
+def pasted(work: UploadCallbacks, text: str, side: Any, table: Any, filled: str = "") -> Any:
+    return work.paste(ANN, "text", text, side, table, filled)._asdict()
 
 
 def test_files_fill_the_sides_that_they_give(studio: Studio, tmp_path: Path) -> None:
-    work = PromptWork(studio)
+    work = UploadCallbacks(answers_of(studio))
     one, target = tmp_path / "one.txt", tmp_path / "my target.txt"
     one.write_text("a\nb\n")
     target.write_text("x\ny\nz\n")
@@ -73,7 +77,7 @@ def test_files_fill_the_sides_that_they_give(studio: Studio, tmp_path: Path) -> 
 
 
 def test_each_file_is_judged_alone_and_none_blocks_the_next(studio: Studio, tmp_path: Path) -> None:
-    work = PromptWork(studio)
+    work = UploadCallbacks(answers_of(studio))
     bad, good = tmp_path / "bad<b>.json", tmp_path / "fog.csv"
     bad.write_text('{"source": [')
     good.write_text("source,target\na fox,a fox in fog\n")
@@ -90,17 +94,16 @@ def test_each_file_is_judged_alone_and_none_blocks_the_next(studio: Studio, tmp_
 
 
 def test_columns_that_do_not_say_are_chosen(studio: Studio, tmp_path: Path) -> None:
-    work = PromptWork(studio)
+    work = UploadCallbacks(answers_of(studio))
     file = tmp_path / "behaviors.csv"
     file.write_text("goal,target\nAsk for bread,Sure here is bread\nAsk for tea,Sure have tea\n")
     got = uploaded(work, [["old", "old too", ""]], file)
     assert got["table"] == gr.skip()
     assert "behaviors.csv</b> waits for an answer" in got["report"]
     assert got["panel"]["visible"]
-    labels = [label for label, _ in got["from"]["choices"]]
+    labels = [label for label, _ in got["from_column"]["choices"]]
     assert labels == ["goal: “Ask for bread”", "target: “Sure here is bread”"]
-    parts = work.answer(ANN, "text", [], got["waiting"], "0", "1")
-    got = dict(zip(work.NAMED, parts, strict=True))
+    got = work.answer(ANN, "text", [], got["waiting"], "0", "1")._asdict()
     assert columns(got["table"]) == (
         ["Ask for bread", "Ask for tea"],
         ["Sure here is bread", "Sure have tea"],
@@ -114,8 +117,8 @@ def test_columns_that_do_not_say_are_chosen(studio: Studio, tmp_path: Path) -> N
 
 
 def test_a_set_is_called_as_what_was_uploaded_or_pasted(studio: Studio, tmp_path: Path) -> None:
-    work = PromptWork(studio)
-    table = work.choose(ANN, "night")[0]
+    sets, work = PromptCallbacks(studio, answers_of(studio)), UploadCallbacks(answers_of(studio))
+    table = sets.choose(ANN, "night")[0]
     file = tmp_path / "my_fog-v2.csv"
     file.write_text("source,target\na fox,a fox in fog\n")
     got = uploaded(work, table, file)
@@ -124,9 +127,9 @@ def test_a_set_is_called_as_what_was_uploaded_or_pasted(studio: Studio, tmp_path
     unsaved = got["chosen"]["value"]
     assert unsaved not in shipped_prompt_sets()
     # The list's new entry asks for the table that is there: it must not be taken away.
-    assert work.choose(ANN, unsaved) == (gr.skip(),) * 5
+    assert sets.choose(ANN, unsaved) == (gr.skip(),) * 5
     with pytest.raises(gr.Error, match="not saved"):
-        work.delete(ANN, "text", unsaved)
+        sets.delete(ANN, "text", unsaved)
     said = {"title": "Sea fog", "concept": "fog", "source": ["a"], "target": ["b"]}
     (tmp_path / "x.json").write_text(json.dumps(said))
     got = uploaded(work, table, tmp_path / "x.json")
@@ -140,7 +143,7 @@ def test_a_set_is_called_as_what_was_uploaded_or_pasted(studio: Studio, tmp_path
 
 
 def test_pasted_lines_go_where_they_are_told(studio: Studio) -> None:
-    work = PromptWork(studio)
+    work = UploadCallbacks(answers_of(studio))
     got = pasted(work, "a\nb", "source", [])
     got = pasted(work, "x\ny\nz", "target", got["table"])
     assert columns(got["table"]) == (["a", "b"], ["x", "y", "z"])
@@ -154,14 +157,15 @@ def test_pasted_lines_go_where_they_are_told(studio: Studio) -> None:
 
 
 def test_a_saved_set_is_its_visitors_own_and_trains_the_same(studio: Studio) -> None:
-    work = PromptWork(studio)
+    answers = answers_of(studio)
+    work, sets = PromptCallbacks(studio, answers), answers.prompts
     table: list[list[Any]] = [[a, b, ""] for a, b in zip(NIGHT.source, NIGHT.target, strict=True)]
     update, said = work.save(ANN, "text", "My <night>!", "night", table)
     assert "My &lt;night&gt;!" in said
-    kept = work.find(owner_of(ANN), update["value"])
+    kept = sets.find(owner_of(ANN), update["value"])
     assert kept.hash() == NIGHT.hash()
     assert (kept.title, kept.concept, kept.name) == ("My <night>!", "night", "my-night")
-    assert update["value"] not in [chosen for _, chosen in work.choices(owner_of(BOB), "text")]
+    assert update["value"] not in [chosen for _, chosen in sets.choices(owner_of(BOB), "text")]
     with pytest.raises(gr.Error, match="no prompt set"):
         work.choose(BOB, update["value"])
     with pytest.raises(gr.Error, match="no prompt set"):
@@ -176,23 +180,28 @@ def test_a_saved_set_is_its_visitors_own_and_trains_the_same(studio: Studio) -> 
 
 def test_a_set_is_downloaded_as_files_that_load(studio: Studio) -> None:
     table = [[a, b, "note"] for a, b in zip(NIGHT.source, NIGHT.target, strict=True)]
-    files = [Path(f) for f in PromptWork(studio).download("text", "N", "night", table)]
+    files = [
+        Path(f)
+        for f in PromptCallbacks(studio, answers_of(studio)).download("text", "N", "night", table)
+    ]
     loaded = PromptSet.load(next(f for f in files if f.suffix == ".json"))
     assert (loaded.source, loaded.target) == (NIGHT.source, NIGHT.target)
     assert {f.suffix for f in files} == {".json", ".csv"}
 
 
 def test_every_shipped_set_is_among_the_choices(studio: Studio) -> None:
-    work = PromptWork(studio)
+    work = answers_of(studio).prompts
     offered = {c for kind in ("text", "image") for _, c in work.choices(owner_of(ANN), kind)}
     assert offered == set(shipped_prompt_sets())
 
 
 def test_mistakes_about_prompts_become_messages(studio: Studio) -> None:
-    work = PromptWork(studio)
+    answers = answers_of(studio)
+    work, uploads = PromptCallbacks(studio, answers), UploadCallbacks(answers)
+    writing = WritingCallbacks(studio, answers)
     for attempt, message in (
-        (lambda: work.paste(ANN, "text", "  ", "source", [], ""), "Nothing was pasted"),
-        (lambda: list(work.write(ANN, "text", " ", 0, "smollm2")), "few words"),
+        (lambda: uploads.paste(ANN, "text", "  ", "source", [], ""), "Nothing was pasted"),
+        (lambda: list(writing.write(ANN, "text", " ", 0, "smollm2")), "few words"),
         (lambda: work.save(ANN, "text", "n", "c", [["a", "b", ""]]), "give 4 or more"),
         (lambda: work.mark([["a", "b", ""]] * 300), "256 at most"),
     ):

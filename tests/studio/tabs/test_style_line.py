@@ -10,11 +10,11 @@ from lineas_core.models.shared.availability import asks_for
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.prompts import too_long_for
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.train.prompts import PromptWork
-from lineas_core.studio.tabs.train.style_line import StyleLine, too_long_for
-from lineas_core.studio.tabs.train.training import TrainingWork
-from tests.helpers.studio import ANN
+from lineas_core.studio.tabs.train.style_line import StyleCallbacks
+from lineas_core.studio.tabs.train.training import TrainingCallbacks
+from tests.helpers.studio import ANN, answers_of
 
 EMOJI = "emoji-onestep"
 
@@ -36,35 +36,37 @@ def test_what_a_model_asks_for_is_said_of_it(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_sets_with_prompts_too_long_come_last_and_say_so(studio: Studio) -> None:
-    found = PromptWork(studio).choices(owner_of(ANN), "image")
+    found = answers_of(studio).prompts.choices(owner_of(ANN), "image")
     marked = [name for title, name in found if title.endswith("too long for this model")]
     assert set(marked) == too_long_for(EMOJI)
     assert [name for _, name in found[-len(marked) :]] == marked
     assert {"style-fantasy", "style-robots"} <= set(marked)
     assert not any(name.startswith("emoji-") for name in marked)
-    larger = PromptWork(studio).choices(owner_of(ANN), "image", "sdxl-turbo")
+    larger = answers_of(studio).prompts.choices(owner_of(ANN), "image", "sdxl-turbo")
     assert not any("too long" in title for title, _ in larger)
 
 
 def test_prompts_too_long_are_refused_before_there_is_a_job(studio: Studio) -> None:
     robots = PromptSet.load("style-robots")
     with pytest.raises(gr.Error, match=r"too long for Emoji one-step, which reads 24 tokens"):
-        TrainingWork(studio).start(
+        TrainingCallbacks(studio).start(
             ANN, "image", EMOJI, "x", "robots", rows(robots), "a tiger", 1, None, None
         )
     assert studio.jobs.recent(owner_of(ANN), 1) == []
-    ((said, styles),) = StyleLine(studio).show("image", EMOJI, "robots", rows(robots))
+    ((said, styles),) = StyleCallbacks(answers_of(studio)).show(
+        "image", EMOJI, "robots", rows(robots)
+    )
     assert "Shorten them, or choose a larger model" in said
     assert styles["visible"] is False
 
 
 @pytest.mark.embedded
 def test_the_line_says_what_the_model_knows_and_offers_it(studio: Studio) -> None:
-    line, anime = StyleLine(studio), PromptSet.load("emoji-anime")
+    line, anime = StyleCallbacks(answers_of(studio)), PromptSet.load("emoji-anime")
     ((said, styles),) = line.show("image", EMOJI, anime.concept, rows(anime))
     assert "This model knows “anime”" in said
     assert styles["visible"] is False
-    assert not studio.shelf.has(EMOJI)
+    assert not studio.model_cache.has(EMOJI)
     sprayed = replace(anime, target=[f"{text}, graffiti" for text in anime.source])
     looking, (said, styles) = line.show("image", EMOJI, "<graffiti>", rows(sprayed))
     assert "Looking" in looking[0]

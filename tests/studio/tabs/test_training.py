@@ -14,10 +14,10 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.storage.store import StoreError
-from lineas_core.studio.tabs.train.stage import Stage
-from lineas_core.studio.tabs.train.training import TrainingWork
-from lineas_core.studio.tabs.understand import Understanding
-from tests.helpers.studio import ANN, BOB, finished
+from lineas_core.studio.tabs.train.stage import StageCallbacks
+from lineas_core.studio.tabs.train.training import TrainingCallbacks
+from lineas_core.studio.tabs.understand.callbacks import UnderstandCallbacks
+from tests.helpers.studio import ANN, BOB, answers_of, finished
 
 NIGHT = PromptSet.load("night")
 TABLE = [[a, b, ""] for a, b in zip(NIGHT.source[:8], NIGHT.target[:8], strict=True)]
@@ -31,14 +31,14 @@ def start(
     key: str = ANN,
     method: str = "lineas",
 ) -> dict:
-    work = TrainingWork(studio)
+    work = TrainingCallbacks(studio)
     shown = work.start(key, "text", model, "Night", "night", TABLE, "ab", steps, rate, None, method)
-    return dict(zip(work.NAMES, shown, strict=True))
+    return shown._asdict()
 
 
 def poll(studio: Studio, seen: object, key: str = ANN) -> dict:
-    work = TrainingWork(studio)
-    return dict(zip(work.NAMES, work.poll(key, seen), strict=True))
+    work = TrainingCallbacks(studio)
+    return work.poll(key, seen)._asdict()
 
 
 def test_a_job_trains_in_the_background_and_its_map_comes_onto_the_rack(
@@ -60,7 +60,7 @@ def test_a_job_trains_in_the_background_and_its_map_comes_onto_the_rack(
     assert "Night" in end["recent"]
     # What was shown is not sent again, nor the map put on the rack a second time.
     assert all(part == gr.skip() for part in poll(studio, end["seen"]).values())
-    again = dict(zip(TrainingWork.NAMES, TrainingWork(studio).open(ANN, job.id), strict=True))
+    again = TrainingCallbacks(studio).open(ANN, job.id)._asdict()
     assert again["seen"]["job"] == job.id
     assert again["rack"] == gr.skip()
 
@@ -79,17 +79,17 @@ def test_a_map_of_a_method_without_steps_is_shown_with_the_same_readouts(
     assert end["live"] == ""
     assert "ls-health" in end["health"]
     assert end["film"]["visible"] is False
-    understood = Understanding(studio).show(ANN, job.map_id)
+    understood = UnderstandCallbacks(studio).show(ANN, job.map_id)
     assert "mean-act" in understood[-1]
     assert "ls-health" in understood[0]
 
 
 def test_settings_are_shown_to_methods_that_read_them() -> None:
-    numbers, said = TrainingWork.settings_of("lineas")
+    numbers, said = TrainingCallbacks.settings_of("lineas")
     assert numbers["visible"] is True
     assert "suit the model" in said
     for method in set(TITLES) - {"lineas"}:
-        numbers, said = TrainingWork.settings_of(method)
+        numbers, said = TrainingCallbacks.settings_of(method)
         assert numbers["visible"] is False
         assert TITLES[method] in said
 
@@ -99,7 +99,7 @@ def test_a_job_is_cancelled_tried_again_and_filmed(studio: Studio, writer: str) 
     while not (job := studio.jobs.get(shown["seen"]["job"], owner)) or not job.frames:
         assert job is None or not job.finished, job.message
         time.sleep(0.05)
-    work = TrainingWork(studio)
+    work = TrainingCallbacks(studio)
     work.cancel(ANN, shown["seen"])
     job = finished(studio, job.id, owner)
     assert job.status == "cancelled"
@@ -111,7 +111,7 @@ def test_a_job_is_cancelled_tried_again_and_filmed(studio: Studio, writer: str) 
     assert work.keep(ANN, end["seen"])["add"] == [job.map_id]
     assert end["retry"]["visible"] is end["film"]["visible"] is True
     assert Path(work.film(ANN, end["seen"])).read_bytes().startswith(b"GIF89a")
-    again = dict(zip(work.NAMES, work.retry(ANN, end["seen"]), strict=True))
+    again = work.retry(ANN, end["seen"])._asdict()
     second = studio.jobs.get(again["seen"]["job"], owner)
     assert second is not None
     assert (second.parent, second.changes) == (job.id, job.changes)
@@ -121,10 +121,10 @@ def test_a_job_is_cancelled_tried_again_and_filmed(studio: Studio, writer: str) 
 
 def test_nobody_sees_or_stops_anothers_job(studio: Studio, writer: str) -> None:
     shown = start(studio, writer, 2000)
-    work = TrainingWork(studio)
+    work = TrainingCallbacks(studio)
     for stranger in (
         poll(studio, shown["seen"], BOB),
-        dict(zip(work.NAMES, work.open(BOB, shown["seen"]["job"]), strict=True)),
+        work.open(BOB, shown["seen"]["job"])._asdict(),
     ):
         assert stranger["seen"]["job"] == ""
         assert stranger["recent"] == ""
@@ -137,7 +137,7 @@ def test_nobody_sees_or_stops_anothers_job(studio: Studio, writer: str) -> None:
 
 
 def test_the_stage_shows_the_map_alone_at_any_strength(studio: Studio, writer: str) -> None:
-    stage, owner = Stage(studio), owner_of(ANN)
+    stage, owner = StageCallbacks(studio, answers_of(studio)), owner_of(ANN)
     shown = start(studio, writer, 3)
     job = finished(studio, shown["seen"]["job"], owner)
     panel, strength, _, _, staged = stage.open(ANN, shown["seen"], "")
@@ -148,7 +148,10 @@ def test_the_stage_shows_the_map_alone_at_any_strength(studio: Studio, writer: s
     assert stage.open(BOB, shown["seen"], "")[0]["visible"] is False
     assert stage.draw(BOB, staged, 0.5) == (gr.skip(),) * 2
 
-    model, smap = as_language_model(studio.shelf.get(writer)), studio.library.map(job.map_id, owner)
+    model, smap = (
+        as_language_model(studio.model_cache.get(writer)),
+        studio.library.map(job.map_id, owner),
+    )
     for at in (0.0, 0.4, 1.0):
         picture, said = stage.draw(ANN, staged, at)
         assert picture is None
@@ -163,7 +166,7 @@ def test_the_stage_shows_the_map_alone_at_any_strength(studio: Studio, writer: s
 
     studio.library.delete(job.map_id, owner)
     assert stage.open(ANN, shown["seen"], staged)[0]["visible"] is False
-    again = dict(zip(TrainingWork.NAMES, TrainingWork(studio).open(ANN, job.id), strict=True))
+    again = TrainingCallbacks(studio).open(ANN, job.id)._asdict()
     assert again["live"].count("<figure") == 4
 
 
@@ -171,7 +174,9 @@ def test_limits_and_mistakes_become_messages(studio: Studio, writer: str, tmp_pa
     with pytest.raises(gr.Error, match="2000 at most"):
         start(studio, writer, 2001)
     with pytest.raises(gr.Error, match="give 4 or more"):
-        TrainingWork(studio).start(ANN, "text", writer, "x", "x", TABLE[:2], "ab", 2, None, None)
+        TrainingCallbacks(studio).start(
+            ANN, "text", writer, "x", "x", TABLE[:2], "ab", 2, None, None
+        )
     failed = finished(studio, start(studio, str(tmp_path / "no"), 2)["seen"]["job"], owner_of(ANN))
     assert "config.json" in failed.message
     demo = Studio(Settings(home=tmp_path / "demo", demo=True), environment={})

@@ -33,7 +33,7 @@ from lineas_core.system.home import lineas_home
 from lineas_core.system.paths import checkout
 from tests.helpers.clip import save_small_clip
 from tests.helpers.pipelines import small_sd
-from tests.helpers.studio import ANN, BOB, SITE, add_map, finished
+from tests.helpers.studio import ANN, BOB, SITE, add_map, answers_of, finished
 
 pytestmark = [
     # Of Gradio's queue, when it sums up its latest calls.
@@ -162,7 +162,7 @@ def test_a_map_is_trained_found_and_steers(
     assert (row["concept"], row["model"], row["modality"]) == ("letters", writer, "text")
     text = ask(client, "/complete", me, "ab ab", [row["id"]], [0.7], writer, 3, 8)
     smap = studio.library.map(row["id"], owner_of(me))
-    model = as_language_model(studio.shelf.get(writer))
+    model = as_language_model(studio.model_cache.get(writer))
     assert [text] == model.generate(["ab ab"], [(smap, 0.7)], seed=3, max_new_tokens=8)
     assert ask(client, "/cancel", me, job["id"]) is False
 
@@ -185,7 +185,7 @@ def test_pictures_are_those_of_the_library(
 ) -> None:
     found = ask(client, "/picture", ANN, ["ab", "ba"], [ink], [0.7], painter, 3)
     smap = studio.library.map(ink, owner_of(ANN))
-    model = as_image_model(studio.shelf.get(painter))
+    model = as_image_model(studio.model_cache.get(painter))
     wanted = model.generate(["ab", "ba"], [(smap, 0.7)], seed=3)
     untouched = model.generate(["ab", "ba"], seed=3)
     shown = [
@@ -263,9 +263,9 @@ def test_a_public_space_loads_models_of_the_catalogue_only(
     demo = Studio(Settings(home=tmp_path, demo=True), environment={})
     try:
         with pytest.raises(gr.Error, match="this Space has smollm2"):
-            Api(demo).picture(ANN, ["ab"], [], [], painter)
+            Api(demo, answers_of(demo)).picture(ANN, ["ab"], [], [], painter)
         with pytest.raises(gr.Error, match="this Space has smollm2"):
-            Api(demo).complete(ANN, "ab", [], [], writer)
+            Api(demo, answers_of(demo)).complete(ANN, "ab", [], [], writer)
     finally:
         demo.close()
 

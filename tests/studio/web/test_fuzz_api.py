@@ -59,13 +59,13 @@ JUNK = st.recursive(
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     home = tmp_path_factory.mktemp("home")
-    limits = dict.fromkeys(("most_requests", "requests_in_all"), 10**9)
-    queue = dict.fromkeys(("most_jobs", "most_queued"), 300)
+    limits = dict.fromkeys(("max_requests", "requests_in_all"), 10**9)
+    queue = dict.fromkeys(("max_jobs", "max_queued"), 300)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr(clip, "_loaded", {})
         patch.setitem(clip.SCORERS, "clip-emoji", save_small_clip(home / "clip"))
-        studio = Studio(Settings(home=home, most_steps=3, **limits, **queue), environment={})
+        studio = Studio(Settings(home=home, max_steps=3, **limits, **queue), environment={})
         yield studio
         studio.close()
 
@@ -206,9 +206,9 @@ def test_any_arguments_get_an_answer_or_a_message(
     samples: dict[str, st.SearchStrategy[Any]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with caplog.at_level(logging.ERROR, "lineas_core.studio.app"):
+    with caplog.at_level(logging.ERROR, "lineas_core.studio.access.error_messages"):
         answered, refused, longest = fuzz(name, count, studio, functions, samples)
-    assert [r for r in caplog.records if r.name == "lineas_core.studio.app"] == []
+    assert [r for r in caplog.records if r.name == "lineas_core.studio.access.error_messages"] == []
     print(f"{name}: {answered} answered, {refused} refused, longest {longest:.2f} s")
     # Not everything was refused at the door.
     assert answered

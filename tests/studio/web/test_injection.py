@@ -23,17 +23,19 @@ from lineas_core.studio.answers.readouts import Readout
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs.frames import Frame
 from lineas_core.studio.storage.store import JobRow
-from lineas_core.studio.tabs.compare.callbacks import CompareWork
-from lineas_core.studio.tabs.library.callbacks import LibraryWork
-from lineas_core.studio.tabs.train.prompts import PromptWork
-from lineas_core.studio.tabs.train.training import TrainingWork
-from lineas_core.studio.tabs.understand import Understanding
+from lineas_core.studio.tabs.compare.callbacks import CompareCallbacks
+from lineas_core.studio.tabs.library.callbacks import LibraryCallbacks
+from lineas_core.studio.tabs.library.sharing import SharingCallbacks
+from lineas_core.studio.tabs.train.prompts import PromptCallbacks
+from lineas_core.studio.tabs.train.training import TrainingCallbacks
+from lineas_core.studio.tabs.train.uploads import UploadCallbacks
+from lineas_core.studio.tabs.understand.callbacks import UnderstandCallbacks
 from lineas_core.studio.views import comparison, completions, job_cards, render
 from lineas_core.studio.views.charts import strongest_neurons
 from lineas_core.studio.web.api import Api
 from lineas_core.studio.web.page import build_page
 from tests.helpers.models import random_map
-from tests.helpers.studio import ANN, BOB
+from tests.helpers.studio import ANN, BOB, answers_of
 
 EVILS = (
     "<script>alert(1)</script>",
@@ -144,27 +146,31 @@ def every_text(value: Any) -> list[str]:
 
 
 def test_what_callbacks_show_of_a_strangers_map_is_text(studio: Studio, tmp_path: Path) -> None:
-    work, file = LibraryWork(studio), evil_map(1).save(tmp_path / "evil.safetensors")
+    work, file = (
+        SharingCallbacks(studio, answers_of(studio)),
+        evil_map(1).save(tmp_path / "evil.safetensors"),
+    )
     work.take_in(ANN, [str(file)])
     [row] = studio.library.maps(owner_of(ANN), include_gallery=False)
     studio.library.rename(row.id, owner_of(ANN), EVIL[:120])
     other = studio.library.add_map(owner_of(ANN), evil_map(2), title=EVIL[:120])
     card, *_ = work.describe(ANN, [row.id])
     check(card)
-    shown = Understanding(studio).show(ANN, row.id)
+    shown = UnderstandCallbacks(studio).show(ANN, row.id)
     check(shown[0], shown=False)
     check(shown[5])
     check(shown[6])
-    check(Understanding(studio).compare(ANN, row.id, other.id)[1], shown=False)
-    check(CompareWork(studio).open(ANN, row.id, other.id)[2])
+    check(UnderstandCallbacks(studio).compare(ANN, row.id, other.id)[1], shown=False)
+    check(CompareCallbacks(studio, answers_of(studio)).open(ANN, row.id, other.id)[2])
 
 
 def test_what_is_said_of_prompts_is_text(studio: Studio, tmp_path: Path) -> None:
-    work = PromptWork(studio)
+    answers = answers_of(studio)
+    work, uploads = PromptCallbacks(studio, answers), UploadCallbacks(answers)
     table = [[f"{EVIL} {n}", f"{n} {EVIL}", ""] for n in range(4)]
     for said in (
         work.mark(table)[1],
-        work.paste(ANN, "text", EVIL, "source", table, "")[1],
+        uploads.paste(ANN, "text", EVIL, "source", table, "")[1],
         work.save(ANN, "text", EVIL, EVIL, table)[1],
     ):
         check(said, shown=False)
@@ -176,8 +182,7 @@ def test_what_is_said_of_prompts_is_text(studio: Studio, tmp_path: Path) -> None
     ):
         file = tmp_path / name
         file.write_text(text, encoding="utf-8")
-        found = work.upload(ANN, "text", [str(file)], table, "")
-        shown = dict(zip((*work.NAMED, "files"), found, strict=True))
+        shown = uploads.upload(ANN, "text", [str(file)], table, "")._asdict()
         # The others are values of fields and of lists, which the page does not take for HTML.
         for place in ("counts", "report", "question"):
             for said in every_text(shown[place]):
@@ -194,18 +199,18 @@ def test_a_jobs_message_is_text_and_names_no_folder(studio: Studio) -> None:
 
 def test_messages_are_text_on_the_page_and_as_written_for_clients(studio: Studio) -> None:
     for call in (
-        lambda: TrainingWork(studio).start(ANN, "text", "x", EVIL, EVIL, [[EVIL, EVIL, ""]],
+        lambda: TrainingCallbacks(studio).start(ANN, "text", "x", EVIL, EVIL, [[EVIL, EVIL, ""]],
                                            "", None, None, None),
-        lambda: PromptWork(studio).choose(ANN, EVIL),
-        lambda: Understanding(studio).show(ANN, EVIL),
-        lambda: LibraryWork(studio).rename(BOB, [EVIL], "a", "b"),
+        lambda: PromptCallbacks(studio, answers_of(studio)).choose(ANN, EVIL),
+        lambda: UnderstandCallbacks(studio).show(ANN, EVIL),
+        lambda: LibraryCallbacks(studio, answers_of(studio)).rename(BOB, [EVIL], "a", "b"),
     ):  # fmt: skip
         with pytest.raises(gr.Error) as caught:
             call()
         check(str(caught.value.message), shown=False)
         assert "<" not in str(caught.value.message)
     with pytest.raises(gr.Error, match="no prompt set '<b>'"):
-        Api(studio).train(ANN, "smollm2", "<b>")
+        Api(studio, answers_of(studio)).train(ANN, "smollm2", "<b>")
 
 
 def test_no_component_makes_markup_of_what_the_server_sends(studio: Studio) -> None:

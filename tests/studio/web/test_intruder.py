@@ -33,23 +33,26 @@ TABLE = [[f"a {n}", f"b {n}", ""] for n in range(4)]
 # Functions that take nothing of anybody's: no key and no id, or ids that they look nothing up by.
 HARMLESS = {
     "Api.new_visitor": "makes a key",
-    "Pictures.surprise": "shipped prompts",
-    "PromptWork.mark": "the table that comes with the call",
-    "PromptWork.upload": "files that Gradio has checked; see test_server.py",
-    "PromptWork.paste": "the text that comes with the call",
-    "PromptWork.answer": "the file that comes with the call",
-    "PromptWork.save": "the table that comes with the call",
-    "PromptWork.written": "a concept",
-    "PromptWork.download": "the table that comes with the call",
-    "TrainingWork.settings_of": "a method",
+    "ImageCallbacks.surprise": "shipped prompts",
+    "PromptCallbacks.mark": "the table that comes with the call",
+    "UploadCallbacks.upload": "files that Gradio has checked; see test_server.py",
+    "UploadCallbacks.paste": "the text that comes with the call",
+    "UploadCallbacks.answer": "the file that comes with the call",
+    "UploadCallbacks.clear": "nothing",
+    "PromptCallbacks.save": "the table that comes with the call",
+    "WritingCallbacks.write": "a concept",
+    "PromptCallbacks.download": "the table that comes with the call",
+    "PromptCallbacks.show_files": "nothing",
+    "TrainingCallbacks.settings_of": "a method",
+    "TrainingCallbacks.models_of": "a kind of model",
     "shipped_fields": "a model's name",
-    "StyleLine.show": "the concept and the table that come with the call",
-    "Chats.undo": "the turns that come with the call",
-    "Chats.new": "nothing",
-    "build_text_tab.<locals>.<lambda>": "a mode",
-    "LibraryWork.install": "a repository on the Hub",
-    "LibraryWork.take_in": "files that Gradio has checked; see test_server.py",
-    "build_train_tab.<locals>.<lambda>": "fields of the page",
+    "StyleCallbacks.show": "the concept and the table that come with the call",
+    "StyleCallbacks.choose": "a name",
+    "ChatCallbacks.undo": "the turns that come with the call",
+    "ChatCallbacks.new": "nothing",
+    "TextCallbacks.choose_mode": "a mode",
+    "SharingCallbacks.install": "a repository on the Hub",
+    "SharingCallbacks.take_in": "files that Gradio has checked; see test_server.py",
     "Examples.create.<locals>.load_example": "shipped openings",
 }
 
@@ -103,46 +106,50 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "Api.complete": [(BOB, "ab", [m], [1.0], writer, 0, 3) for m in maps],
         "Api.picture": [(BOB, ["ab"], [m], [1.0], painter) for m in maps],
         "Opening.arrive": [(BOB, ids.job), (BOB, ids.writing)],
-        "Pictures.look": [(BOB, painter, drawn, "ab", 0)],
-        "Pictures.effects": [(BOB, painter, drawn, "ab")],
-        "Pictures.grid": [(BOB, painter, drawn, "ab", 0)],
-        "Pictures.crossed": [(BOB, painter, drawn, "ab", 0)],
-        "Texts.compare": [(BOB, writer, on, "ab", 0, 3)],
-        "Texts.sweep": [(BOB, writer, on, "ab", 0, 3, 1)],
-        "Texts.words": [(BOB, writer, on, "")],
-        "Chats.ask": [(BOB, writer, on, [], "ab", 0, 3)],
-        "Chats.again": [(BOB, writer, on, [turn], "", 0, 3)],
-        "PromptWork.choose": [(BOB, ids.prompts), (BOB, ids.deleted_prompts)],
-        "PromptWork.delete": [(BOB, "text", ids.prompts), (BOB, "text", ids.deleted_prompts)],
-        "PromptWork.undelete": [(BOB, "text", ids.deleted_prompts), (BOB, "text", ids.prompts)],
-        "TrainingWork.start": [
+        "ImageCallbacks.look": [(BOB, painter, drawn, "ab", 0)],
+        "ImageCallbacks.effects": [(BOB, painter, drawn, "ab")],
+        "ImageCallbacks.grid": [(BOB, painter, drawn, "ab", 0)],
+        "ImageCallbacks.crossed": [(BOB, painter, drawn, "ab", 0)],
+        "TextCallbacks.compare": [(BOB, writer, on, "ab", 0, 3)],
+        "TextCallbacks.sweep": [(BOB, writer, on, "ab", 0, 3, 1)],
+        "TextCallbacks.words": [(BOB, writer, on, "")],
+        "ChatCallbacks.ask": [(BOB, writer, on, [], "ab", 0, 3)],
+        "ChatCallbacks.again": [(BOB, writer, on, [turn], "", 0, 3)],
+        "PromptCallbacks.choose": [(BOB, ids.prompts), (BOB, ids.deleted_prompts)],
+        "PromptCallbacks.delete": [(BOB, "text", ids.prompts), (BOB, "text", ids.deleted_prompts)],
+        "PromptCallbacks.undelete": [
+            (BOB, "text", ids.deleted_prompts),
+            (BOB, "text", ids.prompts),
+        ],
+        "TrainingCallbacks.start": [
             (BOB, "text", writer, ids.prompts, "x", [["", "", ""]], "ab", 2, None, None)
         ],
-        "TrainingWork.cancel": [(BOB, seen)],
-        "TrainingWork.retry": [(BOB, seen)],
-        "TrainingWork.poll": [(BOB, seen)],
-        "TrainingWork.open": [(BOB, ids.job)],
-        "TrainingWork.film": [(BOB, seen)],
-        "TrainingWork.keep": [(BOB, seen)],
-        "Stage.open": [(BOB, seen, "")],
-        "Stage.draw": [(BOB, ids.job, 0.5)],
-        "Stage.prompts": [(BOB, seen)],
-        "TrainingWork.curves": [(BOB, seen)],
-        "build_train_tab.<locals>.<lambda>": [(BOB, "text")],
-        "CompareWork.open": [(BOB, m, ids.writing) for m in maps],
-        "CompareWork.relist": [(BOB, m, ids.writing) for m in maps],
-        "CompareWork.sets": [(BOB, "text")],
-        "CompareWork.show": [(BOB, m, ids.writing, 1.0, "ab", "ab", 0) for m in maps],
-        "CompareWork.train": [(BOB, writer, ids.prompts, "lineas", "mean-act")],
-        "CompareWork.poll": [(BOB, [ids.job])],
-        "CompareWork.cancel": [(BOB, [ids.job])],
-        "CompareWork.table": [(BOB, m, ids.writing) for m in maps],
-        "CompareWork.take": [(BOB, [m], on) for m in maps],
-        "Understanding.choices": [(BOB, ids.writing, ids.painting)],
-        "Understanding.show": [(BOB, m) for m in maps],
-        "Understanding.compare": [(BOB, m, ids.writing) for m in maps],
-        "Understanding.table": [(BOB, m, "neurons") for m in maps],
-        "PinWork.again": [
+        "TrainingCallbacks.cancel": [(BOB, seen)],
+        "TrainingCallbacks.retry": [(BOB, seen)],
+        "TrainingCallbacks.poll": [(BOB, seen)],
+        "TrainingCallbacks.open": [(BOB, ids.job)],
+        "TrainingCallbacks.film": [(BOB, seen)],
+        "TrainingCallbacks.keep": [(BOB, seen)],
+        "StageCallbacks.open": [(BOB, seen, "")],
+        "StageCallbacks.draw": [(BOB, ids.job, 0.5)],
+        "StageCallbacks.prompts": [(BOB, seen)],
+        "TrainingCallbacks.curves": [(BOB, seen)],
+        "PromptCallbacks.list_for_kind": [(BOB, "text", ids.prompts)],
+        "PromptCallbacks.list_for_model": [(BOB, "text", writer, ids.prompts)],
+        "CompareCallbacks.open": [(BOB, m, ids.writing) for m in maps],
+        "CompareCallbacks.relist": [(BOB, m, ids.writing) for m in maps],
+        "CompareCallbacks.sets": [(BOB, "text")],
+        "CompareCallbacks.show": [(BOB, m, ids.writing, 1.0, "ab", "ab", 0) for m in maps],
+        "CompareCallbacks.train": [(BOB, writer, ids.prompts, "lineas", "mean-act")],
+        "CompareCallbacks.poll": [(BOB, [ids.job])],
+        "CompareCallbacks.cancel": [(BOB, [ids.job])],
+        "CompareCallbacks.table": [(BOB, m, ids.writing) for m in maps],
+        "CompareCallbacks.take": [(BOB, [m], on) for m in maps],
+        "UnderstandCallbacks.choices": [(BOB, ids.writing, ids.painting)],
+        "UnderstandCallbacks.show": [(BOB, m) for m in maps],
+        "UnderstandCallbacks.compare": [(BOB, m, ids.writing) for m in maps],
+        "UnderstandCallbacks.table": [(BOB, m, "neurons") for m in maps],
+        "PinCallbacks.again": [
             (
                 BOB,
                 {
@@ -156,19 +163,19 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
             )
             for m in maps
         ],
-        "LibraryWork.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
-        "LibraryWork.ticked": [(BOB, {"chosen": [m]}) for m in maps],
-        "LibraryWork.describe": [(BOB, [m]) for m in maps],
-        "LibraryWork.rename": [(BOB, [m], "taken", "tag") for m in maps],
-        "LibraryWork.glances": [(BOB,)],
-        "LibraryWork.add": [(BOB, [m], on) for m in maps],
-        "LibraryWork.delete": [(BOB, [m], on, {}) for m in maps],
-        "LibraryWork.undo": [(BOB, [m], on, {}) for m in maps],
-        "LibraryWork.export": [(BOB, [m]) for m in maps],
-        "LibraryWork.push": [(BOB, [m], "bob/taken", "hf_token") for m in maps],
-        "LibraryWork.code": [(BOB, on, *screen), (BOB, drawn, *screen)],
-        "LibraryWork.bundle": [(BOB, on, *screen), (BOB, drawn, *screen)],
-        "LibraryWork.link": [(BOB, on, *screen), (BOB, drawn, *screen)],
+        "LibraryCallbacks.listed": [(BOB, SECRET, maps), (BOB, "", maps)],
+        "LibraryCallbacks.ticked": [(BOB, {"chosen": [m]}) for m in maps],
+        "LibraryCallbacks.describe": [(BOB, [m]) for m in maps],
+        "LibraryCallbacks.rename": [(BOB, [m], "taken", "tag") for m in maps],
+        "LibraryCallbacks.glances": [(BOB,)],
+        "LibraryCallbacks.add": [(BOB, [m], on) for m in maps],
+        "LibraryCallbacks.delete": [(BOB, [m], on, {}) for m in maps],
+        "LibraryCallbacks.undo": [(BOB, [m], on, {}) for m in maps],
+        "SharingCallbacks.export": [(BOB, [m]) for m in maps],
+        "SharingCallbacks.push": [(BOB, [m], "bob/taken", "hf_token") for m in maps],
+        "SharingCallbacks.code": [(BOB, on, *screen), (BOB, drawn, *screen)],
+        "SharingCallbacks.bundle": [(BOB, on, *screen), (BOB, drawn, *screen)],
+        "SharingCallbacks.link": [(BOB, on, *screen), (BOB, drawn, *screen)],
     }
 
 
@@ -288,10 +295,10 @@ def test_no_function_works_for_what_is_no_key(
     functions: dict[str, list[Any]], anns: Ids, writer: str, painter: str
 ) -> None:
     others = {
-        "PromptWork.written": [(BOB, "text", "x", 0, writer)],
-        "PromptWork.save": [(BOB, "text", "mine", "x", TABLE)],
-        "LibraryWork.install": [(BOB, "someone/map", "")],
-        "LibraryWork.take_in": [(BOB, [])],
+        "WritingCallbacks.write": [(BOB, "text", "x", 0, writer)],
+        "PromptCallbacks.save": [(BOB, "text", "mine", "x", TABLE)],
+        "SharingCallbacks.install": [(BOB, "someone/map", "")],
+        "SharingCallbacks.take_in": [(BOB, [])],
     }
     for name, [call, *_] in {**attacks(anns, writer, painter), **others}.items():
         if name in ("Opening.arrive", "build_train_tab.<locals>.<lambda>"):
@@ -308,9 +315,9 @@ def test_the_gallery_is_read_only(
     file = studio.library.file(shipped, owner_of(BOB))
     before = file.read_bytes()
     for name, rest in {"rename": ("taken", ""), "delete": ({}, {}), "undo": ({}, {})}.items():
-        told = answer(functions[f"LibraryWork.{name}"][0], (BOB, [shipped], *rest))
+        told = answer(functions[f"LibraryCallbacks.{name}"][0], (BOB, [shipped], *rest))
         assert "ships with the app" in told, name
-    [copy] = functions["LibraryWork.export"][0](BOB, [shipped])["value"]
+    [copy] = functions["SharingCallbacks.export"][0](BOB, [shipped])["value"]
     Path(copy).write_bytes(b"changed")
     assert file.read_bytes() == before
 

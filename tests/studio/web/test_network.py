@@ -21,11 +21,11 @@ from gradio_client.exceptions import AppError
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.library.callbacks import LibraryWork
-from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.studio.tabs.library.sharing import SharingCallbacks
+from lineas_core.studio.tabs.train.writing import WritingCallbacks
 from lineas_core.studio.web.api import Api
 from lineas_core.studio.web.page import build_page, launch_options
-from tests.helpers.studio import ANN, finished
+from tests.helpers.studio import ANN, answers_of, finished
 
 pytestmark = [
     # Of Gradio's queue, when it sums up its latest calls.
@@ -158,7 +158,7 @@ def test_no_name_of_a_model_or_a_repository_is_fetched(
         with pytest.raises(AppError, match=r"not a folder|Cannot load"):
             client.predict(ANN, ["ab"], [], [], name, api_name="/picture")
         with pytest.raises(gr.Error, match="no repository's name"):
-            LibraryWork(studio).install(ANN, name, "")
+            SharingCallbacks(studio, answers_of(studio)).install(ANN, name, "")
     name = f"127.0.0.1:{trap.port}/x"
     job = client.predict(ANN, name, "", LINES, [*LINES, "five six"], "x", 2, api_name="/train")
     assert finished(studio, job["id"], owner_of(ANN)).status == "failed"
@@ -167,7 +167,7 @@ def test_no_name_of_a_model_or_a_repository_is_fetched(
 def test_a_public_space_asks_the_hub_for_no_model_that_a_visitor_names(tmp_path: Path) -> None:
     demo = Studio(Settings(home=tmp_path, demo=True), environment={})
     try:
-        api, refused = Api(demo), "this Space has smollm2"
+        api, refused = Api(demo, answers_of(demo)), "this Space has smollm2"
         for name in ("somebody/model", "/etc", ".", "emoji-onestep/../smollm2"):
             with pytest.raises(gr.Error, match=refused):
                 api.complete(ANN, "ab", [], [], name)
@@ -176,7 +176,7 @@ def test_a_public_space_asks_the_hub_for_no_model_that_a_visitor_names(tmp_path:
             with pytest.raises(gr.Error, match=refused):
                 api.train(ANN, name, "", LINES, [*LINES, "five six"])
             with pytest.raises(gr.Error, match=refused):
-                list(PromptWork(demo).write(ANN, "text", "rivers", 0, name))
+                list(WritingCallbacks(demo, answers_of(demo)).write(ANN, "text", "rivers", 0, name))
         assert demo.jobs.recent(owner_of(ANN), 9) == []
     finally:
         demo.close()

@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     home = tmp_path_factory.mktemp("home")
-    studio = Studio(Settings(home=home, most_upload=1, most_sessions=5), environment={})
+    studio = Studio(Settings(home=home, max_upload=1, max_sessions=5), environment={})
     yield studio
     studio.close()
 
@@ -227,7 +227,7 @@ def test_uploads_do_not_fill_the_disk(
 def test_sessions_that_nobody_uses_any_more_are_forgotten(
     web: httpx.Client, page: gr.Blocks, studio: Studio
 ) -> None:
-    for _ in range(studio.settings.most_sessions + 3):
+    for _ in range(studio.settings.max_sessions + 3):
         joined = web.post("/gradio_api/call/list_maps", json={"data": [ANN, "no such map"]})
         web.get(f"/gradio_api/call/list_maps/{joined.json()['event_id']}")
-    assert len(page.state_holder.session_data) == studio.settings.most_sessions
+    assert len(page.state_holder.session_data) == studio.settings.max_sessions

@@ -1,8 +1,8 @@
 """Opening LINEAS_HOME: the database is looked over, mended where it is damaged, and backed up.
 
 Nothing is deleted. A damaged database is set aside under another name; what can be read of it goes
-into a new one, on top of the newest sound backup. Maps come back by the records beside their files,
-and unfinished jobs by those beside their checkpoints.
+into a new one, on top of the newest sound backup. Maps come back by the sidecars beside their
+files, and unfinished jobs by those beside their checkpoints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lineas_core.studio.storage.recovery.backups import back_up, backups, newest
 from lineas_core.studio.storage.recovery.integrity import BESIDE, flaw_of
 from lineas_core.studio.storage.recovery.salvage import rebuild
 from lineas_core.studio.storage.schema import store_errors
-from lineas_core.studio.storage.sidecars import read_record
+from lineas_core.studio.storage.sidecars import read_row
 from lineas_core.studio.storage.store import JobRow, Store
 from lineas_core.system.files import write_whole
 from lineas_core.system.words import counted
@@ -177,13 +177,13 @@ def _keep_secret(store: Store, path: Path) -> None:
 
 
 def _find_jobs(store: Store, folder: Path) -> int:
-    """Queue the unfinished jobs that have a checkpoint's record, and no row; says how many."""
+    """Queue the unfinished jobs that have a checkpoint's sidecar and no row; returns how many."""
     count = 0
     for path in sorted(folder.glob("[!.]*.json")):
         if store.job(path.stem) is not None:
             continue
         try:
-            job = read_record(path, JobRow)
+            job = read_row(path, JobRow)
         except (OSError, ValueError):
             log.warning("%s tells of no job that could go on", path, exc_info=True)
             continue

@@ -4,44 +4,77 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from lineas_core.errors import ConfigError, MapError
 from lineas_core.methods.names import TITLES
+from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.pictures import Pictures, lines_of
-from lineas_core.studio.answers.texts import Texts, checked_length, whole
-from lineas_core.studio.app import Studio, with_messages
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.answers.fields import checked_length, lines_of, whole
+from lineas_core.studio.app import Studio
+from lineas_core.studio.components.outputs import unchanged
 from lineas_core.studio.rack.mix import Mix
 from lineas_core.studio.rack.rack import RackState, Slot, patch
 from lineas_core.studio.storage.store import JobRow, MapRow
-from lineas_core.studio.tabs.library.map_list import made_on
-from lineas_core.studio.tabs.train.prompts import PromptWork
-from lineas_core.studio.tabs.train.training import TrainingWork
 from lineas_core.studio.views import comparison
 from lineas_core.studio.views.charts import compare_maps
 from lineas_core.studio.views.csv_tables import write_csv
+from lineas_core.studio.views.map_cards import made_on
 
 NEW_TOKENS = 48
 LETTERS = ("A", "B")
 
 
-class CompareWork:
+class MapOutputs(NamedTuple):
+    """The two maps, their figures, and the fields of what they are shown on."""
+
+    a: Any
+    b: Any
+    figures: Any
+    prompts: Any
+    opening: Any
+
+
+class TakenOutputs(NamedTuple):
+    """What `MapOutputs` has, and the rack."""
+
+    a: Any
+    b: Any
+    figures: Any
+    prompts: Any
+    opening: Any
+    rack: Any
+
+
+class ProgressOutputs(NamedTuple):
+    """The two jobs: their ids, how far they are, and the maps once both have ended."""
+
+    jobs: Any
+    timer: Any
+    progress: Any
+    train: Any
+    cancel: Any
+    trained: Any
+
+
+class CompareCallbacks:
     """Callbacks of the compare tab.
 
     Args:
         studio: the state.
+        answers: pictures, texts and prompt sets.
     """
 
-    def __init__(self, studio: Studio) -> None:
+    def __init__(self, studio: Studio, answers: Answers) -> None:
         self._studio = studio
-        self._pictures, self._texts = Pictures(studio), Texts(studio)
-        self._prompts, self._training = PromptWork(studio), TrainingWork(studio)
+        self._pictures, self._texts = answers.pictures, answers.texts
+        self._prompts = answers.prompts
 
     @with_messages
-    def open(self, key: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+    def open(self, key: str, a: str | None, b: str | None) -> MapOutputs:
         """Every map for A, those of its model for B, their figures, and which prompts to ask for.
 
         What is chosen stays so; else A is the newest map.
@@ -49,7 +82,7 @@ class CompareWork:
         return self._chosen(owner_of(key), a, b)
 
     @with_messages
-    def relist(self, key: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+    def relist(self, key: str, a: str | None, b: str | None) -> MapOutputs:
         """As `open`, after a change of the library: what is still there is only offered anew.
 
         A choice that is made while this answer is on its way is not taken back by it.
@@ -58,8 +91,9 @@ class CompareWork:
         rows, first, others, second = self._offered(owner, a, b)
         if not (first and second and (first.id, second.id) == (a, b)):
             return self._chosen(owner, a, b)
-        offered = (gr.update(choices=_labels(found)) for found in (rows, others))
-        return (*offered, *(gr.skip(),) * 3)
+        return unchanged(MapOutputs)._replace(
+            a=gr.update(choices=_labels(rows)), b=gr.update(choices=_labels(others))
+        )
 
     @with_messages
     def sets(self, key: str, kind: str) -> tuple[Any, Any]:
@@ -74,7 +108,7 @@ class CompareWork:
     @with_messages
     def train(
         self, key: str, model: str, chosen: str | None, method_a: str, method_b: str
-    ) -> tuple[Any, ...]:
+    ) -> ProgressOutputs:
         """Queue a job of each method, or neither."""
         owner = owner_of(key)
         if method_a == method_b:
@@ -82,22 +116,22 @@ class CompareWork:
         if not chosen:
             raise ConfigError("No prompt set is chosen; choose one of the list.")
         prompts = self._prompts.find(owner, chosen)
-        jobs = [self._training.queue(owner, model, prompts, {}, method=method_a)]
+        jobs = [self._studio.train(owner, model, prompts, {}, method=method_a)]
         try:
-            jobs.append(self._training.queue(owner, model, prompts, {}, method=method_b))
+            jobs.append(self._studio.train(owner, model, prompts, {}, method=method_b))
         except Exception:
             self._studio.jobs.cancel(jobs[0].id, owner)
             raise
         return self._progress(owner, jobs)
 
     @with_messages
-    def poll(self, key: str, asked: list[str]) -> tuple[Any, ...]:
+    def poll(self, key: str, asked: list[str]) -> ProgressOutputs:
         """How far the two jobs are."""
         owner = owner_of(key)
         return self._progress(owner, self._jobs(owner, asked))
 
     @with_messages
-    def cancel(self, key: str, asked: list[str]) -> tuple[Any, ...]:
+    def cancel(self, key: str, asked: list[str]) -> ProgressOutputs:
         """Stop both; what they have learned is kept."""
         owner = owner_of(key)
         for job in asked:
@@ -105,20 +139,18 @@ class CompareWork:
         return self._progress(owner, self._jobs(owner, asked))
 
     @with_messages
-    def take(self, key: str, trained: list[str], rack: Any) -> tuple[Any, ...]:
+    def take(self, key: str, trained: list[str], rack: Any) -> TakenOutputs:
         """The two new maps: chosen here, and on the rack, where one is heard at a time."""
         if not trained:
-            return (gr.skip(),) * 6
+            return unchanged(TakenOutputs)
         owner = owner_of(key)
         rows = self._studio.library.maps(owner)
         new = [self._studio.library.row(map_id, owner) for map_id in trained]
         now = RackState.from_page(rack)
-        slots = tuple(
-            Slot(row.id, True, 1.0 if row.recommended is None else row.recommended) for row in new
-        )
+        slots = tuple(Slot(row.id, True, row.first_strength) for row in new)
         rest = tuple(slot for slot in now.slots if slot.id not in trained)
         state = replace(now, slots=slots + rest, solo=trained[0], modality=new[0].modality)
-        return (*self._chosen(owner, *trained), patch(rows=rows, state=state))
+        return TakenOutputs(*self._chosen(owner, *trained), patch(rows=rows, state=state))
 
     @with_messages
     def show(
@@ -157,7 +189,7 @@ class CompareWork:
             lines = lines_of(prompts)
             self._studio.check_images(model, 3 * len(lines))
             looks = [
-                self._pictures.make(side, model, lines, whole("seed", seed), concepts)
+                self._pictures.look(side, model, lines, whole("seed", seed), concepts)
                 for side in (Mix(), *sides)
             ]
             yield comparison.pictures(titles, looks)
@@ -196,15 +228,15 @@ class CompareWork:
         second = next((row for row in others if row.id == b), others[0] if others else None)
         return rows, first, others, second
 
-    def _chosen(self, owner: str, a: str | None, b: str | None) -> tuple[Any, ...]:
+    def _chosen(self, owner: str, a: str | None, b: str | None) -> MapOutputs:
         rows, first, others, second = self._offered(owner, a, b)
         image = first is None or first.modality == "image"
-        return (
-            gr.update(choices=_labels(rows), value=first.id if first else None),
-            gr.update(choices=_labels(others), value=second.id if second else None),
-            self._figures(owner, first, second),
-            gr.update(visible=image),
-            gr.update(visible=not image),
+        return MapOutputs(
+            a=gr.update(choices=_labels(rows), value=first.id if first else None),
+            b=gr.update(choices=_labels(others), value=second.id if second else None),
+            figures=self._figures(owner, first, second),
+            prompts=gr.update(visible=image),
+            opening=gr.update(visible=not image),
         )
 
     def _figures(self, owner: str, first: MapRow | None, second: MapRow | None) -> str:
@@ -222,8 +254,7 @@ class CompareWork:
         found = [self._studio.jobs.get(job, owner) for job in asked]
         return [job for job in found if job is not None]
 
-    def _progress(self, owner: str, jobs: list[JobRow]) -> tuple[Any, ...]:
-        """Jobs' ids, timer, progress, the two buttons, and the maps once both have ended."""
+    def _progress(self, owner: str, jobs: list[JobRow]) -> ProgressOutputs:
         running = any(not job.finished for job in jobs)
         maps = [job.map_id for job in jobs if job.map_id]
         queue = self._studio.jobs
@@ -231,13 +262,13 @@ class CompareWork:
             (job, queue.position(job.id), None if job.finished else queue.eta(job.id))
             for job in jobs
         ]
-        return (
-            [job.id for job in jobs],
-            gr.Timer(active=running),
-            comparison.progress(lines),
-            gr.update(interactive=not running),
-            gr.update(interactive=running),
-            maps if not running and len(maps) == len(LETTERS) else gr.skip(),
+        return ProgressOutputs(
+            jobs=[job.id for job in jobs],
+            timer=gr.Timer(active=running),
+            progress=comparison.progress(lines),
+            train=gr.update(interactive=not running),
+            cancel=gr.update(interactive=running),
+            trained=maps if not running and len(maps) == len(LETTERS) else gr.skip(),
         )
 
 

@@ -8,21 +8,28 @@ import gradio as gr
 
 from lineas_core.methods.names import STEPWISE
 from lineas_core.prompts.subjects import SUBJECTS
+from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
-from lineas_core.studio.tabs.compare.callbacks import CompareWork
-from lineas_core.studio.tabs.texts.layout import OPENINGS
-from lineas_core.studio.tabs.train.training import method_choices
-from lineas_core.studio.views.csv_tables import csv_button
+from lineas_core.studio.components.csv_button import csv_button
+from lineas_core.studio.tabs.compare.callbacks import (
+    CompareCallbacks,
+    MapOutputs,
+    ProgressOutputs,
+    TakenOutputs,
+)
+from lineas_core.studio.tabs.fields import OPENINGS, method_choices
 
 PROMPTS = 3
 RIVAL = "lin-act"
 NOTHING = '<p class="ls-hint">Choose two maps, and press Show.</p>'
 
 
-def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> None:
+def build_compare_tab(
+    studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab
+) -> None:
     """Lay out the tab, and wire it."""
-    work = CompareWork(studio)
+    callbacks = CompareCallbacks(studio, answers)
     jobs, trained = gr.State([]), gr.State([])
     timer = gr.Timer(1.0, active=False)
     with gr.Accordion("Train two methods on the same prompts", open=False, elem_id="versus"):
@@ -52,7 +59,7 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
         a = Choice([], label="Map A", elem_id="map-a", min_width=240)
         b = Choice([], label="Map B", elem_id="map-b", min_width=240)
     figures = gr.HTML(elem_id="versus-figures")
-    csv_button("versus-csv", work.table, [key, a, b], "Figures (CSV)")
+    csv_button("versus-csv", callbacks.table, [key, a, b], "Figures (CSV)")
     with gr.Row(equal_height=False):
         pictured = gr.Textbox(
             "\n".join(SUBJECTS[:PROMPTS]), label="Prompts, one on a line", lines=PROMPTS,
@@ -71,12 +78,13 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
     beside = gr.HTML(NOTHING, elem_id="beside", min_height=60)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    maps = [a, b, figures, pictured, opening]
-    gr.on([tab.select, rack.edit], work.relist, [key, a, b], maps, **quiet)
-    gr.on([tab.select, kind.change], work.sets, [key, kind], [model, prompts], **quiet)
+    chosen = MapOutputs(a=a, b=b, figures=figures, prompts=pictured, opening=opening)
+    maps = [*chosen]
+    gr.on([tab.select, rack.edit], callbacks.relist, [key, a, b], maps, **quiet)
+    gr.on([tab.select, kind.change], callbacks.sets, [key, kind], [model, prompts], **quiet)
 
     view: dict[str, Any] = {
-        "fn": work.show,
+        "fn": callbacks.show,
         "inputs": [key, a, b, strength, pictured, opening, seed],
         "outputs": beside,
         "concurrency_id": "sliders",
@@ -88,10 +96,18 @@ def build_compare_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: 
         trigger_mode="always_last",
         **view,
     )
-    gr.on([a.input, b.input], work.open, [key, a, b], maps, **quiet).then(**view)
+    gr.on([a.input, b.input], callbacks.open, [key, a, b], maps, **quiet).then(**view)
 
-    state = [jobs, timer, progress, train, cancel, trained]
-    train.click(work.train, [key, model, prompts, *methods], state, trigger_mode="once", **quiet)
-    timer.tick(work.poll, [key, jobs], state, trigger_mode="once", **quiet)
-    cancel.click(work.cancel, [key, jobs], state, **quiet)
-    trained.change(work.take, [key, trained, rack], [*maps, rack], **quiet).then(**view)
+    state = [
+        *ProgressOutputs(
+            jobs=jobs, timer=timer, progress=progress, train=train, cancel=cancel, trained=trained
+        )
+    ]
+    train.click(
+        callbacks.train, [key, model, prompts, *methods], state, trigger_mode="once", **quiet
+    )
+    timer.tick(callbacks.poll, [key, jobs], state, trigger_mode="once", **quiet)
+    cancel.click(callbacks.cancel, [key, jobs], state, **quiet)
+    trained.change(
+        callbacks.take, [key, trained, rack], [*TakenOutputs(*chosen, rack=rack)], **quiet
+    ).then(**view)

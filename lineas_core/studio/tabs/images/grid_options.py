@@ -10,12 +10,12 @@ from typing import Any, Literal
 import gradio as gr
 
 from lineas_core.errors import ConfigError
-from lineas_core.studio.answers.texts import whole
-from lineas_core.studio.rack.rack import HIGHEST, LOWEST
+from lineas_core.studio.answers.fields import whole
+from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH
 
 STRENGTHS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
 CROSSED = (0.0, 0.25, 0.5, 0.75, 1.0)
-MOST_STRENGTHS, MOST_SEEDS = 12, 8
+MAX_STRENGTHS, MAX_SEEDS = 12, 8
 
 Rows = Literal["prompts", "seeds"]
 
@@ -44,8 +44,8 @@ class GridOptions:
             ConfigError: a strength or the number of seeds cannot be used; the message names it.
         """
         count = whole("seeds", seeds)
-        if not 1 <= count <= MOST_SEEDS:
-            raise ConfigError(f"seeds is {count}; choose 1 to {MOST_SEEDS}.")
+        if not 1 <= count <= MAX_SEEDS:
+            raise ConfigError(f"seeds is {count}; choose 1 to {MAX_SEEDS}.")
         return cls(
             strengths_of("Strengths", strengths),
             "seeds" if rows == "seeds" else "prompts",
@@ -76,15 +76,15 @@ def strengths_of(field: str, text: str) -> tuple[float, ...]:
             number = float(word)
         except ValueError:
             number = math.nan
-        # Also false for what is no number.
-        if not LOWEST <= number <= HIGHEST:
+        # NaN compares false.
+        if not MIN_STRENGTH <= number <= MAX_STRENGTH:
             raise ConfigError(
-                f"{field}: {word[:40]!r} is no strength. Give numbers from {LOWEST:g} to "
-                f"{HIGHEST:g} with commas between, such as 0, 0.5, 1."
+                f"{field}: {word[:40]!r} is no strength. Give numbers from {MIN_STRENGTH:g} to "
+                f"{MAX_STRENGTH:g} with commas between, such as 0, 0.5, 1."
             )
         found.add(number)
-    if len(found) > MOST_STRENGTHS:
-        raise ConfigError(f"{field}: {len(found)} strengths; {MOST_STRENGTHS} are the most.")
+    if len(found) > MAX_STRENGTHS:
+        raise ConfigError(f"{field}: {len(found)} strengths; {MAX_STRENGTHS} are the most.")
     return tuple(sorted(found))
 
 
@@ -101,7 +101,7 @@ def build_grid_options() -> list[Any]:
             label="Rows", elem_id="grid-rows", min_width=180,
         )  # fmt: skip
         seeds = gr.Number(
-            4, label="Seeds", precision=0, minimum=1, maximum=MOST_SEEDS, elem_id="grid-seeds",
+            4, label="Seeds", precision=0, minimum=1, maximum=MAX_SEEDS, elem_id="grid-seeds",
             min_width=80, info="From the seed above",
         )  # fmt: skip
         down = gr.Textbox(

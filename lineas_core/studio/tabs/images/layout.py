@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import gradio as gr
 
 from lineas_core.prompts.subjects import SUBJECTS
-from lineas_core.studio.answers.pictures import SURPRISES, Pictures
+from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.before_after import BeforeAfter
 from lineas_core.studio.components.seeds import DRAW, build_seed
 from lineas_core.studio.components.wiring import again, field, field_and_follow
+from lineas_core.studio.tabs.fields import SteerTab
+from lineas_core.studio.tabs.images.callbacks import (
+    SURPRISES,
+    GridOutputs,
+    ImageCallbacks,
+    LookOutputs,
+)
 from lineas_core.studio.tabs.images.grid_options import build_grid_options
-from lineas_core.studio.tabs.pins import build_pins
+from lineas_core.studio.tabs.pins import PictureScene, build_pins
 
 
-@dataclass(frozen=True)
-class SteerTab:
-    """What the page and links need of a tab that steers."""
-
-    tab: gr.Tab
-    model: gr.Dropdown
-    prompts: gr.Textbox
-    seed: gr.Number
-    asked: list[Any]
-
-
-def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> SteerTab:
+def build_image_tab(
+    studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab
+) -> SteerTab:
     """Lay out the tab, and wire it to the rack."""
-    pictures = Pictures(studio)
+    callbacks = ImageCallbacks(studio, answers)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
             shown = gr.HTML(elem_id="pictures", min_height=232)
@@ -64,7 +59,7 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
             with gr.Row():
                 run = gr.Button("Show", variant="primary", elem_id="show", size="md")
                 surprise = gr.Button("Surprise me", elem_id="surprise", size="md")
-    build_pins(studio, key, "image", "pictures", [rack, model, prompts, seed])
+    build_pins(studio, key, "image", "pictures", PictureScene(rack, model, prompts, seed))
     with gr.Row():
         grid = gr.Button("Grid over strengths", elem_id="grid", size="md")
         crossed = gr.Button("Grid of two maps", elem_id="crossed", size="md")
@@ -74,27 +69,32 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
         curves = gr.Plot(show_label=False, elem_id="curves", scale=4)
         with gr.Column(scale=1, min_width=160):
             gr.Markdown("Take the grid with you:")
-            downloads = [
+            picture, recipe, film, scores = (
                 gr.DownloadButton(label, size="sm")
                 for label in ("Picture (PNG)", "Recipe (JSON)", "Film (GIF)", "Scores (CSV)")
-            ]
+            )
 
-    asked, outputs = [key, model, rack, prompts, seed], [shown, slider, rack]
+    asked = [key, model, rack, prompts, seed]
+    looked = LookOutputs(pictures=shown, before_after=slider, rack=rack)
+    gridded = GridOutputs(
+        table=table, outcome=outcome, curves=curves,
+        picture=picture, recipe=recipe, film=film, scores=scores,
+    )  # fmt: skip
     gr.on([run.click, seed.submit], None, None, None, js=again("image"))
     # One dependency for both triggers: while an answer is made only the newest question waits, so
     # a late answer never takes the place of a newer one.
     gr.on(
         [rack.input, rack.release],
-        pictures.look,
+        callbacks.look,
         asked,
-        outputs,
+        [*looked],
         trigger_mode="always_last",
         show_progress="hidden",
         api_visibility="private",
         concurrency_id="sliders",
     )
     rack.release(
-        pictures.effects,
+        callbacks.effects,
         [key, model, rack, prompts],
         rack,
         trigger_mode="always_last",
@@ -103,18 +103,18 @@ def build_image_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr
         concurrency_id="sliders",
     )
     surprise.click(
-        pictures.surprise, prompts, prompts, show_progress="hidden", api_visibility="private"
+        callbacks.surprise, prompts, prompts, show_progress="hidden", api_visibility="private"
     ).then(None, [seed, dice.lock], seed, js=DRAW).then(
         None, prompts, None, js=field("image", "prompts")
     ).then(None, seed, None, js=field_and_follow("image", "seed"))
     dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
         None, seed, None, js=field_and_follow("image", "seed")
     )
-    for button, make in ((grid, pictures.grid), (crossed, pictures.crossed)):
+    for button, make in ((grid, callbacks.grid), (crossed, callbacks.crossed)):
         button.click(
             make,
             [*asked, *options],
-            [table, outcome, curves, *downloads],
+            [*gridded],
             trigger_mode="once",
             api_visibility="private",
             concurrency_id="sliders",

@@ -1,55 +1,59 @@
-"""What the page does with maps: find, name, delete, and take in and out."""
+"""What the library tab does with the visitor's maps: find, name, delete, bring back."""
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from html import escape
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import gradio as gr
-
-from lineas_core.errors import ConfigError, LineasError, MapError
-from lineas_core.hub.maps import install_map, push_map
-from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.models.image.model import ImageGrid
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.scenes.bundle import Bundle, read_bundle, write_bundle
-from lineas_core.scenes.grid import draw_grid
-from lineas_core.scenes.scene import Scene
-from lineas_core.scenes.snippet import snippet
+from lineas_core.errors import LineasError
+from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.pictures import Pictures, lines_of
-from lineas_core.studio.answers.texts import Texts, whole
-from lineas_core.studio.app import Studio, with_messages
-from lineas_core.studio.rack.mix import Mix
-from lineas_core.studio.rack.places import Place, places_of, put_back
-from lineas_core.studio.rack.rack import RackState, Slot, patch
-from lineas_core.studio.rack.screen import Screen, scene_of
-from lineas_core.studio.storage.map_extras import extras_of, file_name, told_by
-from lineas_core.studio.storage.store import MapRow
-from lineas_core.studio.tabs.library.map_list import Glances, list_patch, put_on, said_of
-from lineas_core.system.words import counted
-
-MOST_IMPORT = 64 * 2**20
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.app import Studio
+from lineas_core.studio.rack.places import RackPlace, places_of, put_back, put_on
+from lineas_core.studio.rack.rack import RackState, patch
+from lineas_core.studio.tabs.library.map_list import first_of, list_patch
+from lineas_core.studio.views import map_cards
 
 log = logging.getLogger(__name__)
 
 
-class LibraryWork:
-    """Callbacks of the library tab.
+class DescribedOutputs(NamedTuple):
+    """The chosen maps in words, and the fields of the first."""
+
+    card: Any
+    title: Any
+    tags: Any
+
+
+class TickedOutputs(NamedTuple):
+    """The ids of the chosen maps, and what `DescribedOutputs` has."""
+
+    chosen: Any
+    card: Any
+    title: Any
+    tags: Any
+
+
+class DeletedOutputs(NamedTuple):
+    """What an undo has to know, and news for the list and the rack."""
+
+    deleted: Any
+    maps: Any
+    rack: Any
+
+
+class LibraryCallbacks:
+    """Callbacks on maps.
 
     Args:
-        studio: the state.
+        studio: the maps.
+        answers: how they look.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
-        self._pictures, self._texts = Pictures(studio), Texts(studio)
-        self._glances = Glances(studio)
+    def __init__(self, studio: Studio, answers: Answers) -> None:
+        self._studio, self._glances = studio, answers.glances
 
     @with_messages
     def listed(
@@ -78,39 +82,41 @@ class LibraryWork:
     def add(self, key: str, chosen: Sequence[str], rack: Any) -> Any:
         """Put a map on the rack."""
         owner = owner_of(key)
-        row = self._studio.library.row(_one(chosen), owner)
+        row = self._studio.library.row(first_of(chosen), owner)
         state = put_on(RackState.from_page(rack), row)
         return patch(rows=self._studio.library.maps(owner), state=state, ask=True)
 
     @with_messages
-    def ticked(self, key: str, maps: Any) -> tuple[Any, ...]:
+    def ticked(self, key: str, maps: Any) -> TickedOutputs:
         """The ids that are ticked in the list, and those maps in words."""
         chosen = [str(map_id) for map_id in (maps or {}).get("chosen", ())]
-        return (chosen, *self.describe(key, chosen))
+        return TickedOutputs(chosen, *self.describe(key, chosen))
 
     @with_messages
-    def describe(self, key: str, chosen: Sequence[str]) -> tuple[str, str, str]:
+    def describe(self, key: str, chosen: Sequence[str]) -> DescribedOutputs:
         """The chosen maps in words; title and tags of the first, to change."""
         rows = [self._studio.library.row(map_id, owner_of(key)) for map_id in chosen or ()]
         if not rows:
-            return '<p class="ls-hint">Tick a map to rename, export or delete it.</p>', "", ""
-        return "".join(map(_card, rows)), rows[0].title, ", ".join(rows[0].tags)
+            hint = '<p class="ls-hint">Tick a map to rename, export or delete it.</p>'
+            return DescribedOutputs(hint, "", "")
+        cards = "".join(map(map_cards.card, rows))
+        return DescribedOutputs(cards, rows[0].title, ", ".join(rows[0].tags))
 
     @with_messages
     def rename(self, key: str, chosen: Sequence[str], title: str, tags: str) -> Any:
         """Give the first chosen map a title and tags."""
-        owner, map_id = owner_of(key), _one(chosen)
+        owner, map_id = owner_of(key), first_of(chosen)
         self._studio.library.rename(map_id, owner, title)
         self._studio.library.tag(map_id, owner, tags.split(","))
-        return self._rack(owner)
+        return patch(rows=self._studio.library.maps(owner))
 
     @with_messages
     def delete(
-        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, Place]
-    ) -> tuple[dict[str, Place], dict[str, Any], Any]:
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
+    ) -> DeletedOutputs:
         """Take maps out of view: what an undo has to know, news for the list, the rack."""
         owner = owner_of(key)
-        _one(chosen)
+        first_of(chosen)
         places = places_of(RackState.from_page(rack), chosen)
         gone = []
         for map_id in chosen:
@@ -118,11 +124,11 @@ class LibraryWork:
             self._studio.library.delete(map_id, owner)
             gone.append(row)
         news = patch(rows=self._studio.library.maps(owner), ask=bool(places))
-        return {**deleted, **places}, list_patch(gone=gone), news
+        return DeletedOutputs({**deleted, **places}, list_patch(gone=gone), news)
 
     @with_messages
     def undo(
-        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, Place]
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
     ) -> tuple[dict[str, Any], Any]:
         """Bring maps back, and onto the rack where they were: news for the list, the rack."""
         owner, state = owner_of(key), RackState.from_page(rack)
@@ -135,231 +141,3 @@ class LibraryWork:
             rows=self._studio.library.maps(owner), state=state if placed else None, ask=placed
         )
         return list_patch(back=chosen), news
-
-    @with_messages
-    def export(self, key: str, chosen: Sequence[str]) -> Any:
-        """The chosen maps as files."""
-        owner = owner_of(key)
-        _one(chosen)
-        self._studio.limits.admit(owner)
-        folder = self._studio.download_folder()
-        files: dict[str, Path] = {}
-        for map_id in chosen:
-            row = self._studio.library.row(map_id, owner)
-            name = file_name(row.title, files)
-            smap = self._studio.library.map(map_id, owner)
-            files[name] = smap.save(folder / name, extras_of(row))
-        return gr.update(value=[str(path) for path in files.values()], visible=True)
-
-    @with_messages
-    def take_in(self, key: str, files: Sequence[str] | None) -> tuple[Any, ...]:
-        """Map files and bundles; a bundle also puts its scene on the screen."""
-        owner, scene = owner_of(key), None
-        self._studio.limits.admit(owner)
-        rows: list[MapRow] = []
-        notes: list[str] = []
-        for file in files or ():
-            path = Path(file)
-            self._studio.limits.check_room(owner, path.stat().st_size)
-            if path.stat().st_size > MOST_IMPORT:
-                raise MapError(f"{path.name} is larger than {MOST_IMPORT // 2**20} MiB.")
-            if path.suffix == ".zip":
-                bundle = read_bundle(path)
-                self._studio.shelf.check(bundle.scene.model)
-                notes += bundle.notes
-                rows, scene = self._unpack(owner, bundle), bundle.scene
-            else:
-                smap = SteeringMap.load(path)
-                told, refused = told_by(path)
-                row = self._studio.library.add_map(owner, smap, **told)
-                rows.append(row)
-                notes += [f"{row.title}: {note}" for note in refused]
-        notes.append(f"{counted(len(rows), 'map')} {'is' if len(rows) == 1 else 'are'} in.")
-        if scene is not None and scene.strengths:
-            swept = ", ".join(f"{strength:g}" for strength in scene.strengths)
-            notes.append(f"It sweeps the strengths {swept}; the grid buttons show a sweep.")
-        if scene is not None and len(set(scene.seeds)) > 1:
-            notes.append(f"It has a seed for each prompt; the screen shows seed {scene.seeds[0]}.")
-        words = '<p class="ls-hint" role="status">' + "<br>".join(map(escape, notes)) + "</p>"
-        if scene is None:
-            added = [row.id for row in rows[:1]]
-            news = patch(rows=self._studio.library.maps(owner), add=added)
-            return (words, news, *(gr.skip(),) * 7)
-        return (words, *self._scene(owner, scene, rows))
-
-    @with_messages
-    def bundle(self, key: str, *screen: Any) -> Any:
-        """All that makes the screen's result again, in one zip file, with the result."""
-        shown, mix, prompts = self._screen(owner_of(key), screen)
-        scene, maps = scene_of(shown, mix, prompts)
-        grid, texts = self._result(scene, mix)
-        path = write_bundle(
-            self._studio.download_folder() / "scene.zip",
-            Bundle(
-                scene,
-                maps,
-                revision=self._studio.revision(scene.model),
-                prompts=mix.rows[0].prompts if mix.rows else None,
-                grid=grid,
-                texts=texts,
-            ),
-        )
-        return gr.update(value=[str(path)], visible=True)
-
-    @with_messages
-    def code(self, key: str, *screen: Any) -> tuple[str, Any]:
-        """Python for what is on the screen, and the map files that it loads."""
-        shown, mix, prompts = self._screen(owner_of(key), screen)
-        scene, maps = scene_of(shown, mix, prompts)
-        folder = self._studio.download_folder()
-        files = [str(smap.save(folder / name)) for name, smap in maps.items()]
-        return snippet(scene), gr.update(value=files, visible=bool(files))
-
-    @with_messages
-    def link(self, key: str, *screen: Any) -> str:
-        """The screen as the end of an address."""
-        owner = owner_of(key)
-        shown, _, _ = self._screen(owner, screen)
-        return f"?scene={shown.named(self._studio.library.maps(owner)).to_link()}"
-
-    @with_messages
-    def push(
-        self,
-        key: str,
-        chosen: Sequence[str],
-        repo: str,
-        token: str,
-        login: gr.OAuthToken | None = None,
-    ) -> str:
-        """Upload the first chosen map with the visitor's own token or login."""
-        owner, map_id = owner_of(key), _one(chosen)
-        self._studio.limits.admit(owner)
-        token = _token(token, login)
-        row = self._studio.library.row(map_id, owner)
-        url = push_map(
-            self._studio.library.file(map_id, owner), repo.strip(), token=token, private=True,
-            title=row.title,
-            card=f"{row.title}: steers {row.model} towards {row.concept or 'its target prompts'}.",
-        )  # fmt: skip
-        return f'<p class="ls-hint" role="status">Pushed: <a href="{escape(url)}">{escape(url)}</a>'
-
-    @with_messages
-    def install(
-        self, key: str, repo: str, token: str, login: gr.OAuthToken | None = None
-    ) -> tuple[str, Any]:
-        """Fetch a map from the Hub."""
-        owner = owner_of(key)
-        self._studio.limits.admit(owner)
-        self._studio.limits.check_room(owner)
-        own = token.strip() or (login.token if login else None)
-        smap, origin = install_map(repo.strip(), token=own)
-        row = self._studio.library.add_map(owner, smap, tags=(origin.repo,))
-        words = f"Installed {row.title} from {origin.repo} at {origin.revision[:12]}."
-        return (
-            f'<p class="ls-hint" role="status">{escape(words)}</p>',
-            patch(rows=self._studio.library.maps(owner), add=[row.id]),
-        )
-
-    def _unpack(self, owner: str, bundle: Bundle) -> list[MapRow]:
-        """The bundle's maps in the library, in the scene's order; those it has are not doubled."""
-        known = {row.digest: row for row in self._studio.library.maps(owner)}
-        rows: list[MapRow] = []
-        for used in bundle.scene.maps:
-            smap = bundle.maps[used.name]
-            row = known.get(smap.digest()) or self._studio.library.add_map(
-                owner, smap, prompts=bundle.prompts if not rows else None
-            )
-            known[row.digest] = row
-            rows.append(row)
-        return rows
-
-    def _scene(self, owner: str, scene: Scene, rows: Sequence[MapRow]) -> tuple[Any, ...]:
-        """The rack's patch, then what the fields of `Screen` hold."""
-        slots = tuple(
-            Slot(row.id, True, 1.0 if used.strength is None else used.strength)
-            for row, used in zip(rows, scene.maps, strict=True)
-        )
-        news = patch(
-            rows=self._studio.library.maps(owner),
-            state=RackState(slots, modality=scene.modality),
-            models={scene.modality: scene.model},
-            fields={
-                scene.modality: {
-                    "prompts": "\n".join(scene.prompts),
-                    "seed": scene.seeds[0],
-                    **({} if scene.modality == "image" else {"tokens": scene.max_new_tokens}),
-                }
-            },
-            ask=True,
-        )
-        shown = (scene.model, "\n".join(scene.prompts), scene.seeds[0])
-        if scene.modality == "image":
-            return (news, *shown, *(gr.skip(),) * 4)
-        return (news, *(gr.skip(),) * 3, *shown, scene.max_new_tokens)
-
-    def _result(
-        self, scene: Scene, mix: Mix
-    ) -> tuple[bytes | None, tuple[tuple[str, ...], ...] | None]:
-        """What the scene shows: a picture of its grid, or its texts."""
-        seed, prompts = scene.seeds[0], list(scene.prompts)
-        if scene.modality == "text":
-            pair = self._texts.pair(mix, scene.model, prompts[0], seed, scene.max_new_tokens)
-            return None, (tuple(pair),)
-        look = self._pictures.make(mix, scene.model, prompts, seed)
-        rows = [[before, after] for before, after in zip(look.before, look.after, strict=True)]
-        file = io.BytesIO()
-        draw_grid(ImageGrid(prompts, [0.0, 1.0], rows)).save(file, "PNG")
-        return file.getvalue(), None
-
-    def _screen(self, owner: str, screen: Sequence[Any]) -> tuple[Screen, Mix, list[str]]:
-        rack, *rest = screen
-        shown = Screen(RackState.from_page(rack), *rest)
-        shown = replace(
-            shown,
-            image_seed=whole("seed", shown.image_seed),
-            text_seed=whole("seed", shown.text_seed),
-            tokens=whole("tokens", shown.tokens),
-        )
-        mix = self._studio.mix(owner, shown.rack, shown.model)
-        image = shown.rack.modality == "image"
-        return shown, mix, lines_of(shown.image_prompts) if image else [shown.text_prompt]
-
-    def _rack(self, owner: str) -> Any:
-        return patch(rows=self._studio.library.maps(owner))
-
-
-def label_of(row: MapRow) -> str:
-    """A map in one line."""
-    return f"{row.title} · {said_of(row)}"
-
-
-def _card(row: MapRow) -> str:
-    prompts: PromptSet | None = row.prompts
-    figures = [
-        ("model", row.model),
-        ("method", row.method),
-        ("concept", row.concept or "not said"),
-        ("neurons changed", f"{row.support:.0%}"),
-        ("recommended strength", "none" if row.recommended is None else f"{row.recommended:.2f}"),
-        ("prompts", f"{len(prompts.source)} + {len(prompts.target)}" if prompts else "not kept"),
-        ("digest", row.digest[:12]),
-    ]
-    cells = "".join(f"<div><dt>{n}</dt><dd>{escape(str(v))}</dd></div>" for n, v in figures)
-    return f'<div class="ls-health"><strong>{escape(row.title)}</strong><dl>{cells}</dl></div>'
-
-
-def _one(chosen: Sequence[str] | None) -> str:
-    if not chosen:
-        raise ConfigError("No map is chosen; tick one in the list first.")
-    return chosen[0]
-
-
-def _token(token: str, login: gr.OAuthToken | None) -> str:
-    if token.strip():
-        return token.strip()
-    if login is None:
-        raise ConfigError(
-            "There is no Hugging Face token; log in, or paste one with write access, which is "
-            "used for this upload only and not kept."
-        )
-    return str(login.token)

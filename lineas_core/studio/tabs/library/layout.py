@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
+from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.library.callbacks import LibraryWork
+from lineas_core.studio.rack.screen import ScreenFields
+from lineas_core.studio.tabs.library.callbacks import (
+    DeletedOutputs,
+    DescribedOutputs,
+    LibraryCallbacks,
+    TickedOutputs,
+)
 from lineas_core.studio.tabs.library.map_list import build_map_list
+from lineas_core.studio.tabs.library.sharing import ImportedOutputs, SharingCallbacks
 
 # The address becomes the link, so that it can also be taken from there.
 TO_ADDRESS = """(code) => {
@@ -21,18 +28,24 @@ TO_ADDRESS = """(code) => {
 
 
 def build_library_tab(
-    studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab, fields: Sequence[Any]
+    studio: Studio,
+    answers: Answers,
+    key: gr.BrowserState,
+    rack: gr.HTML,
+    tab: gr.Tab,
+    fields: ScreenFields,
 ) -> None:
     """Lay out the tab, and wire it.
 
     Args:
         studio: the state.
+        answers: what the screen shows.
         key: of the visitor.
         rack: the maps.
         tab: that this is.
-        fields: the components of the other tabs that hold the fields of `Screen`, in order.
+        fields: the components of the other tabs.
     """
-    work = LibraryWork(studio)
+    library, sharing = LibraryCallbacks(studio, answers), SharingCallbacks(studio, answers)
     # Where the deleted maps were on the rack.
     deleted = gr.State({})
     with gr.Row(equal_height=False):
@@ -99,38 +112,42 @@ def build_library_tab(
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     busy: dict[str, Any] = {"api_visibility": "private"}
     again = ([key, search, chosen], [maps, chosen])
+    described = DescribedOutputs(card=card, title=title, tags=tags)
+    newly_ticked = TickedOutputs(chosen=chosen, card=card, title=title, tags=tags)
+    newly_deleted = DeletedOutputs(deleted=deleted, maps=maps, rack=rack)
+    imported = ImportedOutputs(said, rack, *fields)
     lists = gr.on(
         [tab.select, rack.select, search.change],
-        work.listed,
+        library.listed,
         *again,
         trigger_mode="always_last",
         **quiet,
     )
-    lists.then(work.glances, key, maps, concurrency_id="glances", trigger_mode="once", **quiet)
-    maps.input(work.ticked, [key, maps], [chosen, card, title, tags], **quiet)
-    rename.click(work.rename, [key, chosen, title, tags], rack, **quiet).success(
-        work.listed, *again, **quiet
-    ).then(work.describe, [key, chosen], [card, title, tags], **quiet)
+    lists.then(library.glances, key, maps, concurrency_id="glances", trigger_mode="once", **quiet)
+    maps.input(library.ticked, [key, maps], [*newly_ticked], **quiet)
+    rename.click(library.rename, [key, chosen, title, tags], rack, **quiet).success(
+        library.listed, *again, **quiet
+    ).then(library.describe, [key, chosen], [*described], **quiet)
     one = "(key, list, ...rest) => [key, [list.id], ...rest]"
-    maps.select(work.add, [key, maps, rack], rack, js=one, **quiet)
+    maps.select(library.add, [key, maps, rack], rack, js=one, **quiet)
     ticked, pressed = [key, chosen, rack, deleted], [key, maps, rack, deleted]
     for event, asked, js in ((delete.click, ticked, None), (maps.delete, pressed, one)):
-        event(work.delete, asked, [deleted, maps, rack], js=js, **quiet).success(
-            work.listed, *again, **quiet
+        event(library.delete, asked, [*newly_deleted], js=js, **quiet).success(
+            library.listed, *again, **quiet
         )
-    maps.undo(work.undo, pressed, [maps, rack], js=one, **quiet).success(
-        work.listed, *again, **quiet
+    maps.undo(library.undo, pressed, [maps, rack], js=one, **quiet).success(
+        library.listed, *again, **quiet
     )
-    export.click(work.export, [key, chosen], exported, **quiet)
-    files.upload(work.take_in, [key, files], [said, rack, *fields], **busy).success(
-        work.listed, *again, **quiet
+    export.click(sharing.export, [key, chosen], exported, **quiet)
+    files.upload(sharing.take_in, [key, files], [*imported], **busy).success(
+        library.listed, *again, **quiet
     )
-    code.click(work.code, [key, rack, *fields], [python, map_files], **quiet)
-    bundle.click(work.bundle, [key, rack, *fields], zipped, **busy)
-    link.click(work.link, [key, rack, *fields], address, **quiet).success(
+    code.click(sharing.code, [key, rack, *fields], [python, map_files], **quiet)
+    bundle.click(sharing.bundle, [key, rack, *fields], zipped, **busy)
+    link.click(sharing.link, [key, rack, *fields], address, **quiet).success(
         None, address, address, js=TO_ADDRESS
     )
-    push.click(work.push, [key, chosen, repo, token], said, **busy)
-    install.click(work.install, [key, repo, token], [said, rack], **busy).success(
-        work.listed, *again, **quiet
+    push.click(sharing.push, [key, chosen, repo, token], said, **busy)
+    install.click(sharing.install, [key, repo, token], [said, rack], **busy).success(
+        library.listed, *again, **quiet
     )

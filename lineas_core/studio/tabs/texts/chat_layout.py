@@ -1,27 +1,42 @@
-"""The chat of the text tab: what is where, and which callback each control calls."""
+"""The chat of the text tab: what is where."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import gradio as gr
 
-from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.texts.chat import Chats
 from lineas_core.studio.views import completions
 
 
-def build_chat(
-    studio: Studio,
-    key: gr.BrowserState,
-    rack: gr.HTML,
-    model: gr.Dropdown,
-    seed: gr.Number,
-    tokens: gr.Number,
-) -> gr.Column:
-    """Lay out the chat, and wire it; the column is hidden until chat mode is chosen."""
-    chats = Chats(studio)
-    kept = gr.State([])
+@dataclass(frozen=True)
+class ChatFields:
+    """The components of the chat.
+
+    Attributes:
+        column: all of it, hidden until chat mode is chosen.
+        turns: the conversation.
+        shown: the conversation as HTML.
+        question: the field of the next question.
+        again: answers the last question once more.
+        undo: takes the last turn back.
+        new: begins an empty conversation.
+        stop: ends an answer that is being written.
+    """
+
+    column: gr.Column
+    turns: gr.State
+    shown: gr.HTML
+    question: gr.Textbox
+    again: gr.Button
+    undo: gr.Button
+    new: gr.Button
+    stop: gr.Button
+
+
+def lay_out_chat() -> ChatFields:
+    """Lay the chat out."""
+    turns = gr.State([])
     with gr.Column(visible=False, elem_id="chat") as column:
         shown = gr.HTML(completions.chat(()), elem_id="chat-turns", min_height=180)
         question = gr.Textbox(
@@ -38,16 +53,4 @@ def build_chat(
             undo = gr.Button("Take back", elem_id="take-back", size="sm", min_width=90)
             new = gr.Button("New chat", elem_id="new-chat", size="sm", min_width=90)
             stop = gr.Button("Stop", elem_id="stop-chat", size="sm", min_width=70)
-    asked: list[Any] = [key, model, rack, kept, question, seed, tokens]
-    outputs = [kept, shown, question]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    writing = question.submit(
-        chats.ask, asked, outputs, trigger_mode="once", concurrency_id="texts", **quiet
-    )
-    repeated = again.click(
-        chats.again, asked, outputs, trigger_mode="once", concurrency_id="texts", **quiet
-    )
-    stop.click(None, cancels=[writing, repeated])
-    undo.click(chats.undo, kept, outputs, cancels=[writing, repeated], **quiet)
-    new.click(chats.new, None, outputs, cancels=[writing, repeated], **quiet)
-    return column
+    return ChatFields(column, turns, shown, question, again, undo, new, stop)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import gradio as gr
 
-from lineas_core.studio.answers.texts import MOST_SAMPLES, MOST_TOKENS, Texts
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.answers.fields import MAX_TOKENS
+from lineas_core.studio.answers.texts import MAX_SAMPLES
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.seeds import DRAW, build_seed
 from lineas_core.studio.components.wiring import again, field_and_follow
-from lineas_core.studio.tabs.images.layout import SteerTab
-from lineas_core.studio.tabs.pins import build_pins
-from lineas_core.studio.tabs.texts.chat_layout import build_chat
+from lineas_core.studio.tabs.fields import OPENINGS, SteerTab
+from lineas_core.studio.tabs.pins import TextScene, build_pins
+from lineas_core.studio.tabs.texts.callbacks import ModeOutputs, TextCallbacks
+from lineas_core.studio.tabs.texts.chat import ChatCallbacks, ChatOutputs
+from lineas_core.studio.tabs.texts.chat_layout import ChatFields, lay_out_chat
 from lineas_core.studio.views import completions
 
-OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "I think that"]
 
-
-def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> SteerTab:
+def build_text_tab(
+    studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab
+) -> SteerTab:
     """Lay out the tab, and wire it to the rack."""
-    texts = Texts(studio)
+    callbacks = TextCallbacks(studio, answers)
     mode = gr.Radio(
         [("Complete a text", "complete"), ("Chat", "chat")],
         value="complete",
@@ -53,10 +60,10 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
             seed = dice.seed
             with gr.Row():
                 samples = gr.Number(
-                    3, label="Samples", precision=0, minimum=1, maximum=MOST_SAMPLES, min_width=80
+                    3, label="Samples", precision=0, minimum=1, maximum=MAX_SAMPLES, min_width=80
                 )
                 tokens = gr.Number(
-                    48, label="Tokens", precision=0, minimum=1, maximum=MOST_TOKENS, min_width=80,
+                    48, label="Tokens", precision=0, minimum=1, maximum=MAX_TOKENS, min_width=80,
                     elem_id="tokens",
                 )  # fmt: skip
             with gr.Row() as running:
@@ -64,7 +71,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
                                 min_width=100)  # fmt: skip
                 stop = gr.Button("Stop", elem_id="stop-compare", min_width=80, size="md")
     with gr.Column() as table:
-        build_pins(studio, key, "text", "pair", [rack, model, prompt, seed, tokens])
+        build_pins(studio, key, "text", "pair", TextScene(rack, model, prompt, seed, tokens))
         with gr.Row():
             sweep = gr.Button("Table over strengths", elem_id="sweep", size="md", scale=4)
             sheet = gr.DownloadButton(
@@ -72,16 +79,20 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
             )
         row = gr.HTML(elem_id="row", min_height=40)
     with talk:
-        chat = build_chat(studio, key, rack, model, seed, tokens)
+        chat = lay_out_chat()
 
-    completing = [pair, beginning, samples, running, table]
+    modes = ModeOutputs(
+        pair=pair,
+        beginning=beginning,
+        samples=samples,
+        buttons=running,
+        table=table,
+        chat=chat.column,
+    )
     mode.change(
-        lambda chosen: [
-            *(gr.update(visible=chosen == "complete") for _ in completing),
-            gr.update(visible=chosen == "chat"),
-        ],
+        callbacks.choose_mode,
         mode,
-        [*completing, chat],
+        [*modes],
         show_progress="hidden",
         api_visibility="private",
     )
@@ -89,7 +100,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
     # Only the scene asks: a late answer never takes the place of a newer one.
     gr.on([run.click, prompt.submit, seed.submit], None, None, None, js=again("text"))
     writing = rack.submit(
-        texts.compare,
+        callbacks.compare,
         [*asked, words],
         pair,
         trigger_mode="always_last",
@@ -98,7 +109,7 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         concurrency_id="texts",
     )
     sweeping = sweep.click(
-        texts.sweep,
+        callbacks.sweep,
         [*asked, samples, words],
         [row, sheet],
         trigger_mode="once",
@@ -106,11 +117,37 @@ def build_text_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.
         concurrency_id="texts",
     )
     gr.on(
-        [rack.submit, tab.select], texts.words, [key, model, rack, words], words,
+        [rack.submit, tab.select], callbacks.words, [key, model, rack, words], words,
         trigger_mode="always_last", show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     dice.draw.click(None, [seed, dice.lock], seed, js=DRAW).then(
         None, seed, None, js=field_and_follow("text", "seed")
     )
     stop.click(None, cancels=[writing, sweeping])
+    _wire_chat(ChatCallbacks(studio, answers), chat, [key, model, rack], [seed, tokens])
     return SteerTab(tab, model, prompt, seed, asked)
+
+
+def _wire_chat(
+    callbacks: ChatCallbacks, chat: ChatFields, first: Sequence[Any], last: Sequence[Any]
+) -> None:
+    """Wire the chat.
+
+    Args:
+        callbacks: of the chat.
+        chat: its components.
+        first: the inputs before the conversation and the question.
+        last: those after them.
+    """
+    asked = [*first, chat.turns, chat.question, *last]
+    outputs = [*ChatOutputs(turns=chat.turns, shown=chat.shown, question=chat.question)]
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    writing = chat.question.submit(
+        callbacks.ask, asked, outputs, trigger_mode="once", concurrency_id="texts", **quiet
+    )
+    repeated = chat.again.click(
+        callbacks.again, asked, outputs, trigger_mode="once", concurrency_id="texts", **quiet
+    )
+    chat.stop.click(None, cancels=[writing, repeated])
+    chat.undo.click(callbacks.undo, chat.turns, outputs, cancels=[writing, repeated], **quiet)
+    chat.new.click(callbacks.new, None, outputs, cancels=[writing, repeated], **quiet)

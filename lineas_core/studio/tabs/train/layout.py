@@ -7,17 +7,25 @@ from dataclasses import dataclass
 import gradio as gr
 
 from lineas_core.methods.names import STEPWISE
-from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
-from lineas_core.studio.tabs.train.prompts import UNSAVED, UNSAVED_TITLE, PromptWork
-from lineas_core.studio.tabs.train.stage import build_stage
-from lineas_core.studio.tabs.train.style_line import StyleLine
-from lineas_core.studio.tabs.train.training import TrainingWork, method_choices, shipped_fields
+from lineas_core.studio.components.csv_button import csv_button
+from lineas_core.studio.tabs.fields import method_choices
+from lineas_core.studio.tabs.train.prompts import ChosenOutputs, PromptCallbacks, RemovedOutputs
+from lineas_core.studio.tabs.train.stage import LoadedOutputs, StageCallbacks, StageOutputs
+from lineas_core.studio.tabs.train.stage_layout import lay_out_stage
+from lineas_core.studio.tabs.train.style_line import StyleCallbacks
+from lineas_core.studio.tabs.train.training import (
+    JobOutputs,
+    ShippedFields,
+    TrainingCallbacks,
+    shipped_fields,
+)
+from lineas_core.studio.tabs.train.uploads import PromptOutputs, UploadCallbacks, UploadedOutputs
+from lineas_core.studio.tabs.train.writing import WritingCallbacks, WrittenOutputs
 from lineas_core.studio.views import job_cards
-from lineas_core.studio.views.csv_tables import csv_button
 
-FIRST = {"image": "emoji-pixel-art", "text": "football"}
 # Puts the job into the address, so that the page finds it when it is opened again.
 REMEMBER_JOB = """(seen) => {
     const url = new URL(window.location);
@@ -50,15 +58,18 @@ TAKE_FILM = "() => { setTimeout(() => document.querySelector('#reel')?.click(), 
 class TrainTab:
     """What the page needs of the tab: fills it when the page opens."""
 
-    outputs: list[gr.components.Component]
-    work: TrainingWork
-    modality: gr.Radio
+    outputs: JobOutputs
+    callbacks: TrainingCallbacks
     chosen: gr.Dropdown
 
 
-def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> TrainTab:
+def build_train_tab(
+    studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML
+) -> TrainTab:
     """Lay out the tab, and wire it."""
-    prompts, work = PromptWork(studio), TrainingWork(studio)
+    prompts, uploads = PromptCallbacks(studio, answers), UploadCallbacks(answers)
+    writing, styling = WritingCallbacks(studio, answers), StyleCallbacks(answers)
+    training, staging = TrainingCallbacks(studio), StageCallbacks(studio, answers)
     seen, timer = gr.JSON(visible=False), gr.Timer(1.0, active=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=320):
@@ -69,7 +80,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     elem_id="train-kind",
                 )  # fmt: skip
                 model = gr.Dropdown(
-                    _models(studio, "image"), label="Model", elem_id="train-model",
+                    studio.model_choices("image"), label="Model", elem_id="train-model",
                     allow_custom_value=not studio.settings.demo, min_width=180,
                 )  # fmt: skip
             chosen = Choice([], label="Prompt set", elem_id="prompt-set")
@@ -87,7 +98,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     )
                     dice = gr.Number(0, label="Seed", precision=0, min_width=80, scale=1)
                 writer = gr.Dropdown(
-                    _models(studio, "text"), value="smollm2", label="Written by", elem_id="by"
+                    studio.model_choices("text"), value="smollm2", label="Written by", elem_id="by"
                 )
                 with gr.Row():
                     write = gr.Button(
@@ -159,7 +170,7 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                     method_choices(), value=STEPWISE, label="Method", elem_id="method"
                 )
                 with gr.Row() as numbers:
-                    shipped = shipped_fields(_models(studio, "image")[0][1])
+                    shipped = shipped_fields(studio.model_choices("image")[0][1])
                     steps = gr.Number(
                         shipped[0], label="Steps", precision=0, min_width=90, elem_id="steps"
                     )
@@ -174,113 +185,135 @@ def build_train_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML) -> Trai
                 retry = gr.Button("Try again", visible=False, elem_id="retry", size="md",
                                   min_width=100)  # fmt: skip
             bar = gr.HTML(job_cards.progress(None), elem_id="progress", min_height=44)
-            stage = build_stage(studio, key, seen)
-            keep = stage.keep
+            stage = lay_out_stage()
             live = gr.HTML(job_cards.live(None, None), elem_id="live")
             film = gr.Button("Film of the training", visible=False, size="sm", elem_id="film")
             # A download button gives what it has when it is clicked: this one is clicked when the
             # film is made.
             reel = gr.DownloadButton("Film", visible="hidden", elem_id="reel")
-            csv_button("training-csv", work.curves, [key, seen], "Curves (CSV)")
+            csv_button("training-csv", training.curves, [key, seen], "Curves (CSV)")
             health = gr.HTML(elem_id="health")
             recent = gr.HTML(elem_id="recent")
-    shown = [seen, timer, bar, live, health, train, cancel, retry, keep, film, recent, rack]
+    shown = [
+        *JobOutputs(
+            seen=seen,
+            timer=timer,
+            progress=bar,
+            live=live,
+            health=health,
+            train=train,
+            cancel=cancel,
+            retry=retry,
+            keep=stage.keep,
+            film=film,
+            recent=recent,
+            rack=rack,
+        )
+    ]
+    filled_in = PromptOutputs(
+        table=table,
+        counts=counts,
+        name=name,
+        concept=concept,
+        chosen=chosen,
+        filled=filled,
+        report=report,
+        waiting=waiting,
+        panel=panel,
+        question=question,
+        from_column=of_source,
+        to_column=of_target,
+    )
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
-    sheet = [table, counts]
-    gr.on(
-        [modality.input],
-        lambda kind: gr.update(choices=_models(studio, kind), value=_models(studio, kind)[0][1]),
-        modality,
-        model,
-        **quiet,
-    )
-    modality.input(
-        lambda visitor, kind, now: _sets(prompts, visitor, kind, now),
-        [key, modality, chosen],
-        chosen,
-        **quiet,
-    )
-    picked = chosen.change(prompts.choose, [key, chosen], [*sheet, name, concept, preview], **quiet)
-    line = StyleLine(studio)
+    modality.input(training.models_of, modality, model, **quiet)
+    modality.input(prompts.list_for_kind, [key, modality, chosen], chosen, **quiet)
+    picked = ChosenOutputs(table=table, counts=counts, name=name, concept=concept, preview=preview)
     looked = {"trigger_mode": "always_last", "concurrency_id": "sliders", **quiet}
     of, told = [modality, model, concept, table], [known, styles]
-    picked.success(line.show, of, told, **looked)
-    gr.on([model.change, concept.blur, concept.submit], line.show, of, told, **looked)
-    styles.input(lambda name: name, styles, chosen, **quiet)
-    model.change(
-        lambda visitor, kind, to, now: gr.update(
-            choices=[*_unsaved(now), *prompts.choices(owner_of(visitor), kind, to)]
-        ),
-        [key, modality, model, chosen], chosen, **quiet,
-    )  # fmt: skip
+    chosen.change(prompts.choose, [key, chosen], [*picked], **quiet).success(
+        styling.show, of, told, **looked
+    )
+    gr.on([model.change, concept.blur, concept.submit], styling.show, of, told, **looked)
+    styles.input(styling.choose, styles, chosen, **quiet)
+    model.change(prompts.list_for_model, [key, modality, model, chosen], chosen, **quiet)
     # Of a set from the list nothing was uploaded.
-    chosen.input(
-        lambda: ("", "", None, gr.update(visible=False)), None,
-        [filled, report, waiting, panel], **quiet,
-    )  # fmt: skip
-    table.input(prompts.mark, table, sheet, trigger_mode="always_last", **quiet)
-    named = [*sheet, name, concept, chosen, filled, report]
-    named += [waiting, panel, question, of_source, of_target]
-    use.click(prompts.answer, [key, modality, table, waiting, of_source, of_target], named, **quiet)
+    chosen.input(uploads.clear, None, [*filled_in], **quiet)
+    table.input(prompts.mark, table, [table, counts], trigger_mode="always_last", **quiet)
+    use.click(
+        uploads.answer,
+        [key, modality, table, waiting, of_source, of_target],
+        [*filled_in],
+        **quiet,
+    )
     files.upload(
-        prompts.upload, [key, modality, files, table, filled], [*named, files],
-        trigger_mode="multiple", **quiet,
+        uploads.upload, [key, modality, files, table, filled],
+        [*UploadedOutputs(*filled_in, files=files)], trigger_mode="multiple", **quiet,
     )  # fmt: skip
     for button, side in ((into_source, "source"), (into_target, "target")):
         button.click(
-            prompts.paste, [key, modality, pasted, gr.State(side), table, filled], named, **quiet
+            uploads.paste,
+            [key, modality, pasted, gr.State(side), table, filled],
+            [*filled_in],
+            **quiet,
         )
-    writing = gr.on(
+    written = WrittenOutputs(table=table, counts=counts, concept=concept, name=name, chosen=chosen)
+    being_written = gr.on(
         [write.click, idea.submit],
-        prompts.written,
+        writing.write,
         [key, modality, idea, dice, writer],
-        [*sheet, concept, name, chosen],
+        [*written],
         trigger_mode="once",
         **quiet,
     )
-    stop.click(None, cancels=[writing])
+    stop.click(None, cancels=[being_written])
     save.click(prompts.save, [key, modality, name, concept, table], [chosen, said], **quiet)
     share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
-        lambda: gr.update(visible=True), None, shared, **quiet
+        prompts.show_files, None, shared, **quiet
     )
-
-    remove.click(prompts.delete, [key, modality, chosen], [chosen, deleted, restore], **quiet)
+    removed = RemovedOutputs(chosen=chosen, deleted=deleted, restore=restore)
+    remove.click(prompts.delete, [key, modality, chosen], [*removed], **quiet)
     restore.click(prompts.undelete, [key, modality, deleted], [chosen, restore], **quiet)
 
     asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma, method]
-    method.change(work.settings_of, method, [numbers, said_of_settings], **quiet)
-    model.change(shipped_fields, model, [steps, rate, gamma], **quiet)
-    train.click(work.start, asked, shown, trigger_mode="once", **quiet)
-    cancel.click(work.cancel, [key, seen], shown, **quiet)
-    retry.click(work.retry, [key, seen], shown, **quiet)
-    timer.tick(work.poll, [key, seen], shown, trigger_mode="once", **quiet)
+    method.change(training.settings_of, method, [numbers, said_of_settings], **quiet)
+    model.change(shipped_fields, model, [*ShippedFields(steps, rate, gamma)], **quiet)
+    train.click(training.start, asked, shown, trigger_mode="once", **quiet)
+    cancel.click(training.cancel, [key, seen], shown, **quiet)
+    retry.click(training.retry, [key, seen], shown, **quiet)
+    timer.tick(training.poll, [key, seen], shown, trigger_mode="once", **quiet)
     seen.change(None, seen, None, js=REMEMBER_JOB)
-    keep.click(work.keep, [key, seen], rack, **quiet).success(None, None, None, js=OPEN_STEERED)
-    stage.other.click(work.keep, [key, seen], rack, **quiet).success(
+    stage.keep.click(training.keep, [key, seen], rack, **quiet).success(
+        None, None, None, js=OPEN_STEERED
+    )
+    stage.other.click(training.keep, [key, seen], rack, **quiet).success(
         None, None, None, js=OPEN_STEERED
     ).success(None, None, None, js=FOCUS_PROMPTS)
-    stage.again.click(
-        stage.stage.prompts,
-        [key, seen],
-        [modality, model, chosen, *sheet, name, concept, preview],
-        **quiet,
+    loaded = LoadedOutputs(
+        modality=modality,
+        model=model,
+        chosen=chosen,
+        table=table,
+        counts=counts,
+        name=name,
+        concept=concept,
+        preview=preview,
     )
-    film.click(work.film, [key, seen], reel, **quiet).success(None, None, None, js=TAKE_FILM)
-    return TrainTab(shown, work, modality, chosen)
-
-
-def _models(studio: Studio, modality: str) -> list[tuple[str, str]]:
-    return studio.model_choices(modality)
-
-
-def _unsaved(chosen: str | None) -> list[tuple[str, str]]:
-    """What a visitor brought stays in the list, whatever else changes."""
-    return [(UNSAVED_TITLE, UNSAVED)] if chosen == UNSAVED else []
-
-
-def _sets(prompts: PromptWork, key: str, modality: str, chosen: str | None) -> object:
-    choices = prompts.choices(owner_of(key), modality)
-    if kept := _unsaved(chosen):
-        return gr.update(choices=[*kept, *choices], value=UNSAVED)
-    return gr.update(choices=choices, value=FIRST[modality])
+    stage.again.click(staging.prompts, [key, seen], [*loaded], **quiet)
+    on_stage = StageOutputs(
+        panel=stage.panel,
+        strength=stage.strength,
+        picture=stage.picture,
+        said=stage.said,
+        staged=stage.staged,
+    )
+    seen.change(staging.open, [key, seen, stage.staged], [*on_stage], **quiet)
+    gr.on(
+        [stage.staged.change, stage.strength.input],
+        staging.draw,
+        [key, stage.staged, stage.strength],
+        [stage.picture, stage.said],
+        **looked,
+    )
+    film.click(training.film, [key, seen], reel, **quiet).success(None, None, None, js=TAKE_FILM)
+    return TrainTab(JobOutputs(*shown), training, chosen)

@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lineas_core.diagnostics.style_knowledge import (
-    StyleKnowledge,
-    listed_answer,
-    listed_style,
-    style_knowledge,
-    takes_away,
-)
+from lineas_core.diagnostics.style_knowledge import listed_answer, takes_away
 from lineas_core.errors import LineasError, PromptError
-from lineas_core.models.image.folders import embedded_folder
-from lineas_core.models.load import as_image_model
 from lineas_core.models.shared.catalog import catalog
-from lineas_core.prompts.prompt_set import PromptSet, Sides, shipped_prompt_sets
-from lineas_core.studio.app import Studio
-from lineas_core.system.lru import Recent
+from lineas_core.prompts.prompt_set import Sides
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.answers.prompts import check_length
+from lineas_core.studio.answers.styles import styles_to_choose
 
-REMEMBERED = 256
 LOOKING = "Looking whether the model knows this style…"
 
 
-class StyleLine:
-    """Tells, for what is to be trained, what can be told before.
+class StyleCallbacks:
+    """Callbacks that say, of what is to be trained, what can be known before.
 
     Args:
-        studio: the models.
+        answers: what the models know.
     """
 
-    def __init__(self, studio: Studio) -> None:
-        self._studio = studio
-        self._known: Recent[StyleKnowledge] = Recent(REMEMBERED)
-        self._measure = studio.on_gpu(self._measure_here)
+    def __init__(self, answers: Answers) -> None:
+        self._styles = answers.styles
+
+    @staticmethod
+    def choose(name: str) -> str:
+        """The shipped set that leads to a style, whose name the choice is."""
+        return name
 
     def show(
         self, modality: str, model: str, concept: str, table: Sequence[Sequence[Any]]
@@ -60,17 +53,16 @@ class StyleLine:
         except PromptError as error:
             yield _said("warn", str(error)), hide
             return
-        entry, sides = catalog().get(model), Sides(source, target)
-        listed = listed_answer(entry, concept)
+        sides = Sides(source, target)
+        listed = listed_answer(catalog().get(model), concept)
         if takes_away(concept, sides):
             yield "", hide
             return
         answer = listed
-        at_hand = (entry is not None and entry.folder) or self._studio.shelf.has(model)
-        if listed == "cannot tell" and at_hand:
+        if listed == "cannot tell" and self._styles.at_hand(model):
             yield _said("", LOOKING), hide
             try:
-                answer = self._found(model, concept, sides).answer
+                answer = self._styles.known(model, concept, sides).answer
             except LineasError:
                 answer = "cannot tell"
         text, kind = {
@@ -90,74 +82,6 @@ class StyleLine:
             _said(kind, text) if text else "",
             gr.update(choices=offered, value=None, visible=bool(offered)),
         )
-
-    def _found(self, model: str, concept: str, sides: Sides) -> StyleKnowledge:
-        asked = (model, concept, *sides.source, "", *sides.target)
-        found = self._known.get(asked)
-        if found is None:
-            with self._studio.turns.sliders():
-                self._studio.load(model)
-                found = self._measure(model, concept, sides)
-            self._known.put(asked, found)
-        return found
-
-    def _measure_here(self, model: str, concept: str, sides: Sides) -> StyleKnowledge:
-        return style_knowledge(as_image_model(self._studio.shelf.get(model)), concept, sides)
-
-
-def check_length(model: str, prompts: Sequence[str]) -> None:
-    """Refuse prompts that an embedded image model does not read whole, before it is loaded.
-
-    Raises:
-        PromptError: there are such prompts; the message says how many, and which is the first.
-    """
-    entry = catalog().get(model)
-    if entry is None or not entry.folder:
-        return
-    tokenizer = _tokenizer(embedded_folder(entry))
-    limit = tokenizer.model_max_length
-    long = [p for p in prompts if len(tokenizer(p, verbose=False)["input_ids"]) > limit]
-    if long:
-        raise PromptError(
-            f"{len(long)} of {len(prompts)} prompts are too long for {entry.title}, which reads "
-            f"{limit} tokens. Shorten them, or choose a larger model. The first: {long[0]:.80}"
-        )
-
-
-@cache
-def too_long_for(model: str) -> frozenset[str]:
-    """Names of shipped sets with prompts that the model does not read whole."""
-    found = set()
-    for name in shipped_prompt_sets():
-        prompts = PromptSet.load(name)
-        try:
-            if prompts.modality == "image":
-                check_length(model, [*prompts.source, *prompts.target])
-        except PromptError:
-            found.add(name)
-    return frozenset(found)
-
-
-@cache
-def styles_to_choose(model: str) -> list[tuple[str, str]]:
-    """(style, shipped set) for each style the model knows and a set it reads leads to."""
-    entry = catalog().get(model)
-    found: dict[str, tuple[str, str]] = {}
-    for name in shipped_prompt_sets():
-        if name in too_long_for(model):
-            continue
-        prompts = PromptSet.load(name)
-        style = listed_style(entry, prompts.concept) if prompts.modality == "image" else None
-        if entry and style:
-            found.setdefault(style, (entry.styles[style][0], name))
-    return list(found.values())
-
-
-@cache
-def _tokenizer(folder: str) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
 
 
 def _said(kind: str, text: str) -> str:

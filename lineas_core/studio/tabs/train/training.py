@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from lineas_core.errors import ConfigError
-from lineas_core.methods.names import STEPWISE, TITLES
+from lineas_core.methods.names import STEPWISE
 from lineas_core.models.shared.catalog import catalog
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.studio.access.limits import size_of
-from lineas_core.studio.access.moderation import check_target
+from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.texts import whole
-from lineas_core.studio.app import Studio, with_messages
+from lineas_core.studio.answers.fields import whole
+from lineas_core.studio.answers.prompts import Modality, Table, check_length, prompt_set
+from lineas_core.studio.app import Studio
+from lineas_core.studio.components.outputs import unchanged
 from lineas_core.studio.jobs.frames import Frame, load_frame
 from lineas_core.studio.rack.rack import patch
-from lineas_core.studio.storage.library import Library
-from lineas_core.studio.storage.store import JobRow, MapRow
-from lineas_core.studio.tabs.train.prompts import Modality, Table, prompt_set
-from lineas_core.studio.tabs.train.style_line import check_length
+from lineas_core.studio.storage.store import JobRow
+from lineas_core.studio.tabs.train.shown_job import ShownJob, map_on_stage
 from lineas_core.studio.views import job_cards
 from lineas_core.studio.views.csv_tables import loss_rows, write_csv
 from lineas_core.system.files import write_whole
@@ -31,32 +29,37 @@ from lineas_core.training.config import TrainConfig
 RECENT = 6
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the page shows of a job, so that it is not sent twice."""
+class JobOutputs(NamedTuple):
+    """What the train tab shows of a job."""
 
-    job: str = ""
-    seq: int = -1
-    running: bool = False
+    seen: Any
+    timer: Any
+    progress: Any
+    live: Any
+    health: Any
+    train: Any
+    cancel: Any
+    retry: Any
+    keep: Any
+    film: Any
+    recent: Any
+    rack: Any
 
-    @classmethod
-    def from_page(cls, value: Any) -> Seen:
-        """What the page sent back; nothing, where that is not one of these."""
-        try:
-            return cls(str(value["job"]), int(value["seq"]), bool(value["running"]))
-        except (KeyError, TypeError, ValueError, OverflowError):
-            return cls()
+
+class ShippedFields(NamedTuple):
+    """The settings of a training that have fields."""
+
+    steps: Any
+    rate: Any
+    gamma: Any
 
 
-class TrainingWork:
-    """Callbacks on jobs. Each gives what the train tab shows, in the order of `NAMES`.
+class TrainingCallbacks:
+    """Callbacks on jobs.
 
     Args:
         studio: the state.
     """
-
-    NAMES = ("seen", "timer", "progress", "live", "health", "train", "cancel", "retry", "keep",
-             "film", "recent", "rack")  # fmt: skip
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
@@ -75,7 +78,7 @@ class TrainingWork:
         rate: float | None,
         gamma: float | None,
         method: str = STEPWISE,
-    ) -> tuple[Any, ...]:
+    ) -> JobOutputs:
         """Queue a job on the table's prompts; empty settings are the model's shipped ones.
 
         The numbers are those of a training in steps: a method without steps leaves them.
@@ -94,81 +97,57 @@ class TrainingWork:
         prompts = prompt_set(modality, name, concept, table)
         if modality == "image":
             check_length(model, [*prompts.source, *prompts.target])
-        job = self.queue(owner, model, prompts, changes, preview_prompt, method)
-        return self._shown(key, job, Seen())
+        job = self._studio.train(
+            owner, model, prompts, changes, preview_prompt=preview_prompt, method=method
+        )
+        return self._shown(key, job, ShownJob())
+
+    @with_messages
+    def models_of(self, modality: str) -> Any:
+        """The models of a kind, the first of them chosen."""
+        choices = self._studio.model_choices(modality)
+        return gr.update(choices=choices, value=choices[0][1])
 
     @staticmethod
     def settings_of(method: str) -> tuple[Any, Any]:
         """The settings that the method reads, and what is said of them."""
         return gr.update(visible=method == STEPWISE), job_cards.settings(method)
 
-    def queue(
-        self,
-        owner: str,
-        model: str,
-        prompts: PromptSet,
-        changes: dict[str, Any],
-        preview_prompt: str = "",
-        method: str = STEPWISE,
-    ) -> JobRow:
-        """Queue a job within the host's limits.
-
-        Raises:
-            ConfigError: there are too many steps, or the model or the method is not to be had here.
-            LimitError: another limit is passed.
-            JobError: the queue is full.
-        """
-        settings = self._studio.settings
-        if changes.get("steps", 1) > settings.most_steps:
-            raise ConfigError(
-                f"steps is {changes['steps']}; {settings.most_steps} at most are allowed here."
-            )
-        self._studio.shelf.check(model)
-        limits = self._studio.limits
-        limits.admit(owner)
-        limits.check_prompts(prompts)
-        if settings.demo:
-            check_target(prompts)
-        limits.check_room(owner, size_of(prompts))
-        return self._studio.jobs.start(
-            owner, model, prompts, changes, method=method, preview_prompt=preview_prompt
-        )
-
     @with_messages
-    def poll(self, key: str, shown: Any) -> tuple[Any, ...]:
+    def poll(self, key: str, shown: Any) -> JobOutputs:
         """What has changed since the page looked last."""
-        seen = Seen.from_page(shown)
+        seen = ShownJob.from_page(shown)
         job = self._studio.jobs.get(seen.job, owner_of(key)) if seen.job else None
         if job is not None and job.seq == seen.seq and job.status != "queued":
-            return (gr.skip(),) * len(self.NAMES)
+            return unchanged(JobOutputs)
         return self._shown(key, job, seen)
 
     @with_messages
-    def cancel(self, key: str, shown: Any) -> tuple[Any, ...]:
+    def cancel(self, key: str, shown: Any) -> JobOutputs:
         """Stop a job within a step; its map is kept."""
-        seen = Seen.from_page(shown)
+        seen = ShownJob.from_page(shown)
         self._studio.jobs.cancel(seen.job, owner_of(key))
         return self._shown(key, self._studio.jobs.get(seen.job, owner_of(key)), seen)
 
     @with_messages
-    def retry(self, key: str, shown: Any) -> tuple[Any, ...]:
+    def retry(self, key: str, shown: Any) -> JobOutputs:
         """The same job again."""
-        seen, owner = Seen.from_page(shown), owner_of(key)
+        seen, owner = ShownJob.from_page(shown), owner_of(key)
         self._studio.limits.admit(owner)
-        return self._shown(key, self._studio.jobs.retry(seen.job, owner), Seen())
+        return self._shown(key, self._studio.jobs.retry(seen.job, owner), ShownJob())
 
     @with_messages
-    def open(self, key: str, job_id: str) -> tuple[Any, ...]:
+    def open(self, key: str, job_id: str) -> JobOutputs:
         """A job by its id, as a link holds it; else the visitor's running one, if any."""
         owner = owner_of(key)
         job = self._studio.jobs.get(job_id, owner) if job_id else None
-        return self._shown(key, job or self._studio.jobs.unfinished(owner), Seen())
+        return self._shown(key, job or self._studio.jobs.unfinished(owner), ShownJob())
 
     @with_messages
     def keep(self, key: str, shown: Any) -> Any:
         """The job's map onto the rack, on, in place of the others of its kind."""
         owner = owner_of(key)
-        job = self._studio.jobs.get(Seen.from_page(shown).job, owner)
+        job = self._studio.jobs.get(ShownJob.from_page(shown).job, owner)
         if job is None or not job.map_id:
             raise ConfigError("This job has no map. Train first.")
         # Deleted meanwhile: the message says so.
@@ -178,7 +157,7 @@ class TrainingWork:
     @with_messages
     def film(self, key: str, shown: Any) -> str:
         """The job's frames as a GIF, to download."""
-        seen, owner = Seen.from_page(shown), owner_of(key)
+        seen, owner = ShownJob.from_page(shown), owner_of(key)
         self._studio.limits.admit(owner)
         film = self._studio.jobs.film(seen.job, owner)
         if film is None:
@@ -188,14 +167,14 @@ class TrainingWork:
     @with_messages
     def curves(self, key: str, shown: Any) -> str:
         """The job's losses and support by step, as a CSV file."""
-        seen, owner = Seen.from_page(shown), owner_of(key)
+        seen, owner = ShownJob.from_page(shown), owner_of(key)
         job = self._studio.jobs.get(seen.job, owner) if seen.job else None
         if job is None or not job.losses:
             raise ConfigError("There are no curves yet; train a map first.")
         rows = loss_rows(job.losses, job.supports)
         return write_csv(self._studio.download_folder() / "training.csv", *rows)
 
-    def _shown(self, key: str, job: JobRow | None, seen: Seen) -> tuple[Any, ...]:
+    def _shown(self, key: str, job: JobRow | None, seen: ShownJob) -> JobOutputs:
         owner, jobs = owner_of(key), self._studio.jobs
         running = job is not None and not job.finished
         rack: Any = gr.skip()
@@ -206,28 +185,23 @@ class TrainingWork:
         waiting = jobs.position(job.id) if job and job.status == "queued" else 0
         left = jobs.eta(job.id) if job and running else None
         frame = _newest(jobs.frames(job.id, owner)) if job else None
-        now = Seen(job.id, job.seq, running) if job else Seen()
+        now = ShownJob(job.id, job.seq, running) if job else ShownJob()
         staged = job is not None and map_on_stage(self._studio.library, job, owner) is not None
-        return (
-            asdict(now),
-            gr.Timer(active=running),
-            job_cards.progress(job, waiting, left),
-            job_cards.live(job, frame, staged=staged),
-            job_cards.health(job),
-            gr.update(interactive=not running),
-            gr.update(interactive=running),
-            gr.update(visible=job is not None and job.status in ("failed", "cancelled")),
-            gr.update(visible=bool(job and not running and job.map_id)),
-            gr.update(visible=bool(job and not running and job.frames and job.stepwise)),
-            job_cards.recent(jobs.recent(owner, RECENT), now.job),
-            rack,
+        ended = job is not None and not running
+        return JobOutputs(
+            seen=asdict(now),
+            timer=gr.Timer(active=running),
+            progress=job_cards.progress(job, waiting, left),
+            live=job_cards.live(job, frame, staged=staged),
+            health=job_cards.health(job),
+            train=gr.update(interactive=not running),
+            cancel=gr.update(interactive=running),
+            retry=gr.update(visible=job is not None and job.status in ("failed", "cancelled")),
+            keep=gr.update(visible=bool(job and ended and job.map_id)),
+            film=gr.update(visible=bool(job and ended and job.frames and job.stepwise)),
+            recent=job_cards.recent(jobs.recent(owner, RECENT), now.job),
+            rack=rack,
         )
-
-
-def map_on_stage(library: Library, job: JobRow, owner: str) -> MapRow | None:
-    """The map of a job of the owner's that has ended; None if it has none, or it was deleted."""
-    row = library.map_of_job(job.id, owner) if job.finished else None
-    return row if row is not None and row.deleted is None else None
 
 
 def shipped_settings(model: str) -> TrainConfig:
@@ -236,15 +210,10 @@ def shipped_settings(model: str) -> TrainConfig:
     return TrainConfig(**(entry.train if entry else {}))
 
 
-def shipped_fields(model: str) -> tuple[int, float, float]:
+def shipped_fields(model: str) -> ShippedFields:
     """Steps, learning rate and sparsity of `shipped_settings`, for their fields."""
     shipped = shipped_settings(model)
-    return shipped.steps, shipped.rate, shipped.gamma
-
-
-def method_choices() -> list[tuple[str, str]]:
-    """(title, name) of every method."""
-    return [(TITLES[name], name) for name in TITLES]
+    return ShippedFields(steps=shipped.steps, rate=shipped.rate, gamma=shipped.gamma)
 
 
 def _newest(files: list[Path]) -> Frame | None:

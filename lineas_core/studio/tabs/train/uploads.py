@@ -1,95 +1,248 @@
-"""What became of uploaded files: the list, and the question which columns are prompts."""
+"""What the train tab does with prompts that are uploaded or pasted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import gradio as gr
 
 from lineas_core.errors import PromptError
 from lineas_core.prompts.files import (
-    Part,
-    Picked,
-    PromptLines,
+    MOST_BYTES,
     UnclearColumnsError,
     read_pasted,
-    read_prompt_file,
+    side_of_name,
+    title_of_name,
 )
-from lineas_core.prompts.prompt_set import Side
+from lineas_core.studio.access.error_messages import with_messages
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.answers.prompts import MAX_ROWS, UNSAVED, UNSAVED_TITLE, Table, sides_of
+from lineas_core.studio.components.outputs import unchanged
+from lineas_core.studio.tabs.train.unclear_table import UnclearTable
+from lineas_core.studio.views.prompt_sheet import columns_question, prompt_sheet, report_of
 
 
-@dataclass(frozen=True)
-class Unclear:
-    """A table that waits for an answer.
+class PromptOutputs(NamedTuple):
+    """What uploading, pasting and answering change on the page."""
 
-    Attributes:
-        name: of the file; empty for a pasted text.
-        data: what the file holds, or the text.
-        side: where it was pasted to.
+    table: Any
+    counts: Any
+    name: Any
+    concept: Any
+    chosen: Any
+    filled: Any
+    report: Any
+    waiting: Any
+    panel: Any
+    question: Any
+    from_column: Any
+    to_column: Any
+
+
+class UploadedOutputs(NamedTuple):
+    """What `PromptOutputs` has, and the field of the files."""
+
+    table: Any
+    counts: Any
+    name: Any
+    concept: Any
+    chosen: Any
+    filled: Any
+    report: Any
+    waiting: Any
+    panel: Any
+    question: Any
+    from_column: Any
+    to_column: Any
+    files: Any
+
+
+class UploadCallbacks:
+    """Callbacks on uploads.
+
+    Args:
+        answers: the prompt sets.
     """
 
-    name: str
-    data: bytes
-    side: Side | None = None
+    def __init__(self, answers: Answers) -> None:
+        self._prompts = answers.prompts
 
-    def read(self, picked: Picked | None = None) -> PromptLines:
-        """What it holds, if `picked` says which columns.
+    @with_messages
+    def upload(
+        self, key: str, modality: str, files: Sequence[str] | None, table: Table, filled: str
+    ) -> UploadedOutputs:
+        """The prompts of the files, each judged alone.
 
-        Raises:
-            PromptFileError: as for `read_prompt_file`.
+        A side that a file gives takes the place of the table's. The set is called as the files say,
+        or as they are named: never as the set that was there.
+
+        Args:
+            key: the visitor's.
+            modality: of what is steered.
+            files: what was uploaded.
+            table: of the page.
+            filled: the side that the upload before filled alone, to which lines go no more that do
+                not say theirs.
+
+        Returns:
+            What changes; no file stays in the field, so that a bad one does not stand in the way
+            of the next.
         """
-        if self.name:
-            return read_prompt_file(self.name, self.data, self.side, picked)
-        return read_pasted(self.data.decode(), self.side, picked)
+        found: dict[str, list[str]] = {"source": [], "target": []}
+        titles: list[str] = []
+        concept, said = "", []
+        waiting: UnclearTable | None = None
+        for path in files or ():
+            file = Path(path)
+            side: Literal["source", "target"] | None = None
+            if side_of_name(file.name) is None:
+                side = "target" if found["source"] or filled == "source" else "source"
+            with file.open("rb") as opened:
+                # One byte over what is allowed is enough to refuse it.
+                unread = UnclearTable(file.name, opened.read(MOST_BYTES + 1), side)
+            try:
+                lines = unread.read()
+            except UnclearColumnsError as error:
+                waiting = waiting or unread
+                said.append(("ask", file.name, [str(error)]))
+                continue
+            except PromptError as error:
+                said.append(("bad", file.name, [str(error)]))
+                continue
+            found["source"] += lines.source
+            found["target"] += lines.target
+            titles.append(lines.title or title_of_name(file.name))
+            concept = concept or lines.concept
+            counts = f"{len(lines.source)} source, {len(lines.target)} target."
+            said.append(("good", file.name, [counts, *lines.notes]))
+        report = report_of(said)
+        if not titles:
+            return UploadedOutputs(*_asked(_unfilled(filled), report, waiting), files=None)
+        title = " + ".join(dict.fromkeys(filter(None, titles))) or "Uploaded prompts"
+        named = self._named(key, modality, found, table, title[:120], concept[:120])
+        return UploadedOutputs(*_asked(named, report, waiting), files=None)
 
-    def offers(self) -> tuple[tuple[Part, str], ...]:
-        """The parts to choose from, with a sample of each."""
+    @with_messages
+    def paste(
+        self, key: str, modality: str, text: str, side: Literal["source", "target"], table: Table,
+        filled: str,
+    ) -> PromptOutputs:  # fmt: skip
+        """The prompts of pasted text.
+
+        A text that gives one side goes to `side`, whatever it says; one that gives both, to both.
+        """
+        if not text.strip():
+            raise PromptError("Nothing was pasted; put a prompt on each line, CSV or JSON.")
         try:
-            self.read()
+            lines = read_pasted(text, side)
         except UnclearColumnsError as error:
-            return error.offers
-        return ()
+            report = report_of([("ask", "Pasted text", [str(error)])])
+            waiting = UnclearTable("", text.encode("utf-8", "replace"), side)
+            return _asked(_unfilled(filled), report, waiting)
+        found = {"source": list(lines.source), "target": list(lines.target)}
+        other = "source" if side == "target" else "target"
+        notes = list(lines.notes)
+        if found[other] and not found[side]:
+            found = {side: found[other], other: []}
+            notes.append(f"The text calls its lines {other}; they went to {side}, as you said.")
+        # The other side of what is being pasted may have a name already.
+        named = self._named(
+            key, modality, found, table, lines.title or "Pasted prompts", lines.concept,
+            goes_on=filled not in ("", side),
+        )  # fmt: skip
+        report = report_of([("good", "Pasted text", notes)] if notes else [])
+        return _asked(named, report, None)
 
-    def answered(self, source: str | None, target: str | None) -> PromptLines:
-        """The prompts, by the parts that were chosen: their places among the offers.
+    @with_messages
+    def answer(
+        self, key: str, modality: str, table: Table, waiting: UnclearTable | None,
+        source: str | None, target: str | None,
+    ) -> PromptOutputs:  # fmt: skip
+        """The prompts of the columns that a visitor chose."""
+        if waiting is None:
+            raise PromptError("No file waits for an answer; upload it again.")
+        lines = waiting.answered(source, target)
+        found = {"source": list(lines.source), "target": list(lines.target)}
+        title = title_of_name(waiting.name) or "Pasted prompts"
+        named = self._named(key, modality, found, table, title, lines.concept)
+        counts = f"{len(lines.source)} source, {len(lines.target)} target."
+        said = [("good", waiting.name or "Pasted text", [counts, *lines.notes])]
+        return _asked(named, report_of(said), None)
 
-        Raises:
-            PromptError: nothing was chosen, or the same for both.
+    def _named(
+        self,
+        key: str,
+        modality: str,
+        found: Mapping[str, Sequence[str]],
+        table: Table,
+        title: str,
+        concept: str,
+        *,
+        goes_on: bool = False,
+    ) -> PromptOutputs:
+        """The fields for prompts that no list has yet.
+
+        Args:
+            key: the visitor's.
+            modality: of the list of sets.
+            found: side -> prompts.
+            table: that they go into.
+            title: of the set from now on.
+            concept: likewise; empty where nobody said.
+            goes_on: whether they complete what came before, whose names stay.
         """
-        offers = {str(n): part for n, (part, _) in enumerate(self.offers())}
-        chosen = [offers.get(place or "") for place in (source, target)]
-        if not any(chosen):
-            raise PromptError("Choose a column for From, for To, or one for each.")
-        if chosen[0] == chosen[1]:
-            raise PromptError(f"From and To are both {chosen[0]}; choose two different ones.")
-        return self.read(Picked(*chosen))
+        before = dict(zip(("source", "target"), sides_of(table), strict=True))
+        notes = []
+        sides = {}
+        for side, texts in found.items():
+            sides[side] = list(texts[:MAX_ROWS]) or before[side]
+            if len(texts) > MAX_ROWS:
+                notes.append(f"Of {len(texts):,} {side} prompts the first {MAX_ROWS} came in.")
+            if not texts and before[side] and not goes_on:
+                notes.append(f"The {len(before[side])} {side} prompts that were there stay.")
+        if not concept and not goes_on:
+            notes.append(
+                "No concept was given: write under Concept what the targets have, in a word or "
+                "two. Answers are scored by it; training works without."
+            )
+        shown, marks = prompt_sheet(sides["source"], sides["target"], notes)
+        given = [side for side, texts in found.items() if texts]
+        choices = [(UNSAVED_TITLE, UNSAVED), *self._prompts.choices(owner_of(key), modality)]
+        return unchanged(PromptOutputs)._replace(
+            table=shown,
+            counts=marks,
+            name=gr.skip() if goes_on else title,
+            concept=gr.skip() if goes_on and not concept else concept,
+            chosen=gr.update(choices=choices, value=UNSAVED),
+            filled=given[0] if len(given) == 1 and not goes_on else "",
+        )
+
+    @staticmethod
+    def clear() -> PromptOutputs:
+        """Forget the last upload, as when a set of the list is chosen."""
+        return _asked(_unfilled(""), "", None)
 
 
-def asked(waiting: Unclear | None) -> tuple[Any, ...]:
-    """What waits, the panel, its text, and both lists; all of it hidden where nothing waits."""
+def _unfilled(filled: str) -> PromptOutputs:
+    return unchanged(PromptOutputs)._replace(filled=filled)
+
+
+def _asked(outputs: PromptOutputs, report: str, waiting: UnclearTable | None) -> PromptOutputs:
+    """The outputs with a report, and the question about a table; it is hidden where none waits."""
     if waiting is None:
-        return None, gr.update(visible=False), "", gr.skip(), gr.skip()
+        return outputs._replace(
+            report=report, waiting=None, panel=gr.update(visible=False), question=""
+        )
     choices = [(f"{part}: {sample}", str(n)) for n, (part, sample) in enumerate(waiting.offers())]
-    name = escape(waiting.name or "The pasted text")
-    said = (
-        f'<p class="ls-hint" role="status"><b>{name}</b> does not say which of its columns are '
-        "prompts. Choose what the model writes now (From) and what it is to become (To).</p>"
+    columns = gr.update(choices=choices, value=None)
+    return outputs._replace(
+        report=report,
+        waiting=waiting,
+        panel=gr.update(visible=True),
+        question=columns_question(waiting.name),
+        from_column=columns,
+        to_column=columns,
     )
-    lists = gr.update(choices=choices, value=None)
-    return waiting, gr.update(visible=True), said, lists, lists
-
-
-def report_of(said: Sequence[tuple[str, str, Sequence[str]]]) -> str:
-    """What became of each file: whether it came in, its name, and what to know."""
-    signs = {"good": "✓", "bad": "✗", "ask": "?"}
-    states = {"bad": " was not read", "ask": " waits for an answer"}
-    rows = "".join(
-        f'<li class="ls-{kind}"><span aria-hidden="true">{signs[kind]}</span> '
-        f"<b>{escape(name)}</b>{states.get(kind, '')}: "
-        f"{escape(' '.join(notes).removeprefix(name).lstrip(': '))}</li>"
-        for kind, name, notes in said
-    )
-    return f'<ul class="ls-files" role="status">{rows}</ul>' if rows else ""

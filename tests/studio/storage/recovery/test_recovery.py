@@ -14,14 +14,16 @@ from pathlib import Path
 import pytest
 
 import lineas_core as lc
-from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.queue import Jobs
-from lineas_core.studio.jobs.run import checkpoint_of, frames_of, record_of
+from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage.recovery.backups import KEPT, backups
 from lineas_core.studio.storage.recovery.integrity import flaw_of
 from lineas_core.studio.storage.recovery.recovery import State, open_state
 from lineas_core.studio.storage.rows import fields_of, row_from_json, row_to_json
-from lineas_core.studio.storage.sidecars import write_record
+from lineas_core.studio.storage.sidecars import write_row
 from lineas_core.studio.storage.store import JobRow, PromptRow, StoreError
 from tests.studio.storage.test_library import labelled
 from tests.studio.storage.test_store import HEALTH
@@ -220,7 +222,7 @@ def test_without_a_backup_maps_and_unfinished_jobs_come_back_by_what_lies_beside
     fill(state, prompts, "x", 3)
     before, secret = rows_of(tmp_path / "studio.db"), state.store.secret()
     going = JobRow("going", "ada", "m", prompts, changes={"steps": 9}, step=3, attempts=1)
-    write_record(record_of(tmp_path, "going"), state.store.add_job(going))
+    write_row(JobFiles(tmp_path).sidecar("going"), state.store.add_job(going))
     state.store.close()
     (tmp_path / "studio.db").write_bytes(b"")
     labelled(5).save(tmp_path / "maps" / "stray.safetensors")
@@ -362,12 +364,11 @@ def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path, prompts: lc.PromptSe
     clock, month = Clock(), 30 * DAY
     state = open_state(tmp_path, clock=clock)
     store, library = state.store, state.library
-    jobs = Jobs(
-        store, library, lambda name: None, Turns(), tmp_path, autostart=False, clock=clock,  # type: ignore[arg-type,return-value]
-        most_queued=9, most_per_visitor=9,
-    )  # fmt: skip
+    files = JobFiles(tmp_path)
+    context = JobContext(store, library, lambda name: None, Priority(), files)  # type: ignore[arg-type,return-value]
+    jobs = Jobs(context, run_job, autostart=False, clock=clock, max_queued=9, max_per_visitor=9)
     job = jobs.start("ada", "m", prompts, {})
-    for path in (checkpoint_of(tmp_path, job.id), frames_of(tmp_path, job.id) / "0000001.json"):
+    for path in (files.checkpoint(job.id), files.frames(job.id) / "0000001.json"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
     jobs.cancel(job.id, "ada")
@@ -377,7 +378,7 @@ def test_a_clock_that_jumps_deletes_nothing(tmp_path: Path, prompts: lc.PromptSe
     def gone() -> tuple[bool, bool]:
         jobs.prune(month)
         library.purge(month)
-        return not checkpoint_of(tmp_path, job.id).exists(), store.map(row.id) is None
+        return not JobFiles(tmp_path).checkpoint(job.id).exists(), store.map(row.id) is None
 
     assert gone() == (False, False)
     clock.now += 3650 * DAY  # A battery fails, and the clock says something else.

@@ -3,16 +3,16 @@ from __future__ import annotations
 import threading
 import time
 
-from lineas_core.studio.jobs.priority import Turns
+from lineas_core.studio.jobs.device.priority import Priority
 
 
-def in_thread(turns: Turns) -> tuple[threading.Thread, list[float]]:
+def in_thread(priority: Priority) -> tuple[threading.Thread, list[float]]:
     """Gives way once; how many seconds it took."""
     took: list[float] = []
 
     def run() -> None:
         began = time.monotonic()
-        turns.give_way()
+        priority.give_way()
         took.append(time.monotonic() - began)
 
     thread = threading.Thread(target=run)
@@ -23,15 +23,15 @@ def in_thread(turns: Turns) -> tuple[threading.Thread, list[float]]:
 def test_nobody_there_means_no_wait() -> None:
     began = time.monotonic()
     for _ in range(1000):
-        Turns().give_way()
+        Priority().give_way()
     assert time.monotonic() - began < 1
 
 
 def test_training_waits_for_the_last_of_several_sliders() -> None:
-    turns = Turns(patience=60)
-    with turns.sliders():
-        with turns.sliders():
-            thread, took = in_thread(turns)
+    priority = Priority(patience=60)
+    with priority.sliders():
+        with priority.sliders():
+            thread, took = in_thread(priority)
         thread.join(0.2)
         assert thread.is_alive()
     thread.join(10)
@@ -39,29 +39,29 @@ def test_training_waits_for_the_last_of_several_sliders() -> None:
 
 
 def test_training_is_not_starved() -> None:
-    turns = Turns(patience=0.3)
-    with turns.sliders():
-        thread, took = in_thread(turns)
+    priority = Priority(patience=0.3)
+    with priority.sliders():
+        thread, took = in_thread(priority)
         thread.join(10)
         assert 0.25 < took[0] < 5
 
 
 def test_a_slider_that_fails_is_not_waited_for() -> None:
-    turns = Turns(patience=60)
+    priority = Priority(patience=60)
     try:
-        with turns.sliders():
+        with priority.sliders():
             raise KeyError
     except KeyError:
         pass
-    thread, _ = in_thread(turns)
+    thread, _ = in_thread(priority)
     thread.join(10)
     assert not thread.is_alive()
 
 
 def test_patience_is_measured_by_the_clock_that_was_given() -> None:
     times = iter([100.0, 100.0 + 5.0])
-    turns = Turns(patience=5.0, clock=lambda: next(times))
+    priority = Priority(patience=5.0, clock=lambda: next(times))
     began = time.monotonic()
-    with turns.sliders():
-        turns.give_way()
+    with priority.sliders():
+        priority.give_way()
     assert time.monotonic() - began < 2

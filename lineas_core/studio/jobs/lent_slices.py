@@ -1,66 +1,35 @@
-"""ZeroGPU: on a Space that lends a GPU by the call, GPU work runs inside `spaces.GPU` functions.
-
-There a call runs in another process, its arguments and its result are pickled, and it is cut off
-after the seconds it has asked for. Elsewhere the same functions run as they are.
-"""
+"""Slices of training on a lent GPU: each call asks for as long as earlier ones took."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.jobs.context import SliceRunner
+from lineas_core.studio.jobs.device.gpu import SECONDS, lends_gpu, on_gpu
+from lineas_core.studio.jobs.device.model_cache import ModelCache
 from lineas_core.studio.jobs.fits import run_fit
-from lineas_core.studio.jobs.model_cache import Shelf
-from lineas_core.studio.jobs.slices import SliceResult, SliceRunner, expected_seconds, run_slice
+from lineas_core.studio.jobs.slices import SliceResult, expected_seconds, run_slice
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.state import TrainState
 
-P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 
-# Asked for where nothing is known yet, and at most; a shorter call is served sooner.
-SECONDS = 60
-FEWEST_SECONDS = 5
+# A shorter call is served sooner.
+MIN_SECONDS = 5
 # A call may take so many times what is expected before it is cut off.
 MARGIN = 1.5
 
 
-def lends_gpu(environment: Mapping[str, str]) -> bool:
-    """Whether this is a ZeroGPU Space."""
-    return environment.get("SPACES_ZERO_GPU", "").lower() in ("1", "true")
-
-
-def on_gpu(
-    function: Callable[P, R],
-    environment: Mapping[str, str],
-    seconds: int | Callable[P, int] = SECONDS,
-) -> Callable[P, R]:
-    """The function as it must be called for its GPU work.
-
-    Args:
-        function: takes and returns what can be pickled.
-        environment: such as `os.environ`.
-        seconds: it may take at most; a function of the same arguments says so for each call.
-    """
-    if not lends_gpu(environment):
-        return function
-    import spaces  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    decorate: Any = spaces.GPU(duration=seconds)
-    wrapped: Callable[P, R] = decorate(function)
-    return wrapped
-
-
-def slices_on_gpu(shelf: Shelf, environment: Mapping[str, str]) -> SliceRunner | None:
+def slices_on_gpu(model_cache: ModelCache, environment: Mapping[str, str]) -> SliceRunner | None:
     """Where slices of training run: inside GPU functions on a ZeroGPU Space, else in the worker.
 
     Args:
-        shelf: where the other process finds the model by its id.
+        model_cache: where the other process finds the model by its id.
         environment: such as `os.environ`.
     """
     if not lends_gpu(environment):
@@ -69,7 +38,7 @@ def slices_on_gpu(shelf: Shelf, environment: Mapping[str, str]) -> SliceRunner |
     def call(
         model: str, function: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> T:
-        return function(shelf.get(model), *args, **kwargs)
+        return function(model_cache.get(model), *args, **kwargs)
 
     return _Lent(call, environment).run
 
@@ -106,7 +75,7 @@ class _Lent:
         if beside is None or function is run_fit:
             return SECONDS
         steps = expected_seconds(*args, **kwargs) if function is run_slice else 0.0
-        return min(SECONDS, max(FEWEST_SECONDS, math.ceil(MARGIN * (beside + steps))))
+        return min(SECONDS, max(MIN_SECONDS, math.ceil(MARGIN * (beside + steps))))
 
 
 def _seconds_before(

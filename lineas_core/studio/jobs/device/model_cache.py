@@ -8,10 +8,10 @@ from pathlib import Path
 
 from lineas_core.errors import ConfigError
 from lineas_core.models.load import Model, load_model
-from lineas_core.models.shared.catalog import catalog
+from lineas_core.models.shared.catalog import CatalogEntry, catalog
 
 
-class Shelf:
+class ModelCache:
     """Models by name.
 
     Args:
@@ -73,3 +73,9 @@ class Shelf:
 
     def _drop(self, modality: str) -> None:
         self._models = {n: m for n, m in self._models.items() if m.modality != modality}
+
+
+def catalog_models(modality: str) -> list[CatalogEntry]:
+    """The catalogue's models of "text" or "image"; the embedded one comes first."""
+    kind = "language" if modality == "text" else "diffusion"
+    return [entry for entry in catalog().values() if entry.kind == kind]

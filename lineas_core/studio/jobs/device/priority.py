@@ -1,4 +1,4 @@
-"""Fair turns on one device: training gives way to sliders between its steps."""
+"""Who comes first on one device: training waits for sliders between its steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 PATIENCE = 2.0
 
 
-class Turns:
+class Priority:
     """Who may use the device now.
 
     Args:

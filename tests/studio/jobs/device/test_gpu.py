@@ -23,17 +23,17 @@ import torch
 import lineas_core as lc
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.pictures import Pictures
-from lineas_core.studio.answers.texts import Texts
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs import run
-from lineas_core.studio.jobs.gpu import FEWEST_SECONDS, SECONDS, lends_gpu, on_gpu
+from lineas_core.studio.jobs.device.gpu import MIN_SECONDS, SECONDS, lends_gpu, on_gpu
 from lineas_core.studio.jobs.slices import expected_seconds
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.store import JobRow
-from lineas_core.studio.tabs.train.prompts import PromptWork
+from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
+from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
+from lineas_core.studio.tabs.train.writing import WritingCallbacks
 from lineas_core.training.state import TrainState
-from tests.helpers.studio import ANN, SITE, add_map, finished, rack
+from tests.helpers.studio import ANN, SITE, add_map, answers_of, finished, rack
 
 LENT = {"SPACES_ZERO_GPU": "1"}
 WORDS = {"model.layers.1.post_attention_layernorm": 16}
@@ -150,7 +150,10 @@ def test_pictures_are_the_same_where_a_gpu_is_lent(
             add_map(studio, painter, {SITE: 16}, seed, concept=concept)
             for seed, concept in ((0, "ink"), (1, "gold"))
         ]
-        on, pictures = rack((maps[0], 0.7), (maps[1], 0.4)), Pictures(studio)
+        on, pictures = (
+            rack((maps[0], 0.7), (maps[1], 0.4)),
+            ImageCallbacks(studio, answers_of(studio)),
+        )
         shown, slider, _ = pictures.look(ANN, painter, on, "ab\nba", 3)
         effects = pictures.effects(ANN, painter, on, "ab\nba")["effects"].values()
         answers.append(
@@ -174,25 +177,28 @@ def test_texts_are_the_same_where_a_gpu_is_lent(
     answers = []
     for studio in studios:
         on = rack((add_map(studio, writer, WORDS, 2, concept="football"), 0.8))
-        texts = Texts(studio)
+        every = answers_of(studio)
+        texts = TextCallbacks(studio, every)
         mix = studio.mix(owner_of(ANN), RackState.from_page(on), writer)
         answers.append(
             (
                 without_ids(list(texts.compare(ANN, writer, on, "ab ab", 3, 8))[-1]),
                 without_ids(texts.sweep(ANN, writer, on, "ab ab", 3, 8, 2)[0]),
-                texts.pair(mix, writer, "ab ab", 3, 8),
-                texts.once(mix, writer, "ab ab", 3, 8),
+                every.texts.whole_pair(mix, writer, "ab ab", 3, 8),
+                every.texts.complete(mix, writer, "ab ab", 3, 8),
             )
         )
     assert answers[0] == answers[1]
     assert answers[0][2][1] == answers[0][3]
-    assert {name for name, _ in spaces.calls} == {"_pair_here", "_table_here", "_once_here"}
+    assert {name for name, _ in spaces.calls} == {"_sides_here", "_sweep_here", "_complete_here"}
 
 
 def test_a_text_streams_through_the_pipe_and_leaving_it_ends_the_call(
     studios: list[Studio], writer: str
 ) -> None:
-    looks = Texts(studios[0]).compare(ANN, writer, rack(), "ab ab", 3, 100)
+    looks = TextCallbacks(studios[0], answers_of(studios[0])).compare(
+        ANN, writer, rack(), "ab ab", 3, 100
+    )
     next(looks)
     looks.close()
     assert multiprocessing.active_children() == []
@@ -204,7 +210,11 @@ def test_prompts_are_written_where_a_gpu_is_lent(
     messages = []
     for studio in studios:
         with pytest.raises(gr.Error) as caught:
-            list(PromptWork(studio).write(ANN, "text", "volcanoes", 0, writer))
+            list(
+                WritingCallbacks(studio, answers_of(studio)).write(
+                    ANN, "text", "volcanoes", 0, writer
+                )
+            )
         messages.append(caught.value.message)
     # The small model cannot write any; that it says so has come through the pipe.
     assert messages[0] == messages[1]
@@ -223,7 +233,7 @@ def test_a_map_is_the_same_in_slices_where_a_gpu_is_lent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # As if every step took a slice's seconds.
-    monkeypatch.setattr(run, "SECONDS_A_SLICE", 0.0)
+    monkeypatch.setattr(run, "SECONDS_PER_SLICE", 0.0)
     model = writer if modality == "text" else painter
     chosen = dataclasses.replace(prompts, modality=modality)
     changes = {"steps": STEPS, "rate": 0.005, "batch_size": 4, "holdout": 0.25}
@@ -254,7 +264,7 @@ def test_a_map_is_the_same_in_slices_where_a_gpu_is_lent(
     asked = [seconds for _, seconds in spaces.calls]
     # Nothing is known before the first slice and the first check; then slices are short.
     assert (asked[0], asked[-1]) == (SECONDS, SECONDS)
-    assert all(FEWEST_SECONDS <= seconds < SECONDS for seconds in asked[1:-1])
+    assert all(MIN_SECONDS <= seconds < SECONDS for seconds in asked[1:-1])
 
 
 def test_a_slice_asks_for_what_its_steps_will_take(prompts: lc.PromptSet) -> None:
@@ -271,7 +281,7 @@ def test_a_mistake_in_a_lent_call_is_told_as_anywhere(
     messages = []
     for studio in studios:
         with pytest.raises(gr.Error) as caught:
-            Pictures(studio).look(ANN, writer, rack(), "ab", 3)
+            ImageCallbacks(studio, answers_of(studio)).look(ANN, writer, rack(), "ab", 3)
         messages.append(caught.value.message)
     assert messages[0] == messages[1]
     assert "choose an image model" in messages[0]
@@ -282,7 +292,7 @@ def test_a_model_is_loaded_before_a_gpu_is_asked_for(
 ) -> None:
     # What a lent process loads is gone with it, and would be loaded at every call.
     lent = studios[0]
-    Pictures(lent).look(ANN, painter, rack(), "ab", 3)
-    list(Texts(lent).compare(ANN, writer, rack(), "ab", 3, 2))
+    ImageCallbacks(lent, answers_of(lent)).look(ANN, painter, rack(), "ab", 3)
+    list(TextCallbacks(lent, answers_of(lent)).compare(ANN, writer, rack(), "ab", 3, 2))
     assert lent.shelf.has(painter)
     assert lent.shelf.has(writer)

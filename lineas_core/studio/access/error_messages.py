@@ -1,0 +1,63 @@
+"""Errors of callbacks as messages: an error of the library is shown, any other goes to the log."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from html import escape
+from typing import Any, ParamSpec, TypeVar, cast
+
+import gradio as gr
+
+from lineas_core.errors import LineasError
+from lineas_core.studio.access.redaction import without_paths
+
+P = ParamSpec("P")
+R = TypeVar("R")
+log = logging.getLogger(__name__)
+
+
+def with_messages(function: Callable[P, R]) -> Callable[P, R]:
+    """Show an error of the library as a message on the page; any other goes to the log."""
+    # The page takes messages for HTML, and they hold what visitors wrote.
+    return _guarded(function, lambda text: escape(text, quote=False))
+
+
+def with_plain_messages(function: Callable[P, R]) -> Callable[P, R]:
+    """The same for clients, which take messages as they are."""
+    return _guarded(function, str)
+
+
+def _guarded(function: Callable[P, R], shown: Callable[[str], str]) -> Callable[P, R]:
+    def message(error: Exception) -> gr.Error:
+        if isinstance(error, gr.Error):
+            return error
+        if isinstance(error, LineasError):
+            return gr.Error(shown(without_paths(str(error))), print_exception=False)
+        log.error("%s failed", function.__name__, exc_info=error)
+        return gr.Error(
+            "Something unexpected went wrong; the log has the details. Nothing was lost.",
+            print_exception=False,
+        )
+
+    if inspect.isgeneratorfunction(inspect.unwrap(function)):
+
+        @functools.wraps(function)
+        def streamed(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+            try:
+                yield from cast(Iterator[Any], function(*args, **kwargs))
+            except Exception as error:
+                raise message(error) from error
+
+        return cast(Callable[P, R], streamed)
+
+    @functools.wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            raise message(error) from error
+
+    return guarded

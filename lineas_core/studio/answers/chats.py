@@ -1,0 +1,64 @@
+"""Answers in a conversation, with and without maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lineas_core.errors import PromptError
+from lineas_core.models.load import as_language_model
+from lineas_core.studio.answers.conversation import Turn, messages
+from lineas_core.studio.answers.streaming import stream_sides
+from lineas_core.studio.jobs.device.inference import Inference
+from lineas_core.studio.rack.mix import Mix
+
+
+class Chats:
+    """Answers questions.
+
+    Args:
+        inference: the models.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self._answers = inference.on_gpu(self._answers_here)
+
+    def answers(
+        self, mix: Mix, model: str, turns: Sequence[Turn], question: str, seed: int, tokens: int
+    ) -> Iterator[tuple[Sequence[str], bool]]:
+        """The untouched and the steered answer, as they are written, and whether they are whole.
+
+        Args:
+            mix: the maps that are on.
+            model: a language model's name.
+            turns: what was said before.
+            question: that is answered.
+            seed: of both answers.
+            tokens: to write.
+
+        Raises:
+            PromptError: the model has no chat template.
+        """
+        with self._inference.serving(model):
+            yield from self._answers(mix, model, turns, question, seed, tokens)
+
+    def _answers_here(
+        self,
+        mix: Mix,
+        model: str,
+        turns: Sequence[Turn],
+        question: str,
+        seed: int,
+        tokens: int,
+    ) -> Iterator[tuple[Sequence[str], bool]]:
+        loaded = as_language_model(self._inference.model(model))
+        if not loaded.chats:
+            raise PromptError(
+                f"{model} has no chat template: it completes texts and does not answer. Choose "
+                "Complete above, or an instruct model such as smollm2."
+            )
+        prompts = [messages(turns, question, steered=side) for side in (False, True)]
+        texts: Sequence[str] = ("", "")
+        for texts in stream_sides(loaded, prompts, [[], mix.steer], seed, tokens):
+            yield texts, False
+        yield texts, True

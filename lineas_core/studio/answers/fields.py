@@ -1,0 +1,64 @@
+"""What the page's fields hold, checked."""
+
+from __future__ import annotations
+
+from lineas_core.errors import ConfigError, PromptError
+
+MAX_TOKENS = 160
+MAX_PROMPTS = 8
+
+
+def checked_length(prompt: str, tokens: float) -> int:
+    """Tokens to write.
+
+    Raises:
+        PromptError: the prompt is empty.
+        ConfigError: the tokens are out of range.
+    """
+    if not prompt.strip():
+        raise PromptError("The prompt is empty; write at least one word.")
+    length = whole("tokens", tokens)
+    if not 1 <= length <= MAX_TOKENS:
+        raise ConfigError(f"tokens is {length}; choose 1 to {MAX_TOKENS}.")
+    return length
+
+
+def whole(name: str, value: float | None) -> int:
+    """A field's whole number.
+
+    Raises:
+        ConfigError: the field is empty, or holds none.
+    """
+    if value is None:
+        raise ConfigError(f"The field {name} is empty; write a whole number in it.")
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{name} is {value!r}; give a whole number.") from error
+
+
+def checked_prompts(prompts: list[str]) -> list[str]:
+    """The prompts.
+
+    Raises:
+        PromptError: there is none, or there are too many.
+    """
+    if not prompts:
+        raise PromptError("There is no prompt; write one on a line, or press Surprise me.")
+    if len(prompts) > MAX_PROMPTS:
+        raise PromptError(f"{len(prompts)} prompts; {MAX_PROMPTS} at most are pictured at once.")
+    return prompts
+
+
+def lines_of(prompts: str) -> list[str]:
+    """The prompts of a text field, one on a line.
+
+    Raises:
+        PromptError: there is none, or there are too many.
+    """
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    if not lines:
+        raise PromptError("There is no prompt; write one on a line, or press Surprise me.")
+    if len(lines) > MAX_PROMPTS:
+        raise PromptError(f"{len(lines)} prompts; a grid takes {MAX_PROMPTS} at most.")
+    return lines

@@ -1,0 +1,67 @@
+"""What a learned map does: its health, its calibration and the strength to start with."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from lineas_core.diagnostics.calibration import calibrate, with_calibration
+from lineas_core.diagnostics.health import check_health
+from lineas_core.diagnostics.report import HealthReport
+from lineas_core.diagnostics.strength import recommend_strength
+from lineas_core.diagnostics.strength_sweep import strength_sweep
+from lineas_core.diagnostics.style_knowledge import drawn_styles, style_knowledge, takes_away
+from lineas_core.diagnostics.style_verdict import with_style
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.names import STEPWISE
+from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.load import Model
+from lineas_core.prompts.prompt_set import PromptSet, Sides
+from lineas_core.training.config import TrainConfig
+from lineas_core.training.provenance import describe_map
+from lineas_core.training.state import TrainState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredMap:
+    """A run's map, and what it does to held-out prompts, where that could be measured."""
+
+    map: SteeringMap
+    health: HealthReport | None
+    recommended: float | None
+
+
+def measure_run(
+    model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
+) -> MeasuredMap:
+    """The map of a run as it stands, its health, and the strength to start with if it is asked."""
+    smap = SteeringMap(state.sites, describe_map(model, prompts, STEPWISE, config))
+    return measure_map(model, prompts, config, smap, recommend=recommend)
+
+
+def measure_map(
+    model: Model, prompts: PromptSet, config: TrainConfig, smap: SteeringMap, *, recommend: bool
+) -> MeasuredMap:
+    """A map with its health; with its calibration and the strength to start with if it is asked."""
+    training, held_out = prompts.split(config.holdout, config.seed)
+    health, strength = None, None
+    how: dict[str, Any] = {"pooling": config.pooling, "batch_size": config.batch_size}
+    try:
+        health = check_health(model, smap, training, held_out, **how)
+        if recommend:
+            sweep = strength_sweep(model, smap, held_out.source)
+            found = recommend_strength(model, smap, held_out, sweep=sweep, **how)
+            strength, concept = found.strength, smap.info.concept
+            whole = Sides(prompts.source, prompts.target)
+            if isinstance(model, DiffusionModel) and not takes_away(concept, whole):
+                known = style_knowledge(model, concept, whole)
+                health = with_style(health, concept, found, known, drawn_styles(model.entry))
+            curve = calibrate(model, smap, held_out.source, sweep=sweep)
+            smap = with_calibration(smap, curve)
+    except Exception:
+        # What was learned is not lost because it could not be measured.
+        log.exception("a map is kept without all of its figures")
+    return MeasuredMap(smap, health, strength)

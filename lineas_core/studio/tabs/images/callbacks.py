@@ -1,0 +1,199 @@
+"""What the image tab does."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from lineas_core.errors import ConfigError, LineasError
+from lineas_core.models.image.safety import withheld_note
+from lineas_core.prompts.subjects import SUBJECTS
+from lineas_core.scenes.grid import draw_film, draw_grid, write_sidecar
+from lineas_core.scenes.scene import Scene, UsedMap
+from lineas_core.studio.access.error_messages import with_messages
+from lineas_core.studio.access.visitors import owner_of
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.answers.fields import lines_of, whole
+from lineas_core.studio.app import Studio
+from lineas_core.studio.rack.drawn_from import drawn, question_of
+from lineas_core.studio.rack.mix import Mix
+from lineas_core.studio.rack.rack import RackState, patch
+from lineas_core.studio.rack.scene_tag import with_scene
+from lineas_core.studio.tabs.images.grid_options import CROSSED, STRENGTHS, GridOptions
+from lineas_core.studio.views import charts, render
+from lineas_core.studio.views.csv_tables import score_rows, write_csv
+from lineas_core.system.files import replacing, write_whole
+
+SURPRISES = 4
+# Answers under this come while a slider still moves.
+LIVE_SECONDS = 0.4
+ORDER = random.Random(0).sample(SUBJECTS, len(SUBJECTS))
+
+
+class LookOutputs(NamedTuple):
+    """What a look at the prompts changes on the page."""
+
+    pictures: Any
+    before_after: Any
+    rack: Any
+
+
+class GridOutputs(NamedTuple):
+    """What a grid changes on the page."""
+
+    table: Any
+    outcome: Any
+    curves: Any
+    picture: Any
+    recipe: Any
+    film: Any
+    scores: Any
+
+
+class ImageCallbacks:
+    """Callbacks of the image tab.
+
+    Args:
+        studio: the models and maps.
+        answers: the pictures.
+    """
+
+    def __init__(self, studio: Studio, answers: Answers) -> None:
+        self._studio, self._answers = studio, answers
+
+    @with_messages
+    def surprise(self, shown: str) -> str:
+        """Other prompts than those shown, a line each; all have come up before one comes again."""
+        last = shown.strip().splitlines()[-1:]
+        start = ORDER.index(last[0]) + 1 if last and last[0] in ORDER else 0
+        return "\n".join(ORDER[(start + i) % len(ORDER)] for i in range(SURPRISES))
+
+    @with_messages
+    def look(self, key: str, model: str, rack: Any, prompts: str, seed: float) -> LookOutputs:
+        """Every prompt with the rack's maps on, the first one before and after, and rack news."""
+        began = time.perf_counter()
+        mix = self._mix(key, model, rack)
+        found = self._answers.pictures.look(mix, model, lines_of(prompts), whole("seed", seed))
+        label = mix.titles or "no map is on"
+        shown = render.pictures(found.prompts, found.after, found.clip, found.kept, label)
+        asked = question_of(mix, model, prompts, seed)
+        made = with_scene(
+            _noted(found.note) + shown, rack, model=model, prompts=prompts, seed=whole("seed", seed)
+        )
+        return LookOutputs(
+            pictures=drawn(made, "image", asked),
+            before_after=(found.before[0], found.after[0]),
+            rack=patch(live=time.perf_counter() - began < LIVE_SECONDS),
+        )
+
+    @with_messages
+    def effects(self, key: str, model: str, rack: Any, prompts: str) -> Any:
+        """How much of each map's effect is left beside the others, for the rack."""
+        mix = self._mix(key, model, rack)
+        try:
+            return patch(effects=self._answers.effects.shares(mix, model, lines_of(prompts)))
+        except LineasError:
+            # `look` is asked the same and tells the visitor.
+            return gr.skip()
+
+    @with_messages
+    def grid(
+        self, key: str, model: str, rack: Any, prompts: str, seed: float, *options: Any
+    ) -> GridOutputs:
+        """Every prompt, or the first one on several seeds, over strengths of the first map."""
+        chosen = GridOptions.from_page(*options) if options else GridOptions()
+        mix = self._mix(key, model, rack)
+        if not mix.maps:
+            raise ConfigError("No map is on. Switch one on in the rack; the first one is swept.")
+        scene = swept_scene(mix, model, lines_of(prompts), whole("seed", seed), 1, chosen)
+        asked = question_of(mix, model, prompts, seed, swept=1)
+        outputs = self._show(scene, mix, key)
+        return outputs._replace(table=drawn(outputs.table, "image", asked, again="#grid"))
+
+    @with_messages
+    def crossed(
+        self, key: str, model: str, rack: Any, prompts: str, seed: float, *options: Any
+    ) -> GridOutputs:
+        """The first prompt: strengths of the first map across, of the second one down."""
+        chosen = GridOptions.from_page(*options) if options else GridOptions()
+        mix = self._mix(key, model, rack)
+        if len(mix.maps) < 2:
+            raise ConfigError("Two maps make this grid. Switch a second one on in the rack.")
+        scene = swept_scene(mix, model, lines_of(prompts)[:1], whole("seed", seed), 2, chosen)
+        asked = question_of(mix, model, prompts, seed, swept=2)
+        outputs = self._show(scene, mix, key)
+        return outputs._replace(table=drawn(outputs.table, "image", asked, again="#crossed"))
+
+    def _show(self, scene: Scene, mix: Mix, key: str) -> GridOutputs:
+        owner = owner_of(key)
+        rows = len(scene.down) or len(scene.prompts)
+        self._studio.check_images(scene.model, rows * len(scene.strengths))
+        maps = {row.id: self._studio.library.map(row.id, owner) for row in mix.rows}
+        grid, scores = self._answers.pictures.grid(scene, maps, mix.rows[0].concept)
+        folder = self._studio.download_folder()
+        picture, recipe, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
+        with replacing(picture) as partial:
+            draw_grid(grid, scores).save(partial, "PNG")
+        write_whole(recipe, write_sidecar(scene, scores))
+        write_whole(film, draw_film(grid))
+        table = write_csv(folder / "scores.csv", *score_rows(grid, scores)) if scores else None
+        note = withheld_note([image for row in grid.images for image in row])
+        return GridOutputs(
+            table=_noted(note) + render.picture_grid(grid, scores, mix.rows[0].title),
+            outcome=gr.update(visible=True),
+            curves=gr.update(value=charts.score_curves(grid, scores) if scores else None),
+            picture=str(picture),
+            recipe=str(recipe),
+            film=str(film),
+            scores=gr.update(value=table, interactive=table is not None),
+        )
+
+    def _mix(self, key: str, model: str, rack: Any) -> Mix:
+        return self._studio.mix(owner_of(key), RackState.from_page(rack), model)
+
+
+def swept_scene(
+    mix: Mix,
+    model: str,
+    prompts: Sequence[str],
+    seed: int,
+    sweep: int,
+    options: GridOptions = GridOptions(),
+) -> Scene:
+    """The grid in which the first `sweep` maps are swept and the others stay.
+
+    Args:
+        mix: the maps that are on.
+        model: that they are put on.
+        prompts: a row for each, where rows are prompts.
+        seed: of the noise, or of the first row.
+        sweep: 1 or 2.
+        options: strengths and rows.
+    """
+    seeds: int | tuple[int, ...] = seed
+    if sweep == 1 and options.rows == "seeds":
+        seeds = tuple(range(seed, seed + options.seeds))
+        prompts = list(prompts[:1]) * len(seeds)
+    return Scene(
+        model=model,
+        modality="image",
+        prompts=tuple(prompts),
+        maps=tuple(
+            UsedMap(row.id, None if n < sweep else strength, inverse, row.digest)
+            for n, (row, strength, inverse) in enumerate(
+                zip(mix.rows, mix.strengths, mix.inverses, strict=True)
+            )
+        ),
+        seed=seeds,
+        strengths=options.strengths or (STRENGTHS if sweep == 1 else CROSSED),
+        down=(options.down or CROSSED) if sweep == 2 else (),
+    )
+
+
+def _noted(note: str) -> str:
+    return f'<p class="ls-hint" role="status">{escape(note)}</p>' if note else ""

@@ -1,0 +1,47 @@
+"""The stage of the train tab: what is where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from lineas_core.studio.components.before_after import BeforeAfter
+
+
+@dataclass(frozen=True)
+class StageFields:
+    """The components of the stage.
+
+    Attributes:
+        panel: all of it, hidden until there is a map.
+        staged: id of the job whose map is shown.
+        picture: untouched beside steered.
+        said: the caption, or the two texts.
+        strength: of the map.
+        keep: puts the map on the rack.
+        other: the same, and then asks for other prompts.
+        again: loads the job's prompts into the table.
+    """
+
+    panel: gr.Column
+    staged: gr.State
+    picture: BeforeAfter
+    said: gr.HTML
+    strength: gr.Slider
+    keep: gr.Button
+    other: gr.Button
+    again: gr.Button
+
+
+def lay_out_stage() -> StageFields:
+    """Lay the stage out."""
+    staged = gr.State("")
+    with gr.Column(visible=False, elem_id="stage") as panel:
+        picture = BeforeAfter("How much of the picture is untouched", "stage-picture")
+        said = gr.HTML(elem_id="stage-said")
+        strength = gr.Slider(0, 1, 1, step=0.01, label="Strength", elem_id="stage-strength")
+        keep = gr.Button("Keep it on", visible=False, variant="primary", size="md", elem_id="keep")
+        other = gr.Button("Try other prompts", size="md", elem_id="other-prompts")
+        again = gr.Button("Load these prompts again", size="sm", elem_id="load-prompts")
+    return StageFields(panel, staged, picture, said, strength, keep, other, again)

@@ -1,0 +1,43 @@
+"""Maps in words: in one line, and as a card."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from html import escape
+
+from lineas_core.studio.storage.gallery import GALLERY
+from lineas_core.studio.storage.store import MapRow
+
+
+def label_of(row: MapRow) -> str:
+    """A map in one line, with its title."""
+    return f"{row.title} · {line_of(row)}"
+
+
+def line_of(row: MapRow) -> str:
+    """A map in one line, without its title."""
+    tags = "".join(f" #{tag}" for tag in row.tags)
+    return f"{row.model} · {row.method} · {made_on(row)}{tags}"
+
+
+def made_on(row: MapRow) -> str:
+    """When a map came into the library, or that it ships with the app."""
+    if row.owner == GALLERY:
+        return "shipped"
+    return f"{datetime.fromtimestamp(row.created).astimezone():%d %b %H:%M}"
+
+
+def card(row: MapRow) -> str:
+    """What is known of a map, as HTML."""
+    prompts = row.prompts
+    figures = [
+        ("model", row.model),
+        ("method", row.method),
+        ("concept", row.concept or "not said"),
+        ("neurons changed", f"{row.support:.0%}"),
+        ("recommended strength", "none" if row.recommended is None else f"{row.recommended:.2f}"),
+        ("prompts", f"{len(prompts.source)} + {len(prompts.target)}" if prompts else "not kept"),
+        ("digest", row.digest[:12]),
+    ]
+    cells = "".join(f"<div><dt>{n}</dt><dd>{escape(str(v))}</dd></div>" for n, v in figures)
+    return f'<div class="ls-health"><strong>{escape(row.title)}</strong><dl>{cells}</dl></div>'

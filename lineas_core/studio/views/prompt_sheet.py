@@ -1,0 +1,70 @@
+"""Prompts as the train tab shows them: the rows of its table, counts, and reports of uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from lineas_core.prompts.checks import line_marks
+from lineas_core.system.words import counted
+
+WANTED = 32
+
+
+def prompt_sheet(
+    source: Sequence[str], target: Sequence[str], notes: Sequence[str] = ()
+) -> tuple[list[list[str]], str]:
+    """The prompts as rows of the table, with their marks, and the counts as HTML.
+
+    Args:
+        source: the prompts of the first column.
+        target: those of the second.
+        notes: sentences below the counts.
+    """
+    rows = max(len(source), len(target), 1)
+    marks: dict[int, list[str]] = {}
+    for mark in line_marks(source, target):
+        marks.setdefault(mark.line, []).append(f"{mark.side}: {mark.message}")
+    table = [
+        [
+            source[n] if n < len(source) else "",
+            target[n] if n < len(target) else "",
+            "; ".join(marks.get(n + 1, ())),
+        ]
+        for n in range(rows)
+    ]
+    counts = " · ".join(
+        f'<b class="{"ls-full" if len(side) >= WANTED else "ls-short"}">{len(side)}</b>'
+        f" / {WANTED} {name}"
+        for name, side in (("source", source), ("target", target))
+    )
+    lines = counted(len(marks), "line")
+    warned = f" · {lines} marked" if marks else ""
+    said = "".join(f"<p>{escape(note)}</p>" for note in notes)
+    return table, f'<div class="ls-counts" role="status"><p>{counts}{warned}</p>{said}</div>'
+
+
+def report_of(said: Sequence[tuple[str, str, Sequence[str]]]) -> str:
+    """What became of each upload.
+
+    Args:
+        said: "good", "bad" or "ask"; its name; what to know.
+    """
+    signs = {"good": "✓", "bad": "✗", "ask": "?"}
+    states = {"bad": " was not read", "ask": " waits for an answer"}
+    rows = "".join(
+        f'<li class="ls-{kind}"><span aria-hidden="true">{signs[kind]}</span> '
+        f"<b>{escape(name)}</b>{states.get(kind, '')}: "
+        f"{escape(' '.join(notes).removeprefix(name).lstrip(': '))}</li>"
+        for kind, name, notes in said
+    )
+    return f'<ul class="ls-files" role="status">{rows}</ul>' if rows else ""
+
+
+def columns_question(name: str) -> str:
+    """Asks which columns of an upload are prompts; `name` is empty for a pasted text."""
+    return (
+        f'<p class="ls-hint" role="status"><b>{escape(name or "The pasted text")}</b> does not say '
+        "which of its columns are prompts. Choose what the model writes now (From) and what it is "
+        "to become (To).</p>"
+    )

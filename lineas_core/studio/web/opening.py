@@ -1,0 +1,138 @@
+"""What a page shows when it opens: a link's scene, the last one, or the first maps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from lineas_core.errors import LineasError
+from lineas_core.studio.access.error_messages import with_messages
+from lineas_core.studio.access.redaction import without_paths
+from lineas_core.studio.access.visitors import new_key, owner_of
+from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.app import Studio
+from lineas_core.studio.rack.places import first_rack
+from lineas_core.studio.rack.rack import patch
+from lineas_core.studio.rack.screen import Screen
+from lineas_core.studio.storage.store import MapRow
+from lineas_core.studio.tabs.train.prompts import FIRST
+
+
+class ArrivedOutputs(NamedTuple):
+    """The visitor's key, and what a page opens with."""
+
+    key: Any
+    job: Any
+    rack: Any
+    tabs: Any
+    chosen: Any
+    image_model: Any
+    image_prompts: Any
+    image_seed: Any
+    text_model: Any
+    text_prompt: Any
+    text_seed: Any
+    tokens: Any
+
+
+class Opening:
+    """What a page shows when it opens.
+
+    Args:
+        studio: the state.
+        answers: the prompt sets.
+        begun: what the fields hold by default.
+    """
+
+    def __init__(self, studio: Studio, answers: Answers, begun: Screen) -> None:
+        self._studio, self._prompts, self._begun = studio, answers.prompts, begun
+
+    @with_messages
+    def arrive(self, key: str, stored: str, request: gr.Request) -> ArrivedOutputs:
+        """The visitor's key, the job and scene of a link or of the last time, and prompt sets.
+
+        Args:
+            key: the visitor's.
+            stored: what the browser kept, as `wiring.STORED` gives it.
+            request: with the address.
+        """
+        try:
+            owner = owner_of(key)
+        except LineasError:
+            key = new_key()
+            owner = owner_of(key)
+        while self._studio.mended:
+            note = escape(without_paths(self._studio.mended.pop(0)), quote=False)
+            gr.Warning(note, duration=None)
+        asked = dict(request.query_params)
+        rows = self._studio.library.maps(owner)
+        choices = self._prompts.choices(owner, "image")
+        shown = self._shown(asked, stored, rows)
+        return ArrivedOutputs(
+            key,
+            asked.get("job", ""),
+            patch(
+                rows=rows,
+                state=shown.rack,
+                models={"image": shown.image_model, "text": shown.text_model},
+                fields=shown.fields,
+                tab=shown.tab,
+            ),
+            gr.Tabs(selected=shown.tab),
+            gr.update(choices=choices, value=FIRST["image"]),
+            *shown.values,
+        )
+
+    def _shown(self, asked: Mapping[str, str], stored: str, rows: list[MapRow]) -> Screen:
+        """What comes on the screen: this page's own before a reload, a link's, or the last."""
+        first = replace(self._begun, rack=first_rack(rows))
+        kept, again = _kept(stored)
+        if code := "" if kept and again else asked.get("scene", ""):
+            try:
+                found, missing = Screen.from_link(code).settled(rows)
+            except LineasError as error:
+                gr.Warning(escape(str(error), quote=False))
+                return first
+            if missing:
+                gr.Warning(_of_a_link(missing), duration=None)
+            return replace(found, tab=found.rack.modality)
+        if kept is not None:
+            first, missing = kept.settled(rows)
+            if missing:
+                gr.Info(_of_the_last_time(missing))
+            first = replace(first, tab=first.tab or first.rack.modality)
+        return replace(first, tab="train") if asked.get("job") and not again else first
+
+
+def _kept(stored: str) -> tuple[Screen | None, bool]:
+    """The screen that the browser kept, if there is one, and whether the page is loaded again."""
+    try:
+        found = json.loads(stored)
+        return Screen.from_json(found["session"]), found["again"] is True
+    except (LineasError, KeyError, TypeError, ValueError, RecursionError):
+        return None, False
+
+
+def _listed(titles: Sequence[str]) -> str:
+    return escape(" and ".join(f"“{title:.80}”" for title in titles), quote=False)
+
+
+def _of_a_link(missing: Sequence[str]) -> str:
+    return (
+        f"You do not have {_listed(missing)}, which this link uses: it is of the person who made "
+        "the link, or was deleted. Ask for its map file or a bundle (Library, Export or What is "
+        "on the screen), take it in at Library, Import, and open the link again. The rest is shown."
+    )
+
+
+def _of_the_last_time(missing: Sequence[str]) -> str:
+    return (
+        f"{_listed(missing)} is no longer in the library, and was taken off the rack."
+        if len(missing) == 1
+        else f"{_listed(missing)} are no longer in the library, and were taken off the rack."
+    )
