@@ -21,7 +21,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lineas_core.models.language.model import LanguageModel, TokenRows
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.language.packing import TokenRows
 
 SITE = ""
 

@@ -19,7 +19,7 @@ from benchmarks.inputs import cut_prompts, random_map
 from benchmarks.machine import options, report
 from benchmarks.sweeps import largest_difference
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.models.language.model import TokenRows
+from lineas_core.models.language.packing import TokenRows
 from lineas_core.models.load import as_image_model, as_language_model
 from lineas_core.prompts.subjects import SUBJECTS
 

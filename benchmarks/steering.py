@@ -30,7 +30,7 @@ import transformers
 import lineas_core as lc
 from benchmarks.inputs import cut_prompts, random_map
 from benchmarks.machine import extent, in_turns, options, ratios, report
-from lineas_core.models.language.model import TokenRows
+from lineas_core.models.language.packing import TokenRows
 from lineas_core.models.load import as_language_model
 
 PRESET = "layernorm"

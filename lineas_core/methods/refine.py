@@ -147,7 +147,7 @@ class Refinement(TrainingLoop):
             concept=" + ".join(info.concept for info in own),
             prompt_hash=" + ".join(info.prompt_hash for info in own),
         )
-        return SteeringMap({name: a.affine() for name, a in self._params.items()}, info)
+        return SteeringMap({name: a.affine() for name, a in self.params.items()}, info)
 
     def minibatch_losses(self) -> dict[str, Tensor]:
         """For each site, Delta between the steered sources and y_k, averaged over k."""
@@ -156,7 +156,7 @@ class Refinement(TrainingLoop):
             self._source.rows(self.draw(len(self._source))),
             self._sites,
             pooling=self.config.pooling,
-            maps=self._params,
+            maps=self.params,
         )
         terms = {site: torch.zeros((), device=z.device) for site, z in found.items()}
         for target in self._targets:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lineas_core.errors import PromptFileError
-from lineas_core.prompts.lines import SIDES, Collector, listed
+from lineas_core.prompts.lines import SIDES, Collector, Columns, listed
 from lineas_core.prompts.prompt_set import Side
+from lineas_core.prompts.sliders import is_sliders, read_sliders
 from lineas_core.system.words import counted
-
-# Column -> (location, value) of each cell, top to bottom.
-Columns = Mapping[str, Sequence[tuple[str, Any]]]
 
 PAIRS = (
     ("source", "target"), ("src", "tgt"), ("src", "trg"), ("from source", "to target"),
@@ -125,8 +123,8 @@ def read_columns(
             f"{lines.name} has {len(columns)} columns; the limit is {MOST_COLUMNS}. Keep the "
             "columns source and target."
         )
-    if picked is None and named and _is_sliders(columns):
-        _read_sliders(lines, columns)
+    if picked is None and named and is_sliders(columns):
+        read_sliders(lines, columns)
         return
     table = _Table(lines, columns, named)
     parts = (
@@ -372,33 +370,3 @@ def _number(value: Any) -> float | None:
 def _sample(cells: Sequence[tuple[str, Any]]) -> str:
     value = next((str(v).strip() for _, v in cells if v is not None and str(v).strip()), "")
     return f"“{value[:50]}{'…' * (len(value) > 50)}”"
-
-
-def _is_sliders(columns: Columns) -> bool:
-    names = set(columns)
-    return {"target", "positive"} <= names and bool(names & {"unconditional", "neutral"})
-
-
-def _read_sliders(lines: Collector, columns: Columns) -> None:
-    """Add entries of Concept Sliders and LECO: a concept is `positive` minus `unconditional`.
-
-    The fields mean what they do in `PromptSettings` of github.com/rohitgandikota/sliders: missing
-    ones fall back to `target` and `unconditional`, and the action erase, the default there, swaps
-    source and target.
-    """
-    erased = 0
-    for row in zip(*columns.values(), strict=True):
-        entry = {name: value for name, (_, value) in zip(columns, row, strict=True)}
-        where = row[0][0]
-        word = entry.get("target")
-        positive = entry.get("positive") or word
-        plain = entry.get("unconditional") or entry.get("neutral") or word
-        if str(entry.get("action") or "erase").lower() == "erase":
-            positive, plain, erased = plain, positive, erased + 1
-        lines.add("source", plain, where)
-        lines.add("target", positive, where)
-    lines.notes.append(
-        "Read as Concept Sliders: unconditional was taken for source, positive for target."
-    )
-    if erased:
-        lines.notes.append(f"{erased} of them erase, so their source and target were swapped.")

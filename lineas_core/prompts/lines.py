@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 from lineas_core.errors import PromptFileError
 from lineas_core.prompts.prompt_set import LONGEST_PROMPT, MOST_LINES, Side, is_whole
 from lineas_core.system.words import counted
+
+# Column -> (location, value) of each cell, top to bottom.
+Columns = Mapping[str, Sequence[tuple[str, Any]]]
 
 # Limit on lines and cells, including empty ones: a file of only line breaks takes time to read too.
 MOST_PLACES = 10_000

@@ -6,8 +6,7 @@
     grid.png, texts.json the result itself, if it was kept
     README.txt           a description for people
 
-Writing is deterministic, so equal bundles give equal bytes: entries are stored uncompressed with a
-fixed date.
+Equal bundles give equal bytes: entries are stored uncompressed, with a fixed date.
 """
 
 from __future__ import annotations

@@ -49,10 +49,10 @@ class TrainingLoop(ABC):
         trained: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.ranks = config, ranks()
-        self._params = {name: affine.on(device) for name, affine in start.sites.items()}
-        flat = [p.requires_grad_() for affine in self._params.values() for p in affine]
+        self.params = {name: affine.on(device) for name, affine in start.sites.items()}
+        flat = [p.requires_grad_() for affine in self.params.values() for p in affine]
         # One mask per parameter, in the optimizer's order.
-        self._masks = [trained[name] for name in self._params for _ in range(2)] if trained else []
+        self._masks = [trained[name] for name in self.params for _ in range(2)] if trained else []
         optimizer = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.AdamW
         self._optimizer: torch.optim.Optimizer = optimizer(flat, lr=config.rate)
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -85,7 +85,7 @@ class TrainingLoop(ABC):
         empty = torch.empty(0)
         return {
             name: BatchAffine(*(empty if p.grad is None else p.grad.cpu() for p in affine))
-            for name, affine in self._params.items()
+            for name, affine in self.params.items()
         }
 
     @property
@@ -93,7 +93,7 @@ class TrainingLoop(ABC):
         """A copy of everything needed to resume from here and reach the same final map."""
         return TrainState.capture(
             run=self.run_id,
-            params=self._params,
+            params=self.params,
             optimizer=self._optimizer,
             generator=self._generator,
             losses=self.losses,
@@ -109,7 +109,7 @@ class TrainingLoop(ABC):
         """
         state.restore(
             run=self.run_id,
-            params=self._params,
+            params=self.params,
             optimizer=self._optimizer,
             generator=self._generator,
         )
@@ -195,13 +195,13 @@ class TrainingLoop(ABC):
         if config.gamma == 0:
             return
         threshold = config.gamma * (rate if config.prox_step == "rate" else 1.0)
-        for affine in self._params.values():
+        for affine in self.params.values():
             for z in affine:
                 z.copy_(sparse_group_shrink(z, threshold, config.l1, config.group))
 
     @torch.no_grad()
     def _support(self) -> float:
-        changed = [(a.gain != 0) | (a.shift != 0) for a in self._params.values()]
+        changed = [(a.gain != 0) | (a.shift != 0) for a in self.params.values()]
         return float(torch.cat(changed).float().mean())
 
 

@@ -88,7 +88,7 @@ class Trainer(TrainingLoop):
             trained = {name: a.changed.to(device) for name, a in support.sites.items()}
         super().__init__(start or identity, device, config, trained=trained)
         self._rows_at_once = rows_that_fit(
-            model, self._source, self.sites, self._params, pooling, batch_size=size
+            model, self._source, self.sites, self.params, pooling, batch_size=size
         )
         if state is not None:
             self.restore(state)
@@ -108,7 +108,7 @@ class Trainer(TrainingLoop):
     def map(self) -> SteeringMap:
         """The current map."""
         info = describe_map(self.model, self.prompts, "lineas", self.config)
-        return SteeringMap({name: a.affine() for name, a in self._params.items()}, info)
+        return SteeringMap({name: a.affine() for name, a in self.params.items()}, info)
 
     def minibatch_losses(self) -> dict[str, Tensor]:
         """Delta between steered source and target on a minibatch, for each site."""
@@ -119,7 +119,7 @@ class Trainer(TrainingLoop):
             self._source.rows(self.ranks.share(source)),
             self.sites,
             pooling=self.config.pooling,
-            maps=self._params,
+            maps=self.params,
             rows_at_once=self._rows_at_once,
         )
         steered = self.ranks.gathered(side_by_side(found, self.sites), len(source))

@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 import transformers
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.decoding import decode
-from lineas_core.models.language.packing import Packing, enable
+from lineas_core.models.language.packing import TokenRows, enable
 from lineas_core.models.language.rms_norm import lighten
 from lineas_core.models.language.sampling import GumbelNoise
 from lineas_core.models.shared.batches import cells_of, in_rows, rows_of, seeds_for
@@ -27,38 +26,6 @@ from lineas_core.models.shared.sites import match_sites
 from lineas_core.steering import steer as steering
 
 MOST_NEW_TOKENS = 2048
-
-
-@dataclass(frozen=True)
-class TokenRows:
-    """Prompts as token ids, real tokens first, padding after them.
-
-    A causal model never looks ahead, so padding after a prompt does not affect its tokens.
-
-    Attributes:
-        ids: token ids.
-        mask: True at real tokens.
-        packs: whether the model runs them without padding.
-    """
-
-    ids: Int[Tensor, "n tokens"]
-    mask: Bool[Tensor, "n tokens"]
-    packs: bool = False
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, indices: Sequence[int]) -> TokenRows:
-        """The given rows, without columns that are padding in all of them."""
-        chosen = torch.as_tensor(list(indices), device=self.ids.device)
-        mask = self.mask[chosen]
-        longest = int(mask.sum(dim=1).max())
-        return TokenRows(self.ids[chosen, :longest], mask[:, :longest], self.packs)
-
-    @cached_property
-    def packing(self) -> Packing | None:
-        """How to run the rows without padding; None to run them with it."""
-        return Packing.of(self.mask) if self.packs and not bool(self.mask.all()) else None
 
 
 @dataclass(frozen=True)

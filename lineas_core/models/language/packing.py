@@ -11,7 +11,7 @@ transformers looks up attention functions by name, hence the two names registere
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -232,3 +232,35 @@ def _mask(kind: str) -> Callable[..., Any]:
 for _kind in ("eager", "sdpa"):
     ALL_ATTENTION_FUNCTIONS.register(PREFIX + _kind, _attention(_kind))
     ALL_MASK_ATTENTION_FUNCTIONS.register(PREFIX + _kind, _mask(_kind))
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Prompts as token ids, real tokens first, padding after them.
+
+    A causal model never looks ahead, so padding after a prompt does not affect its tokens.
+
+    Attributes:
+        ids: token ids.
+        mask: True at real tokens.
+        packs: whether the model runs them without padding.
+    """
+
+    ids: Int[Tensor, "n tokens"]
+    mask: Bool[Tensor, "n tokens"]
+    packs: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, indices: Sequence[int]) -> TokenRows:
+        """The given rows, without columns that are padding in all of them."""
+        chosen = torch.as_tensor(list(indices), device=self.ids.device)
+        mask = self.mask[chosen]
+        longest = int(mask.sum(dim=1).max())
+        return TokenRows(self.ids[chosen, :longest], mask[:, :longest], self.packs)
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How to run the rows without padding; None to run them with it."""
+        return Packing.of(self.mask) if self.packs and not bool(self.mask.all()) else None
