@@ -28,4 +28,4 @@ openings = ["Once upon a time", "My friends and I"]
 for strength in (0.0, 1.0):
     texts = model.generate(openings, steer=[(smap, strength)], seed=0, max_new_tokens=40)
     for opening, text in zip(openings, texts, strict=True):
-        print(f"strength {strength}: {opening}{' '.join(text.split())!r}")
+        print(f"strength {strength}: {' '.join((opening + text).split())}")
