@@ -1,4 +1,4 @@
-"""`python -m lineas_core fold`: a map written into a plain checkpoint, or an adapter of PEFT.
+"""`lineas fold`: a map written into a plain checkpoint, or an adapter of PEFT.
 
 Imports that take seconds are made where they are needed, so that --help answers at once.
 """

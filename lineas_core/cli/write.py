@@ -1,4 +1,4 @@
-"""`python -m lineas_core write ...`: prompts by a language model, from a terminal."""
+"""`lineas write ...`: prompts by a language model, from a terminal."""
 
 from __future__ import annotations
 
