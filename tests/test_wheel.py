@@ -43,7 +43,7 @@ def lineas(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The command of an environment that the wheel was installed into."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    python = next(folder.glob("*/python*"))
+    [python] = [*folder.glob("bin/python"), *folder.glob("Scripts/python.exe")]
     subprocess.run(
         [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps",
          "--no-index", wheel], check=True,
