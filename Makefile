@@ -82,6 +82,6 @@ $(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt re
 	touch $@
 
 $(VENV)/supply.done: $(VENV)/app.done
-	test -x $(VENV)/supply/bin/pip || $(PYTHON) -m venv $(VENV)/supply
+	test -x $(VENV)/supply/bin/pip || $(BIN)/python -m venv $(VENV)/supply
 	$(VENV)/supply/bin/pip install --quiet $(SUPPLY)
 	touch $@
