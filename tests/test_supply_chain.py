@@ -111,11 +111,12 @@ def test_pip_installs_from_the_lock_by_hash_alone(tmp_path: Path) -> None:
     assert "DO NOT MATCH THE HASHES" in done.stderr
 
 
-def small_wheel(folder: Path, version: str) -> Path:
-    path = folder / f"small-{version}-py3-none-any.whl"
-    info = f"small-{version}.dist-info"
+def small_wheel(folder: Path, version: str, name: str = "small") -> Path:
+    stem = f"{name.replace('-', '_')}-{version}"
+    path = folder / f"{stem}-py3-none-any.whl"
+    info = f"{stem}.dist-info"
     with ZipFile(path, "w") as file:
-        about = f"Metadata-Version: 2.1\nName: small\nVersion: {version}\n"
+        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         file.writestr(f"{info}/METADATA", about)
         wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         file.writestr(f"{info}/WHEEL", wheel)

@@ -1,4 +1,4 @@
-"""`python -m lineas_core ...`: every action of the app from a terminal.
+"""`lineas ...`: every action of the app from a terminal.
 
 Exit codes: 0 success, 1 an error with a message, 2 wrong usage, 130 interrupted.
 With --json, standard output holds only the result, as one JSON value.
@@ -6,6 +6,7 @@ With --json, standard output holds only the result, as one JSON value.
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lineas_core.cli import fold, sharing, write
+from lineas_core.cli import fold, sharing, studio, write
 from lineas_core.cli.options import (
     fixed_maps,
     load,
@@ -318,7 +319,7 @@ def evaluate(
         results = measure_with(found, bench, sizes, chosen, workers=workers, device=device)
     else:
         results = found.measure(bench, sizes, chosen)
-    command = " ".join(["python -m lineas_core", *map(shlex.quote, sys.argv[1:])])
+    command = " ".join(["lineas", *map(shlex.quote, sys.argv[1:])])
     files = write_results(found, results, folder, command, chosen)
     if as_json:
         show({"files": [str(file) for file in files]}, as_json)
@@ -329,6 +330,7 @@ def evaluate(
 
 fold.register(app)
 write.register(app)
+studio.register(app)
 sharing.register(app)
 
 
@@ -358,6 +360,10 @@ def _tell(line: str) -> None:
 
 def main() -> None:
     """Run the command line. Errors of this library print one line and exit with code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe has the locale's encoding, which on Windows lacks most of what models write.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
         app()
     except LineasError as error:

@@ -1,4 +1,4 @@
-"""`python -m lineas_core fold`: write a map into a plain checkpoint or a PEFT adapter.
+"""`lineas fold`: write a map into a plain checkpoint or a PEFT adapter.
 
 Slow imports are inside the functions that need them, so that --help is fast.
 """

@@ -1,4 +1,4 @@
-"""`python -m lineas_core bundle | unbundle | push | install | deploy`: share results and maps.
+"""`lineas bundle | unbundle | push | install | deploy`: share results and maps.
 
 Slow imports are inside the functions that need them, so that --help is fast.
 """
@@ -156,6 +156,9 @@ def deploy(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only you can open it.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Limit what visitors may do.")] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="For hardware with a GPU, or ZeroGPU: torch with CUDA.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Prepare the Studio as a Hugging Face Space, and upload it."""
@@ -164,12 +167,14 @@ def deploy(
     from lineas_core.hub.space import prepare_space, upload_space
 
     if to is not None:
-        files = prepare_space(to)
+        files = prepare_space(to, gpu=gpu)
         show({"folder": str(to), "files": len(files)}, as_json)
         return
     with tempfile.TemporaryDirectory() as folder:
-        prepare_space(Path(folder))
-        url = upload_space(Path(folder), space, token=get_token(), private=private, demo=demo)
+        prepare_space(Path(folder), gpu=gpu)
+        url = upload_space(
+            Path(folder), space, token=get_token(), private=private, demo=demo, gpu=gpu
+        )
     show({"url": url}, as_json)
 
 

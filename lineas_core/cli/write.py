@@ -1,4 +1,4 @@
-"""`python -m lineas_core write ...`: let a language model write a prompt set."""
+"""`lineas write ...`: let a language model write a prompt set."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def evaluation_package(name: str) -> ModuleType:
     except ImportError as error:
         raise ConfigError(
             f"{name.partition('.')[0]} is needed here and cannot be imported ({error}); "
-            "run pip install -r requirements-eval.txt."
+            "run pip install 'lineas-studio[eval]'."
         ) from error
 
 

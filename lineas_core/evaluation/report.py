@@ -79,7 +79,7 @@ def write_results(
     except ImportError as error:
         raise ConfigError(
             "matplotlib draws the plots and is not installed; "
-            "run pip install -r requirements-eval.txt."
+            "run pip install 'lineas-studio[eval]'."
         ) from error
     files = [folder / f"{table.name}.{kind}" for kind in ("csv", "md", "png")]
     write_whole(files[0], results.to_csv(index=False))

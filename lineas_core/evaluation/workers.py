@@ -260,7 +260,7 @@ def _cluster() -> Iterator[Any]:
     except ImportError as error:
         raise ConfigError(
             "workers are processes of Ray, which is not installed; "
-            "run pip install -r requirements-scale.txt."
+            "run pip install 'lineas-studio[scale]'."
         ) from error
     if ray.is_initialized():
         yield ray

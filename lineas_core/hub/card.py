@@ -95,7 +95,7 @@ def map_card(
             f"print(model.generate({ask}, [(smap, 0.7)], seed=0))",
             "```",
             "",
-            f"From a terminal: `python -m lineas_core install {repo_id} -o {file}`",
+            f"From a terminal: `lineas install {repo_id} -o {file}`",
             "",
         ]
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -18,13 +18,17 @@ from huggingface_hub import HfApi
 from lineas_core.errors import ConfigError
 from lineas_core.hub.maps import HubError, check_repository, hub_errors
 from lineas_core.models.shared.catalog import catalog
-from lineas_core.system.paths import checkout
+from lineas_core.system.paths import SHIPPED, packaged, shipped
 
 FILES = ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md")
 LOCK = "requirements.lock"
-FOLDERS = ("lineas_core", "assets", "prompts")
+PACKAGE = "lineas_core"
+FOLDERS = ("assets", "prompts")
 # ZeroGPU allocates a GPU through this package, and does not start without it.
 ZERO_GPU = "spaces==0.51.3            # a GPU for the length of a call, on a ZeroGPU Space"
+# torch without CUDA, which is 4 GB, for hardware without a GPU.
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CUDA = ("cuda-", "nvidia-", "triton")
 PRELOADED = (
     "config.json,generation_config.json,model.safetensors,special_tokens_map.json,"
     "tokenizer.json,tokenizer_config.json"
@@ -43,12 +47,13 @@ The code and the embedded image models are under the Apache License 2.0;
 """
 
 
-def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
+def prepare_space(folder: Path, root: Path | None = None, *, gpu: bool = False) -> list[Path]:
     """Copy the files a Space needs, and no others, into a new or empty folder.
 
     Args:
         folder: where to prepare the Space.
-        root: the project's folder, which contains app.py; by default the one with this code.
+        root: a checkout; by default the checkout, or the installed package, with this code.
+        gpu: whether the Space's hardware has a GPU, or ZeroGPU; without, it gets torch for CPUs.
 
     Returns:
         The files, relative to `folder`, sorted.
@@ -56,8 +61,10 @@ def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
     Raises:
         ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
     """
-    root = root or checkout()
-    missing = [name for name in (*FILES, LOCK, *FOLDERS) if not (root / name).exists()]
+    package = packaged() if root is None else root / PACKAGE
+    root = root or shipped()
+    wanted = [package, *(root / name for name in (*FILES, LOCK, *FOLDERS))]
+    missing = [path.name for path in wanted if not path.exists()]
     if missing:
         raise ConfigError(
             f"{root} has no {', '.join(missing)}. Deploy from a checkout of the project."
@@ -66,13 +73,14 @@ def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty. Give the name of a new folder.")
-        for name in FOLDERS:
-            hidden = shutil.ignore_patterns("__pycache__", ".*", "*.partial")
-            shutil.copytree(root / name, folder / name, ignore=hidden)
+        hidden = shutil.ignore_patterns("__pycache__", ".*", "*.partial", SHIPPED)
+        for source in (package, *(root / name for name in FOLDERS)):
+            shutil.copytree(source, folder / source.name, ignore=hidden)
         for name in FILES:
             shutil.copyfile(root / name, folder / name)
         locked = locked_versions((root / LOCK).read_text("utf-8"))
-        (folder / "requirements.txt").write_text("\n".join([*locked, ZERO_GPU, ""]), "utf-8")
+        lines = [*locked, ZERO_GPU] if gpu else for_cpu(locked)
+        (folder / "requirements.txt").write_text("\n".join([*lines, ""]), "utf-8")
         (folder / "README.md").write_text(_readme((root / "README.md").read_text("utf-8")), "utf-8")
         attributes = "".join(f"{line}\n" for line in _large_files(folder))
         (folder / ".gitattributes").write_text(attributes, "utf-8")
@@ -94,6 +102,21 @@ def locked_versions(lock: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(("#", "--hash="))]
 
 
+def for_cpu(lines: Iterable[str]) -> list[str]:
+    """The same versions, with the builds of torch and torchvision that have no CUDA.
+
+    Both by name, since torchvision's operators load beside the torch they were built with only.
+
+    >>> for_cpu(["nvidia-nccl-cu13==2.30.7 ; sys_platform == 'linux'", "torch==2.15.0"])
+    ['--extra-index-url https://download.pytorch.org/whl/cpu', 'torch==2.15.0+cpu']
+    """
+    kept = [line for line in lines if not line.startswith(CUDA)]
+    return [
+        f"--extra-index-url {CPU_INDEX}",
+        *(re.sub(r"^((?:torch|torchvision)==[^ ]+)", r"\1+cpu", line) for line in kept),
+    ]
+
+
 def upload_space(
     folder: Path,
     repo_id: str,
@@ -101,6 +124,7 @@ def upload_space(
     token: str | None,
     private: bool = False,
     demo: bool = False,
+    gpu: bool = False,
     endpoint: str | None = None,
 ) -> str:
     """Upload a prepared folder as a Space, creating the Space if needed.
@@ -113,13 +137,15 @@ def upload_space(
         token: of the user's login, with write permission.
         private: make a new Space private; an existing one keeps its setting.
         demo: limit what visitors may do (DEMO_MODE=1).
+        gpu: as the folder was prepared.
         endpoint: URL of a hub other than huggingface.co.
 
     Returns:
         The Space's URL.
 
     Raises:
-        HubError: there is no login, no permission or no network.
+        HubError: there is no login, no permission or no network, or the Space that is there has a
+            GPU and the folder was prepared without.
     """
     if not token:
         raise HubError("Nobody is logged in. Log in with `hf auth login`.")
@@ -129,6 +155,12 @@ def upload_space(
         url = api.create_repo(
             repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True
         )
+        hardware = api.get_space_runtime(repo_id).hardware or "cpu"
+        if not gpu and not hardware.startswith("cpu"):
+            raise HubError(
+                f"{repo_id} has the hardware {hardware}, and these files are for a CPU. Deploy "
+                "with --gpu."
+            )
         # Set it before the upload, so that the Space already has it when it first starts.
         api.add_space_variable(repo_id, "DEMO_MODE", "1" if demo else "0")
         api.upload_folder(

@@ -113,7 +113,9 @@ def read_map_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
                 dict(header["sites"]),
                 {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in found.items()},
             )
-            tensors = {key: file.get_tensor(key) for key in found}
+            # Copies, for a tensor is a view of the mapped file, which Windows then neither replaces
+            # nor deletes.
+            tensors = {key: file.get_tensor(key).clone() for key in found}
     except FileNotFoundError as error:
         raise MapError(f"There is no map file {name!r}. Check the path.") from error
     except MapError:

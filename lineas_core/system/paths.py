@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-# The build copies `assets/` and `prompts/` of the checkout into this folder of the wheel.
+# What the build copies from the top of the checkout into this folder of the wheel, pyproject.toml
+# says: `assets`, `prompts`, and what a Space needs.
 SHIPPED = "shipped"
 
 
@@ -14,8 +15,8 @@ def packaged(path: str = "") -> Path:
     return Path(str(files("lineas_core"))) / path
 
 
-def shipped(path: str) -> Path:
-    """A file or folder of the project's `assets` or `prompts`, such as "assets/clip-emoji"."""
+def shipped(path: str = "") -> Path:
+    """A file or folder of a checkout that the wheel has too, such as "assets/clip-emoji"."""
     installed = packaged(SHIPPED)
     return (installed if installed.is_dir() else checkout()) / path
 

@@ -127,7 +127,8 @@ class TrainState:
         try:
             with safe_open(path, framework="pt") as file:
                 header = parse_json((file.metadata() or {})["state"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                # Copies, for a mapped file cannot be replaced on Windows, and the next state will.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
             return cls(
                 dict(header["run"]),
                 tensors,

@@ -244,5 +244,5 @@ def test_a_missing_harness_is_named(
     tiny: lc.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.evaluator", None)
-    with pytest.raises(lc.ConfigError, match=r"lm_eval is needed.*requirements-eval\.txt"):
+    with pytest.raises(lc.ConfigError, match=r"lm_eval is needed.*lineas-studio\[eval\]"):
         evaluate_tasks(tiny, [], [MC1])

@@ -106,7 +106,7 @@ def test_workers_that_cannot_be_had_are_refused(
     with pytest.raises(lc.ConfigError, match="workers is -1; it must be 1 or more"):
         measure_with(TABLE, bench, SMALL, [0], workers=-1, device="cpu")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(lc.ConfigError, match="pip install -r requirements-scale.txt"):
+    with pytest.raises(lc.ConfigError, match=r"pip install 'lineas-studio\[scale\]'"):
         measure_with(TABLE, bench, SMALL, [0], workers=1, device="cpu")
 
 

