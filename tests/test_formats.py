@@ -201,7 +201,6 @@ def test_a_swept_bundle_holds_what_its_files_say(tmp_path: Path) -> None:
     assert unpacked == kept
     assert code == (
         "import lineas_core as lc\n"
-        "from lineas_core.scenes.grid import draw_grid\n"
         "\n"
         "model = lc.load_model('emoji-onestep')\n"
         "prompts = ['ab', 'ba']\n"
@@ -212,7 +211,7 @@ def test_a_swept_bundle_holds_what_its_files_say(tmp_path: Path) -> None:
         "\n"
         "strengths = [0.0, 0.5, 1.0]\n"
         "grid = model.sweep(prompts, maps, strengths, seed=[3, 5])\n"
-        'draw_grid(grid).save("grid.png")\n'
+        'lc.draw_grid(grid).save("grid.png")\n'
         "# One picture of it: grid.images[row][column].save(...)\n"
     )
 

@@ -65,8 +65,6 @@ def image_snippet(scene: Scene) -> str:
     `1-untouched.png` and `1-steered.png`.
     """
     lines = [*_head(scene), ""]
-    if scene.strengths:
-        lines.insert(1, "from lineas_core.scenes.grid import draw_grid")
     if scene.down:
         _, second = scene.swept
         lines += [
@@ -78,13 +76,13 @@ def image_snippet(scene: Scene) -> str:
             f"    maps[{second}] = (second, strength)",
             f"    rows += model.sweep(prompts, maps, strengths, seed={scene.seeds[0]}).images",
             "labels = [f\"{second.info.name or 'second map'} {strength:g}\" for strength in down]",
-            'draw_grid(lc.ImageGrid(labels, strengths, rows)).save("grid.png")',
+            'lc.draw_grid(lc.ImageGrid(labels, strengths, rows)).save("grid.png")',
         ]
     elif scene.strengths:
         lines += [
             f"strengths = {list(scene.strengths)!r}",
             f"grid = model.sweep(prompts, maps, strengths, seed={_seed(scene)})",
-            'draw_grid(grid).save("grid.png")',
+            'lc.draw_grid(grid).save("grid.png")',
             "# One picture of it: grid.images[row][column].save(...)",
         ]
     else:
