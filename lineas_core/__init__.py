@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from lineas_core.models.language.model import LanguageModel, TextGrid
     from lineas_core.models.load import load_model
     from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
-    from lineas_core.scenes.grid import draw_grid
+    from lineas_core.scenes.drawing import draw_grid
     from lineas_core.steering import steer
     from lineas_core.training.config import TrainConfig
     from lineas_core.training.events import StepEvent
@@ -136,7 +136,7 @@ _HOMES = {
     "__version__": "version",
     "clip_score": "metrics.clip",
     "compose": "maps.steering_map",
-    "draw_grid": "scenes.grid",
+    "draw_grid": "scenes.drawing",
     "effects": "diagnostics.interference",
     "fit": "methods.fit",
     "fold": "export.checkpoint",

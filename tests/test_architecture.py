@@ -62,8 +62,6 @@ ORDER: tuple[tuple[str, ...], ...] = (
 APART = ("evaluation", "studio", "cli")
 ALLOWED_APART = {("cli", "evaluation")}
 
-ONE_FILE_TABS = {"understand"}
-
 MAX_FILES_IN_ROOM = 16
 MAX_FILES_AT_ROOT = 9
 MAX_CHAIN = 14
@@ -311,8 +309,8 @@ def test_callbacks_of_a_tab_import_nothing_of_another() -> None:
         names = module.split(".")
         return names[3] if names[:3] == ["lineas_core", "studio", "tabs"] and names[3:] else ""
 
-    # A folder of tabs/ is a tab. Files that lie in tabs/ itself are tabs of one file, or shared.
-    tabs = {tab_of(m) for m in MODULES if tab_of(m) and len(m.split(".")) > 4} | ONE_FILE_TABS
+    # A folder of tabs/ is a tab; files that lie in tabs/ itself are shared by tabs.
+    tabs = {tab_of(m) for m in MODULES if tab_of(m) and len(m.split(".")) > 4}
     across = [
         f"{one}: callbacks of the tab {here} may not use the tab {there}"
         for one in within()
@@ -336,7 +334,12 @@ def test_prompts_do_not_import_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["lineas_core.studio.jobs.frames", "lineas_core.studio.components.before_after"]
+    "module",
+    [
+        "lineas_core.studio.components.before_after",
+        "lineas_core.studio.jobs.film",
+        "lineas_core.studio.jobs.frames",
+    ],
 )
 def test_what_only_draws_does_not_reach_clip(module: str) -> None:
     assert module in MODULES, f"{module} has moved; name it here by its new place"

@@ -20,8 +20,9 @@ from safetensors.torch import load, load_file
 
 import lineas_core as lc
 from lineas_core.scenes.bundle import bundle_bytes, read_bundle, unpack_bundle
-from lineas_core.scenes.grid import GridScores, read_sidecar, write_sidecar
+from lineas_core.scenes.grid import read_sidecar, write_sidecar
 from lineas_core.scenes.scene import Scene, UsedMap
+from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.rack.rack import RackState, Slot
 from lineas_core.studio.rack.screen import Screen
 

@@ -336,7 +336,8 @@ sharing.register(app)
 
 def _write_grid(scene: Scene, output: Path, device: str, as_json: bool) -> None:
     from lineas_core.maps.steering_map import SteeringMap
-    from lineas_core.scenes.grid import draw_film, draw_grid, make_grid, score_grid, write_sidecar
+    from lineas_core.scenes.drawing import draw_film, draw_grid
+    from lineas_core.scenes.grid import make_grid, score_grid, write_sidecar
     from lineas_core.system.files import replacing, write_whole
 
     swept = [scene.maps[place].name for place in scene.swept]

@@ -182,7 +182,8 @@ def _with_result(made: Bundle, model: Model) -> Bundle:
     from dataclasses import replace
 
     from lineas_core.models.language.model import LanguageModel
-    from lineas_core.scenes.grid import draw_grid, make_grid
+    from lineas_core.scenes.drawing import draw_grid
+    from lineas_core.scenes.grid import make_grid
 
     scene = made.scene
     if isinstance(model, LanguageModel):

@@ -1,15 +1,13 @@
-"""Image grids: generate, score and draw them, and the JSON sidecar that reproduces one."""
+"""Image grids: generate and score them, and the JSON sidecar that reproduces one."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 
 from lineas_core.errors import ConfigError, MapError
 from lineas_core.maps.steering_map import SteeringMap, Strength
@@ -17,12 +15,11 @@ from lineas_core.metrics.clip import AUTO, clip_score, img_score
 from lineas_core.models.image.model import DiffusionModel, ImageGrid
 from lineas_core.models.shared.batches import in_rows
 from lineas_core.scenes.scene import Scene, UsedMap
+from lineas_core.scenes.scores import GridScores
 
 FORMAT_VERSION = 2
 # Written for scenes without per-prompt seeds, so that older versions can still read the file.
 WITHOUT_SEEDS = 1
-INK, PAPER, FAINT = (30, 41, 59), (255, 255, 255), (100, 116, 139)
-SECONDS_A_FRAME = 0.6
 
 
 def make_grid(scene: Scene, model: DiffusionModel, find: Callable[[str], SteeringMap]) -> ImageGrid:
@@ -74,23 +71,6 @@ def _make_crossed(
     name = maps[scene.swept[1]][0].info.name or "second map"
     labels = [f"{name} {strength:g}" for strength in scene.down]
     return ImageGrid(labels, list(scene.strengths), in_rows(images, len(scene.strengths)))
-
-
-@dataclass(frozen=True)
-class GridScores:
-    """Scores of every cell of a grid. Scores of different scorers are not comparable.
-
-    Attributes:
-        scorer: the CLIP model that computed them.
-        style: the text that CLIPScore compares with.
-        clip: `clip[row][column]`, CLIPScore.
-        image: `image[row][column]`, IMGScore against strength 0 of the same row.
-    """
-
-    scorer: str
-    style: str
-    clip: list[list[float]]
-    image: list[list[float]]
 
 
 def score_grid(
@@ -210,77 +190,3 @@ def _used_map(
         raise ValueError(f"the map {name!r} has no digest")
     number = None if strength is None else float(strength)
     return UsedMap(str(name), number, bool(inverse), str(digest))
-
-
-def draw_grid(grid: ImageGrid, scores: GridScores | None = None, cell: int = 160) -> Image.Image:
-    """Draw the grid as one picture: prompts at the left, strengths on top, scores below cells."""
-    label, head, foot, gap = 190, 40, 24 if scores else 0, 10
-    width = label + len(grid.strengths) * (cell + gap) + gap
-    height = head + len(grid.prompts) * (cell + foot + gap) + gap
-    sheet = Image.new("RGB", (width, height), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    font, small = ImageFont.load_default(15), ImageFont.load_default(12)
-    for column, strength in enumerate(grid.strengths):
-        left = label + column * (cell + gap)
-        pen.text((left + cell / 2, head / 2), f"strength {strength:g}", INK, font, anchor="mm")
-        for row, images in enumerate(grid.images):
-            top = head + row * (cell + foot + gap)
-            sheet.paste(_scaled(images[column], cell), (left, top))
-            if scores:
-                text = f"CLIP {scores.clip[row][column]:.2f}   IMG {scores.image[row][column]:.2f}"
-                place = (left + cell / 2, top + cell + foot / 2)
-                pen.text(place, text, FAINT, small, anchor="mm")
-    for row, prompt in enumerate(grid.prompts):
-        middle = head + row * (cell + foot + gap) + cell / 2
-        text = _wrapped(prompt, pen, font, label - 2 * gap)
-        pen.multiline_text((gap, middle), text, INK, font, anchor="lm", spacing=5)
-    return sheet
-
-
-def draw_film(grid: ImageGrid, cell: int = 160) -> bytes:
-    """A looping GIF that sweeps the strengths up and down, with the prompts side by side."""
-    frames = []
-    for column, strength in enumerate(grid.strengths):
-        frame = Image.new("RGB", (len(grid.prompts) * cell, cell + 28), PAPER)
-        for row, images in enumerate(grid.images):
-            frame.paste(_scaled(images[column], cell), (row * cell, 0))
-        ImageDraw.Draw(frame).text(
-            (frame.width / 2, cell + 14),
-            f"strength {strength:g}",
-            INK,
-            ImageFont.load_default(15),
-            anchor="mm",
-        )
-        frames.append(frame)
-    there_and_back = frames + frames[-2:0:-1]
-    file = io.BytesIO()
-    there_and_back[0].save(
-        file,
-        "GIF",
-        save_all=True,
-        append_images=there_and_back[1:],
-        duration=round(1000 * SECONDS_A_FRAME),
-        loop=0,
-    )
-    return file.getvalue()
-
-
-def _scaled(image: Image.Image, side: int) -> Image.Image:
-    return image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
-
-
-def _wrapped(
-    text: str,
-    pen: ImageDraw.ImageDraw,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-    width: int,
-) -> str:
-    """Wrap the text to the width, in at most five lines."""
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if not lines[-1] or pen.textlength(longer, font) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines if len(lines) <= 5 else [*lines[:4], f"{lines[4]} …"])

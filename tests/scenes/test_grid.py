@@ -16,14 +16,8 @@ import lineas_core as lc
 from lineas_core.cli.app import app
 from lineas_core.metrics import clip
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.scenes.grid import (
-    draw_film,
-    draw_grid,
-    make_grid,
-    read_sidecar,
-    score_grid,
-    write_sidecar,
-)
+from lineas_core.scenes.drawing import draw_film, draw_grid
+from lineas_core.scenes.grid import make_grid, read_sidecar, score_grid, write_sidecar
 from lineas_core.scenes.scene import Scene, UsedMap
 from tests.helpers.clip import save_small_clip
 from tests.helpers.models import random_map

@@ -10,7 +10,8 @@ from PIL import Image
 
 import lineas_core as lc
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.scenes.grid import draw_grid, make_grid
+from lineas_core.scenes.drawing import draw_grid
+from lineas_core.scenes.grid import make_grid
 from lineas_core.scenes.scene import Scene, UsedMap
 from lineas_core.scenes.snippet import image_snippet, snippet, text_snippet
 from lineas_core.system.paths import checkout
