@@ -58,8 +58,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("cli",),
     ("__main__",),
 )
-# These share the last line of the page's order, and import nothing of one another but what the command
-# line starts.
+# These share the last line of the page's order, and import nothing of one another but what the
+# command line starts.
 APART = ("evaluation", "studio", "cli")
 ALLOWED_APART = {("cli", "evaluation"), ("cli", "studio")}
 
