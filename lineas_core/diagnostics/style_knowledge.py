@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import Literal
 
 from lineas_core.errors import ModelError
-from lineas_core.metrics.clip import DEFAULT_SCORER, clip_for
+from lineas_core.metrics.clip import EMBEDDED_SCORER, clip_for
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.prompts.prompt_set import Sides
@@ -35,7 +35,7 @@ Answer = Literal["known", "already so", "unknown", "cannot tell"]
 
 # Mean CLIPScore from which pictures look like a style's name: between 0.38, the highest but one of
 # the styles that emoji-onestep does not know, and 0.43, the lowest of one that it draws.
-LEVELS = {DEFAULT_SCORER: 0.4}
+LEVELS = {EMBEDDED_SCORER: 0.4}
 # Prompts of either side that are pictured: six give the mean of twelve to within 0.01.
 PICTURED = 6
 # They tell nothing of the style itself.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.names import check_method
@@ -12,6 +12,7 @@ from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
 
 
+@runtime_checkable
 class Fit(Protocol):
     """What the module of a method offers as `fit`. It reads of the settings what applies to it."""
 

@@ -22,7 +22,8 @@ from lineas_core.system.lru import Recent
 from lineas_core.system.paths import shipped
 from lineas_core.system.words import counted
 
-DEFAULT_SCORER = "clip-emoji"
+AUTO = "auto"
+EMBEDDED_SCORER = "clip-emoji"
 # Pixels a side of the largest pictures that the embedded scorer was made for.
 EMBEDDED_SIDE = 128
 LARGE_SCORER = "vit-l-14"
@@ -153,7 +154,7 @@ class ClipScorer:
 
 
 def clip_score(
-    images: Sequence[Image.Image], text: str, *, scorer: str = DEFAULT_SCORER, device: str = "auto"
+    images: Sequence[Image.Image], text: str, *, scorer: str = AUTO, device: str = "auto"
 ) -> Scores:
     """How much each image looks like what a text says.
 
@@ -164,7 +165,8 @@ def clip_score(
         images: of any mode and size; transparency is dropped.
         text: the style or concept, as "pixel art".
         scorer: clip-emoji (comes with the project, for images of up to 128 x 128), vit-l-14,
-            vit-b-32 (both fetched from the Hugging Face Hub), or a folder in open_clip's format.
+            vit-b-32 (both fetched from the Hugging Face Hub), or a folder in open_clip's format;
+            "auto" takes clip-emoji or vit-l-14, by the size of the images.
         device: "auto" takes a GPU where there is one; else as torch names devices.
 
     Returns:
@@ -174,14 +176,14 @@ def clip_score(
         ConfigError: the text is empty, or there is no such device.
         ModelError: the scorer cannot be loaded.
     """
-    return load_scorer(scorer, device).clip_score(images, text)
+    return load_scorer(_chosen(scorer, images), device).clip_score(images, text)
 
 
 def img_score(
     images: Sequence[Image.Image],
     references: Sequence[Image.Image],
     *,
-    scorer: str = DEFAULT_SCORER,
+    scorer: str = AUTO,
     device: str = "auto",
 ) -> Scores:
     """How much of each reference is left in its image; 1 where they are the same.
@@ -202,10 +204,10 @@ def img_score(
         ConfigError: the numbers of images and references differ, or there is no such device.
         ModelError: the scorer cannot be loaded.
     """
-    return load_scorer(scorer, device).img_score(images, references)
+    return load_scorer(_chosen(scorer, images), device).img_score(images, references)
 
 
-def load_scorer(name: str = DEFAULT_SCORER, device: str = "auto") -> ClipScorer:
+def load_scorer(name: str = EMBEDDED_SCORER, device: str = "auto") -> ClipScorer:
     """The scorer of that name; loaded at the first call, the same object afterwards.
 
     Args:
@@ -226,7 +228,7 @@ def load_scorer(name: str = DEFAULT_SCORER, device: str = "auto") -> ClipScorer:
 
 def scorer_for(size: int) -> str:
     """The name of the scorer for images of that many pixels a side."""
-    return DEFAULT_SCORER if size <= EMBEDDED_SIDE else LARGE_SCORER
+    return EMBEDDED_SCORER if size <= EMBEDDED_SIDE else LARGE_SCORER
 
 
 def clip_for(size: int, device: str = "auto") -> ClipScorer:
@@ -236,6 +238,13 @@ def clip_for(size: int, device: str = "auto") -> ClipScorer:
         ModelError: it cannot be loaded.
     """
     return load_scorer(scorer_for(size), device)
+
+
+def _chosen(name: str, images: Sequence[Image.Image]) -> str:
+    """The name itself; of "auto", the scorer for the largest of the images."""
+    if name != AUTO:
+        return name
+    return scorer_for(max((side for image in images for side in image.size), default=0))
 
 
 _loaded: dict[tuple[str, torch.device], ClipScorer] = {}

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
-import torch
-
 from lineas_core.errors import PromptError
 from lineas_core.system.files import parse_json, why, write_whole
 from lineas_core.system.paths import shipped
@@ -229,6 +227,10 @@ class PromptSet:
             holdout: share held out, in [0, 0.5]; rounded, and at least 2 a side where not 0.
             seed: of the draw.
         """
+        # Imported here, since reading prompts needs no torch. Its generator stays: another would
+        # hold out other prompts, and a stored run would not continue to the same map.
+        import torch
+
         generator = torch.Generator().manual_seed(seed)
 
         def divide(lines: list[str]) -> tuple[list[str], list[str]]:
@@ -372,6 +374,8 @@ def load_jigsaw(path: str | os.PathLike[str], *, count: int = 32, seed: int = 0)
         if isinstance(error, PromptError):
             raise
         raise PromptError(f"{path} is not a readable UTF-8 CSV file: {why(error)}.") from error
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     drawn: dict[bool, list[str]] = {}
     for toxic, lines in sides.items():

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lineas_core.errors import ConfigError, MapError
 from lineas_core.maps.steering_map import SteeringMap, Strength
-from lineas_core.metrics.clip import DEFAULT_SCORER, load_scorer
+from lineas_core.metrics.clip import AUTO, clip_score, img_score
 from lineas_core.models.image.model import DiffusionModel, ImageGrid
 from lineas_core.models.shared.batches import in_rows
 from lineas_core.scenes.scene import Scene, UsedMap
@@ -97,7 +97,7 @@ def score_grid(
     grid: ImageGrid,
     style: str,
     *,
-    scorer: str = DEFAULT_SCORER,
+    scorer: str = AUTO,
     device: str = "auto",
     crossed: bool = False,
 ) -> GridScores:
@@ -120,14 +120,14 @@ def score_grid(
             f"strengths is {grid.strengths}; IMGScore compares with strength 0, so include it."
         )
     untouched = grid.strengths.index(0)
-    judge = load_scorer(scorer, device)
     cells = [image for row in grid.images for image in row]
     references = [
         (grid.images[0] if crossed else row)[untouched] for row in grid.images for _ in row
     ]
-    clip, image = judge.clip_score(cells, style), judge.img_score(cells, references)
+    clip = clip_score(cells, style, scorer=scorer, device=device)
+    image = img_score(cells, references, scorer=scorer, device=device)
     columns = len(grid.strengths)
-    return GridScores(judge.name, style, in_rows(clip, columns), in_rows(image, columns))
+    return GridScores(clip.scorer, style, in_rows(clip, columns), in_rows(image, columns))
 
 
 def write_sidecar(scene: Scene, scores: GridScores | None = None) -> str:

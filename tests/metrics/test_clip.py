@@ -18,6 +18,7 @@ from torch.nn.functional import cosine_similarity
 
 import lineas_core as lc
 from lineas_core.metrics import clip
+from lineas_core.scenes.grid import score_grid
 from tests.helpers.clip import CONFIG, MEAN, STD, save_small_clip
 
 
@@ -274,3 +275,17 @@ def test_hub_scorers_exist_and_run_with_their_activation(architecture: str, weig
 def test_the_library_imports_without_open_clip() -> None:
     code = "import sys, lineas_core; sys.exit('open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_scorer_is_chosen_by_the_size_of_the_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip, "_loaded", {})
+    for name in ("clip-emoji", "vit-l-14"):
+        monkeypatch.setitem(clip.SCORERS, name, folder)
+    small, large = (Image.new("RGB", (side, 128), "red") for side in (64, 129))
+    assert lc.clip_score([small], "ink", device="cpu").scorer == "clip-emoji"
+    assert lc.clip_score([small, large], "ink", device="cpu").scorer == "vit-l-14"
+    assert lc.img_score([large], [large], device="cpu").scorer == "vit-l-14"
+    grid = lc.ImageGrid(["a"], [0.0, 1.0], [[large, large]])
+    assert score_grid(grid, "ink", device="cpu").scorer == "vit-l-14"
