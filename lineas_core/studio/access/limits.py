@@ -39,7 +39,7 @@ class Rate:
 
     Args:
         most: requests a minute.
-        now: seconds from any start.
+        now: seconds on a monotonic clock.
     """
 
     def __init__(self, most: int, now: float) -> None:
@@ -57,7 +57,7 @@ class Rate:
 
     @property
     def full(self) -> bool:
-        """Whether it is as good as a new one."""
+        """Whether no request has to be remembered."""
         return self._left >= self._most
 
 
@@ -69,7 +69,7 @@ class Limits:
         store: tells whose the maps are.
         library: tells the prompt sets.
         folders: outside LINEAS_HOME that count too.
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What visitors may read of an error: its words, and no place on the server."""
+"""Strip server paths from error messages."""
 
 from __future__ import annotations
 

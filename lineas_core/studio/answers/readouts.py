@@ -1,4 +1,4 @@
-"""What is measured of texts that are on the screen; what could not be, says why."""
+"""What is measured of texts that are on the screen."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class JobContext:
         priority: training waits for sliders between its steps.
         files: where checkpoints and frames are.
         slice_runner: where slices of training run; in the worker by default.
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
 
     store: Store

@@ -59,7 +59,7 @@ def run_fit(
         should_stop: asked about twice a second.
         give_way: called as often.
         preview_prompt: of the frame; "" makes none.
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
     began = clock()
     if should_stop is not None and should_stop():

@@ -28,7 +28,7 @@ class Previews:
         model: that is trained on.
         prompt: what is written on, or pictured; "" makes no frames.
         unsteered: of an earlier part of the run; made at the first frame by default.
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(

@@ -226,7 +226,7 @@ class Jobs:
                     path.unlink(missing_ok=True)
 
     def work(self) -> bool:
-        """Take up the job whose turn it is, and take it to its end; says whether there was one."""
+        """Run the next job of the queue to its end; returns whether there was one."""
         return self._worker.work()
 
     def close(self) -> None:

@@ -81,7 +81,7 @@ def _why(error: Exception, folder: Path) -> str:
 
 
 class _Run:
-    """A job while it is run, and the row that says how far it is."""
+    """One run of a job, which keeps its row up to date."""
 
     def __init__(
         self,

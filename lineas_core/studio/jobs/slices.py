@@ -68,24 +68,24 @@ def run_slice(
         model: its weights are not changed.
         prompts: the source and target.
         config: the settings.
-        state: to go on from; one of another run is left aside, and training starts anew.
+        state: to go on from; one of another run is ignored, and training starts anew.
         budget: seconds after which no further step begins; at least one is made.
         should_stop: asked before each step.
-        on_event: told each step.
+        on_event: called after each step.
         give_way: called before each step.
         on_state: given the state every two seconds of training.
         on_preview: given a frame after the first step and about every three seconds; without it
             there is one at the end of the slice only.
         preview_prompt: of the frames; "" makes none.
         unsteered: the untouched model's answer to it, where it is known.
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
     try:
         trainer = Trainer(model, prompts, config, state)
     except ConfigError:
         if state is None:
             raise
-        log.warning("a checkpoint is left aside, and training starts anew", exc_info=True)
+        log.warning("a checkpoint is ignored, and training starts anew", exc_info=True)
         trainer = Trainer(model, prompts, config)
     previews = Previews(model, preview_prompt, unsteered, clock)
     events: list[StepEvent] = []

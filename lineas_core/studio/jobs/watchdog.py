@@ -19,7 +19,7 @@ class Watchdog:
     """When the work on one job moved last, and whether it may take that long.
 
     Args:
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,12 +30,12 @@ class Watchdog:
         self._given_up = threading.Event()
 
     def beat(self) -> None:
-        """Something has ended, and what comes next is no step; loading comes before the first."""
+        """Some work other than a step has ended; loading comes before the first."""
         with self._lock:
             self._last, self._stepping = self._clock(), False
 
     def step(self) -> None:
-        """A step has ended, and another is expected to."""
+        """A step has ended, and another follows."""
         with self._lock:
             now = self._clock()
             if self._last is not None and self._stepping:
@@ -43,7 +43,7 @@ class Watchdog:
             self._last, self._stepping = now, True
 
     def overdue(self) -> str:
-        """Why the work hangs, in words; "" while it does not."""
+        """Why the work seems to hang, in words; "" while it does not."""
         with self._lock:
             if self._last is None:
                 return ""
@@ -57,12 +57,12 @@ class Watchdog:
         return f"{what} has not ended for {silent:.0f} s{took}."
 
     def give_up(self) -> None:
-        """Nobody waits for the work any more: it is to end by itself, and to keep nothing."""
+        """Abandon the work: it ends at its next check and keeps nothing."""
         self._given_up.set()
 
     @property
     def given_up(self) -> bool:
-        """Whether nobody waits for it."""
+        """Whether it was abandoned."""
         return self._given_up.is_set()
 
     @property

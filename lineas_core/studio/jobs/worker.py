@@ -32,7 +32,7 @@ class JobWorker:
         run: takes a claimed job to its end; gives why it failed where the row could not be told.
         forget_model: lets the next job load that model anew; without it a job that hangs stops
             the queue.
-        on_end: told each job that has ended for good.
+        on_end: called with each job that has ended for good.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class JobWorker:
         self._thread: threading.Thread | None = None
         self._watch: threading.Thread | None = None
         self._hung: list[threading.Thread] = []
-        # Why jobs failed that their rows cannot be told yet, as on a full disk.
+        # Why jobs failed, where it cannot be written into their rows yet, as on a full disk.
         self._unsaid: dict[str, str] = {}
 
     @property
     def closing(self) -> bool:
-        """Whether it is to stop."""
+        """Whether `close` was called."""
         return self._closing.is_set()
 
     def start(self) -> None:
@@ -79,7 +79,7 @@ class JobWorker:
             self._watch.join()
 
     def work(self) -> bool:
-        """Take up the job whose turn it is, and take it to its end; says whether there was one."""
+        """Run the next job of the queue to its end; returns whether there was one."""
         for job_id, why in list(self._unsaid.items()):
             self._fail(job_id, why)
         job = self._store.claim_next()

@@ -1,4 +1,4 @@
-"""A disk that is full: told from other failures, and said with what to do."""
+"""Errors of a full disk: how to recognise one, and the message for it."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ class Library:
         return self.row(map_id, owner)
 
     def purge(self, older_than_seconds: float) -> int:
-        """Remove for good what was deleted longer ago than that; says how many maps.
+        """Remove for good what was deleted longer ago than that; returns how many maps.
 
         Nothing goes until the clock has gone on evenly for as long; see `Store.steady_for`.
         """

@@ -1,8 +1,8 @@
 """The Studio's database: jobs, maps and prompt sets, in one SQLite file.
 
-The row is the truth, and an event only a hint. A job's state changes in one place, guarded by the
-states it may change from, so that of several that try one wins and knows it; what is done, failed
-or cancelled stays so. Every change of a job raises its `seq`.
+The row is authoritative; an event is only a hint. `transition` is a compare-and-set: of several
+callers that change a job's state one wins, and the states done, failed and cancelled are final.
+Every change of a job raises its `seq`.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Store:
         return self._change_job(job_id, frm, {"phase": "", **changes, **ended, "status": to})
 
     def progress(self, job_id: str, **changes: Any) -> bool:
-        """Change fields of a job that runs; says whether it does."""
+        """Change fields of a job that runs; returns whether it does."""
         return self._change_job(job_id, {"running"}, changes)
 
     def claim_next(self) -> JobRow | None:
@@ -172,7 +172,7 @@ class Store:
         return decode(JobRow, record) if record else None
 
     def ask_to_stop(self, job_id: str) -> bool:
-        """Ask a job to stop; says whether it had not ended. It stays asked, over restarts too."""
+        """Ask a job to stop; returns whether it had not ended. It stays asked over restarts."""
         return self._change_job(job_id, UNFINISHED, {"stopping": True})
 
     def stop_asked(self, job_id: str) -> bool:
@@ -259,7 +259,7 @@ class Store:
         return set(self._values("SELECT id FROM maps"))
 
     def change_map(self, map_id: str, owner: str, **changes: Any) -> bool:
-        """Change fields of an owner's map; says whether there is such a map."""
+        """Change fields of an owner's map; returns whether there is such a map."""
         return self._change(MapRow, map_id, owner, changes)
 
     def deleted_maps(self, before: float) -> list[str]:
@@ -289,7 +289,7 @@ class Store:
         return int(self._values(f"SELECT {length} FROM prompt_sets WHERE owner = ?", owner)[0])
 
     def change_prompts(self, prompts_id: str, owner: str, **changes: Any) -> bool:
-        """Change fields of an owner's prompt set; says whether there is such a set."""
+        """Change fields of an owner's prompt set; returns whether there is such a set."""
         return self._change(PromptRow, prompts_id, owner, changes)
 
     def remove_deleted_prompts(self, before: float) -> None:

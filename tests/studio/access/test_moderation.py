@@ -167,7 +167,7 @@ def test_the_page_and_the_api_refuse_a_reversed_map(demo: Studio) -> None:
         list(compare.show(ANN, one_way, other, -0.5, "", "Once", 0))
     with pytest.raises(gr.Error, match="puts no such map on"):
         list(compare.show(ANN, other, harmful, 0.5, "", "Once", 0))
-    assert not demo.shelf.has(MODEL)
+    assert not demo.model_cache.has(MODEL)
 
 
 def test_training_on_a_harmful_set_is_refused_from_every_door(demo: Studio) -> None:

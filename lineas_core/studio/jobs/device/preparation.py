@@ -47,7 +47,7 @@ class Preparation:
     Args:
         entry: the model.
         home: that it is converted into.
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(

@@ -16,7 +16,7 @@ class Priority:
     Args:
         patience: seconds for which training gives way before each step, at most; so that it goes
             on, slowly, however many sliders are moved.
-        clock: seconds from any start.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ def _readable(damaged: Path, table: str) -> list[dict[str, Any]]:
 
 
 def _carry(db: sqlite3.Connection, table: str, record: Mapping[str, Any]) -> bool:
-    """Put a record of the damaged file into the new one; says whether it is a sound row there."""
+    """Put a record of the damaged file into the new one; returns whether it is sound there."""
     has = {column["name"] for column in db.execute(f"PRAGMA table_info({table})")}
     known = {name: value for name, value in record.items() if name in has}
     if table == "meta":

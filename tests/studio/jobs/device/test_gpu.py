@@ -25,7 +25,8 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs import run
-from lineas_core.studio.jobs.device.gpu import MIN_SECONDS, SECONDS, lends_gpu, on_gpu
+from lineas_core.studio.jobs.device.gpu import SECONDS, lends_gpu, on_gpu
+from lineas_core.studio.jobs.lent_slices import MIN_SECONDS
 from lineas_core.studio.jobs.slices import expected_seconds
 from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.store import JobRow
@@ -294,5 +295,5 @@ def test_a_model_is_loaded_before_a_gpu_is_asked_for(
     lent = studios[0]
     ImageCallbacks(lent, answers_of(lent)).look(ANN, painter, rack(), "ab", 3)
     list(TextCallbacks(lent, answers_of(lent)).compare(ANN, writer, rack(), "ab", 3, 2))
-    assert lent.shelf.has(painter)
-    assert lent.shelf.has(writer)
+    assert lent.model_cache.has(painter)
+    assert lent.model_cache.has(writer)
