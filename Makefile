@@ -41,10 +41,12 @@ test: lint
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
 
-test-all: test test-slow
+# `make test`, and the tests that kill, fuzz, repeat, build, or drive the whole app.
+test-all: test
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m "thorough and not slow"
 
 test-wheel: $(VENV)/dev.done
-	$(BIN)/python -m pytest tests/test_wheel.py
+	$(BIN)/python -m pytest -m "" tests/test_wheel.py
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ from benchmarks.inputs import cut_prompts, random_map, random_prompts
 from benchmarks.machine import extent, in_turns, matrix_rate, ratios, show, spread, watched_memory
 from tests.helpers.pipelines import small_sd
 
+pytestmark = pytest.mark.thorough
+
 FIELDS = {"figure", "value", "spread", "seeds", "machine", "versions"}
 
 

@@ -24,6 +24,8 @@ from packaging.utils import canonicalize_name
 from lineas_core.system.paths import SHIPPED, checkout
 from lineas_core.version import __version__
 
+pytestmark = pytest.mark.thorough
+
 SERVED_WITHIN = 240
 
 

@@ -56,7 +56,8 @@ GONE = re.compile(
 )
 TABS = ("Images", "Text", "Train", "Compare", "Understand", "Library")
 
-MARKS = [
+# For the few that `make test` runs; all others are of `make test-all`.
+SMOKE = [
     pytest.mark.browser,
     pytest.mark.embedded,
     pytest.mark.skipif(
@@ -64,6 +65,7 @@ MARKS = [
         reason="no Chromium: install it with `apt-get install chromium`",
     ),
 ]
+MARKS = [*SMOKE, pytest.mark.thorough]
 
 
 class Server:

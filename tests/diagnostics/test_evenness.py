@@ -16,7 +16,7 @@ from lineas_core.maps.calibration import Calibration
 from lineas_core.models.image.model import DiffusionModel
 from tests.studio.storage.test_gallery import IMAGES, TEXTS, load
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.thorough]
 
 TENTHS = [tenth / 10 for tenth in range(11)]
 # A seed that no calibration uses.

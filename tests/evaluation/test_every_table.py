@@ -12,6 +12,8 @@ from PIL import Image
 
 from lineas_core.evaluation.tables import NAMES, find_table
 
+pytestmark = pytest.mark.thorough
+
 SMALL = {
     "concepts": "concepts=football methods=mean-act completions=4 tokens=8",
     "toxicity": "methods=mean-act layer_methods=mean-act layers=layernorm opening_count=4 "

@@ -27,7 +27,7 @@ from lineas_core.steering import site_hooks
 from tests.metrics.test_toxicity import save_small_classifier
 
 # peft and trl use settings that transformers has renamed.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.thorough]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,6 +22,8 @@ from lineas_core.evaluation.tables.concepts import TABLE, Sizes
 from lineas_core.evaluation.workers import measure_with
 from tests.helpers.models import random_map
 
+pytestmark = pytest.mark.thorough
+
 SMALL = Sizes(concepts=("day", "night"), methods=("lin-act", "mean-act"), completions=16, tokens=32)
 
 

@@ -23,7 +23,7 @@ EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "first_steps.ipynb"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 
-pytestmark = pytest.mark.embedded
+pytestmark = [pytest.mark.embedded, pytest.mark.thorough]
 
 
 def ran(arguments: list[str], folder: Path) -> str:

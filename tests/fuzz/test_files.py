@@ -31,6 +31,8 @@ from lineas_core.system.paths import checkout
 from tests.fuzz import bundles, maps, prompts
 from tests.fuzz.guard import promised
 
+pytestmark = pytest.mark.thorough
+
 FULL = settings().max_examples >= 10_000
 
 

@@ -16,6 +16,8 @@ import torch.multiprocessing as mp
 import lineas_core as lc
 from lineas_core.training.distributed import Ranks, ranks
 
+pytestmark = pytest.mark.thorough
+
 WHOLE = lc.TrainConfig(steps=6, rate=0.05, batch_size=8, holdout=0, gamma=1e-3)
 # Fewer rows than the set has, and an odd number, so that one process runs one row more.
 PART = replace(WHOLE, batch_size=5)

@@ -25,6 +25,8 @@ from lineas_core.scenes.scene import Scene, UsedMap
 from tests.helpers.models import random_map
 from tests.studio.jobs.kill_parts import VARIANTS, learned
 
+pytestmark = pytest.mark.thorough
+
 # Of a process's own CPU time, so that a busy machine is no other test: while it opens, and later.
 EARLY, LATE = (0.0, 0.06), (0.06, 1.2)
 

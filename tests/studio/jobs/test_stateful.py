@@ -26,6 +26,8 @@ from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.store import MAX_ATTEMPTS, Store
 
+pytestmark = pytest.mark.thorough
+
 OWNERS = ("ada", "bob")
 MAX_QUEUED, MAX_PER_VISITOR = 4, 3
 KEEP, TICK = 1000.0, 60.0

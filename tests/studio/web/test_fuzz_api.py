@@ -31,6 +31,7 @@ from tests.helpers.pipelines import small_sd
 from tests.helpers.studio import ANN, BOB, SITE, add_map
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),
     # The Studio's worker, which trains meanwhile, draws random numbers; the strategies do not.

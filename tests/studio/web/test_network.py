@@ -28,6 +28,7 @@ from lineas_core.studio.web.page import build_page, launch_options
 from tests.helpers.studio import ANN, answers_of, finished
 
 pytestmark = [
+    pytest.mark.thorough,
     # Of Gradio's queue, when it sums up its latest calls.
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),
     pytest.mark.filterwarnings("ignore:The copy keyword is deprecated"),

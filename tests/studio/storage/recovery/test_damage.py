@@ -17,6 +17,8 @@ from lineas_core.studio.storage.schema import MIGRATIONS
 from lineas_core.studio.storage.store import StoreError
 from tests.studio.storage.recovery.test_recovery import Clock, cut, fill, garble, rows_of
 
+pytestmark = pytest.mark.thorough
+
 
 def harm_at_random(path: Path, dice: random.Random) -> None:
     """Other bytes in the header, in pages or anywhere, or an early end."""
