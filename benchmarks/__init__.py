@@ -1,1 +1,1 @@
-"""Speed, memory and scaling, each figure a JSON line."""
+"""Benchmarks of speed, memory and scaling; each prints one JSON line per figure."""

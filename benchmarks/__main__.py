@@ -1,6 +1,6 @@
-"""All figures that need no GPU, one after the other: `python -m benchmarks`, `make bench`.
+"""Run all benchmarks that need no GPU, in sequence: `python -m benchmarks`, `make bench`.
 
-Each benchmark runs in a process of its own, so that none finds the memory or the caches of another.
+Each benchmark runs in its own process, so that none is affected by the memory or caches of another.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ NAMES = ("training", "steering", "sweeps", "folding", "growth", "startup", "slid
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run those that are named, or all; 1 if one of them failed."""
+    """Run the named benchmarks, or all; returns 1 if any failed."""
     names = list(sys.argv[1:] if argv is None else argv) or list(NAMES)
     failed = []
     for name in names:

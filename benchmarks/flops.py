@@ -1,12 +1,13 @@
-"""Floating-point operations of one training step of a language model: the useful ones only.
+"""Useful floating-point operations of one training step of a language model.
 
-    frozen weight, real token:  2 forward, 2 for the gradient to the activations, none to itself
-    QK^T and AV, token pair:    4 head_dim a head forward, twice that backward
+    per frozen weight and real token:   2 forward, 2 for the gradient with respect to the
+                                        activations, 0 for the weight's own gradient
+    QK^T and AV, per token pair:        4 head_dim per head forward, twice that backward
 
-A pair is a real token and one that it may see, itself among them: n (n + 1) / 2 of n tokens, the
-causal half. Padding counts nothing, and neither do norms, activation functions, embeddings, the
-maps and the loss. The forward pass ends at the last site; backward, nothing below the first site
-has a gradient. Target activations are computed once, before the first step, and are no part of it.
+A pair is a real token and one it attends to, including itself: n (n + 1) / 2 pairs for n tokens,
+the causal half. Padding, norms, activation functions, embeddings, the maps and the loss are not
+counted. The forward pass ends at the last site, and backward computes no gradients below the first
+site. Target activations are computed once, before the first step, and are not counted.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from lineas_core.models.language.model import LanguageModel, TokenRows
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.language.packing import TokenRows
 
 SITE = ""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Operations of one step.
+    """Floating-point operations of one step.
 
     Attributes:
         linear: of the frozen weights.
         attention: of QK^T and AV.
-        tokens: real ones.
+        tokens: number of tokens, without padding.
     """
 
     linear: int
@@ -41,18 +43,18 @@ class Work:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """`linear + attention`."""
         return self.linear + self.attention
 
 
 @torch.no_grad()
 def count_work(model: LanguageModel, source: TokenRows, sites: Sequence[str]) -> Work:
-    """Of one step on the source prompts; see the module's first lines.
+    """Count the operations of one step on the source prompts, as the module's docstring defines.
 
     Args:
-        model: that is steered.
+        model: the steered model.
         source: the prompts of the step.
-        sites: that have a map.
+        sites: the sites of the map.
     """
     tokens, lengths = int(source.mask.sum()), source.mask.sum(dim=1).tolist()
     pairs = sum(n * (n + 1) // 2 for n in lengths)
@@ -74,7 +76,7 @@ def count_work(model: LanguageModel, source: TokenRows, sites: Sequence[str]) ->
 
 
 def _order(model: LanguageModel, source: TokenRows, sites: Sequence[str]) -> list[str]:
-    """Names of linear and attention modules as they begin, and SITE where one has put out."""
+    """Names of linear and attention modules in the order they run, with SITE after each site."""
     begun: list[str] = []
 
     def note(name: str, *_: object) -> None:

@@ -1,8 +1,8 @@
-"""How exact a folded checkpoint is: `python -m benchmarks.folding`.
+"""The numerical error of a folded checkpoint: `python -m benchmarks.folding`.
 
-The model with a map on it against the checkpoint that `fold` writes, loaded again, in float32:
-the largest difference of a logit over the largest logit, and the largest difference of a pixel of
-an image, of 255.
+Compares the steered model with the reloaded checkpoint that `fold` writes, in float32: the largest
+absolute difference of logits divided by the largest logit, and the largest difference of an image's
+pixels, out of 255.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.inputs import cut_prompts, random_map
 from benchmarks.machine import options, report
 from benchmarks.sweeps import largest_difference
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.models.language.model import TokenRows
+from lineas_core.models.language.packing import TokenRows
 from lineas_core.models.load import as_image_model, as_language_model
 from lineas_core.prompts.subjects import SUBJECTS
 
@@ -28,7 +28,7 @@ SEED = 0
 
 
 def measure_logits(model: lc.LanguageModel, folder: Path) -> None:
-    """Print the largest difference of a logit over the largest logit."""
+    """Print the largest absolute difference of logits divided by the largest logit."""
     from lineas_core.export.checkpoint import fold
 
     prompts = cut_prompts(model.tokenizer, PROMPTS, TOKENS, TOKENS).source
@@ -55,7 +55,7 @@ def measure_logits(model: lc.LanguageModel, folder: Path) -> None:
 
 
 def measure_pixels(model: DiffusionModel, folder: Path) -> None:
-    """Print the largest difference of a pixel."""
+    """Print the largest difference of pixels."""
     from lineas_core.export.checkpoint import fold
 
     prompts, seeds = SUBJECTS[:PROMPTS], list(range(PROMPTS))

@@ -1,9 +1,10 @@
 """Training steps of large models with random weights: `python -m benchmarks.gpu`, on a GPU.
 
-The shapes are those of the published models, the weights are random, in bfloat16: a step costs the
-same. 32 prompts of 32 tokens, and of 64 for the largest. The figure is the share of the GPU's
-largest matrix product (see `training.py`); beside it the seconds of 1,000 steps, from 50, and the
-peak memory. `--size tiny` tries it with small shapes of the same kinds, on a CPU too.
+The shapes are those of the published models with random bfloat16 weights, which does not change the
+cost of a step. There are 32 prompts of 32 tokens, or of 64 for the largest model. The figure is the
+share of the GPU's peak matrix product rate (see `training.py`); also printed are the seconds for
+1,000 steps, extrapolated from 50, and the peak memory. `--size tiny` tests it with small shapes of
+the same architectures, also on a CPU.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.machine import matrix_rate, seconds, watched_memory
 from benchmarks.training import report_share
 from lineas_core.system.devices import choose_device
 
-# As their authors publish them in config.json.
+# From the config.json of the published models.
 QWEN_1B: dict[str, Any] = {
     "hidden_size": 1536,
     "intermediate_size": 8960,
@@ -61,7 +62,7 @@ TINY: dict[str, Any] = {
     "vocab_size": 256,
 }
 TINY_HEAD = 8
-# Name, kind, shape, tokens of each prompt.
+# Name, config class, shape, tokens per prompt.
 RUNS: tuple[tuple[str, type[PretrainedConfig], dict[str, Any], int], ...] = (
     ("Qwen2.5-1.5B", Qwen2Config, QWEN_1B, 32),
     ("Gemma-2-2B", Gemma2Config, GEMMA_2B, 32),
@@ -79,19 +80,19 @@ def measure(
     device: torch.device,
     sizes: Sequence[int] | None,
 ) -> None:
-    """Print the share of peak of a step of one model.
+    """Print the share of peak that a training step of one model reaches.
 
     Args:
         name: of the shape.
-        config: with the shape.
+        config: defines the shape.
         tokens: of each of the 32 + 32 prompts.
-        steps: that are timed.
+        steps: number of timed steps.
         device: to run on.
-        sizes: of the matrices whose product is the peak.
+        sizes: of the matrices whose product defines the peak.
     """
     model = random_model(name, config, device, torch.bfloat16)
     prompts = random_prompts(PROMPTS, tokens)
-    # A low rate, for which random weights do not diverge; it changes no time.
+    # A low rate, so that random weights do not diverge; it does not affect the time.
     settings = lc.TrainConfig(rate=1e-3, holdout=0.0, batch_size=PROMPTS)
     before = matrix_rate(torch.bfloat16, device, sizes)
     with watched_memory(device) as memory:
@@ -116,19 +117,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print.
 
     Raises:
-        SystemExit: full size was asked for, and there is no GPU.
+        SystemExit: full size was requested, and there is no GPU.
     """
     parser = ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--steps", type=int, default=50, help="timed steps of each model")
-    parser.add_argument("--sizes", type=int, nargs="+", help="of the matrices that give the peak")
+    parser.add_argument("--sizes", type=int, nargs="+", help="matrix sizes that define the peak")
     chosen = parser.parse_args(argv)
     device = choose_device("auto")
     if chosen.size == "full" and device.type != "cuda":
         raise SystemExit("No GPU was found, and full size needs one. Try --size tiny on this one.")
     for name, kind, shape, tokens in RUNS:
         measure(name, _config(kind, shape, chosen.size), tokens, chosen.steps, device, chosen.sizes)
-        # The next model needs the room of this one.
+        # Free this model's memory for the next one.
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()

@@ -1,9 +1,9 @@
-"""How the time grows: `python -m benchmarks.growth`.
+"""How time scales with size: `python -m benchmarks.growth`.
 
-Seconds of a training step against prompts, tokens, sites and width, and seconds of a sweep of
-texts against strengths, on a small model with random weights. The figure is the exponent p of the
-curve seconds = c * size^p, fitted to the fastest run of each point, since all else that a machine
-does makes it slower; the points are printed and plotted.
+Measures seconds per training step against prompts, tokens, sites and width, and seconds per text
+sweep against strengths, on a small model with random weights. The figure is the exponent p of the
+curve seconds = c * size^p, fitted to the fastest run of each point, since other load on the machine
+only makes runs slower; the points are printed and plotted.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def measure_curve(
 
     Args:
         name: a key of `CURVES`.
-        sizes: its points, rising.
-        runs: of each point.
-        plots: the folder that NAME.png goes to.
-        width: of the model, where it is not what grows.
+        sizes: the points of the curve, ascending.
+        runs: per point.
+        plots: the folder to write NAME.png into.
+        width: of the model, unless the curve varies it.
     """
     times = [_seconds_at(name, size, runs, width) for size in sizes]
     fastest = [min(found) for found in times]
@@ -63,7 +63,7 @@ def measure_curve(
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
-    """The slope of log time over log size, by least squares.
+    """The slope of log time against log size, by least squares.
 
     >>> round(exponent([1, 2, 4], [3, 12, 48]), 6)
     2.0
@@ -75,7 +75,7 @@ def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
 def draw(
     figure: Figure, name: str, unit: str, sizes: Sequence[int], times: Sequence[Sequence[float]]
 ) -> None:
-    """Fastest runs, the others above them, on logarithmic axes, with the fitted exponent."""
+    """Plot the fastest and the other runs on logarithmic axes, with the fitted exponent."""
     fastest = [min(found) for found in times]
     slower = [max(found) - low for low, found in zip(fastest, times, strict=True)]
     axes = figure.add_subplot()
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _seconds_at(name: str, size: int, runs: int, width: int) -> list[float]:
-    """Of one point: everything at its usual size, save what grows."""
+    """Times of one point: the varied quantity at `size`, everything else at its default."""
     model = _model(size if name == "width" else width)
     if name == "strengths":
         openings = random_prompts(ROWS, TOKENS).source
@@ -136,14 +136,14 @@ def _model(width: int) -> lc.LanguageModel:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=256,
-        # No end of text, so that every sweep writes as much.
+        # No end-of-text token, so that every sweep generates the same number of tokens.
         eos_token_id=None,
     )
     return random_model(f"random llama of width {width}", config, CPU, torch.float32)
 
 
 def _sites(count: int) -> str:
-    """The norm before the MLP of `count` layers, spread evenly from the first to the last."""
+    """A pattern for the norm before the MLP in `count` layers, spaced evenly from first to last."""
     layers = [round(i * (LAYERS - 1) / (count - 1)) for i in range(count)]
     return rf"model\.layers\.({'|'.join(map(str, layers))})\.post_attention_layernorm"
 

@@ -1,7 +1,7 @@
-"""Times of the embedded image model: `python -m benchmarks.images`.
+"""Timings of the embedded image model: `python -m benchmarks.images`.
 
-One JSON object a line: seconds (the median of some runs), and how many times an unsteered image
-that is, in this run on this machine.
+Prints one JSON object per line: the median seconds over several runs, and the ratio to the time of
+an unsteered image in the same run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     count = iter(range(1_000_000))
 
     def grid_with_scores() -> None:
-        # A new seed each time, so that no score is remembered.
+        # A new seed each time, so that no score comes from a cache.
         grid = model.sweep(SUBJECTS[:4], [(smap, None)], STRENGTHS, seed=next(count))
         score_grid(grid, prompts.concept)
 

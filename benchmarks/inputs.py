@@ -1,4 +1,4 @@
-"""Prompts, maps and models of chosen sizes."""
+"""Prompts, maps and models of given sizes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lineas_core.activations import execution_order, pooled_activations
 from lineas_core.steerable import Steerable
 
 SHIPPED = "football"
-# Words of the models with random weights; few enough for every vocabulary.
+# Vocabulary size of the models with random weights; small enough for every config.
 WORDS = 200
 
 
 def cut_prompts(
     tokenizer: PreTrainedTokenizerBase, count: int, shortest: int, longest: int
 ) -> lc.PromptSet:
-    """`count` source and target prompts, of lengths spread evenly from shortest to longest.
+    """`count` source and target prompts, with token counts spaced evenly from shortest to longest.
 
-    They are the sentences of a shipped set, joined and cut by the tokenizer, always the same.
+    They are sentences of a shipped set, joined and cut with the tokenizer; always the same.
 
     Raises:
-        PromptError: the tokenizer cannot cut a text to some length.
+        PromptError: no text tokenizes to exactly one of the lengths.
     """
     steps = max(1, count - 1)
     lengths = [shortest + round(i * (longest - shortest) / steps) for i in range(count)]
@@ -44,7 +44,7 @@ def cut_prompts(
 
 
 def random_prompts(count: int, tokens: int, seed: int = 0) -> lc.PromptSet:
-    """Source and target prompts of `tokens` random words of `random_model`'s tokenizer each."""
+    """Source and target prompts, each of `tokens` random words of `random_model`'s tokenizer."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randint(WORDS, (2, count, tokens), generator=generator).tolist()
     source, target = ([" ".join(map(str, row)) for row in side] for side in drawn)
@@ -54,9 +54,9 @@ def random_prompts(count: int, tokens: int, seed: int = 0) -> lc.PromptSet:
 def random_model(
     id: str, config: PretrainedConfig, device: torch.device, dtype: torch.dtype
 ) -> lc.LanguageModel:
-    """A model of that shape with random weights, whose words are "0" to "199", a token each."""
+    """A model with random weights whose vocabulary is the words "0" to "199", one token each."""
     torch.manual_seed(0)
-    # As `load_model` chooses it.
+    # Choose the attention as `load_model` does.
     attention: dict[str, Any] = {"attn_implementation": "eager"} if device.type == "cpu" else {}
     with device:
         module = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention)
@@ -70,7 +70,7 @@ def random_model(
 def random_map(
     model: Steerable, sites: Sequence[str], prompt: str, seed: int = 0
 ) -> lc.SteeringMap:
-    """A map near the identity: what a map costs does not depend on its values."""
+    """A random map near the identity; the cost of a map does not depend on its values."""
     inputs = model.prepare([prompt])
     order = execution_order(model, inputs, sites)
     generator = torch.Generator().manual_seed(seed)
@@ -89,7 +89,7 @@ def random_map(
 def _cut(
     tokenizer: PreTrainedTokenizerBase, sentences: Sequence[str], first: int, length: int
 ) -> str:
-    """A text of exactly `length` tokens, from the first sentence whose beginning has one."""
+    """A text of exactly `length` tokens, from the first sentence on that gives one when cut."""
     for start in range(first, first + len(sentences)):
         turned = [sentences[(start + i) % len(sentences)] for i in range(len(sentences))]
         ids = tokenizer(" ".join(turned))["input_ids"]

@@ -1,4 +1,4 @@
-"""What every benchmark shares: the machine, the clock, and the line that a figure is printed as."""
+"""Shared by all benchmarks: machine description, timing, memory, and printing of figures."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ SECONDS_BETWEEN_LOOKS = 0.002
 
 @dataclass
 class Memory:
-    """MiB in use: before, and at most. Of the process on a CPU, of torch's tensors on a GPU."""
+    """MiB in use at the start and at the peak: of the process on a CPU, of tensors on a GPU."""
 
     before: float
     peak: float
 
     @property
     def growth(self) -> float:
-        """What was needed on top."""
+        """Peak minus start."""
         return self.peak - self.before
 
 
 def options(name: str, model: str = "smollm2") -> ArgumentParser:
-    """What every benchmark of a model can be told."""
+    """A parser with the options that all benchmarks of a model share."""
     parser = ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--model", default=model, help="short name, folder or hub id")
     parser.add_argument("--device", default="cpu", help="auto takes a GPU where there is one")
@@ -49,12 +49,12 @@ def options(name: str, model: str = "smollm2") -> ArgumentParser:
 
 
 def fast_dtypes() -> list[str]:
-    """In which a model is measured: bfloat16 only where the CPU has instructions for it."""
+    """The dtypes to measure: bfloat16 only if the CPU has instructions for it."""
     return ["float32", "bfloat16"] if cpu_has_bfloat16() else ["float32"]
 
 
 def show(figure: str, **values: object) -> None:
-    """Print a figure as one JSON line, numbers with four significant digits."""
+    """Print a figure as one JSON line, with numbers rounded to four significant digits."""
     print(json.dumps({"figure": figure, **_rounded(values)}), flush=True)
 
 
@@ -67,15 +67,15 @@ def report(
     device: torch.device = CPU,
     **more: object,
 ) -> None:
-    """Print a figure with all that is needed to compare it with that of another run.
+    """Print a figure with everything needed to compare it with another run.
 
     Args:
         figure: its name.
-        value: a ratio, or a share; None where it could not be measured.
-        spread: over the repeats, of the same quantity; None where it was measured once.
-        seeds: of all that was drawn.
-        device: that the model ran on.
-        more: what the value was computed from.
+        value: a ratio or a share; None if it could not be measured.
+        spread: of the same quantity over the repeats; None if it was measured once.
+        seeds: all seeds that were used.
+        device: the device that the model ran on.
+        more: the quantities that the value was computed from.
     """
     show(
         figure,
@@ -89,7 +89,7 @@ def report(
 
 
 def machine(device: torch.device = CPU) -> dict[str, object]:
-    """Processor, threads, and the GPU where one is used."""
+    """Processor, threads, and the GPU if one is used."""
     found: dict[str, object] = {"processor": _processor(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
@@ -97,14 +97,14 @@ def machine(device: torch.device = CPU) -> dict[str, object]:
 
 
 def spread(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, 95th percentile (the nearest rank) and how many there are."""
+    """Median, 95th percentile (nearest rank) and count."""
     ordered = sorted(seconds)
     rank = max(0, -(-95 * len(ordered) // 100) - 1)
     return {"p50": statistics.median(ordered), "p95": ordered[rank], "count": len(ordered)}
 
 
 def extent(values: Sequence[float]) -> dict[str, float]:
-    """Smallest, median, largest and how many: for repeats too few to have percentiles."""
+    """Minimum, median, maximum and count: for too few repeats to have percentiles."""
     return {
         "min": min(values),
         "median": statistics.median(values),
@@ -114,14 +114,14 @@ def extent(values: Sequence[float]) -> dict[str, float]:
 
 
 def ratios(these: Sequence[float], those: Sequence[float]) -> list[float]:
-    """Of what was measured side by side, one ratio a round."""
+    """The ratio of each round, for values that were measured side by side."""
     return [a / b for a, b in zip(these, those, strict=True)]
 
 
 def seconds(
     action: Callable[[], object], runs: int, device: torch.device = CPU, warmups: int = 1
 ) -> list[float]:
-    """Of `runs` runs, after some that are not counted."""
+    """The seconds of each of `runs` runs, after `warmups` runs that are not counted."""
     for _ in range(warmups):
         action()
     return [_timed(action, device) for _ in range(runs)]
@@ -133,7 +133,7 @@ def in_turns(
     device: torch.device = CPU,
     warmups: int = 1,
 ) -> dict[str, list[float]]:
-    """Seconds of each action, A B A B ..., so that a slow minute of the machine hits them alike."""
+    """Seconds of each action, alternating A B A B ..., so that a slow phase affects all equally."""
     for _ in range(warmups):
         for action in actions.values():
             action()
@@ -150,7 +150,7 @@ def matrix_rate(
     sizes: Sequence[int] | None = None,
     runs: int = 3,
 ) -> float:
-    """Floating-point operations a second of the best square matrix product, the machine's peak."""
+    """The machine's peak FLOP/s: that of the fastest square matrix product among the sizes."""
     best = 0.0
     for size in sizes or SIZES[device.type]:
         a, b = torch.randn(2, size, size, dtype=dtype, device=device)
@@ -162,7 +162,7 @@ def matrix_rate(
 
 @contextmanager
 def watched_memory(device: torch.device = CPU) -> Iterator[Memory]:
-    """Memory of the block. On a CPU only what the process did not hold before counts as growth."""
+    """Track memory during the block. On a CPU, memory reused from before does not count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         memory = Memory(_mebibytes(torch.cuda.memory_allocated(device)), 0.0)

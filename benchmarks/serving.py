@@ -1,4 +1,4 @@
-"""The app as users start it, in a process and a folder of its own, while it is measured."""
+"""Start the app as users do, in its own process and folder, to measure it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import psutil
 from lineas_core.system.home import lineas_home
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST_SECONDS_TO_START = 120.0
+MAX_SECONDS_TO_START = 120.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Server:
 
     Attributes:
         url: of its page.
-        process: that serves it.
-        seconds: from the start of the process to the first answer.
+        process: the server process.
+        seconds: from the start of the process to the first response.
     """
 
     url: str
@@ -45,13 +45,13 @@ class Server:
 
 @contextmanager
 def serving(**environment: str) -> Iterator[Server]:
-    """Start app.py on a free port and an empty LINEAS_HOME; stop it at the end.
+    """Start app.py on a free port with an empty LINEAS_HOME; stop it at the end.
 
     Args:
-        environment: variables besides those of this process.
+        environment: variables in addition to those of this process.
 
     Raises:
-        RuntimeError: it ended, or did not answer in time; the message holds its log.
+        RuntimeError: it exited, or did not respond in time; the message contains its log.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -75,7 +75,7 @@ def serving(**environment: str) -> Iterator[Server]:
             try:
                 while not _answers(url):
                     if process.poll() is not None or (
-                        time.perf_counter() - began > MOST_SECONDS_TO_START
+                        time.perf_counter() - began > MAX_SECONDS_TO_START
                     ):
                         raise RuntimeError(f"app.py does not serve {url}:\n{log.read_text()}")
                     time.sleep(0.01)

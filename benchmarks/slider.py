@@ -1,9 +1,10 @@
 """How fast a slider changes the picture: `python -m benchmarks.slider`.
 
-It starts the app in a folder of its own and opens it in Chromium. The figures are seconds from
-letting a strength slider go until the new picture is painted, over the seconds of the callback
-alone: what the server, the wire and the page add. With `--training`, also seconds while another
-visitor's map trains, and from a fresh page's first paint to a changed picture.
+It starts the app in its own folder and opens it in Chromium. The figure is the seconds from
+releasing a strength slider until the new picture is painted, divided by the seconds of the callback
+alone, which shows the overhead of the server, the network and the page. With `--training`, it also
+measures while another visitor's map trains, and from a fresh page's first paint to a changed
+picture.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TRAINED = {
 }
 SECONDS_FOR_AN_ANSWER = 60_000
 
-# Notes when a strength was let go, and when the picture at that strength was first painted.
+# Records when a strength was released, and when the picture at that strength was first painted.
 WATCH = """
 window.benchmark = { released: {}, painted: {} };
 document.addEventListener("change", (event) => {
@@ -64,11 +65,11 @@ FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTi
 
 
 def measure_slider(count: int, *, training: bool) -> None:
-    """Print the seconds, and over the callback's.
+    """Print the seconds, and their ratio to the callback's.
 
     Args:
-        count: strengths that the slider is let go at.
-        training: whether also from a fresh page, and while each kind of map trains.
+        count: number of strengths at which to release the slider.
+        training: also measure from a fresh page, and while each kind of map trains.
     """
     with serving() as server, _chromium() as browser:
         other = Client(server.url, verbose=False, download_files=False)
@@ -108,7 +109,7 @@ def _chromium() -> Iterator[Browser]:
 
 
 def _opened(browser: Browser, server: Server) -> Page:
-    """A page with one prompt, whose first picture is there."""
+    """Open a page with one prompt, and wait for its first picture."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(SECONDS_FOR_AN_ANSWER)
     page.add_init_script(WATCH)
@@ -140,7 +141,7 @@ def _first_picture(browser: Browser, server: Server) -> float:
 
 
 def _releases(page: Page, count: int, seed: int) -> list[float]:
-    """Seconds from letting the slider go to the picture, for each of `count` strengths."""
+    """Seconds from releasing the slider to the picture, for each of `count` strengths."""
     places = [n / 100 for n in range(5, 96)]
     found: list[float] = []
     for place in random.Random(seed).sample(places, min(count, len(places))):
@@ -150,14 +151,14 @@ def _releases(page: Page, count: int, seed: int) -> list[float]:
         released, painted = page.evaluate(
             "(s) => [window.benchmark.released[s], window.benchmark.painted[s]]", strength
         )
-        # One that was painted while the slider moved, at a strength where it then stopped.
+        # Negative if the picture was already painted while the slider passed this strength.
         found.append(max(0.0, painted - released) / 1000)
         page.wait_for_timeout(300)
     return found
 
 
 def _drag(page: Page, place: float) -> str:
-    """Drag the slider to a share of its length as a hand does; the strength it was let go at."""
+    """Drag the slider to a fraction of its length as a user does; returns the strength there."""
     slider = page.locator(SLIDER)
     slider.scroll_into_view_if_needed()
     box = slider.bounding_box()
@@ -173,7 +174,7 @@ def _drag(page: Page, place: float) -> str:
 
 @contextmanager
 def _training(client: Client, visitor: str, model: str, prompts: str) -> Iterator[None]:
-    """Within the block a map of another visitor trains."""
+    """Within the block, another visitor's map is training."""
 
     def news() -> dict[str, Any]:
         found: dict[str, Any] = client.predict(visitor, job["id"], api_name="/job")
@@ -184,14 +185,14 @@ def _training(client: Client, visitor: str, model: str, prompts: str) -> Iterato
         time.sleep(0.2)
     yield
     if (end := news())["status"] != "running":
-        raise RuntimeError(f"The map did not train all the time: {end}")
+        raise RuntimeError(f"The map was not training during the whole measurement: {end}")
     client.predict(visitor, job["id"], api_name="/cancel")
     while news()["status"] == "running":
         time.sleep(0.2)
 
 
 def _callback_seconds(count: int) -> list[float]:
-    """Of the callback alone, in this process, for strengths never shown."""
+    """Seconds of the callback alone, in this process, for strengths that are not cached."""
     with tempfile.TemporaryDirectory() as folder:
         studio = Studio(Settings(home=Path(folder)), environment={})
         answers = Answers(studio.inference, studio.library, guarded=False)

@@ -1,9 +1,9 @@
-"""Many visitors for a long time: `python -m benchmarks.soak --minutes 30 --visitors 20`.
+"""A soak test with many visitors: `python -m benchmarks.soak --minutes 30 --visitors 20`.
 
-Each trains short maps, cancels some, continues texts and, with an image model, makes pictures, in
-an order drawn from a fixed seed, while the app's process is watched. It fails when anything but a
-stated limit is refused, or when memory, threads or open files keep growing. By default the model
-is a small one with random weights: what leaks, leaks with it too.
+Each visitor trains short maps, cancels some, continues texts and, with an image model, generates
+pictures, in an order drawn from a fixed seed, while the app's process is monitored. It fails if the
+app refuses anything for a reason other than a stated limit, or if memory, threads or open files
+keep growing. By default the model is a small one with random weights, which reveals leaks as well.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ TOKENS = 8
 PROMPTS = 8
 PATIENCE = 300.0
 SECONDS_BETWEEN_LOOKS = 1.0
-# Models are loaded, threads started and caches filled in the first part of the time.
+# Share of the time to ignore, while models are loaded, threads started and caches filled.
 WARM_UP = 0.25
-MOST_GROWTH = 0.05
-# Threads and open files come and go with what is answered at the moment.
-MOST_MORE = 10
+MAX_MEMORY_GROWTH = 0.05
+# Allowed increase, since threads and open files vary with the requests in progress.
+MAX_HANDLE_GROWTH = 10
 SHOWN, TENTHS = 5, 10
 
 
 @dataclass
 class Tally:
-    """What all visitors have met.
+    """The outcomes of all visitors' calls.
 
     Attributes:
-        calls: by function.
+        calls: number of calls by function.
         limits: refusals that name a limit.
         errors: all other refusals and failures.
-        lock: guards them.
+        lock: guards all of the above.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Sample:
-    """The app's process at one moment."""
+    """The app's process at one point in time."""
 
     mebibytes: float
     threads: int
@@ -72,22 +72,22 @@ class Sample:
 
     @classmethod
     def of(cls, process: psutil.Process) -> Sample:
-        """As it is now."""
+        """Sample the process now."""
         return cls(process.memory_info().rss / 2**20, process.num_threads(), process.num_fds())
 
 
 class RefusedError(Exception):
-    """The app has answered with a message."""
+    """The app responded with an error message."""
 
 
 class Visitor:
-    """One person, until told to leave.
+    """A simulated visitor, who stays until `leave` is set.
 
     Args:
-        number: the seed of what is done.
+        number: seeds the visitor's random choices.
         url: of the app.
         models: a language model, and an image model or "".
-        tally: what is met goes here.
+        tally: where to record outcomes.
         leave: set when the time is up.
     """
 
@@ -101,7 +101,7 @@ class Visitor:
         self._jobs: list[str] = []
 
     def live(self) -> None:
-        """Do one thing after another."""
+        """Call random functions of the app, with pauses, until `leave` is set."""
         turns: list[Callable[[], None]] = [self._train, self._cancel, self._look, self._write]
         if self._painter:
             turns.append(self._picture)
@@ -118,7 +118,7 @@ class Visitor:
                         else:
                             self._tally.errors.append(str(error))
                 except Exception as error:
-                    # An error is a figure here; the others go on.
+                    # Errors are counted; the visitor continues.
                     with self._tally.lock:
                         self._tally.errors.append(f"{type(error).__name__}: {error}")
 
@@ -176,11 +176,11 @@ class Visitor:
 
 
 def soak(minutes: float, visitors: int, model: str, painter: str) -> bool:
-    """Let them in, print the figures, and say whether all went well.
+    """Run the soak test, print the figures, and return whether it passed.
 
     Args:
-        minutes: that they stay.
-        visitors: how many.
+        minutes: how long the visitors stay.
+        visitors: number of visitors.
         model: a language model.
         painter: an image model, or "".
     """
@@ -220,7 +220,8 @@ def soak(minutes: float, visitors: int, model: str, painter: str) -> bool:
         files=after.files,
         file_growth=files,
     )
-    return not tally.errors and growth <= MOST_GROWTH and max(threads, files) <= MOST_MORE
+    within = growth <= MAX_MEMORY_GROWTH and max(threads, files) <= MAX_HANDLE_GROWTH
+    return not tally.errors and within
 
 
 def _watch(server: Server, samples: list[Sample], until: float) -> None:
@@ -230,7 +231,7 @@ def _watch(server: Server, samples: list[Sample], until: float) -> None:
 
 
 def _level(samples: Sequence[Sample]) -> Sample:
-    """The middle of each figure: a moment's peak is no growth."""
+    """The median of each figure, so that a momentary peak does not count as growth."""
     return Sample(
         statistics.median(s.mebibytes for s in samples),
         round(statistics.median(s.threads for s in samples)),
@@ -239,7 +240,7 @@ def _level(samples: Sequence[Sample]) -> Sample:
 
 
 def save_small_model(folder: Path) -> str:
-    """A checkpoint folder with a small model of random weights."""
+    """Save a small model with random weights as a checkpoint folder."""
     config = LlamaConfig(
         vocab_size=WORDS,
         hidden_size=32,
@@ -248,7 +249,7 @@ def save_small_model(folder: Path) -> str:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=256,
-        # None of its words ends a text: all completions are of one length.
+        # No end-of-text token, so that all completions have the same length.
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=0,
@@ -260,7 +261,7 @@ def save_small_model(folder: Path) -> str:
 
 
 def main() -> None:
-    """What the module's docstring says."""
+    """Run the soak test; exits with 1 if it fails."""
     parser = ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument("--minutes", type=float, default=30.0, help="how long they stay")
     parser.add_argument("--visitors", type=int, default=20, help="at once")

@@ -1,7 +1,7 @@
 """How fast the app starts: `python -m benchmarks.startup`.
 
-Seconds from the start of app.py to the page's first answer, over those of the imports that it
-cannot do without, in turns.
+Seconds from the start of app.py to the page's first response, divided by the seconds of the
+imports it cannot avoid, measured alternately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ IMPORTS = "import torch, gradio"
 
 
 def measure_startup(runs: int) -> None:
-    """Print the ratio, of `runs` starts."""
+    """Print the ratio over `runs` starts."""
     pages, imports = [], []
     for _ in range(runs):
         began = time.perf_counter()

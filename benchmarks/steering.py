@@ -1,13 +1,14 @@
-"""What steering costs while text is generated: `python -m benchmarks.steering`.
+"""The overhead of steering during text generation: `python -m benchmarks.steering`.
 
-Seconds a token with steering over seconds a token without: the same prompts are continued greedily
-with steering and without side by side, a token of each in turn, so that what else the machine does
-hits both alike. Every token gives a ratio. One way to steer is measured at a time: weights of their
-own, as a folded checkpoint has them, are slower the more else has run since they were last read.
+The figure is seconds per token with steering divided by seconds per token without. The same prompts
+are continued greedily with and without steering, alternating token by token, so that other load on
+the machine affects both equally; every token gives a ratio. Only one implementation is measured at
+a time: one with its own weights, such as a folded checkpoint, gets slower the more other code has
+run since its weights were last in the CPU cache.
 
-A way is this library with every norm of the layers steered, a checkpoint with the same map folded
-in, steering-vectors on the same norms, or repeng, which adds to the output of every layer, which is
-what it can steer. Reading the prompt is not counted.
+The implementations are this library with every norm of the layers steered, a checkpoint with the
+same map folded in, steering-vectors on the same norms, and repeng, which can only add to the output
+of every layer. Prompt processing is not counted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import transformers
 import lineas_core as lc
 from benchmarks.inputs import cut_prompts, random_map
 from benchmarks.machine import extent, in_turns, options, ratios, report
-from lineas_core.models.language.model import TokenRows
+from lineas_core.models.language.packing import TokenRows
 from lineas_core.models.load import as_language_model
 
 PRESET = "layernorm"
@@ -39,25 +40,25 @@ SEED = 0
 
 
 class Text:
-    """A batch of prompts that is continued greedily.
+    """Greedy decoding of a batch of prompts.
 
     Args:
-        module: that writes it.
-        inputs: the prompts, all of one length.
+        module: the model.
+        inputs: the prompts, all of the same length.
 
     Attributes:
-        last: the token of each that came last, shape (batch, 1); the prompts before the first.
+        last: each text's newest token, shape (batch, 1); the whole prompts before the first step.
     """
 
     def __init__(self, module: transformers.PreTrainedModel, inputs: TokenRows) -> None:
         self.last = inputs.ids
         self._module, self._cache = module, None
-        # A row for each prompt, as `generate` gives them, and as repeng expects.
+        # One row of position ids per prompt, as `generate` passes them and repeng expects.
         self._places = torch.arange(inputs.ids.shape[1], device=module.device).expand_as(inputs.ids)
 
     @torch.no_grad()
     def write(self) -> None:
-        """Write one more token of each, the first time behind the whole prompt."""
+        """Generate one more token per text; the first call also processes the prompts."""
         output = self._module(
             self.last,
             position_ids=self._places,
@@ -73,15 +74,15 @@ def measure_overhead(
     model: lc.LanguageModel, folded: lc.LanguageModel, smap: lc.SteeringMap, batch: int,
     tokens: int, rounds: int,
 ) -> None:  # fmt: skip
-    """Print the ratio of every way to steer, for one batch size.
+    """Print the ratio of every implementation, for one batch size.
 
     Args:
-        model: untouched.
-        folded: the same with `smap` folded in.
-        smap: of every norm.
-        batch: prompts at once.
-        tokens: that are written for each.
-        rounds: how often that is done; the spread is that of the rounds' medians.
+        model: the untouched model.
+        folded: the same model with `smap` folded in.
+        smap: steers every norm.
+        batch: number of prompts.
+        tokens: to generate per prompt.
+        rounds: number of repeats; the spread is over the rounds' medians.
     """
     prompts = cut_prompts(model.tokenizer, max(batch, 4), PROMPT_TOKENS, PROMPT_TOKENS)
     inputs = model.prepare(prompts.source[:batch])
@@ -145,7 +146,7 @@ def _folded(model: lc.LanguageModel, smap: lc.SteeringMap, folder: Path) -> lc.L
 
 
 def _twin(module: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
-    """A module of its own on the same weights, so that each way to steer has its own hooks."""
+    """A copy that shares its weights, so that each implementation has its own hooks."""
     return copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
 
 
@@ -153,7 +154,7 @@ def _twin(module: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
 def steered_by_vectors(
     module: transformers.PreTrainedModel, smap: lc.SteeringMap
 ) -> Iterator[None]:
-    """The shifts of the map, added by that library at the same norms."""
+    """Add the shifts of the map at the same norms with steering-vectors."""
     from steering_vectors import SteeringVector
 
     with ExitStack() as stack:
@@ -167,7 +168,7 @@ def steered_by_vectors(
 
 @contextmanager
 def steered_by_repeng(module: transformers.PreTrainedModel) -> Iterator[None]:
-    """A random vector on every layer, added by that library."""
+    """Add a random vector to every layer with repeng."""
     repeng = _import_repeng()
     config = module.config
     layers = range(config.num_hidden_layers)
@@ -184,7 +185,7 @@ def steered_by_repeng(module: transformers.PreTrainedModel) -> Iterator[None]:
 
 
 def _import_repeng() -> Any:
-    # It asks for NumPy below 2 for the sake of one annotation, of a type that NumPy 2 dropped.
+    # repeng requires NumPy below 2 only for one annotation, whose type NumPy 2 removed.
     numpy: Any = np
     numpy.float_ = np.float64
     try:

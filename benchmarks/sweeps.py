@@ -1,8 +1,9 @@
 """A grid of strengths in one call against one call per strength: `python -m benchmarks.sweeps`.
 
 Texts: 8 prompts by 7 strengths of 48 tokens; images: 4 prompts by 7 strengths. The figure is the
-time of seven calls of `generate` over that of one `sweep`, in alternating runs, and whether both
-give the same: texts token for token, images by the largest difference of a pixel, of 255.
+time of seven calls of `generate` divided by that of one `sweep`, in alternating runs. It also
+checks that both give the same result: texts token for token, images by the largest difference of
+pixels, out of 255.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SEED = 0
 
 
 def measure_texts(model: lc.LanguageModel, tokens: int, rounds: int) -> None:
-    """Print how many times a sweep's time seven calls take, and how many texts differ."""
+    """Print the time of seven calls divided by that of a sweep, and how many texts differ."""
     smap = random_map(model, model.sites(model.default_sites), OPENINGS[0], SEED)
 
     def at_once() -> list[list[str]]:
@@ -45,7 +46,7 @@ def measure_texts(model: lc.LanguageModel, tokens: int, rounds: int) -> None:
         ]
         return [list(row) for row in zip(*columns, strict=True)]
 
-    # This is each one's first run, too, which is not timed.
+    # This also serves as the warm-up run of both.
     differing = sum(
         a != b
         for these, those in zip(at_once(), one_by_one(), strict=True)
@@ -70,7 +71,7 @@ def measure_texts(model: lc.LanguageModel, tokens: int, rounds: int) -> None:
 
 
 def measure_images(model: DiffusionModel, rounds: int) -> None:
-    """Print how many times a sweep's time seven calls take, and how far pixels differ."""
+    """Print the time of seven calls divided by that of a sweep, and how much pixels differ."""
     prompts = SUBJECTS[:IMAGE_ROWS]
     smap = random_map(model, model.sites(model.default_sites), prompts[0], SEED)
 
@@ -82,7 +83,7 @@ def measure_images(model: DiffusionModel, rounds: int) -> None:
         columns = [model.generate(prompts, [(smap, s)], seed=SEED) for s in STRENGTHS]
         return [image for row in zip(*columns, strict=True) for image in row]
 
-    # This is each one's first run, too, which is not timed.
+    # This also serves as the warm-up run of both.
     difference = largest_difference(at_once(), one_by_one())
     times = in_turns({"sweep": at_once, "calls": one_by_one}, rounds, model.device, warmups=0)
     pairs = ratios(times["calls"], times["sweep"])
@@ -101,7 +102,7 @@ def measure_images(model: DiffusionModel, rounds: int) -> None:
 
 
 def largest_difference(these: Sequence[Image], those: Sequence[Image]) -> int:
-    """Over all pixels and channels, in steps of 255."""
+    """The largest difference over all pixels and channels, from 0 to 255."""
     return max(
         int(np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max())
         for a, b in zip(these, those, strict=True)

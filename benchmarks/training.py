@@ -1,11 +1,11 @@
 """How fast a language map trains: `python -m benchmarks.training`.
 
-share of peak of a training step: the useful floating-point operations of a step (`flops.py`) over
-its time, as a share of the machine's largest matrix product, measured before and after in the same
-dtype. memory of a training step: what training adds to the loaded model, in a process of its own.
-time to a held-out Delta: training until the distance left on held-out prompts (`early_stop.py`)
-falls below a level, without the checks, over the time of fitting Lin-AcT and ITI-c on the same
-prompts.
+It measures three figures. Share of peak of a training step: the useful floating-point operations of
+a step (`flops.py`) per second, as a share of the machine's peak matrix product rate, measured
+before and after in the same dtype. Memory of a training step: what training adds to the loaded
+model, in a process of its own. Time to a held-out Delta: training time, excluding the checks, until
+the distance left on held-out prompts (`early_stop.py`) falls below a level, divided by the time of
+fitting Lin-AcT and ITI-c on the same prompts.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ CLOSED_FORM = ("lin-act", "iti-c")
 def measure_step(
     model: lc.LanguageModel, prompts: lc.PromptSet, steps: int, sizes: Sequence[int] | None = None
 ) -> None:
-    """Print the share of peak of one step.
+    """Print the share of peak that a step reaches.
 
-    The machine's own rate may change by half from one minute to the next, so it is taken before
-    and after every step, and the larger of the two counts for the step.
+    The machine's peak may change by half from one minute to the next, so it is measured before
+    and after every step, and the larger of the two is used for the step.
 
     Args:
-        model: at the dtype that is measured.
-        prompts: all of them in every step.
-        steps: that are timed, after three that are not.
-        sizes: of the matrices whose product is the peak.
+        model: in the dtype to measure.
+        prompts: all are used in every step.
+        steps: number of timed steps, after three untimed ones.
+        sizes: of the matrices whose product defines the peak.
     """
     dtype, device = model.module.dtype, model.device
     trainer = lc.Trainer(model, prompts, _settings(model, prompts))
@@ -85,15 +85,15 @@ def report_share(
     device: torch.device,
     **more: object,
 ) -> None:
-    """Print the share of peak that steps reached.
+    """Print the share of peak that the steps reached.
 
     Args:
-        what: they are steps of.
-        times: seconds of each.
-        work: of each.
-        peaks: floating-point operations a second of a matrix product, when each was taken.
-        device: that they ran on.
-        more: what else belongs to the line.
+        what: a description of the model and its inputs.
+        times: seconds of each step.
+        work: of each step.
+        peaks: FLOP/s of a matrix product, measured around each step.
+        device: the device they ran on.
+        more: further values of the printed line.
     """
     shares = [work.total / time / peak for time, peak in zip(times, peaks, strict=True)]
     report(
@@ -112,11 +112,11 @@ def report_share(
 
 
 def step_memory(name: str, device: str, dtype: str) -> tuple[Memory, float]:
-    """Of building a trainer and three steps, in MiB; and of the model's weights."""
+    """Memory of building a trainer and running three steps, and MiB of the model's weights."""
     model = as_language_model(lc.load_model(name, device=device, dtype=dtype))
     prompts = cut_prompts(model.tokenizer, PROMPTS, SHORTEST, LONGEST)
     weights = sum(p.numel() * p.element_size() for p in model.module.parameters())
-    # Weights come from the disk when they are first used.
+    # Read the weights first, because they come from disk when they are first used.
     with torch.no_grad():
         model.forward(model.prepare(prompts.target))
     with watched_memory(model.device) as memory:
@@ -127,8 +127,8 @@ def step_memory(name: str, device: str, dtype: str) -> tuple[Memory, float]:
 
 
 def measure_memory(name: str, device: torch.device, dtype: str) -> None:
-    """Print what training adds, over the weights' size."""
-    # A process that has trained before holds memory that it would not ask for again.
+    """Print the memory that training adds, divided by the weights' size."""
+    # Use a fresh process: one that has trained before would reuse memory it already holds.
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
         memory, weights = fresh.submit(step_memory, name, str(device), dtype).result()
     report(
@@ -145,14 +145,14 @@ def measure_memory(name: str, device: torch.device, dtype: str) -> None:
 
 
 def measure_reach(model: lc.LanguageModel, seeds: Sequence[int], limit: int | None) -> None:
-    """Print the time to each level of the held-out distance, over that of the closed forms.
+    """Print the time to each level of the held-out distance, divided by that of closed forms.
 
     Args:
-        model: at the dtype that users get.
-        seeds: one training each.
-        limit: steps of a training; None takes the model's own.
+        model: in the dtype that users get.
+        seeds: one training run each.
+        limit: maximum steps of a run; None uses the model's default.
     """
-    # ITI-c imports it at its first fit, which takes a second that is no part of fitting.
+    # Import it now: ITI-c imports it at its first fit, which would add a second to the timing.
     importlib.import_module("sklearn.linear_model")
     shipped = lc.PromptSet.load(SHIPPED)
     reached: dict[float, list[float]] = {level: [] for level in LEVELS}
@@ -170,7 +170,7 @@ def measure_reach(model: lc.LanguageModel, seeds: Sequence[int], limit: int | No
             reached[level].append(moment)
     for method, fitted in closed.items():
         for level, taken in reached.items():
-            # A level that some seed did not reach has no time.
+            # Report no time for a level that some seed did not reach.
             pairs = ratios(taken, fitted) if len(taken) == len(fitted) else []
             report(
                 f"time to {level:.0%} of the held-out Delta, over that of {method}",
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=12, help="timed steps of each dtype")
     parser.add_argument("--repeats", type=int, default=3, help="trainings to a held-out Delta")
     parser.add_argument("--limit", type=int, help="steps of such a training")
-    parser.add_argument("--sizes", type=int, nargs="+", help="of the matrices that give the peak")
+    parser.add_argument("--sizes", type=int, nargs="+", help="matrix sizes that define the peak")
     chosen = parser.parse_args(argv)
     for dtype in chosen.dtypes:
         model = as_language_model(lc.load_model(chosen.model, device=chosen.device, dtype=dtype))
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _settings(model: lc.LanguageModel, prompts: lc.PromptSet) -> lc.TrainConfig:
-    # A low rate, for which no prompts and no weights diverge; it changes no time.
+    # A low rate, so that training never diverges; it does not affect the time.
     return lc.TrainConfig.for_model(
         model, steps=1000, rate=1e-3, holdout=0.0, batch_size=len(prompts.source)
     )
@@ -214,7 +214,7 @@ def _settings(model: lc.LanguageModel, prompts: lc.PromptSet) -> lc.TrainConfig:
 def _time_to_levels(
     model: lc.LanguageModel, prompts: lc.PromptSet, config: lc.TrainConfig
 ) -> tuple[dict[float, float], float]:
-    """Level -> seconds until the distance left is below it; and the lowest distance."""
+    """Level -> seconds until the remaining distance is below it; and the lowest distance."""
     began = time.perf_counter()
     trainer = lc.Trainer(model, prompts, config)
     prepared = time.perf_counter() - began

@@ -1,10 +1,10 @@
-"""Many visitors at once, each with a key of its own: `python -m benchmarks.visitors`.
+"""Many concurrent visitors, each with their own key: `python -m benchmarks.visitors`.
 
-In turns, with pauses to look, they list maps, picture 1 to 4 things with one or two shipped maps,
-and now and then continue a text; every fifth trains short maps. What comes back is compared with
-what that visitor asked for: one answer in ten with what the library makes in this process (once
-the visitors have gone, so that it takes nothing from the server), and no list, job or map may be
-of somebody else.
+Each visitor lists maps, generates pictures of 1 to 4 things with one or two shipped maps, and
+sometimes continues a text, with pauses in between; every fifth visitor trains short maps. Responses
+are checked against the request: one in ten is compared with the library's own result in this
+process (after the visitors have left, to not slow the server down), and no list, job or map may
+belong to another visitor.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.studio.app import GALLERY
 
 PAUSE = (0.5, 2.5)
-MOST_TURNS = 1000
+MAX_TURNS = 1000
 PATIENCE = 120.0
 SHARE_CHECKED = 0.1
 TRAINERS = 5
 STEPS = 6
 TOKENS = 16
 OPENINGS = ("Once upon a time", "My friends and I", "People often talk about", "I think that")
-# A picture of another batch may differ by rounding: one level of 255.
+# Pictures from a different batch may differ by rounding, by one level out of 255.
 ROUNDING = 1
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Asked:
-    """A question that is checked afterwards, and its answer."""
+    """A request whose response is checked afterwards, and the response."""
 
     prompts: tuple[str, ...]
     maps: tuple[str, ...]
@@ -59,17 +59,17 @@ class Asked:
 
 @dataclass
 class Tally:
-    """What all visitors have seen.
+    """The outcomes of all visitors' requests.
 
     Attributes:
-        seconds: of each answer, by kind.
-        errors: what went wrong.
-        wrong: answers that were somebody else's.
+        seconds: response times, by kind of request.
+        errors: failures.
+        wrong: responses that belonged to another visitor.
         pictures: to be checked afterwards.
         texts: to be checked afterwards.
         jobs: job id -> the visitor's number.
         maps: map id -> the visitor's number.
-        lock: guards them.
+        lock: guards all of the above.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -83,13 +83,13 @@ class Tally:
 
 
 class Visitor:
-    """One person with a client, until a moment in time.
+    """A simulated visitor with its own client.
 
     Args:
-        number: of the visitor; its seed.
+        number: of the visitor; also its seed.
         url: of the app.
-        tally: what is seen goes here.
-        until: on the clock of `time.monotonic`.
+        tally: where to record outcomes.
+        until: when to stop, on the clock of `time.monotonic`.
     """
 
     def __init__(self, number: int, url: str, tally: Tally, until: float) -> None:
@@ -101,11 +101,11 @@ class Visitor:
         self._concept = f"visitor {number}"
 
     def live(self) -> None:
-        """Take turns until the time is up."""
+        """Make requests, with pauses, until the time is up."""
         turns = [self._list, self._picture, self._picture, self._picture, self._text, self._pry]
         if self._number % TRAINERS == 0:
             turns.append(self._train)
-        for _ in range(MOST_TURNS):
+        for _ in range(MAX_TURNS):
             pause = self._dice.uniform(*PAUSE)
             if time.monotonic() + pause >= self._until:
                 return
@@ -113,7 +113,7 @@ class Visitor:
             try:
                 self._dice.choice(turns)()
             except Exception as error:
-                # An error is a figure here; the others go on.
+                # Errors are counted; the visitor continues.
                 with self._tally.lock:
                     self._tally.errors.append(f"{type(error).__name__}: {error}")
 
@@ -146,7 +146,7 @@ class Visitor:
         self._sample(self._tally.texts, Asked((prompt,), maps, strengths, seed, found))
 
     def _train(self) -> None:
-        """Look after one's job, or start one."""
+        """Check on the running job, or start one."""
         if self._job:
             job = self._call("job", "/job", self._key, self._job)
             self._expect(job.get("id") == self._job, f"job {job}")
@@ -165,7 +165,7 @@ class Visitor:
             self._tally.jobs[job["id"]] = self._number
 
     def _pry(self) -> None:
-        """Ask for somebody else's job, which must not be there."""
+        """Request another visitor's job, which must not be found."""
         with self._tally.lock:
             others = [job for job, number in self._tally.jobs.items() if number != self._number]
         if others:
@@ -196,11 +196,11 @@ class Visitor:
 
 
 def measure_visitors(count: int, seconds: float) -> bool:
-    """Let them in, print the figures, and say whether nothing went wrong.
+    """Run the visitors, print the figures, and return whether nothing went wrong.
 
     Args:
-        count: of the visitors.
-        seconds: that they stay.
+        count: number of visitors.
+        seconds: how long they stay.
     """
     tally = Tally()
     with serving() as server:
@@ -257,7 +257,7 @@ def _at_once(make: Callable[[int], T], numbers: Sequence[int]) -> list[T]:
 
 
 def _compared(tally: Tally) -> list[str]:
-    """What of the sample differs from what the library makes."""
+    """The sampled responses that differ from the library's own results."""
     wrong = []
     painter, writer = as_image_model(lc.load_model("emoji-onestep", device="cpu")), None
     for asked in tally.pictures:
@@ -307,7 +307,7 @@ SHIPPED = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 if something went wrong."""
+    """Measure and print; returns 1 if something went wrong."""
     parser = ArgumentParser(prog="python -m benchmarks.visitors")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--visitors", type=int, default=20)

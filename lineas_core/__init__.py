@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lineas_core.models.language.model import LanguageModel, TextGrid
     from lineas_core.models.load import load_model
     from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
+    from lineas_core.scenes.drawing import draw_grid
     from lineas_core.steering import steer
     from lineas_core.training.config import TrainConfig
     from lineas_core.training.events import StepEvent
@@ -79,6 +80,7 @@ __all__ = [
     "__version__",
     "clip_score",
     "compose",
+    "draw_grid",
     "effects",
     "fit",
     "fold",
@@ -134,6 +136,7 @@ _HOMES = {
     "__version__": "version",
     "clip_score": "metrics.clip",
     "compose": "maps.steering_map",
+    "draw_grid": "scenes.drawing",
     "effects": "diagnostics.interference",
     "fit": "methods.fit",
     "fold": "export.checkpoint",

@@ -1,4 +1,4 @@
-"""`python -m lineas_core`."""
+"""`python -m lineas_core`: the command `lineas` of a checkout that is not installed."""
 
 from lineas_core.cli.app import main
 

@@ -19,8 +19,10 @@ from lineas_core.system.words import counted
 
 
 class _LastSiteReached(BaseException):
-    """Unwinds a forward pass that has given all that was asked; not an Exception, so that no
-    model code swallows it."""
+    """Ends a forward pass after the last requested site.
+
+    Derived from BaseException so that `except Exception` in model code does not catch it.
+    """
 
 
 def pool(
@@ -29,18 +31,18 @@ def pool(
     mask: Bool[Tensor, "batch tokens"] | None,
     packing: Packed | None = None,
 ) -> Float[Tensor, "batch d"]:
-    """One value per sample and coordinate, in float32.
+    """Pool activations to one float32 value per sample and coordinate.
 
     Args:
         z: (batch, d, height, width), pooled over height and width; or (batch, tokens, d), pooled
             over the tokens at which `mask` is True; or (1, real tokens, d), with `packing`; or
-            (batch, d), as it is.
-        pooling: mean, last (real token) or max. For 4-D activations `last` does not exist.
-        mask: real tokens, which come first in a row; None counts all.
-        packing: of the tokens, where they all lie in one row.
+            (batch, d), which is only converted.
+        pooling: mean, last (real token) or max. `last` is not defined for 4-D activations.
+        mask: True at real tokens, which come first in each row; None means all are real.
+        packing: layout of the tokens, if all prompts share one row.
 
     Raises:
-        ConfigError: `pooling` does not exist for such activations.
+        ConfigError: `pooling` is not defined for activations of this shape.
     """
     if z.ndim == 2:
         return z.float()
@@ -81,17 +83,17 @@ def pooled_forward(
     Differentiable in the maps, which act at every token, in the order of the model.
 
     Args:
-        model: its weights take no part in the gradient if they are frozen.
+        model: gradients flow through it; frozen weights get none.
         inputs: from `model.prepare`.
         sites: in the order in which the model runs them (see `execution_order`).
         pooling: see `pool`.
-        maps: site -> gain and shift that act on the site before it is pooled.
-        rows_at_once: run so many prompts at a time, and make what the gradient needs of each part
-            once more on the way back, so that memory holds one part only (Chen et al. 2016);
-            0 runs all at once.
+        maps: site -> gain and shift, applied to the site's output before pooling.
+        rows_at_once: number of prompts per forward pass; 0 runs all at once. Each part is
+            recomputed in backward (gradient checkpointing, Chen et al. 2016), so that memory
+            holds one part at a time.
 
     Raises:
-        SiteError: a site was not reached, or does not put out a tensor.
+        SiteError: a site was not reached, or its output is not a tensor.
     """
     count = len(inputs)
     if not 0 < rows_at_once < count:

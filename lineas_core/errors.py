@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each message names the field, the value and the remedy."""
+"""Errors raised for the user. Each message names the field, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class PromptError(LineasError, ValueError):
 
 
 class PromptFileError(PromptError):
-    """A file, or a pasted text, is not readable as prompts."""
+    """A file or a pasted text cannot be read as prompts."""
 
 
 class ModelError(LineasError, RuntimeError):
@@ -24,7 +24,7 @@ class ModelError(LineasError, RuntimeError):
 
 
 class SiteError(LineasError, ValueError):
-    """A site does not exist on the model, or has another width than the map."""
+    """A site does not exist on the model, or its width differs from the map's."""
 
 
 class MapError(LineasError, ValueError):
@@ -32,4 +32,4 @@ class MapError(LineasError, ValueError):
 
 
 class TrainingError(LineasError, RuntimeError):
-    """Training cannot go on; what was reached so far is kept."""
+    """Training cannot continue; the result so far is kept."""

@@ -1,4 +1,4 @@
-"""What training, fitting and steering ask of a model and of its prepared prompts."""
+"""Protocols of a model and its prepared prompts, as training, fitting and steering use them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ Pooling = Literal["mean", "last", "max"]
 
 @runtime_checkable
 class Packed(Protocol):
-    """Real tokens of all prompts in one row (`models/packing.py`)."""
+    """Layout of the real tokens of all prompts in one row (`models/language/packing.py`)."""
 
     @property
     def ends(self) -> Tensor:
-        """Where each prompt has its last token."""
+        """Index of each prompt's last token in the row."""
 
     @property
     def averages(self) -> Tensor:
-        """Times the row, the mean over each prompt's tokens."""
+        """Matrix (n, real) that maps the row to the mean over each prompt's tokens."""
 
     def spread(self, packed: Tensor) -> Tensor:
-        """(real, d) -> (n, longest, d)."""
+        """Pad the row to a batch: (real, d) -> (n, longest, d)."""
 
 
 @runtime_checkable
@@ -33,22 +33,22 @@ class Inputs(Protocol):
 
     @property
     def mask(self) -> Bool[Tensor, "n tokens"] | None:
-        """True at real tokens; None where the model does not read tokens."""
+        """True at real tokens; None if the model does not read tokens."""
 
     @property
     def packing(self) -> Packed | None:
-        """How the real tokens lie in a row where the model runs them without padding."""
+        """Layout of the tokens if the model runs them packed in one row; None if padded."""
 
     def __len__(self) -> int: ...
 
     def rows(self, indices: Sequence[int]) -> Inputs:
-        """The inputs of some of the prompts."""
+        """The inputs of the prompts at `indices`."""
         ...
 
 
 @runtime_checkable
 class Steerable(Protocol):
-    """What training and fitting need of a model."""
+    """A model that maps can be trained and fitted on."""
 
     @property
     def id(self) -> str:
@@ -62,25 +62,25 @@ class Steerable(Protocol):
 
     @property
     def default_sites(self) -> str:
-        """Preset or expression that is used where none is chosen."""
+        """Preset or regular expression used when none is given."""
         ...
 
     @property
     def train_defaults(self) -> Mapping[str, Any]:
-        """Shipped settings that differ from those of `TrainConfig`."""
+        """Settings shipped for this model that differ from the defaults of `TrainConfig`."""
         ...
 
     def sites(self, pattern: str) -> list[str]:
-        """Module names that a preset or expression picks out."""
+        """Module names that match a preset or regular expression."""
         ...
 
     def prepare(self, prompts: Sequence[str]) -> Any:
-        """`Inputs` of the prompts, made once and used in every step."""
+        """`Inputs` of the prompts, prepared once and reused in every step."""
         ...
 
     def forward(self, inputs: Any) -> None:
-        """Run the part of the model that holds the sites."""
+        """Run the part of the model that contains the sites."""
         ...
 
-    def surprise(self, prompts: Sequence[str]) -> float | None:
-        """Perplexity of `prompts` under the model as it is steered now; None if it reads none."""
+    def perplexity(self, prompts: Sequence[str]) -> float | None:
+        """Perplexity of `prompts` under the model as currently steered; None for image models."""

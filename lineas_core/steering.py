@@ -1,8 +1,8 @@
-"""Put maps onto a live model, at any strengths, and take them off again.
+"""Apply maps to a live model, at any strengths, within a context manager.
 
-Maps at the same site are composed before they touch the model, so a site holds one gain and one
-shift however many maps are on. They act only in the context (thread or task) that entered
-`steer`, so two threads can steer one model with different maps at once.
+Maps at the same site are composed first, so each site applies one gain and one shift however many
+maps are on. They act only in the context (thread or task) that entered `steer`, so two threads can
+steer one model with different maps at once.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from lineas_core.maps.steering_map import BatchAffine, Steering, compose_for_bat
 
 Hook = Callable[[Tensor], Tensor]
 
-# Module -> what its output goes through in this context.
+# Module -> the hook applied to its output in this context.
 _hooks: ContextVar[Mapping[nn.Module, Hook]] = ContextVar(
     "lineas_hooks", default=MappingProxyType({})
 )
-# The sample of each token and the number of samples, while a model runs the tokens of all of them
-# in one row (`models/packing.py`).
+# Sample index of each token, and the number of samples, while a model runs the tokens of all
+# samples packed in one row (`models/language/packing.py`).
 one_row: ContextVar[tuple[Tensor, int] | None] = ContextVar("lineas_one_row", default=None)
-# What to do with a map that fits no module here.
+# Advice in errors about a map that does not fit the model.
 ELSEWHERE = (
     "The map was made for another model, or for other weights of the one that it names; use it "
     "with those, or learn it again from its prompts."
 )
-# The modules at which some block of some thread has hooks.
-_gates: dict[nn.Module, _Gate] = {}
-_counting = threading.Lock()
+# Modules whose `forward` is replaced because at least one block, in any thread, has a hook there.
+_patches: dict[nn.Module, _Patch] = {}
+_patches_lock = threading.Lock()
 
 
 @runtime_checkable
@@ -53,13 +53,13 @@ class HasModule(Protocol):
 
 @contextmanager
 def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
-    """Within the block, the model's sites put out T_s(z) in place of z.
+    """Within the block, the model's sites output T_s(z) in place of z.
 
         T_s(z) = z + s * ((w - 1) * z + b)        composed in the order of `maps`
 
-    computed in float32 and returned in the dtype of z. Blocks nest: the inner one's maps come
-    after the outer one's. Threads started inside the block are not steered unless they run in a
-    copy of its context (`contextvars.copy_context().run`).
+    computed in float32 and returned in the dtype of z. Blocks nest: the inner block's maps are
+    applied after those of the outer block. Threads started inside the block are not steered unless
+    they run in a copy of its context (`contextvars.copy_context().run`).
 
     Args:
         model: a model of this library, or the torch module itself.
@@ -83,25 +83,25 @@ def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
 
 @contextmanager
 def site_hooks(module: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Within the block, and in this context only, each site puts out `hook(its activations)`.
+    """Within the block, and in this context only, each site outputs `hook(its activations)`.
 
     Raises:
-        SiteError: the model has no such site, or it does not put out a tensor.
+        SiteError: the model has no such site, or its output is not a tensor.
     """
     modules = find_sites(module, hooks)
     together = dict(_hooks.get())
     for name, hook in hooks.items():
         outer = together.get(modules[name])
-        together[modules[name]] = partial(_in_turn, outer, hook) if outer else hook
+        together[modules[name]] = partial(_apply_both, outer, hook) if outer else hook
     with ExitStack() as stack:
         for name in hooks:
-            stack.enter_context(_gate(name, modules[name]))
+            stack.enter_context(_patched(name, modules[name]))
         stack.callback(_hooks.reset, _hooks.set(together))
         yield
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether this context has a hook at the module, or within it."""
+    """Whether this context has a hook at the module or at one of its submodules."""
     hooks = _hooks.get()
     return any(part in hooks for part in module.modules())
 
@@ -110,7 +110,7 @@ def find_sites(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Site name -> module.
 
     Raises:
-        SiteError: the model has no module of one of the names.
+        SiteError: the model has no module with one of these names.
     """
     known, names = dict(module.named_modules()), list(names)
     missing = [name for name in names if name not in known]
@@ -123,17 +123,18 @@ def find_sites(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
 
 
 class AtSite:
-    """What a map does at one site: (1 + gain) * z + shift, along the last dimension, or the
-    channels of a 4-D z; computed in float32 and returned in the dtype of z.
+    """Apply a map at one site: (1 + gain) * z + shift.
 
-    It stands between two layers at every token, so it does as little as it can there: one kernel.
+    Acts along the last dimension, or along the channels of a 4-D z. Computed in float32 and
+    returned in the dtype of z. It runs between two layers at every token, so it launches a single
+    kernel.
 
     Args:
-        name: of the site, for the error.
+        name: of the site, for error messages.
         affine: of shape (d,), or (batch, d).
     """
 
-    # All that a token needs here was driven out of the caches by the weights: the less, the better.
+    # Layer weights evict this object from the CPU cache between tokens, so keep it small.
     __slots__ = ("_name", "_scale", "_shift", "_varies", "_width")
 
     def __init__(self, name: str, affine: BatchAffine) -> None:
@@ -159,7 +160,7 @@ class AtSite:
             )
         scale, shift = self._scale, self._shift
         if self._varies:
-            scale, shift = self._of_each_sample(z, channels)
+            scale, shift = self._per_sample(z, channels)
         elif channels == 1:
             scale, shift = scale.view(-1, 1, 1), shift.view(-1, 1, 1)
         try:
@@ -168,15 +169,15 @@ class AtSite:
                 return steered
             return _affine(z, scale, shift)
         except RuntimeError:
-            # Where a model lies on several devices, so do its sites; to ask at each token which
-            # it is costs as much as the kernel.
+            # A model may be spread over several devices. Checking the device at every token would
+            # cost as much as the kernel, so move the parameters only after a failure.
             if scale.device == z.device:
                 raise
             self._scale, self._shift = self._scale.to(z.device), self._shift.to(z.device)
             return self(z)
 
-    def _of_each_sample(self, z: Tensor, channels: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift with the dimensions of z."""
+    def _per_sample(self, z: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+        """Each sample's scale and shift, in a shape that broadcasts against z."""
         scale, shift = self._scale, self._shift
         packed = one_row.get()
         batch = packed[1] if packed else z.shape[0]
@@ -195,12 +196,12 @@ class AtSite:
 
 def _affine(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     steered = torch.addcmul(shift, scale, z)
-    # A conversion to the same dtype costs nearly as much as the kernel.
+    # Calling `to`, even with the same dtype, costs nearly as much as the kernel.
     return steered if steered.dtype == z.dtype else steered.to(z.dtype)
 
 
 class _Apply(torch.autograd.Function):
-    """scale * z + shift in float32: one kernel, that keeps z alone for the way back."""
+    """scale * z + shift in float32, as one kernel that saves only z and scale for backward."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -210,51 +211,55 @@ class _Apply(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         z, scale = ctx.saved_tensors
-        wide = gradient.float()
-        back, along, summed = None, None, None
+        gradient = gradient.float()
+        grad_z, grad_scale, grad_shift = None, None, None
         if ctx.needs_input_grad[0]:
-            back = (wide * scale).to(z.dtype)
+            grad_z = (gradient * scale).to(z.dtype)
         if ctx.needs_input_grad[1]:
-            along = (wide * z).sum_to_size(scale.shape)
+            grad_scale = (gradient * z).sum_to_size(scale.shape)
         if ctx.needs_input_grad[2]:
-            summed = wide.sum_to_size(scale.shape)
-        return back, along, summed
+            grad_shift = gradient.sum_to_size(scale.shape)
+        return grad_z, grad_scale, grad_shift
 
 
 @dataclass
-class _Gate:
-    """What a module's `forward` was before `_through` took its place, and for how many blocks.
+class _Patch:
+    """A module whose `forward` is replaced by `_hooked_forward`.
 
-    A forward hook of torch sends each call the long way through `nn.Module.__call__`, which costs
-    as much as the steering itself.
+    Replacing `forward` is cheaper than a forward hook of torch, which takes the slow path of
+    `nn.Module.__call__` and costs as much as the steering itself.
+
+    Attributes:
+        original: the instance's own `forward`; None if it had only that of its class.
+        blocks: number of active blocks with a hook at the module; at 0 the patch is removed.
     """
 
-    before: Callable[..., Any] | None
+    original: Callable[..., Any] | None
     blocks: int = 0
 
 
 @contextmanager
-def _gate(name: str, module: nn.Module) -> Iterator[None]:
-    with _counting:
-        gate = _gates.get(module)
-        if gate is None:
+def _patched(name: str, module: nn.Module) -> Iterator[None]:
+    with _patches_lock:
+        patch = _patches.get(module)
+        if patch is None:
             # A partial, unlike a closure, is copied with the module.
-            forward = partial(_through, name, module, module.forward)
-            gate = _gates[module] = _Gate(module.__dict__.get("forward"))
+            forward = partial(_hooked_forward, name, module, module.forward)
+            patch = _patches[module] = _Patch(module.__dict__.get("forward"))
             module.forward = forward
-        gate.blocks += 1
+        patch.blocks += 1
     try:
         yield
     finally:
-        with _counting:
-            gate.blocks -= 1
-            if not gate.blocks:
-                del _gates[module], module.forward
-                if gate.before is not None:
-                    module.forward = gate.before
+        with _patches_lock:
+            patch.blocks -= 1
+            if not patch.blocks:
+                del _patches[module], module.forward
+                if patch.original is not None:
+                    module.forward = patch.original
 
 
-def _through(
+def _hooked_forward(
     name: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     output = forward(*args, **kwargs)
@@ -271,5 +276,5 @@ def _through(
     )
 
 
-def _in_turn(outer: Hook, inner: Hook, z: Tensor) -> Tensor:
+def _apply_both(outer: Hook, inner: Hook, z: Tensor) -> Tensor:
     return inner(outer(z))

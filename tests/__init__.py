@@ -1,4 +1,4 @@
-"""How shapes and types are checked while the tests run: an int is fine where a float is asked."""
+"""Settings of the shape and type checks during tests: an int is accepted where a float is."""
 
 from beartype import BeartypeConf, beartype
 

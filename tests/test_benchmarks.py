@@ -39,7 +39,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def figures(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """The lines of JSON on stdout, which holds nothing else."""
+    """Parse stdout, which must contain only JSON lines."""
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for figure in found:
         assert set(figure) >= FIELDS
@@ -73,7 +73,7 @@ def test_work_is_what_torch_counts(
         trainer.step()
     work = count_work(model, model.prepare(prompts.source), trainer.sites)
     assert work.tokens == count * tokens
-    # Plain attention multiplies with all tokens, those to come among them.
+    # Eager attention also computes the products with future tokens.
     whole = work.attention * tokens**2 // (tokens * (tokens + 1) // 2)
     assert counted.get_total_flops() == work.linear + whole
 
@@ -123,7 +123,7 @@ def test_the_rate_is_that_of_the_best_size(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_memory_grows_by_what_is_held() -> None:
-    # Pages of its own: other tests may have left some that are used again.
+    # Use fresh pages: memory freed by other tests might be reused, and not count as growth.
     with watched_memory() as memory, mmap.mmap(-1, 64 * 2**20) as held:
         held.write(b"x" * len(held))
         sleep(0.05)

@@ -1,8 +1,8 @@
-"""Files of the first versions of the formats, made by the code of that time, still open.
+"""Files written by old versions of the library can still be read.
 
-`first-map.safetensors` is from the library's first commit, `first-bundle.zip` from the first that
-had bundles. The grids, `swept-bundle.zip` and `first-link.txt` are by code that had a class for
-each. They are never made again: what reads them must go on reading them.
+`first-map.safetensors` is from the library's first commit, `first-bundle.zip` from the first commit
+with bundles. The grids, `swept-bundle.zip` and `first-link.txt` are from versions that had a class
+for each. Never regenerate these files: the current readers must keep reading them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from safetensors.torch import load, load_file
 
 import lineas_core as lc
 from lineas_core.scenes.bundle import bundle_bytes, read_bundle, unpack_bundle
-from lineas_core.scenes.grid import GridScores, read_sidecar, write_sidecar
+from lineas_core.scenes.grid import read_sidecar, write_sidecar
 from lineas_core.scenes.scene import Scene, UsedMap
+from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.rack.rack import RackState, Slot
 from lineas_core.studio.rack.screen import Screen
 
@@ -147,7 +148,7 @@ def test_a_bundle_of_the_first_format_makes_its_scene(
         max_new_tokens=scene.max_new_tokens,
         temperature=scene.temperature,
     )
-    # The bundle's model is that of the tests, which is in another folder each time.
+    # The bundle's model is the test model, whose folder differs in each run.
     code = (tmp_path / "out" / "scene.py").read_text("utf-8")
     assert "lc.load_model('tiny')" in code
     folder = str(small_models["llama"])
@@ -201,7 +202,6 @@ def test_a_swept_bundle_holds_what_its_files_say(tmp_path: Path) -> None:
     assert unpacked == kept
     assert code == (
         "import lineas_core as lc\n"
-        "from lineas_core.scenes.grid import draw_grid\n"
         "\n"
         "model = lc.load_model('emoji-onestep')\n"
         "prompts = ['ab', 'ba']\n"
@@ -212,7 +212,7 @@ def test_a_swept_bundle_holds_what_its_files_say(tmp_path: Path) -> None:
         "\n"
         "strengths = [0.0, 0.5, 1.0]\n"
         "grid = model.sweep(prompts, maps, strengths, seed=[3, 5])\n"
-        'draw_grid(grid).save("grid.png")\n'
+        'lc.draw_grid(grid).save("grid.png")\n'
         "# One picture of it: grid.images[row][column].save(...)\n"
     )
 
@@ -246,6 +246,6 @@ def test_a_link_of_the_first_format_shows_its_screen() -> None:
     again = screen.to_link()
     assert Screen.from_link(again) == screen
     first, second = (json.loads(base64.urlsafe_b64decode(text + "==")) for text in (code, again))
-    # Fields that links have had since.
+    # Fields that were added to links later.
     added = {"tab": "", "titles": {}, "digests": {}}
     assert second == {**first, "rack": {**first["rack"], "even": True}, **added}

@@ -15,7 +15,7 @@ from tests.helpers.models import random_map
 
 
 class Block(nn.Module):
-    """A site of each kind: a norm, a linear layer, a convolution, and one that gives a tuple."""
+    """A site of each kind: a norm, a linear layer, a convolution, and one that returns a tuple."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def by_hand(toy: Toy, smap: lc.SteeringMap, s: Tensor, x: Tensor) -> Tensor:
 
 
 def changed_in(module: nn.Module) -> int:
-    """How many of its modules run something else than the code of their class."""
+    """How many of its modules have hooks or a replaced `forward`."""
     return sum("forward" in vars(m) or bool(m._forward_hooks) for m in module.modules())
 
 
@@ -219,7 +219,7 @@ def test_what_stood_in_for_a_forward_does_so_again_afterwards(toy: Toy) -> None:
     assert not torch.allclose(contexts[1].run(toy, x), plain)
     contexts[1].run(second.__exit__, None, None, None)
     assert norm.forward is outer
-    # A copy made meanwhile has weights of its own, and no map.
+    # A copy made while steering has its own weights and no map.
     with torch.no_grad():
         copied.get_submodule("block.linear").weight.zero_()
     assert torch.equal(toy(x), plain)

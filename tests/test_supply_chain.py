@@ -1,4 +1,4 @@
-"""What is installed is what was chosen, under licences that are known."""
+"""Installed packages are the locked ones, with known licences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def requirements(lines: list[str]) -> dict[str, Requirement]:
 
 
 def locked(path: Path) -> dict[str, Requirement]:
-    """What a lock installs here: a package may have another version for another Python."""
+    """The packages that a lock installs here; versions may differ on other Python versions."""
     entries = []
     for line in locked_versions(path.read_text("utf-8")):
         marker = None if line.startswith("-") else Requirement(line).marker
@@ -52,7 +52,7 @@ def test_the_lock_has_every_pin_at_its_version() -> None:
 
 
 def test_the_lock_has_all_that_the_pins_ask_for() -> None:
-    """Walk through the installed packages' own metadata, on this platform."""
+    """Follow the dependencies in the installed packages' metadata, on this platform."""
     lock = locked(LOCK)
     waiting = [
         (canonicalize_name(pin.name), frozenset(pin.extras))
@@ -96,7 +96,7 @@ def test_the_weights_are_those_that_make_installs() -> None:
 
 
 def test_pip_installs_from_the_lock_by_hash_alone(tmp_path: Path) -> None:
-    """One small package of the lock, from a folder that stands in for an index."""
+    """Install a small package from a lock, with a folder as the package index."""
     wheel = small_wheel(tmp_path, "1.0")
     good, bad = digest_of(wheel), "0" * 64
     for digest, code in ((good, 0), (bad, 1)):
@@ -111,11 +111,12 @@ def test_pip_installs_from_the_lock_by_hash_alone(tmp_path: Path) -> None:
     assert "DO NOT MATCH THE HASHES" in done.stderr
 
 
-def small_wheel(folder: Path, version: str) -> Path:
-    path = folder / f"small-{version}-py3-none-any.whl"
-    info = f"small-{version}.dist-info"
+def small_wheel(folder: Path, version: str, name: str = "small") -> Path:
+    stem = f"{name.replace('-', '_')}-{version}"
+    path = folder / f"{stem}-py3-none-any.whl"
+    info = f"{stem}.dist-info"
     with ZipFile(path, "w") as file:
-        about = f"Metadata-Version: 2.1\nName: small\nVersion: {version}\n"
+        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         file.writestr(f"{info}/METADATA", about)
         wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         file.writestr(f"{info}/WHEEL", wheel)
@@ -142,7 +143,7 @@ def distribution(folder: Path, name: str, *lines: str) -> Distribution:
         (["License-Expression: MPL-2.0 AND (Apache-2.0 OR MIT)"],
          ("MPL-2.0", "Apache-2.0", "MIT"), True),
         (["License-Expression: GPL-3.0-only"], ("GPL-3.0-only",), False),
-        # A choice is not taken by itself.
+        # An OR is not resolved automatically.
         (["License-Expression: MIT OR AGPL-3.0-only"], ("MIT", "AGPL-3.0-only"), False),
         (["Classifier: License :: OSI Approved", "Classifier: License :: OSI Approved :: BSD "
           "License"], ("BSD-3-Clause",), True),
@@ -172,7 +173,7 @@ def test_cudas_terms_are_for_cudas_packages_only(tmp_path: Path) -> None:
 
 
 def fake_pip_audit(folder: Path, report: str) -> str:
-    """A command that prints a report, in pip-audit's format, as pip-audit does."""
+    """A command that prints a report in pip-audit's format."""
     path = folder / "pip-audit"
     path.write_text(f"#!{sys.executable}\nprint({report!r})\n")
     path.chmod(0o755)
@@ -228,7 +229,7 @@ def test_the_notices_name_all_weights_and_data() -> None:
     assert [file for file in data if file not in named and not file.startswith(folders)] == []
     weights = {path.parent.relative_to(checkout()) for path in checkout().glob("assets/*/*")}
     assert {f"{path.as_posix()}/" for path in weights} <= set(folders)
-    # No row outlives what it is about.
+    # Every file named in a row still exists.
     inside = [name for name in named if re.match(r"(assets|prompts|lineas_core|docs)/", name)]
     assert [name for name in inside if not (checkout() / name).exists()] == []
 

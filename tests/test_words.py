@@ -1,4 +1,4 @@
-"""What people are told where a number or a field is part of it."""
+"""Messages that contain a number or a field name."""
 
 from __future__ import annotations
 

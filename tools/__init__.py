@@ -1,1 +1,1 @@
-"""How the embedded weights were made: corpus, CLIP and generator, one command each."""
+"""Scripts that made the embedded weights (corpus, CLIP, generator), and project maintenance."""

@@ -1,9 +1,9 @@
-"""Fetch the emoji art and render it once, into one archive that any machine can draw looks from.
+"""Download the emoji art and render it into one archive, from which any machine can draw looks.
 
     python -m tools.art build/art.zip            about 3 min on one core; needs npm
 
-The archive holds `index.json` (concepts and vocabulary) and one `ARTIST/CODE.webp` of 256 pixels
-with alpha for each artist and concept. The art and its licences are named in assets/README.md.
+The archive contains `index.json` (concepts and vocabulary) and one `ARTIST/CODE.webp` of 256 pixels
+with alpha for each artist and concept. assets/README.md lists the art and its licences.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SETS = {"noto": "noto", "fluent-flat": "fluent-emoji-flat", "twemoji": "twemoji"
 KNOWN_GROUPS = (
     "Animals & Nature", "Food & Drink", "Travel & Places", "Objects", "Activities",
 )  # fmt: skip
-# Faces whose name says what is drawn, creatures, people and parts of the body.
+# Self-explanatory faces, creatures, people and parts of the body.
 BEINGS = frozenset(
     """grinning face, smiling face, winking face, zany face, thinking face, neutral face,
     smirking face, sleepy face, sleeping face, hot face, cold face, woozy face, cowboy hat face,
@@ -55,7 +55,7 @@ BEINGS = frozenset(
 
 
 def is_known(concept: Concept) -> bool:
-    """Things with short names, not one of a series such as clock faces, and the `BEINGS`."""
+    """Whether it is in `BEINGS`, or a thing with a short name outside series like clock faces."""
     if re.sub(r" +", " ", concept.name) in {re.sub(r" +", " ", being) for being in BEINGS}:
         return True
     series = re.search(r"o.clock|thirty|moon|button|^(?:man|woman|person)\b", concept.name)
@@ -63,7 +63,7 @@ def is_known(concept: Concept) -> bool:
 
 
 def install_art(folder: Path) -> Path:
-    """Fetch the art from the npm registry, at the versions of package.json."""
+    """Install the art from the npm registry, at the versions in package.json."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(Path(__file__).with_name("package.json"), folder)
     subprocess.run(
@@ -75,7 +75,7 @@ def install_art(folder: Path) -> Path:
 
 
 def find_concepts(art: Path) -> list[Concept]:
-    """Concepts that all four artists drew, without flags."""
+    """Concepts that all four artists drew, except flags."""
     emoji = json.loads((art / "unicode-emoji-json/data-by-emoji.json").read_text())
     keywords = json.loads((art / "emojilib/dist/emoji-en-US.json").read_text())
     concepts = []
@@ -88,7 +88,7 @@ def find_concepts(art: Path) -> list[Concept]:
         concepts.append(
             Concept(
                 name=name,
-                # Later keywords are loose associations.
+                # Only the first three: later keywords are loose associations.
                 keywords=[w for w in dict.fromkeys(others) if w != name][:3],
                 group=facts["group"],
                 code=code,
@@ -123,7 +123,7 @@ def write_archive(art: Path, path: Path, concepts: list[Concept], words: list[st
         for concept in concepts:
             for artist in ARTISTS:
                 pixels = np.round(render(art, artist, concept.code) * 255).astype(np.uint8)
-                # The 3D pictures come as lossy files; the drawings are small without loss.
+                # The 3D sources are lossy already; the drawings are small even when lossless.
                 kept = {"quality": 85} if artist == "fluent-3d" else {"lossless": True}
                 file = io.BytesIO()
                 Image.fromarray(pixels).save(file, "webp", method=4, exact=True, **kept)
@@ -131,7 +131,7 @@ def write_archive(art: Path, path: Path, concepts: list[Concept], words: list[st
 
 
 def main() -> None:
-    """Fetch and render."""
+    """Download and render."""
     parser = argparse.ArgumentParser(description="Fetch the emoji art and render it once.")
     parser.add_argument("archive", type=Path)
     parser.add_argument("--art", type=Path, help="a node_modules folder that has the art")
@@ -183,7 +183,7 @@ def _bare(code: str) -> str:
 
 def _with_margin(picture: Picture, margin: int = 16) -> Picture:
     framed = np.zeros_like(picture)
-    # Colours of transparent pixels would bleed into the border when scaled.
+    # Premultiply, or colours of transparent pixels bleed into the border when scaled.
     premultiplied = picture.copy()
     premultiplied[..., :3] *= picture[..., 3:]
     small = resize(premultiplied, SIDE - 2 * margin)

@@ -1,9 +1,10 @@
-"""Audit the packages of this environment: known holes of the locked ones, licences of all.
+"""Audit this environment: known vulnerabilities of locked packages, and licences of all packages.
 
     python -m tools.audit [PIP_AUDIT]
 
-PIP_AUDIT is the pip-audit command; without one, or where it cannot reach its data, holes are not
-looked for, and a line says so. Exits with 1 on a known hole, or on a licence not allowed here.
+PIP_AUDIT is the pip-audit command. Without it, or if it cannot reach its data, vulnerabilities are
+not checked, and the output says so. Exits with 1 on a known vulnerability or a licence that is not
+allowed.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from pathlib import Path
 
 LOCK = Path(__file__).resolve().parent.parent / "requirements.lock"
 TIMEOUT = 600
-# By their SPDX names. All let a program under the Apache License use the package as it is.
+# SPDX names of licences under which an Apache-licensed program may use a package unmodified.
 ALLOWED = frozenset({
     "0BSD", "Apache-2.0", "Apache-2.0 WITH LLVM-exception", "BSD-2-Clause", "BSD-3-Clause",
     "BSL-1.0", "CC0-1.0", "CNRI-Python", "ISC", "MIT", "MIT-0", "MIT-CMU", "MPL-2.0", "PSF-2.0",
     "Unlicense", "Zlib",
 })  # fmt: skip
-# Licences of single packages, and why each is all right.
+# Licences of individual packages, with the reason why each is acceptable.
 EXCEPTIONS = {
     "chardet": "LGPL-2.1-or-later: of an evaluation package, used unchanged and not passed on",
 }
-# CUDA's own libraries, which torch for Linux needs: each machine fetches them for itself.
+# CUDA's libraries, which torch on Linux needs; they are not redistributed, only installed.
 CUDA, CUDA_LICENCE = ("nvidia-", "cuda-toolkit"), "LicenseRef-NVIDIA-Proprietary"
-# What these packages say in their files, and not in their metadata.
+# Licences that these packages state in their files, but not in their metadata.
 TOLD = {
     "atheris": "Apache-2.0",
     "axe-playwright-python": "MIT",
     "repeng": "MIT",
     "resvg-py": "MIT",
 }
-# How metadata older than SPDX names them.
+# Spellings of the licences in metadata that predates SPDX.
 SPELLINGS = {
     r"apache(-| software)?( license)?,?( version)?( ?2(\.0)?)?( license)?": "Apache-2.0",
     r"(the )?mit( license)?( \(mit\))?": "MIT",
@@ -55,7 +56,7 @@ SPELLINGS = {
 
 @dataclass(frozen=True)
 class Package:
-    """An installed package and the licences that it names."""
+    """An installed package and its declared licences."""
 
     name: str
     version: str
@@ -63,7 +64,7 @@ class Package:
 
     @property
     def allowed(self) -> bool:
-        """Whether every licence it names, also of those to choose from, is allowed here."""
+        """Whether every declared licence is allowed, including all alternatives of an OR."""
         if self.name in EXCEPTIONS:
             return True
         if self.name.startswith(CUDA):
@@ -72,7 +73,7 @@ class Package:
 
 
 def package_of(distribution: Distribution) -> Package:
-    """What a package's metadata says of its licence: the expression, else classifiers, or text."""
+    """Read a package's licences from its metadata: the expression, else classifiers, else text."""
     data = distribution.metadata
     name = re.sub(r"[-_.]+", "-", data["Name"]).lower()
     classifiers = [
@@ -81,18 +82,18 @@ def package_of(distribution: Distribution) -> Package:
         if line.startswith("License :: ") and not line.endswith("OSI Approved")
     ]
     free_text = (data.get("License") or "").strip()
-    if told := data.get("License-Expression") or TOLD.get(name):
-        found = licences_in(told)
+    if declared := data.get("License-Expression") or TOLD.get(name):
+        found = licences_in(declared)
     elif classifiers:
         found = tuple(licence for line in classifiers for licence in licences_in(line))
     else:
-        # Some put the whole text there, whose beginning names it.
+        # Some packages put the whole licence text here, which begins with its name.
         found = licences_in(re.split(r"\n|\s{2,}|\(http", free_text)[0]) if free_text else ()
     return Package(name, distribution.version, found)
 
 
 def licences_in(expression: str) -> tuple[str, ...]:
-    """The licences that an expression names, by their SPDX names where those are known.
+    """The licences in an expression, as SPDX names where known.
 
     >>> licences_in("MPL-2.0 AND (Apache-2.0 OR MIT)")
     ('MPL-2.0', 'Apache-2.0', 'MIT')
@@ -102,7 +103,7 @@ def licences_in(expression: str) -> tuple[str, ...]:
     whole = _spdx(expression.strip())
     if whole != expression.strip():
         return (whole,)
-    # Upper case only: "or" and "and" are words of licences' names.
+    # Upper case only: "or" and "and" also occur within licence names.
     parts = re.split(r"\s+(?:AND|OR)\s+", expression)
     return tuple(_spdx(part.strip(" ()")) for part in parts)
 
@@ -115,7 +116,7 @@ def _spdx(name: str) -> str:
 
 
 def refused(packages: Iterable[Package]) -> list[str]:
-    """A line for each package whose licence is not allowed."""
+    """One line per package whose licence is not allowed."""
     return [
         f"{package.name} {package.version}: {' AND '.join(package.licences) or 'no licence named'}"
         for package in packages
@@ -124,7 +125,7 @@ def refused(packages: Iterable[Package]) -> list[str]:
 
 
 def known_holes(report: str) -> tuple[list[str], list[str], int]:
-    """What pip-audit's JSON report says: holes, packages it knows nothing of, packages it knows."""
+    """Parse pip-audit's JSON report: vulnerabilities, skipped packages, number of checked ones."""
     holes, unknown, checked = [], [], 0
     for package in json.loads(report)["dependencies"]:
         if "skip_reason" in package:
@@ -140,7 +141,7 @@ def known_holes(report: str) -> tuple[list[str], list[str], int]:
 
 
 def audit_lock(command: str, lock: Path) -> tuple[list[str], str]:
-    """Known holes of the locked packages, and one line on how far they were looked for."""
+    """Known vulnerabilities of the locked packages, and a line on what was checked."""
     unreached = "Known holes were NOT looked for"
     try:
         done = subprocess.run(
@@ -160,7 +161,7 @@ def audit_lock(command: str, lock: Path) -> tuple[list[str], str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the audit; 0 where there is nothing to mend."""
+    """Print the audit; returns 0 if there is nothing to fix."""
     parser = argparse.ArgumentParser(prog="python -m tools.audit", description=__doc__)
     parser.add_argument("pip_audit", nargs="?", default="pip-audit", help="pip-audit's command")
     command = parser.parse_args(arguments).pip_audit

@@ -1,4 +1,4 @@
-"""Captions of the corpus: names and keywords, in many sentences, with and without a style."""
+"""Captions of the corpus: names and keywords in various sentences, with and without a style."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FRAMES = (
     "{x} on a sunny day", "{x} in the snow", "{x} at rest", "a single {n} in the centre",
 )  # fmt: skip
 
-# The first wording of each look is the one that scores use.
+# The first wording of each look is used for scores.
 TAGS: dict[str, tuple[str, ...]] = {
     "noto": ("noto emoji", "soft shaded emoji", "android emoji"),
     "fluent-flat": ("flat vector art", "flat colours", "flat design", "minimal flat icon"),
@@ -87,17 +87,17 @@ TAGS: dict[str, tuple[str, ...]] = {
 
 
 def name_with_article(name: str) -> str:
-    """ "tiger" -> "a tiger"; plurals and mass nouns stay as they are."""
+    """ "tiger" -> "a tiger"; plurals and mass nouns are unchanged."""
     plural = name.endswith("s") and not name.endswith(("ss", "us", "is"))
     return name if plural else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def framed(names: list[str], rng: np.random.Generator) -> str:
-    """A name, or rarely a keyword, in a sentence.
+    """A sentence with the concept's name, or sometimes with a keyword.
 
     Args:
         names: the concept's name, then its keywords.
-        rng: chooses.
+        rng: source of the random choices.
     """
     keyword = len(names) > 1 and rng.random() < 0.12
     name = names[rng.integers(1, len(names))] if keyword else names[0]
@@ -106,14 +106,14 @@ def framed(names: list[str], rng: np.random.Generator) -> str:
 
 
 def tagged(text: str, look: str, rng: np.random.Generator) -> str:
-    """The sentence with a wording of the look."""
+    """Add a random wording of the look to the sentence."""
     tag = TAGS[look][rng.integers(len(TAGS[look]))]
     form = rng.integers(4)
     return (f"{text}, {tag}", f"{text}, {tag}", f"{tag} of {text}", f"{text}, {tag} style")[form]
 
 
 def look_caption(look: str, rng: np.random.Generator) -> str:
-    """One caption that names only the look."""
+    """A caption that names only the look."""
     tag = TAGS[look][rng.integers(len(TAGS[look]))]
     return (tag, f"{tag} style", f"a picture, {tag}")[rng.integers(3)]
 

@@ -1,14 +1,14 @@
-"""How the styles of the embedded generator run: evenly, and with the thing still to be seen?
+"""Check the embedded generator's styles: do they change evenly, and preserve the subject?
 
-    python -m tools.check_generator [--styles anime]      about a minute a style on two cores
+    python -m tools.check_generator [--styles anime]      about a minute per style on two cores
 
-Each drawn look comes in two ways: along the text axis, from a caption's embedding to that of the
-caption with the look, and under a LinEAS map that is trained with the shipped settings. On things
-that no map trains on, printed as one JSON object a line: the way at each tenth, in IMGScore, in its
-angle and in the autoencoder's latents; the largest over the smallest tenth of each; how often the
-CLIP finds the thing at the start and at the end. First a line on the seeds: how far apart two of
-one caption are. How often held-out pairs are found, and how sharp they are, `tools.train_all`
-prints at the end of its trainings.
+Each drawn look is reached in two ways: by interpolating the text embedding from a plain caption to
+the caption with the look, and with a LinEAS map trained with the shipped settings. Subjects are
+things that no map trains on. For each look it prints a JSON line: the distance from the start at
+each tenth of the path, as IMGScore, as an angle and in the autoencoder's latents; the ratio of the
+largest to the smallest tenth of each; and how often the CLIP recognises the subject at both ends.
+The first line is about seeds: how far apart two pictures of one caption are. For recognition and
+sharpness of held-out pairs, see the output of `tools.train_all`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ Paint = Callable[[float], list[Image.Image]]
 
 @dataclass(frozen=True)
 class Way:
-    """What a look does on its way, means over pictures.
+    """The path of a look from 0 to 1, as means over pictures.
 
     Attributes:
         img_score: cosine to the picture at 0, at each tenth.
         angle: arccos of each picture's cosine, in radians.
         latents: distance to the picture at 0 in the autoencoder's latents.
-        found: share of pictures whose thing is the nearest of all, at 0 and at 1.
+        found: share of pictures whose own subject is the nearest of all, at 0 and at 1.
     """
 
     img_score: list[float]
@@ -54,7 +54,7 @@ class Way:
     found: tuple[float, float]
 
     def facts(self) -> dict[str, object]:
-        """The way and how even it is, rounded."""
+        """The path and its unevenness, rounded, for printing."""
         return {
             "img_score": [round(score, 3) for score in self.img_score],
             "falls": all(a > b for a, b in pairwise(self.img_score)),
@@ -66,7 +66,7 @@ class Way:
 
 
 def unevenness(way: list[float]) -> float:
-    """Largest over smallest tenth; infinite where one of them goes back.
+    """Ratio of the largest to the smallest increment; infinite if one of them is not positive.
 
     >>> unevenness([0.0, 1.0, 3.0]), unevenness([0.0, 1.0, 0.5])
     (2.0, inf)
@@ -76,11 +76,11 @@ def unevenness(way: list[float]) -> float:
 
 
 class Judge:
-    """Looks at pictures of `SUBJECTS`.
+    """Measures pictures of `SUBJECTS`.
 
     Args:
-        model: whose autoencoder is used.
-        scorer: that sees.
+        model: its autoencoder provides the latents.
+        scorer: the CLIP model.
     """
 
     def __init__(self, model: DiffusionModel, scorer: ClipScorer) -> None:
@@ -89,10 +89,10 @@ class Judge:
 
     @torch.no_grad()
     def way(self, paint: Paint) -> Way:
-        """The way of a look.
+        """Measure the path of a look.
 
         Args:
-            paint: a picture of each subject, so far along.
+            paint: position on the path, 0 to 1 -> a picture of each subject.
         """
         seen, drawn = [], []
         for tenth in TENTHS:
@@ -119,7 +119,7 @@ class Judge:
 
 
 def along_the_text(model: DiffusionModel, look: str) -> Paint:
-    """Pictures of the subjects, the text's embedding that far on its way to the look's."""
+    """Pictures of the subjects from text embeddings interpolated towards the look's."""
     pipeline, one = model.pipeline, model.entry
     assert one
     tagged = [f"{name}, {TAGS[look][0]}" for name in SUBJECTS]
@@ -139,7 +139,7 @@ def along_the_text(model: DiffusionModel, look: str) -> Paint:
 
 
 def under_a_map(model: DiffusionModel, look: str) -> Paint:
-    """Pictures of the subjects under a map to the look at a strength."""
+    """Pictures of the subjects under a trained map to the look, with the position as strength."""
     smap = lc.train(model, lc.PromptSet.load(f"emoji-{look}")).map
     return lambda strength: model.generate(SUBJECTS, [(smap, strength)], seed=range(len(SUBJECTS)))
 
@@ -151,7 +151,7 @@ def _embedded(pipeline: object, texts: list[str]) -> Tensor:
 
 
 def main() -> None:
-    """Judge and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description="Judge the styles of the embedded generator.")
     parser.add_argument("--styles", nargs="+", choices=DRAWN, default=DRAWN)
     styles = parser.parse_args().styles

@@ -1,10 +1,10 @@
-"""Draw the image corpus that the embedded CLIP and generator learn from.
+"""Draw the image corpus that the embedded CLIP and generator are trained on.
 
     python -m tools.corpus build/art.zip build/corpus      about 12 min on two cores
 
-Writes `images.npy`, uint8 of shape (concepts, artists, 1 + drawn looks, pixels, pixels, 3): every
-artist's picture, and every drawn look of every artist's picture; `corpus.json` with the concepts'
-names and keywords, the looks and the held-out (concept, look) pairs; and a contact sheet.
+Writes `images.npy`, uint8 of shape (concepts, artists, 1 + drawn looks, pixels, pixels, 3), with
+every artist's picture and every drawn look of it; `corpus.json` with the concepts' names and
+keywords, the looks and the held-out (concept, look) pairs; and a contact sheet.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DRAWN = tuple(name for name in LOOKS if name not in ARTISTS)
 
 @dataclass(frozen=True)
 class Concept:
-    """What a picture is of."""
+    """The subject of a picture."""
 
     name: str
     keywords: list[str]
@@ -44,14 +44,14 @@ class Concept:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The corpus as it is read back.
+    """The corpus in memory.
 
     Attributes:
         images: uint8 (concepts, artists, 1 + drawn looks, pixels, pixels, 3); column 0 is the
-            artist's own picture, column 1 + i is it in the look `DRAWN[i]`.
-        concepts: of the rows.
+            artist's own picture, column 1 + i the same picture in the look `DRAWN[i]`.
+        concepts: one per row.
         looks: the artists, then the drawn looks.
-        held_out: (concept, look) index pairs that nothing is trained on.
+        held_out: (concept, look) index pairs that no training uses.
         words: names and keywords of all concepts, drawn or not, for the vocabulary.
     """
 
@@ -63,7 +63,7 @@ class Corpus:
 
     @classmethod
     def load(cls, folder: Path) -> Corpus:
-        """Read what `build` wrote."""
+        """Load a corpus that `build` wrote."""
         index = json.loads((folder / "corpus.json").read_text())
         return cls(
             images=np.load(folder / "images.npy", mmap_mode="r"),
@@ -74,24 +74,24 @@ class Corpus:
         )
 
     def training_mask(self) -> np.ndarray[Any, Any]:
-        """True, of shape (concepts, looks), where a picture may be trained on."""
+        """Bool of shape (concepts, looks): True where a picture may be used for training."""
         mask = np.ones((len(self.concepts), len(self.looks)), bool)
         for concept, look in self.held_out:
             mask[concept, look] = False
         return mask
 
     def held_out_images(self) -> np.ndarray[Any, Any]:
-        """The held-out pictures, uint8 (pairs, pixels, pixels, 3); drawn looks of Noto's."""
+        """The held-out pictures, uint8 (pairs, pixels, pixels, 3); drawn looks use Noto's art."""
         return np.stack([self.images[c, *cell_of(k)] for c, k in self.held_out])
 
 
 def cell_of(look: int) -> tuple[int, int]:
-    """Where in `Corpus.images` a look's picture is: (artist, column). Drawn looks: the first's."""
+    """(artist, column) of a look in `Corpus.images`; for drawn looks, that of the first artist."""
     return (look, 0) if look < len(ARTISTS) else (0, look - len(ARTISTS) + 1)
 
 
 def draw_concept(art: Path, code: str, pixels: int) -> np.ndarray[Any, Any]:
-    """One concept's rows of `images`; the same on every run."""
+    """One concept's pictures, an entry of `images`; deterministic."""
     rows = []
     for artist in ARTISTS:
         picture = _picture(art, artist, code)
@@ -103,7 +103,7 @@ def draw_concept(art: Path, code: str, pixels: int) -> np.ndarray[Any, Any]:
 
 
 def build(art: Path, folder: Path, *, pixels: int, workers: int, most: int | None = None) -> None:
-    """Draw every concept of the archive, or the first `most`; `corpus.json` is written last."""
+    """Draw all concepts of the archive, or the first `most`; `corpus.json` is written last."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(art) as archive:
         found = json.loads(archive.read("index.json"))
@@ -131,7 +131,7 @@ def build(art: Path, folder: Path, *, pixels: int, workers: int, most: int | Non
 
 
 def hold_out(concepts: list[Concept], looks: int, pairs: int, seed: int) -> list[tuple[int, int]]:
-    """Pairs of a concept and a look, no concept twice, no two names that share a word."""
+    """Draw (concept, look) pairs with distinct concepts whose names share no words."""
     rng = np.random.default_rng(seed)
     words: set[str] = set()
     chosen: list[tuple[int, int]] = []
@@ -146,7 +146,7 @@ def hold_out(concepts: list[Concept], looks: int, pairs: int, seed: int) -> list
 
 
 def contact_sheet(images: np.ndarray[Any, Any]) -> Image.Image:
-    """Rows of pictures, uint8 (rows, columns, side, side, 3), as one image."""
+    """Tile pictures, uint8 (rows, columns, side, side, 3), into one image."""
     rows, columns, side = images.shape[:3]
     sheet = images.transpose(0, 2, 1, 3, 4).reshape(rows * side, columns * side, 3)
     return Image.fromarray(np.ascontiguousarray(sheet))

@@ -1,4 +1,4 @@
-"""The device that the trainings run on, its reduced precision, and compilation where it pays."""
+"""The training device, its reduced precision, and compilation where it is worthwhile."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if IS_GPU:
 
 
 class Switches:
-    """What speeds a training up; turned off where it fails."""
+    """Optimisations of training; each is turned off if it fails."""
 
     compile = True
-    # A CUDA graph of the whole step: small models wait for launches otherwise.
+    # A CUDA graph of the whole step, since small models are otherwise bound by kernel launches.
     graph = IS_GPU
 
 
 class Compiled:
-    """A function or module, compiled for as long as `Switches.compile` is on."""
+    """A function or module that runs compiled while `Switches.compile` is on."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.plain = function
         self.fast = torch.compile(function, dynamic=False)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call either."""
+        """Call the compiled or the plain version."""
         return (self.fast if Switches.compile else self.plain)(*args, **kwargs)
 
 
 def autocast() -> torch.autocast:
-    """bfloat16; weights are cast anew each time, because a CUDA graph must hold the casts."""
+    """bfloat16 autocast without a weight cache, because a CUDA graph must include the casts."""
     return torch.autocast(DEVICE.type, dtype=torch.bfloat16, cache_enabled=False)

@@ -1,8 +1,8 @@
-"""The looks of the corpus: four artists' hands, and ten drawn from them by image processing.
+"""The looks of the corpus: four artists' styles, and ten derived from them by image processing.
 
 Each drawn look is a function of one picture with alpha, float32 of shape (256, 256, 4) in [0, 1],
-and a seeded generator; it gives an opaque RGB picture of any square size that is scaled down to
-the corpus's size afterwards.
+and a seeded generator. It returns an opaque RGB picture of any square size, which is then scaled
+down to the corpus's size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ SIDE = 256
 
 
 def over(picture: Picture, background: Picture | tuple[float, float, float]) -> Picture:
-    """The picture on an opaque background."""
+    """Composite the picture onto an opaque background."""
     alpha = picture[..., 3:]
     return picture[..., :3] * alpha + np.asarray(background, np.float32) * (1 - alpha)
 
 
 def resize(picture: Picture, side: int, *, sharp: bool = False) -> Picture:
-    """Scale to (side, side), by areas, or by nearest pixels where `sharp`."""
+    """Scale to (side, side) with area averaging, or with nearest neighbour if `sharp`."""
     method = Image.Resampling.NEAREST if sharp else Image.Resampling.BOX
     bands = [
         np.asarray(Image.fromarray(picture[..., i]).resize((side, side), method))
@@ -42,7 +42,7 @@ def plain(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def pixel_art(picture: Picture, rng: np.random.Generator) -> Picture:
-    """Sixteen blocks a side, few tones, on a pale ground."""
+    """Sixteen blocks per side in few tones, on a pale background."""
     small = resize(picture, 16)
     solid = small[..., 3:] > 0.4
     rgb = np.round(np.clip(saturate(small[..., :3], 1.4), 0, 1) * 4) / 4
@@ -225,7 +225,7 @@ def anime(picture: Picture, rng: np.random.Generator) -> Picture:
 
 
 def edges(picture: Picture, blur: float) -> NDArray[np.float32]:
-    """Strength of colour and outline edges, (height, width), about 0 to 1."""
+    """Strength of colour edges and outlines, (height, width), about 0 to 1."""
     stack = np.concatenate([over(picture, (0.5, 0.5, 0.5)), picture[..., 3:]], axis=-1)
     stack = np.stack([ndimage.gaussian_filter(stack[..., i], blur) for i in range(4)], axis=-1)
     size = [
@@ -235,13 +235,13 @@ def edges(picture: Picture, blur: float) -> NDArray[np.float32]:
 
 
 def saturate(rgb: Picture, amount: float) -> Picture:
-    """Colours drawn away from grey (above 1) or towards it (below)."""
+    """Scale the saturation: above 1 moves colours away from grey, below 1 towards it."""
     grey = (rgb @ LUMA)[..., None]
     return grey + (rgb - grey) * np.float32(amount)
 
 
 def displace(picture: Picture, rng: np.random.Generator, amount: float, scale: float) -> Picture:
-    """The picture through rippled glass: shifts of `amount` pixels that vary over `scale`."""
+    """Distort like rippled glass, with shifts of `amount` pixels that vary over `scale` pixels."""
     shifts = [ndimage.gaussian_filter(rng.standard_normal((SIDE, SIDE)), scale) for _ in range(2)]
     where = [
         grid + amount * s / s.std() * 0.5
@@ -253,7 +253,7 @@ def displace(picture: Picture, rng: np.random.Generator, amount: float, scale: f
     return np.stack(bands, axis=-1).astype(np.float32)
 
 
-# Look -> (whose picture it is drawn from, how).
+# Look -> (artist whose picture it is drawn from, drawing function).
 ARTISTS = ("noto", "fluent-flat", "fluent-3d", "twemoji")
 LOOKS: dict[str, tuple[str, Look]] = {
     "noto": ("noto", plain),

@@ -1,9 +1,9 @@
-"""Learns the maps that ship with the app: `python -m tools.make_gallery`.
+"""Learn the maps that ship with the app: `python -m tools.make_gallery`.
 
-A map is learned where its file is missing, with the settings that ship for its model; delete the
-file to learn it anew. The index is written from the maps and from what prompts measure that were
-held out of their training: the recommended strength and the calibration. Where all files are there,
-only these are measured anew. The same machine gives the same maps, but for their date.
+A map is learned if its file is missing, with the shipped settings of its model; delete the file to
+learn it again. The index is written from the maps and from measurements on prompts held out of
+their training: the recommended strength and the calibration. If all files exist, only these are
+measured again. On the same machine the maps are reproducible, except for their date.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GALLERY = Path(lc.__file__).with_name("gallery")
 
 @dataclass(frozen=True)
 class Wanted:
-    """A map that is to ship; its id is the prompt set's name."""
+    """A map to ship; its id is the prompt set's name."""
 
     model: str
     prompts: str
@@ -47,7 +47,7 @@ WANTED = (
 
 
 def main() -> None:
-    """Learn what is missing and write the index."""
+    """Learn missing maps and write the index."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
     device = parser.parse_args().device
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def make(wanted: Wanted, model: lc.LanguageModel | lc.DiffusionModel) -> dict[str, object]:
-    """The map's line of the index; the map is learned where its file is missing."""
+    """The map's entry in the index; learns the map if its file is missing."""
     prompts = lc.PromptSet.load(wanted.prompts)
     config = lc.TrainConfig.for_model(model)
     file = GALLERY / f"{wanted.prompts}.safetensors"

@@ -1,12 +1,12 @@
-"""Sharpen the generator: train UNet, text encoder and decoder on pixels, against a critic.
+"""Sharpen the generator: train UNet, text encoder and decoder on pixels, with a critic.
 
     python -m tools.refine_generator build/corpus build/vae build/generator build/clip build/refined
 
-Goes on from the generator's averaged weights. Four terms: the real picture's pixels and edges; its
-features in the embedded CLIP; its features in the critic (feature matching, Wang et al. 2018); and
-the critic, which tells real pictures from made ones by caption (a projection discriminator, Miyato
-and Koyama 2018, with the hinge loss), over the whole picture and over patches. Part-way pictures
-are not shown to the critic: it would learn what a crossfade is.
+Starts from the generator's averaged weights. The loss has four terms, comparing with the real
+picture: pixels and edges; features of the embedded CLIP; features of the critic (feature matching,
+Wang et al. 2018); and the score of the critic, a projection discriminator conditioned on the
+caption (Miyato and Koyama 2018) with the hinge loss, over the whole picture and over patches. The
+critic never sees interpolated pictures, or it would learn to recognise crossfades.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from tools.train_generator import DRAWN, Trainer, draw
 RATE, CRITIC_RATE = 2.5e-4, 4e-4
 KEEP = 0.997
 FEATURES, MATCHING, FOOLING = 2.0, 1.0, 0.2
-# The critic begins untrained: its word counts in full after this share of the run.
+# The critic starts untrained, so its weight in the loss rises linearly over this share of the run.
 LISTENING = 0.05
 STAGES = [1, 2, 3]
 
 
 class Critic(nn.Module):
-    """Scores a picture as a whole and by patches: above 0 is real.
+    """Scores a picture as a whole and by patches; above 0 means real.
 
     Args:
         text: width of the caption's embedding.
         widths: of the layers, each of which halves the side.
-        patches: the layer that patches are judged after.
+        patches: the layer after which patches are scored.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Critic(nn.Module):
         self.patch, self.patches = spectral_norm(nn.Conv2d(widths[patches], 1, 1)), patches
 
     def forward(self, images: Tensor, texts: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Scores [of the whole, of patches] and each layer's features.
+        """Scores [of the whole picture, of its patches] and each layer's features.
 
         Args:
             images: (n, 3, side, side).
@@ -77,7 +77,7 @@ class Critic(nn.Module):
 
 
 class Refiner:
-    """One run. `trainer` holds the generator, at its averaged weights."""
+    """One refinement run. `trainer` holds the generator, set to its averaged weights."""
 
     def __init__(
         self, trainer: Trainer, clip: nn.Module, folder: Path, length: Length, batch: int
@@ -116,7 +116,7 @@ class Refiner:
         )
 
     def step(self, progress: Tensor) -> Tensor:
-        """Train the critic on one batch; the generator's loss on the same."""
+        """Train the critic on one batch, and return the generator's loss on the same batch."""
         trainer, tables = self.trainer, self.trainer.tables
         batch = draw(tables, self.batch, 1.0)
         start, end = (
@@ -130,7 +130,7 @@ class Refiner:
         latents = trainer.imagine(batch) * trainer.std + trainer.mean
         with autocast():
             made = self.decode(latents.contiguous(memory_format=torch.channels_last)).float()
-        # Rows that are part way come last.
+        # Interpolated rows come last in the batch.
         whole = int(DRAWN * len(real))
         shown, said = made[:whole], texts[:whole]
         self._train_critic(real[:whole], shown.detach(), said, batch.weight[:whole])
@@ -162,7 +162,7 @@ class Refiner:
     def _ask_critic(
         self, real: Tensor, made: Tensor, texts: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """How far its features are apart, and how little it takes the made for real."""
+        """The feature matching loss, and the adversarial loss of the generator."""
         self.critic.requires_grad_(False)
         with autocast():
             with torch.no_grad():
@@ -176,7 +176,7 @@ class Refiner:
         return torch.stack(apart).mean(), fooling
 
     def _features(self, images: Tensor) -> list[Tensor]:
-        """After some of the CLIP's stages, of unit length at every place."""
+        """Features after some of the CLIP's stages, normalised to unit length at every position."""
         with autocast():
             found = self.clip.visual.forward_intermediates(
                 shrink(images), indices=STAGES, stop_early=True, intermediates_only=True

@@ -1,4 +1,4 @@
-"""A training run for a number of steps or seconds, that survives being stopped."""
+"""A training run for a number of steps or seconds, which can resume after an interruption."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ STARTED = time.perf_counter()
 
 
 class Stateful(Protocol):
-    """Modules and optimizers."""
+    """A module or an optimizer."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that has to be kept."""
+        """The state to save."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> object:
-        """Take it back."""
+        """Restore a saved state."""
         ...
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is: `steps`, or `seconds` of wall clock."""
+    """Length of a run: `steps`, or `seconds` of wall clock."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -47,14 +47,14 @@ def optimizer_for(
     decay: float,
     betas: tuple[float, float] = (0.9, 0.98),
 ) -> torch.optim.AdamW:
-    """AdamW that decays matrices and convolutions, not norms and biases."""
+    """AdamW with weight decay on matrices and convolutions, but not on norms and biases."""
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     return torch.optim.AdamW(
         [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ],
-        # A tensor, so that a CUDA graph reads the rate of each step.
+        # A tensor, so that a CUDA graph picks up the rate of each step.
         lr=torch.tensor(rate, device=DEVICE) if IS_GPU else rate,
         betas=betas,
         fused=IS_GPU,
@@ -63,7 +63,7 @@ def optimizer_for(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The learning rate of the next step."""
+    """Set the learning rate of the next step."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -76,7 +76,7 @@ class Average:
 
     Args:
         averages, newest: parameters of the same shapes in the same order.
-        keep: share kept per step once the run is under way.
+        keep: decay per step, after the first steps.
     """
 
     def __init__(self, averages: Iterable[Tensor], newest: Iterable[Tensor], keep: float) -> None:
@@ -84,21 +84,21 @@ class Average:
 
     @torch.no_grad()
     def follow(self, number: int) -> None:
-        """Move the averages a little towards the newest."""
+        """Update the averages with the newest parameters, after step `number`."""
         keep = min(self.keep, number / (number + 20))
         torch._foreach_lerp_(self.averages, self.newest, 1 - keep)
 
 
 class Run:
-    """Steps of `step(progress) -> loss` under a warm-up and a half cosine, kept in `folder`.
+    """Runs `step(progress) -> loss` with warm-up and half cosine decay; checkpoints in `folder`.
 
     Args:
-        folder: of the checkpoint and the log.
-        parts: what is saved and restored, by name.
-        optimizers: their rates are set each step. The first takes the loss's gradients, clipped
-            to norm 1; the others are stepped by `step` itself.
+        folder: for the checkpoint and the log.
+        parts: the objects to save and restore, by name.
+        optimizers: their rates are set each step. The first one is stepped here with the loss's
+            gradients, clipped to norm 1; the others are stepped by `step` itself.
         length: of the whole run.
-        warm: steps of the warm-up.
+        warm: number of warm-up steps.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Run:
 
     @property
     def _share(self) -> float:
-        """How much of the run is done, 0 to 1."""
+        """Progress of the run, 0 to 1."""
         if self.length.seconds is not None:
             return min(1.0, self.spent / self.length.seconds)
         return min(1.0, self.done / (self.length.steps or 1))
@@ -143,11 +143,11 @@ class Run:
         report: Callable[[], object] | None = None,
         every: float = 60.0,
     ) -> None:
-        """Train to the end.
+        """Train to the end of the run.
 
         Args:
-            step: the loss, from how much of the run is done (a scalar tensor on the device).
-            after: called with the number of steps after each one.
+            step: progress (a scalar tensor on the device, 0 to 1) -> loss.
+            after: called after each step, with the number of steps done.
             report: its result is logged with each checkpoint.
             every: seconds between checkpoints with reports.
         """
@@ -158,7 +158,7 @@ class Run:
         advance = self._prepare(step)
         self._log(f"ready after {time.perf_counter() - started:.1f} s")
         began, before, first = time.perf_counter(), self.spent, self.done
-        reported = told = began
+        reported = logged = began
         losses: list[Tensor] = []
         while self._share < 1:
             self._schedule()
@@ -168,12 +168,12 @@ class Run:
             if self.done % 10 == 0:
                 losses.append(loss.detach().clone())
                 if IS_GPU:
-                    # Launches run ahead of the device, and so would the clock.
+                    # Kernel launches are asynchronous, so synchronize before reading the clock.
                     torch.cuda.synchronize()
             now = time.perf_counter()
             self.spent = before + now - began
-            if losses and now - told > 10:
-                told = now
+            if losses and now - logged > 10:
+                logged = now
                 mean = torch.stack(losses[-50:]).mean().item()
                 pace = (self.done - first) / (now - began)
                 self._log(f"{self._share:5.1%} step {self.done}: {mean:.4f}, {pace:.2f} steps/s")
@@ -189,7 +189,7 @@ class Run:
             self._report(report)
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint atomically."""
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         state["optimizers"] = [optimizer.state_dict() for optimizer in self.optimizers]
         state |= {"done": self.done, "spent": self.spent}
@@ -204,7 +204,7 @@ class Run:
             set_rate(optimizer, rate * min(1.0, (self.done + 1) / self.warm) * falling)
 
     def _prepare(self, step: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
-        """One step as a function, as fast as it runs here."""
+        """Return a function that runs one step, with a CUDA graph and compilation if they work."""
 
         def advance() -> Tensor:
             loss = step(self.progress)
@@ -233,7 +233,7 @@ class Run:
             return advance
 
     def _try(self, advance: Callable[[], Tensor]) -> None:
-        """Some steps at the first, small rate, on a stream of their own as graphs ask for."""
+        """Run some steps at the small initial rate, on a side stream as CUDA graphs require."""
         if not IS_GPU:
             if Switches.compile:
                 advance()
@@ -262,7 +262,7 @@ class Run:
         return replay
 
     def _report(self, report: Callable[[], object]) -> None:
-        """Log the report, or why there is none: a sheet that fails does not end a training."""
+        """Log the report, or its error, so that a failed contact sheet does not stop training."""
         try:
             self._log(f"step {self.done}: {report()}")
         except Exception:
@@ -278,13 +278,13 @@ class Run:
 def training_arguments(
     description: str, inputs: list[str], *, steps: int, batch: int
 ) -> argparse.Namespace:
-    """What a training is told on the command line; `length` holds its `Length`.
+    """Parse the command line of a training script; the result's `length` is a `Length`.
 
     Args:
         description: for --help.
-        inputs: names of the folders it reads; the one it writes, `folder`, comes last.
-        steps: by default.
-        batch: by default.
+        inputs: names of the input folders; the output, `folder`, is the last argument.
+        steps: default number of steps.
+        batch: default batch size.
     """
     parser = argparse.ArgumentParser(description=description)
     for name in (*inputs, "folder"):
@@ -300,6 +300,6 @@ def training_arguments(
 
 
 def compact(folder: Path) -> None:
-    """Write every JSON file below a folder again without its white space."""
+    """Rewrite every JSON file below a folder without whitespace."""
     for path in folder.rglob("*.json"):
         path.write_text(json.dumps(json.loads(path.read_text()), separators=(",", ":")) + "\n")

@@ -1,8 +1,8 @@
-"""What the app looks like: every tab in both themes and widths, and a slider moved, as a film.
+"""Screenshots of the app: every tab in both themes and widths, and an animation of the sliders.
 
     python -m tools.screenshots        # about three minutes on two cores
 
-Starts the app on a folder of its own, drives it in Chromium, and writes into docs/images/studio.
+Starts the app with its own folder, drives it in Chromium, and writes into docs/images/studio.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STRENGTHS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 @contextmanager
 def app() -> Iterator[str]:
-    """The address of an app that is stopped afterwards."""
+    """Start the app, yield its URL, and stop it afterwards."""
     with tempfile.TemporaryDirectory() as folder:
         converted = lineas_home() / "models"
         if converted.is_dir():
@@ -62,7 +62,7 @@ def app() -> Iterator[str]:
 
 
 def open_page(browser: Browser, url: str, width: int, height: int, theme: str) -> Page:
-    """The page, once its first pictures are there."""
+    """Open the page and wait for its first pictures."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.set_default_timeout(120_000)
     expect.set_options(timeout=120_000)
@@ -73,7 +73,7 @@ def open_page(browser: Browser, url: str, width: int, height: int, theme: str) -
 
 
 def fill(page: Page, tab: str) -> None:
-    """Have the tab show what it is for."""
+    """Fill the tab with typical content."""
     page.get_by_role("tab", name=tab, exact=True).click()
     if tab == "Images":
         page.locator("#grid").click()
@@ -101,14 +101,14 @@ def fill(page: Page, tab: str) -> None:
 
 
 def shoot(page: Page, name: str) -> None:
-    """The whole page as a PNG file of few colours."""
+    """Save the whole page as a PNG file with a reduced palette."""
     data = page.screenshot(full_page=True)
     image = Image.open(io.BytesIO(data)).convert("RGB")
     image.quantize(192, dither=Image.Dither.NONE).save(TARGET / f"{name}.png", optimize=True)
 
 
 def film(browser: Browser, url: str) -> None:
-    """Sliders moved one after the other."""
+    """Record the sliders being moved one after the other."""
     page = open_page(browser, url, FILM["width"], FILM["height"], "light")
     frames: list[Image.Image] = []
 
@@ -147,7 +147,7 @@ def film(browser: Browser, url: str) -> None:
 
 
 def main() -> None:
-    """Write all pictures."""
+    """Take all screenshots."""
     TARGET.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     with app() as url, sync_playwright() as playwright:

@@ -1,4 +1,4 @@
-"""Contact sheets of a generator: looks, seeds, the way to a look, and held-out pairs."""
+"""Contact sheets of a generator: looks, seeds, interpolation to a look, and held-out pairs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def noises(tables: Tables, count: int, seed: int) -> Tensor:
 
 
 def paint_held_out(paint: Callable[..., Tensor], tables: Tables) -> Tensor:
-    """A picture of every held-out pair."""
+    """Generate a picture of every held-out pair."""
     corpus = tables.corpus
     texts = [plain_caption(corpus.concepts[c].name, corpus.looks[k]) for c, k in corpus.held_out]
     noise = noises(tables, len(texts), seed=0)
@@ -45,12 +45,15 @@ def paint_held_out(paint: Callable[..., Tensor], tables: Tables) -> Tensor:
 def write_sheets(
     paint: Callable[..., Tensor], tables: Tables, folder: Path
 ) -> tuple[Tensor, Tensor]:
-    """Write looks.png, seeds.png, way.png and held-out.png; made and real held-out pictures.
+    """Write looks.png, seeds.png, way.png and held-out.png.
 
     Args:
         paint: `train_generator.Trainer.paint`.
         tables: of the corpus.
-        folder: of the files.
+        folder: where to write.
+
+    Returns:
+        The generated and the real held-out pictures.
     """
     names = [name_with_article(subject) for subject in SUBJECTS]
     one = noises(tables, 1, seed=0)

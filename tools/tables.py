@@ -1,4 +1,4 @@
-"""The corpus and its captions on the device, from which a training step draws its batch."""
+"""The corpus and its captions as tensors on the device, from which batches are drawn."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def as_bytes(images: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 
 
 class Tables:
-    """What all trainings draw from.
+    """The data that all training scripts sample from.
 
     Attributes:
         images: uint8 (concepts, artists, 1 + drawn looks, side, side, 3).
         allowed: bool (concepts, looks): false where the pair is held out.
         untagged: token ids (concepts, looks, WORDINGS, CONTEXT) of sentences without a look;
-            the looks' axis is there so that `tagged` has the same shape.
+            it has a looks axis only to match the shape of `tagged`.
         tagged: the same sentences with a wording of the look.
         look_only: token ids (looks, LOOK_WORDINGS, CONTEXT) of captions that name only a look.
     """
@@ -70,30 +70,30 @@ class Tables:
         return ids.to(DEVICE)
 
     def pictures(self, concepts: Tensor, artists: Tensor, columns: Tensor) -> Tensor:
-        """Pictures in [-1, 1], (n, 3, side, side), channels last in memory."""
+        """Pictures in [-1, 1], (n, 3, side, side), in channels_last memory format."""
         return normalise(self.images[concepts, artists, columns])
 
     def random_pictures(self, count: int) -> Tensor:
-        """Pictures that may be trained on, each as likely as the others."""
+        """Sample training pictures, with equal probabilities."""
         concepts = torch.randint(self.concepts, (count,), device=DEVICE)
         artists = torch.randint(len(ARTISTS), (count,), device=DEVICE)
         columns = torch.randint(self.images.shape[2], (count,), device=DEVICE)
         looks = torch.where(columns > 0, columns + len(ARTISTS) - 1, artists)
-        # Of one concept a single look is held out, so that the next column is not.
+        # At most one look per concept is held out, so the next column is always allowed.
         columns = torch.where(
             self.allowed[concepts, looks], columns, (columns + 1) % self.images.shape[2]
         )
         return self.pictures(concepts, artists, columns)
 
     def held_out(self) -> Tensor:
-        """The held-out pictures, as `pictures` gives them."""
+        """The held-out pictures, in the format of `pictures`."""
         cells = [(c, *cell_of(k)) for c, k in self.corpus.held_out]
         concepts, artists, columns = torch.tensor(cells, device=DEVICE).T
         return self.pictures(concepts, artists, columns)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
-    """Token ids (n, CONTEXT), by the tokenizer's own backend: several times faster for many."""
+    """Token ids (n, CONTEXT), by the tokenizer's backend, several times faster for many texts."""
     backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
     backend.enable_truncation(CONTEXT)
     backend.enable_padding(length=CONTEXT, pad_id=end, pad_token=tokenizer.eos_token)
@@ -102,12 +102,12 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 
 
 def column_of(looks: Tensor) -> Tensor:
-    """Columns of `Tables.images`: 0 for an artist, 1 and up for a drawn look."""
+    """Column of each look in `Tables.images`: 0 for an artist, 1 and up for a drawn look."""
     return (looks - len(ARTISTS) + 1).clamp(min=0)
 
 
 def flipped(images: Tensor, where: Tensor) -> Tensor:
-    """Mirrored left to right where `where`, bool (n,)."""
+    """Mirror left to right the images where `where`, bool (n,), is true."""
     return torch.where(where[:, None, None, None], images.flip(3), images)
 
 

@@ -12,16 +12,16 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[str], size: int, length: int) -> CLIPTokenizer:
-    """A CLIPTokenizer with `size` tokens at most, learned from `texts`.
+    """A CLIPTokenizer with at most `size` tokens, trained on `texts`.
 
     Args:
         texts: captions.
-        size: of the vocabulary; the bytes take 512.
-        length: tokens a caption is cut or padded to.
+        size: of the vocabulary, of which the bytes take 512.
+        length: number of tokens that captions are truncated or padded to.
     """
     untrained = CLIPTokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
-        # Less the start, the end, and the bytes that end words.
+        # Minus the start and end tokens, and the word-final bytes, which are added below.
         vocab_size=size - 2 - 256,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         end_of_word_suffix="</w>",
@@ -30,11 +30,11 @@ def train_tokenizer(texts: Iterable[str], size: int, length: int) -> CLIPTokeniz
     tokenizer = Tokenizer.from_str(untrained.to_str())
     tokenizer.train_from_iterator(texts, trainer)
     learned = json.loads(tokenizer.to_str())["model"]
-    # Every byte also ends words, whether or not the captions have one there.
+    # Add every byte in its word-final form as well, even if no caption has it there.
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     known = [*symbols, *(f"{s}</w>" for s in symbols)]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split()) for m in learned["merges"]]
     known += [left + right for left, right in merges]
-    # CLIP pools at the highest token, so the end comes last.
+    # CLIP pools at the highest token id, so the end token must come last.
     vocab = {token: i for i, token in enumerate(dict.fromkeys([*known, START, END]))}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)

@@ -1,11 +1,11 @@
-"""From the art to the models of `assets/`, each training for some seconds of wall clock.
+"""Train all models of `assets/` from the art, each for a given time or number of steps.
 
     python -m tools.train_all build/art.zip build/emoji --seconds 30 70 220 170     on a GPU
     python -m tools.train_all build/art.zip build/tiny --steps 20 20 20 20 --most 40    a rehearsal
 
-Draws the corpus first, unless another process has or is about to, and goes on from what the folder
-has. Models are exported after the generator and again after the refinement. `--until` ends the
-trainings early enough for the export.
+Draws the corpus first, unless another process has drawn it or is drawing it, and resumes from the
+folder's checkpoints. Models are exported after the generator and again after the refinement.
+`--until` stops training early enough for the export.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from tools.runs import STARTED, Length
 from tools.sheets import paint_held_out
 from tools.tables import Tables
 
-# Seconds for exports and sheets at the end, and for each training to get ready.
+# Seconds reserved for exports and sheets at the end, and for the start of each training.
 RESERVE, READY = 25.0, 14.0
 
 
 def log(line: str) -> None:
-    """Print with the time."""
+    """Print with the elapsed time."""
     print(f"[{time.perf_counter() - STARTED:6.1f}] {line}", flush=True)
 
 
 class Budget:
-    """Lengths of the trainings: CLIP, autoencoder, generator, refinement.
+    """Lengths of the four training stages: CLIP, autoencoder, generator, refinement.
 
     Args:
-        seconds, steps: of each; one of them is given.
-        until: Unix time at which everything is exported, or None.
+        seconds, steps: of each stage; exactly one of them is given.
+        until: Unix time by which everything is exported, or None.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Budget:
         self.seconds, self.steps, self.until = seconds, steps, until
 
     def length(self, stage: int) -> Length:
-        """The stage's; with `until`, the seconds asked for are shares of what time is left."""
+        """Length of a stage; with `until`, the remaining time is divided in proportion."""
         if self.seconds is None:
             return Length(steps=self.steps[stage] if self.steps else 0)
         asked = self.seconds[stage]
@@ -61,7 +61,7 @@ class Budget:
 
 
 def corpus_in(folder: Path, given: argparse.Namespace) -> Corpus:
-    """The corpus, drawn here or by the process that has begun to."""
+    """Load the corpus, after drawing it or waiting for the process that is drawing it."""
     waited = 0
     while not (folder / "corpus.json").is_file():
         if waited == 0 and not (folder / "begun").is_file():
@@ -80,20 +80,20 @@ def corpus_in(folder: Path, given: argparse.Namespace) -> Corpus:
 
 
 def sharpness(pictures: torch.Tensor) -> float:
-    """Energy of what a blur of three pixels takes away, averaged over pictures."""
+    """Energy of the detail that a three-pixel blur removes, averaged over pictures."""
     soft = nn.functional.avg_pool2d(pictures, 3, 1, 1)
     return float((pictures - soft)[..., 2:-2, 2:-2].square().mean())
 
 
 def judge(trainer: train_generator.Trainer, clip: train_clip.Trainer, stage: str) -> None:
-    """Log how often held-out pairs are found, and how sharp they are beside the real ones."""
+    """Log how often held-out pairs are recognised, and their sharpness relative to real ones."""
     made, real = paint_held_out(trainer.paint, trainer.tables), trainer.tables.held_out()
     facts = {**clip.judge(made), "sharpness": round(sharpness(made) / sharpness(real), 3)}
     log(f"{stage}, held out: {json.dumps(facts)}")
 
 
 def main() -> None:
-    """Train, export, judge."""
+    """Train, export and evaluate."""
     parser = argparse.ArgumentParser(description="Train all embedded models.")
     parser.add_argument("art", type=Path, help="the archive of tools.art")
     parser.add_argument("folder", type=Path)

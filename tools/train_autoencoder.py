@@ -1,9 +1,9 @@
-"""Train the generator's autoencoder: pictures to latents of an eighth of their side, and back.
+"""Train the generator's autoencoder, which maps pictures to latents of an eighth of their side.
 
     python -m tools.train_autoencoder build/corpus build/vae
 
-Latents are trained with noise on them, so that the decoder forgives a generator that is a
-little off, and on crossfades of two pictures, which generated pictures at part strength are.
+Training adds noise to the latents, so that the decoder tolerates small errors of the generator, and
+includes crossfades of two pictures, which resemble pictures generated at partial strength.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CROSSFADED = 0.3
 
 
 def build() -> AutoencoderTiny:
-    """An untrained autoencoder."""
+    """Build an untrained autoencoder."""
     return AutoencoderTiny(
         latent_channels=LATENT_CHANNELS,
         encoder_block_out_channels=(48, 48, 48, 48),
@@ -40,7 +40,7 @@ def build() -> AutoencoderTiny:
 
 
 def edges(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Differences of neighbouring pixels, across and down."""
+    """Differences of neighbouring pixels, horizontal and vertical."""
     return images.diff(dim=3), images.diff(dim=2)
 
 
@@ -49,7 +49,7 @@ def picture_loss(made: Tensor, real: Tensor, weights: Tensor | None = None) -> T
 
     Args:
         made, real: (n, 3, side, side).
-        weights: of the pictures, (n,); all 1 where it is not given.
+        weights: of the pictures, (n,); 1 by default.
     """
 
     def mean(off: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ class Trainer:
 
     @torch.no_grad()
     def report(self) -> str:
-        """Error on held-out pictures; leaves a sheet of some beside their copies."""
+        """Error on held-out pictures; writes a sheet of originals and reconstructions."""
         real = self.tables.held_out()[:96]
         latents = self.average.encoder(real)
         made = self.average.decoder(latents).clamp(-1, 1)

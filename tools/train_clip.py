@@ -2,9 +2,9 @@
 
     python -m tools.train_clip build/corpus build/clip
 
-Writes checkpoints into the folder and goes on from the newest; in the end the model as
-open_clip loads it, and how often it finds the right concept among the held-out pairs. It sees 64
-pixels, whatever the corpus has.
+Writes checkpoints into the folder and resumes from the newest. At the end it writes the model in
+open_clip's format, and how often it recognises the right concept among the held-out pairs. Its
+input is 64 pixels, whatever the corpus's size.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ __all__ = ["CLIP_PIXELS", "CONFIG", "Trainer", "augment", "normalise", "shrink"]
 
 CLIP_PIXELS = 64
 RATE = 1.5e-3
-# CLIPScore asks for a look alone; a picture may be described by its look or by its subject alone.
+# Share of captions that name only the look, because CLIPScore compares with a look alone.
 LOOK_ONLY = 0.12
 MEAN = STD = (0.5, 0.5, 0.5)
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
-    # At this size, and with few pictures, a convolutional tower learns several times faster
-    # than a vision transformer.
+    # With a small model and few pictures, a convolutional tower learns several times faster than
+    # a vision transformer.
     "vision_cfg": {
         "image_size": CLIP_PIXELS,
         "timm_model_name": "resnet10t",
@@ -65,14 +65,14 @@ CONFIG: dict[str, Any] = {
 
 
 def shrink(images: Tensor) -> Tensor:
-    """To the CLIP's size, by areas."""
+    """Scale to the CLIP's input size with area averaging."""
     if images.shape[-1] == CLIP_PIXELS:
         return images
     return nn.functional.interpolate(images, size=(CLIP_PIXELS, CLIP_PIXELS), mode="area")
 
 
 def augment(images: Tensor) -> Tensor:
-    """Mirrored by half, shifted by up to 4 pixels, and of slightly another brightness."""
+    """Mirror half of the images, shift by up to 4 pixels, and vary the brightness slightly."""
     count, side, device = len(images), images.shape[-1], images.device
     images = flipped(images, torch.rand(count, device=device) < 0.5)
     padded = nn.functional.pad(images, (4, 4, 4, 4), mode="replicate")
@@ -84,7 +84,7 @@ def augment(images: Tensor) -> Tensor:
 
 
 def recolour(images: Tensor) -> Tensor:
-    """Half of the images with channels exchanged, paled, and by half inverted: shape stays."""
+    """Change the colours of half of the images (permuted, faded, half inverted), not the shapes."""
     count, device = len(images), images.device
     order = torch.rand(count, 3, device=device).argsort(dim=1)
     pale = torch.rand(count, 1, 1, 1, device=device)
@@ -112,7 +112,7 @@ class Trainer:
     def step(self, progress: Tensor) -> Tensor:
         """The contrastive loss of one batch."""
         tables, count = self.tables, self.batch
-        # No thing comes twice. Half of the batches are in one look, so that only things differ.
+        # Concepts are distinct. Half of the batches use one look, so that only concepts differ.
         concepts = torch.rand(tables.concepts, device=DEVICE).argsort()[:count]
         looks = torch.randint(tables.looks, (count,), device=DEVICE)
         one_look = torch.rand(1, device=DEVICE) < 0.5
@@ -123,7 +123,7 @@ class Trainer:
         artists = torch.where(is_artist, looks, artists)
         images = augment(shrink(tables.pictures(concepts, artists, column_of(looks))))
         named = torch.rand(count, device=DEVICE) < 0.75 - 0.2 * is_artist.float()
-        # A caption that leaves the look open fits any colours.
+        # Recolour images whose caption does not name the look, since it fits any colours.
         images = torch.where(named[:, None, None, None], images, recolour(images))
         wording = torch.randint(WORDINGS, (count,), device=DEVICE)
         where = (concepts, looks, wording)
@@ -143,12 +143,12 @@ class Trainer:
 
     @torch.no_grad()
     def bound_scale(self, number: int) -> None:
-        """Keep the logit scale at 100 at most, as CLIP does."""
+        """Clamp the logit scale to at most 100, as CLIP does."""
         self.model.logit_scale.clamp_(0, math.log(100))
 
     @torch.no_grad()
     def judge(self, pictures: Tensor) -> dict[str, float]:
-        """Share of pictures of the held-out pairs whose concept, drawn look or artist is found."""
+        """Share of held-out pictures whose concept, drawn look or artist is recognised."""
         self.model.eval()
         corpus, tables = self.tables.corpus, self.tables
         images = self.model.encode_image(shrink(pictures), normalize=True)
@@ -172,7 +172,7 @@ class Trainer:
         return self.judge(self.tables.held_out())
 
     def export(self, folder: Path) -> None:
-        """Write the model as `open_clip.create_model_and_transforms("local-dir:...")` loads it."""
+        """Write the model for `open_clip.create_model_and_transforms("local-dir:...")`."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = {
             name: (value.half() if value.is_floating_point() else value).contiguous().cpu()

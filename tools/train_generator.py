@@ -2,14 +2,14 @@
 
     python -m tools.train_generator build/corpus build/vae build/generator
 
-One call turns noise and a caption into latents: the UNet learns the clean latents themselves
-(LCMScheduler with prediction type "sample"), so that the pipeline runs with one step at timestep
-399, which is how DMD2 is called. The noise decides which artist draws and whether the picture is
-mirrored, so that the answer to noise and caption is one picture and not the mean of eight; a drawn
-look is drawn from that artist's picture, so that it changes how a thing is drawn and nothing else.
+One call turns noise and a caption into latents: the UNet predicts the clean latents directly
+(LCMScheduler with prediction type "sample"), so the pipeline runs one step at timestep 399, which
+is how DMD2 is called. The noise determines the artist and whether the picture is mirrored, so that
+noise and caption have one target picture instead of the mean of eight. A drawn look is derived from
+the same artist's picture, so that it changes only how the subject is drawn.
 
-A quarter of a batch is part way between a caption without a look and the same caption with one: the
-text states are interpolated, and so is the target. Steering moves activations along that way.
+A quarter of each batch interpolates between a caption without a look and the same caption with one:
+both the text states and the target are interpolated. Steering moves activations along this path.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ RATE = 9e-4
 TIMESTEP = 399
 WIDTH = 192
 KEEP = 0.998
-# What decides the artist is small beside the rest of the noise, so it begins larger than life.
+# The channel means that select the artist are small, so they are amplified by LOUD at first. The
+# factor falls linearly towards 0 at the share QUIET_FROM of the run, but not below 1.
 LOUD, QUIET_FROM = 8.0, 0.6
-# Shares of a batch, added up: captions without a look, with an artist, with a drawn look; the
-# rest is part way to a drawn look.
+# Cumulative shares of a batch: captions without a look, with an artist, with a drawn look; the
+# rest is interpolated towards a drawn look.
 UNTAGGED, BY_ARTIST, DRAWN = 0.26, 0.36, 0.75
 
 
 def build_unet(side: int) -> UNet2DConditionModel:
-    """An untrained UNet, conditioned by cross attention and by pooled text.
+    """Build an untrained UNet, conditioned by cross attention and by pooled text.
 
     Args:
-        side: of the latents; below 16 it has two levels, and three from there.
+        side: of the latents; below 16 the UNet has two levels, otherwise three.
     """
     levels = (128, 192, 256) if side >= 16 else (128, 192)
     return UNet2DConditionModel(
@@ -67,7 +68,7 @@ def build_unet(side: int) -> UNet2DConditionModel:
 
 
 def build_text_encoder(end: int) -> CLIPTextModel:
-    """An untrained text encoder of two layers."""
+    """Build an untrained text encoder with two layers."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=VOCABULARY,
@@ -86,33 +87,33 @@ def build_text_encoder(end: int) -> CLIPTextModel:
 
 
 def artist_of(noise: Tensor) -> Tensor:
-    """Which of the four artists draws from this noise: the quadrant of two channel means.
+    """The artist (of four) selected by the noise: the quadrant of two channel means.
 
     Args:
         noise: (n, channels, height, width), standard normal.
 
     Returns:
-        Indices 0 to 3, (n,), each as likely as the others.
+        Indices 0 to 3, (n,), with equal probabilities.
     """
     means = noise[:, :2].mean(dim=(2, 3)) > 0
     return means[:, 0].long() * 2 + means[:, 1].long()
 
 
 def is_mirrored(noise: Tensor) -> Tensor:
-    """Whether this noise gives a mirrored picture, bool (n,): the sign of the third mean."""
+    """Whether the noise selects a mirrored picture, bool (n,): the sign of the third mean."""
     return noise[:, 2].mean(dim=(1, 2)) > 0
 
 
 class Batch(NamedTuple):
-    """What the generator is given, and what it should answer.
+    """Inputs and targets of the generator.
 
     Attributes:
         untagged, tagged: token ids (n, CONTEXT) of a caption without and with its look.
-        way: (n,) how far the text is from the one to the other, 0 to 1.
+        way: (n,) interpolation weight from `untagged` to `tagged`, 0 to 1.
         noise: (n, channels, side, side).
         mirrored: bool (n,).
         start, end: (concepts, artists, columns) of the pictures at way 0 and 1.
-        weight: (n,) 0 where the picture is held out, else 1.
+        weight: (n,) loss weight: 0 if the picture is held out, else 1.
     """
 
     untagged: Tensor
@@ -126,7 +127,7 @@ class Batch(NamedTuple):
 
 
 def draw(tables: Tables, count: int, loud: Tensor | float) -> Batch:
-    """A batch whose part-way rows come last.
+    """Draw a batch, with interpolated rows last.
 
     Args:
         tables: of the corpus.
@@ -146,7 +147,7 @@ def draw(tables: Tables, count: int, loud: Tensor | float) -> Batch:
         torch.randint(len(ARTISTS), tables.looks, (count,), device=DEVICE),
         torch.randint(len(ARTISTS), (count,), device=DEVICE),
     )
-    # A held-out end is not asked for: the caption stays without its look.
+    # Do not name a held-out look: the caption then stays without its look.
     asked = (by_artist | drawn) & tables.allowed[concepts, looks]
     way = torch.where(part_way, torch.rand(count, device=DEVICE), torch.ones_like(place))
     way = torch.where(asked, way, torch.zeros_like(way))
@@ -173,10 +174,10 @@ class Trainer:
 
     Args:
         tables: of the corpus.
-        vae: trained; the generator learns its latents.
-        folder: of the checkpoint and the sheets.
+        vae: trained; the generator predicts its latents.
+        folder: for the checkpoint and the sheets.
         length: of the run.
-        batch: rows of a step.
+        batch: rows per step.
     """
 
     def __init__(
@@ -194,7 +195,7 @@ class Trainer:
         self.average = copy.deepcopy(both).requires_grad_(False).eval()
         self.averaging = Average(self.average.parameters(), both.parameters(), KEEP)
         self.denoise, self.read = Compiled(self.unet), Compiled(self.text)
-        # A tensor: the UNet would copy a number to the device at each call.
+        # A tensor, because the UNet would copy a number to the device at each call.
         self.timestep = torch.tensor([TIMESTEP], device=DEVICE)
         self.run = Run(
             folder,
@@ -206,8 +207,12 @@ class Trainer:
 
     @torch.no_grad()
     def _encode(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised latents (2, concepts, artists, columns, channels, side, side), bfloat16; the
-        second half are those of the mirrored pictures. Mean and deviation of each channel."""
+        """Encode the corpus.
+
+        Returns:
+            Normalised latents (2, concepts, artists, columns, channels, side, side), bfloat16, of
+            the pictures and of the mirrored pictures; mean and standard deviation per channel.
+        """
         images, side = self.tables.images, self.tables.pixels // FACTOR
         shape = (2, *images.shape[:3], LATENT_CHANNELS, side, side)
         latents = torch.empty(shape, dtype=torch.bfloat16, device=DEVICE)
@@ -224,7 +229,7 @@ class Trainer:
         return latents, mean, std
 
     def imagine(self, batch: Batch) -> Tensor:
-        """Normalised latents by the weights in training, float32."""
+        """Predict normalised latents with the current (not averaged) weights, float32."""
         with autocast():
             ids = torch.cat([batch.untagged, batch.tagged])
             states = self.read(input_ids=ids).last_hidden_state.float()
@@ -252,13 +257,13 @@ class Trainer:
         way: Tensor | None = None,
         plain: list[str] | None = None,
     ) -> Tensor:
-        """Pictures in [-1, 1], (n, 3, pixels, pixels), by the averaged weights.
+        """Generate pictures in [-1, 1], (n, 3, pixels, pixels), with the averaged weights.
 
         Args:
             texts: captions.
             noise: one for each.
-            way: (n,) how far from the captions of `plain` to `texts`, 0 to 1.
-            plain: captions at way 0.
+            way: (n,) interpolation weight from the captions `plain` to `texts`, 0 to 1.
+            plain: captions at weight 0.
         """
         read = self.average["text"]
         states = read(input_ids=self.tables.tokenize(texts)).last_hidden_state
@@ -270,17 +275,17 @@ class Trainer:
         return pictures
 
     def report(self) -> str:
-        """Error on held-out pairs; leaves sheets of looks, of seeds and of the part-way axis."""
+        """Error on held-out pairs; writes sheets of looks, seeds and interpolation."""
         made, real = write_sheets(self.paint, self.tables, self.folder)
         return f"held-out L1 {(made - real).abs().mean() / 2:.4f} of the range"
 
     def export(self, folder: Path) -> None:
-        """Write the pipeline as `StableDiffusionPipeline.from_pretrained` loads it, in float16."""
+        """Write the pipeline for `StableDiffusionPipeline.from_pretrained`, in float16."""
         average = copy.deepcopy(self.average).to(memory_format=torch.contiguous_format).cpu()
         vae = copy.deepcopy(self.vae).to(memory_format=torch.contiguous_format).cpu()
         mean, std = self.mean.cpu(), self.std.cpu()
         unet: Any = average["unet"]
-        # The UNet puts out the latents themselves, not the normalised ones it was trained on.
+        # Fold the denormalisation into the UNet, so that it outputs the autoencoder's latents.
         unet.conv_out.weight.data *= std[..., None]
         unet.conv_out.bias.data = unet.conv_out.bias * std[:, 0, 0] + mean[:, 0, 0]
         pipeline = StableDiffusionPipeline(

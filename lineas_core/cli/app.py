@@ -1,11 +1,12 @@
-"""`python -m lineas_core ...`: every action of the app from a terminal.
+"""`lineas ...`: every action of the app from a terminal.
 
-Exit codes: 0 done, 1 an error that the message explains, 2 wrong usage, 130 interrupted.
-With --json the result goes to standard output as one JSON value, and nothing else does.
+Exit codes: 0 success, 1 an error with a message, 2 wrong usage, 130 interrupted.
+With --json, standard output holds only the result, as one JSON value.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from lineas_core.cli import fold, sharing, write
+from lineas_core.cli import fold, sharing, studio, write
 from lineas_core.cli.options import (
     fixed_maps,
     load,
@@ -55,7 +56,7 @@ MapSpecs = Annotated[
 @app.command()
 def train(
     prompts: Annotated[str, typer.Argument(help="A shipped set's name, or a JSON file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the map goes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The map file to write.")],
     model: ModelName = "smollm2",
     method: Annotated[
         str, typer.Option(help="lineas, lin-act, or another of docs/methods.md.")
@@ -67,7 +68,7 @@ def train(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Learn a map from a prompt set. Ctrl-C keeps the map reached so far.
+    """Learn a map from a prompt set. Ctrl-C stops early and saves the map trained so far.
 
     Under `accelerate launch` the processes share the prompts of each step.
     """
@@ -82,7 +83,7 @@ def train(
     config = lc.TrainConfig.for_model(loaded, **train_settings(setting or []))
     if method != "lineas":
         if ranks.count > 1:
-            raise ConfigError(f"method is {method!r}, which one process fits; launch only one.")
+            raise ConfigError(f"method is {method!r}, which runs in one process; launch only one.")
         smap = lc.fit(method, loaded, prompt_set, config)
         smap.save(output)
         show({"map": str(output), "support": smap.support()}, as_json)
@@ -119,13 +120,13 @@ def generate(
     prompt: Annotated[list[str], typer.Argument(help="One or more texts to continue.")],
     maps: MapSpecs = None,
     model: ModelName = "smollm2",
-    tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 80,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
+    temperature: Annotated[float, typer.Option(help="0 picks the likeliest token.")] = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Continue texts with maps on."""
+    """Continue texts with maps applied."""
     steer = fixed_maps(maps or [])
     texts = load_text(model, device).generate(
         prompt, steer, seed=seed, max_new_tokens=tokens, temperature=temperature
@@ -145,8 +146,8 @@ def sweep(
     ],
     strengths: Annotated[str, typer.Option(help="Separated by commas.")] = "0,0.25,0.5,0.75,1",
     model: ModelName = "smollm2",
-    tokens: Annotated[int, typer.Option(help="New tokens at most.")] = 80,
-    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 1.0,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
+    temperature: Annotated[float, typer.Option(help="0 picks the likeliest token.")] = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -184,7 +185,7 @@ def picture(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Picture things at several strengths. Beside the PNG go its recipe (JSON) and a film (GIF)."""
+    """Generate pictures at several strengths: a PNG grid, its recipe (JSON) and an animated GIF."""
     from lineas_core.maps.steering_map import SteeringMap
     from lineas_core.scenes.scene import Scene, UsedMap
 
@@ -209,7 +210,7 @@ def again(
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a grid again from its recipe."""
+    """Reproduce a grid from its recipe."""
     from lineas_core.scenes.grid import read_sidecar
 
     try:
@@ -223,7 +224,7 @@ def again(
 def inspect(
     file: Annotated[Path, typer.Argument(help="A map file.")], as_json: AsJson = False
 ) -> None:
-    """What a map file holds."""
+    """Show the contents of a map file."""
     from lineas_core.maps.steering_map import SteeringMap
 
     smap = SteeringMap.load(file)
@@ -246,7 +247,7 @@ def inspect(
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """The models that go by a short name."""
+    """List the models that have a short name."""
     from lineas_core.models.shared.catalog import catalog
 
     if as_json:
@@ -265,7 +266,7 @@ def prompts(
     name: Annotated[str | None, typer.Argument(help="A set to check; all by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the shipped prompt sets, or check one set and list what is odd about it."""
+    """List the shipped prompt sets, or check one set and list its warnings."""
     from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
 
     sets = [PromptSet.load(n) for n in ([name] if name else shipped_prompt_sets())]
@@ -295,12 +296,12 @@ def evaluate(
         Path | None, typer.Option("--output", "-o", help="A folder; user data by default.")
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Ray processes that measure; 0 measures in this one.")
+        int, typer.Option(help="Ray processes to measure in; 0 uses this process.")
     ] = 0,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a table of the papers: CSV, Markdown and a plot. What is measured already is kept."""
+    """Reproduce a table of the papers: CSV, Markdown and a plot. Measured cells are reused."""
     found = find_table(table)
     sizes, chosen = found.sized(pairs_of(setting or [])), seeds_of(seeds)
 
@@ -308,7 +309,7 @@ def evaluate(
     from lineas_core.evaluation.report import write_results
     from lineas_core.system.home import lineas_home
 
-    # With workers this process only asks the model for its settings.
+    # With workers, this process only reads the model's settings.
     loaded = load(model or found.model, "cpu" if workers else device)
     folder = output or lineas_home() / "evaluation" / re.sub(r"[^\w.-]+", "-", loaded.id)
     bench = Bench(loaded, folder, _tell)
@@ -318,7 +319,7 @@ def evaluate(
         results = measure_with(found, bench, sizes, chosen, workers=workers, device=device)
     else:
         results = found.measure(bench, sizes, chosen)
-    command = " ".join(["python -m lineas_core", *map(shlex.quote, sys.argv[1:])])
+    command = " ".join(["lineas", *map(shlex.quote, sys.argv[1:])])
     files = write_results(found, results, folder, command, chosen)
     if as_json:
         show({"files": [str(file) for file in files]}, as_json)
@@ -329,12 +330,14 @@ def evaluate(
 
 fold.register(app)
 write.register(app)
+studio.register(app)
 sharing.register(app)
 
 
 def _write_grid(scene: Scene, output: Path, device: str, as_json: bool) -> None:
     from lineas_core.maps.steering_map import SteeringMap
-    from lineas_core.scenes.grid import draw_film, draw_grid, make_grid, score_grid, write_sidecar
+    from lineas_core.scenes.drawing import draw_film, draw_grid
+    from lineas_core.scenes.grid import make_grid, score_grid, write_sidecar
     from lineas_core.system.files import replacing, write_whole
 
     swept = [scene.maps[place].name for place in scene.swept]
@@ -357,7 +360,11 @@ def _tell(line: str) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of this library become one line and exit code 1."""
+    """Run the command line. Errors of this library print one line and exit with code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe has the locale's encoding, which on Windows lacks most of what models write.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
     try:
         app()
     except LineasError as error:

@@ -1,6 +1,6 @@
-"""`python -m lineas_core fold`: a map written into a plain checkpoint, or an adapter of PEFT.
+"""`lineas fold`: write a map into a plain checkpoint or a PEFT adapter.
 
-Imports that take seconds are made where they are needed, so that --help answers at once.
+Slow imports are inside the functions that need them, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def fold(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write maps into the model's weights: plain transformers or diffusers load the folder."""
+    """Write maps into the model's weights, as a folder that transformers or diffusers can load."""
     from lineas_core.export.checkpoint import fold as fold_map
     from lineas_core.export.peft import to_peft
     from lineas_core.maps.steering_map import compose

@@ -1,6 +1,6 @@
-"""What people type on the command line, turned into maps, models and settings.
+"""Parse command-line values into maps, models and settings.
 
-Imports that take seconds are made where they are needed, so that --help answers at once.
+Slow imports are inside the functions that need them, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def numbers(text: str) -> list[float]:
-    """Strengths, separated by commas."""
+    """Parse strengths separated by commas."""
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
@@ -27,7 +27,7 @@ def numbers(text: str) -> list[float]:
 
 
 def load(name: str, device: str) -> Model:
-    """The model of that name, with a word on the terminal while it loads."""
+    """Load a model by name, with a status line on the terminal meanwhile."""
     import transformers
 
     from lineas_core.models.load import load_model
@@ -38,21 +38,21 @@ def load(name: str, device: str) -> Model:
 
 
 def load_text(name: str, device: str) -> LanguageModel:
-    """A language model, or an error that says what it is."""
+    """Load a language model; raise if the name is that of an image model."""
     from lineas_core.models.load import as_language_model
 
     return as_language_model(load(name, device))
 
 
 def load_image(name: str, device: str) -> DiffusionModel:
-    """An image model, or an error that says what it is."""
+    """Load an image model; raise if the name is that of a language model."""
     from lineas_core.models.load import as_image_model
 
     return as_image_model(load(name, device))
 
 
 def pairs_of(pairs: list[str]) -> dict[str, str]:
-    """`completions=50` and the like, as name and text."""
+    """Parse settings such as `completions=50` into name -> text."""
     found = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -63,7 +63,7 @@ def pairs_of(pairs: list[str]) -> dict[str, str]:
 
 
 def seeds_of(text: str) -> list[int]:
-    """Seeds, separated by commas."""
+    """Parse seeds separated by commas."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:
@@ -71,7 +71,7 @@ def seeds_of(text: str) -> list[int]:
 
 
 def split_spec(spec: str) -> tuple[str, float | None]:
-    """FILE or FILE@STRENGTH, in two parts; None where no strength is given."""
+    """Split FILE or FILE@STRENGTH into file and strength; None if no strength is given."""
     path, at, strength = spec.rpartition("@")
     if not at or Path(spec).exists():
         return spec, None
@@ -84,19 +84,19 @@ def split_spec(spec: str) -> tuple[str, float | None]:
 
 
 def swept_maps(specs: list[str]) -> list[tuple[SteeringMap, float | None]]:
-    """Maps of FILE or FILE@STRENGTH; None where no strength is given."""
+    """Load maps given as FILE or FILE@STRENGTH; the strength is None (swept) if not given."""
     from lineas_core.maps.steering_map import SteeringMap
 
     return [(SteeringMap.load(path), strength) for path, strength in map(split_spec, specs)]
 
 
 def fixed_maps(specs: list[str]) -> list[tuple[SteeringMap, float]]:
-    """Maps of FILE or FILE@STRENGTH; 1 where no strength is given."""
+    """Load maps given as FILE or FILE@STRENGTH; the strength is 1 if not given."""
     return [(smap, 1.0 if strength is None else strength) for smap, strength in swept_maps(specs)]
 
 
 def train_settings(pairs: list[str]) -> dict[str, Any]:
-    """`steps=200` and the like, each value in the type of the setting."""
+    """Parse settings such as `steps=200`, each value converted to the type of its field."""
     from lineas_core.training.config import TrainConfig
 
     settings: dict[str, Any] = {}
@@ -105,7 +105,7 @@ def train_settings(pairs: list[str]) -> dict[str, Any]:
         field = TrainConfig.__dataclass_fields__.get(name)
         if field is None or not equals:
             raise ConfigError(
-                f"--set {pair!r} is not a setting; there are "
+                f"--set {pair!r} is not a setting; choose among "
                 f"{', '.join(TrainConfig.__dataclass_fields__)}, as in steps=200."
             )
         try:

@@ -1,6 +1,6 @@
-"""`python -m lineas_core bundle | unbundle | push | install | deploy`: results and maps for others.
+"""`lineas bundle | unbundle | push | install | deploy`: share results and maps.
 
-Imports that take seconds are made where they are needed, so that --help answers at once.
+Slow imports are inside the functions that need them, so that --help is fast.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ def bundle(
         typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there."),
     ] = None,
     strengths: Annotated[
-        str, typer.Option(help="Of the sweep, separated by commas.")
+        str, typer.Option(help="Strengths of the sweep, separated by commas.")
     ] = "0,0.25,0.5,0.75,1",
     model: Annotated[
         str, typer.Option("--model", "-m", help="Short name, folder or hub id.")
     ] = "smollm2",
     prompts: Annotated[
-        str, typer.Option(help="The prompt set that the map was learned from, to go along.")
+        str, typer.Option(help="The prompt set that the map was learned from, to include.")
     ] = "",
-    tokens: Annotated[int, typer.Option(help="New tokens of a text at most.")] = 80,
+    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
     seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Make a result, and put it into one file with all that makes it again."""
+    """Generate a result and save it as a bundle: one file with all that reproduces it."""
     from lineas_core.maps.steering_map import SteeringMap
     from lineas_core.models.language.model import LanguageModel
     from lineas_core.prompts.prompt_set import PromptSet
@@ -85,10 +85,10 @@ def bundle(
 
 def unbundle(
     file: Annotated[Path, typer.Argument(help="A bundle.")],
-    to: Annotated[Path, typer.Option(help="A new folder for what is in it.")],
+    to: Annotated[Path, typer.Option(help="A new folder for the contents.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take a bundle apart, and write scene.py beside the maps, which makes the result again."""
+    """Unpack a bundle, with a scene.py that reproduces the result."""
     from lineas_core.scenes.bundle import read_bundle, unpack_bundle
 
     opened = read_bundle(file)
@@ -110,8 +110,8 @@ def push(
     file: Annotated[Path, typer.Argument(help="A map file.")],
     repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
     public: Annotated[bool, typer.Option("--public", help="Let everyone see it.")] = False,
-    title: Annotated[str, typer.Option(help="What people read.")] = "",
-    license: Annotated[str, typer.Option(help="Of the map, such as apache-2.0.")] = "",
+    title: Annotated[str, typer.Option(help="Title of the card.")] = "",
+    license: Annotated[str, typer.Option(help="Licence of the map, such as apache-2.0.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Upload a map and its card with your own login (`hf auth login`)."""
@@ -125,13 +125,13 @@ def push(
 
 def install(
     repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the map goes.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The map file to write.")],
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "",
     file: Annotated[str, typer.Option(help="The map's name there; the card's by default.")] = "",
     digest: Annotated[str, typer.Option(help="The map's digest, if you know it.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Download a map and check it against its card."""
+    """Download a map and verify it against its card."""
     from dataclasses import asdict
 
     from huggingface_hub import get_token
@@ -156,6 +156,9 @@ def deploy(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only you can open it.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Limit what visitors may do.")] = False,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="For hardware with a GPU, or ZeroGPU: torch with CUDA.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Prepare the Studio as a Hugging Face Space, and upload it."""
@@ -164,12 +167,14 @@ def deploy(
     from lineas_core.hub.space import prepare_space, upload_space
 
     if to is not None:
-        files = prepare_space(to)
+        files = prepare_space(to, gpu=gpu)
         show({"folder": str(to), "files": len(files)}, as_json)
         return
     with tempfile.TemporaryDirectory() as folder:
-        prepare_space(Path(folder))
-        url = upload_space(Path(folder), space, token=get_token(), private=private, demo=demo)
+        prepare_space(Path(folder), gpu=gpu)
+        url = upload_space(
+            Path(folder), space, token=get_token(), private=private, demo=demo, gpu=gpu
+        )
     show({"url": url}, as_json)
 
 
@@ -177,7 +182,8 @@ def _with_result(made: Bundle, model: Model) -> Bundle:
     from dataclasses import replace
 
     from lineas_core.models.language.model import LanguageModel
-    from lineas_core.scenes.grid import draw_grid, make_grid
+    from lineas_core.scenes.drawing import draw_grid
+    from lineas_core.scenes.grid import make_grid
 
     scene = made.scene
     if isinstance(model, LanguageModel):

@@ -1,4 +1,4 @@
-"""What the command line shows: results, progress, and an interrupt that waits for its turn."""
+"""Terminal output of the command line: results, progress, and a deferred Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Standard output is for results alone.
+# Messages go to standard error; standard output holds only results.
 console = Console(stderr=True)
 out = Console()
 
@@ -24,14 +24,14 @@ class InterruptFlag:
         self._set = False
 
     def is_set(self) -> bool:
-        """Whether it came."""
+        """Whether Ctrl-C was pressed."""
         return self._set
 
     def __enter__(self) -> None:
         def handle(number: int, frame: Any) -> None:
             self._set = True
             signal.signal(signal.SIGINT, self._previous)
-            console.print("stopping after this step; Ctrl-C again to drop everything")
+            console.print("stopping after this step; Ctrl-C again to discard everything")
 
         self._previous = signal.signal(signal.SIGINT, handle)
 
@@ -40,7 +40,7 @@ class InterruptFlag:
 
 
 def show(value: Any, as_json: bool) -> None:
-    """Print a value, for programs or for people."""
+    """Print a value as JSON, or formatted for people."""
     if as_json:
         print(json.dumps(value, ensure_ascii=False))
     else:
@@ -48,13 +48,13 @@ def show(value: Any, as_json: bool) -> None:
 
 
 def plain(text: str) -> str:
-    """The text with nothing in it taken for markup."""
+    """Escape rich's markup in the text."""
     return escape(text)
 
 
 @contextmanager
 def training_progress(quiet: bool) -> Iterator[Progress]:
-    """A bar with the loss beside it."""
+    """A progress bar that also shows the loss."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

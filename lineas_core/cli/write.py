@@ -1,4 +1,4 @@
-"""`python -m lineas_core write ...`: prompts by a language model, from a terminal."""
+"""`lineas write ...`: let a language model write a prompt set."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ def register(app: typer.Typer) -> None:
 def write(
     concept: Annotated[str, typer.Argument(help="A concept or style in a few words.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Ends in .json, .csv or .txt (a file a side).")
+        Path, typer.Option("--output", "-o", help=".json, .csv or .txt (one file per side).")
     ],
     image: Annotated[bool, typer.Option("--image", help="Captions, and captions in a style.")] = (
         False
     ),
-    model: Annotated[str, typer.Option("--model", "-m", help="The one that writes.")] = "smollm2",
-    count: Annotated[int, typer.Option(help="Prompts a side.")] = 32,
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to use.")] = "smollm2",
+    count: Annotated[int, typer.Option(help="Prompts per side.")] = 32,
     seconds: Annotated[float, typer.Option(help="Stop after this long.")] = 85.0,
     seed: Annotated[int, typer.Option(help="Same seed, same prompts.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Write a prompt set with a language model. Ctrl-C keeps what there is."""
+    """Write a prompt set with a language model. Ctrl-C saves the prompts written so far."""
     from lineas_core.prompts.files import write_prompts
     from lineas_core.prompts.writing.writer import write_image_prompts, write_text_prompts
 
     ending = output.suffix.lower()
     if ending not in FORMATS:
-        raise ConfigError(f"output is {output}; let it end in {', '.join(FORMATS)}.")
+        raise ConfigError(f"output is {output}; it must end in {', '.join(FORMATS)}.")
     writer = load_text(model, device)
     stopping = InterruptFlag()
     start = write_image_prompts if image else write_text_prompts

@@ -1,1 +1,1 @@
-"""What a map does: distances, health, strengths, calibration, interference."""
+"""Measurements of what a map does: distance, health, strength, calibration, interference."""

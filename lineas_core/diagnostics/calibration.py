@@ -1,11 +1,12 @@
-"""Calibration: which share of its whole way the output has gone at each strength of a map.
+"""Calibration: measure the share of a map's total effect on the output at each strength.
 
     m(s) = mean of 1 - IMGScore(x_s, x_0)      images, over held-out prompts and their noise
     m(s) = mean of JS(p_s, p_0)                texts, over the tokens of held-out prompts
     share(s) = (1 - EVEN) * V(s) / V(1) + EVEN * s
 
-where V(s) is the total variation of m from 0 to s, so that a curve which falls again is still
-followed, and the small linear part keeps every strength within reach where the output rests.
+V(s) is the total variation of m from 0 to s, so the share increases even where m decreases. The
+small linear term keeps the curve strictly increasing where the output does not change, so that
+every strength can be reached.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.steering import steer
 
+# The strengths that are measured first.
 FIRST = tuple(tenth / 10 for tenth in range(11))
-# An interval that holds more of the whole way is halved, as long as it is not narrower than that.
+# In each of up to ROUNDS rounds, halve every interval that holds more than COARSE of the total
+# variation, unless its halves would be narrower than NARROW.
 COARSE, NARROW, ROUNDS = 0.08, 1 / 160, 4
 EVEN = 0.05
-# A map that moves the output less than that does nothing that a handle could follow.
-LEAST_WAY = 1e-5
+# Below this total variation a map has no effect that a slider could follow.
+MIN_VARIATION = 1e-5
 PROMPTS = 8
 
 
@@ -43,17 +46,17 @@ def calibrate(
     seed: int = 0,
     sweep: StrengthSweep | None = None,
 ) -> Calibration | None:
-    """Measure how far the output moves over the strength of a map.
+    """Measure how much the output changes with the strength of a map.
 
     Args:
-        model: the one that `smap` was made for.
+        model: the model that `smap` was made for.
         smap: a map.
-        prompts: source prompts that no training has seen; some of them are read.
-        seed: of the first picture's noise; the next ones count on.
-        sweep: pictures of these prompts that there are already.
+        prompts: source prompts not used in training. Language models use the first `PROMPTS`.
+        seed: of the first picture's noise; each next picture uses the next seed.
+        sweep: existing pictures of these prompts, to be reused.
 
     Returns:
-        None where there is nothing to measure by: no prompts, no CLIP, or a map without effect.
+        None if there are no prompts, no CLIP model, or the map has no effect.
 
     Raises:
         SiteError: the map does not fit the model.
@@ -69,43 +72,43 @@ def calibrate(
 
 
 def with_calibration(smap: SteeringMap, found: Calibration | None) -> SteeringMap:
-    """The map with that calibration in its info, and so in its file."""
+    """The map with the calibration in its info, and therefore in its file."""
     if found is None:
         return smap
     return replace(smap, info=replace(smap.info, calibration=found.points))
 
 
 def curve_of(measure: Callable[[Sequence[float]], Sequence[float]]) -> Calibration | None:
-    """The calibration of m(s), measured where it is steep a batch of strengths at a time.
+    """The calibration of m(s), measured at more strengths where m is steep.
 
     Args:
-        measure: strengths in [0, 1] -> how far the output is from the untouched one at each.
+        measure: strengths in [0, 1] -> m at each. Called with a batch of strengths at a time.
     """
     found = dict(zip(FIRST, measure(FIRST), strict=True))
     for _ in range(ROUNDS):
         levels = sorted(found)
-        way = sum(abs(found[b] - found[a]) for a, b in pairwise(levels))
+        variation = sum(abs(found[b] - found[a]) for a, b in pairwise(levels))
         halves = [
             (a + b) / 2
             for a, b in pairwise(levels)
-            if abs(found[b] - found[a]) > COARSE * way and (b - a) / 2 >= NARROW
+            if abs(found[b] - found[a]) > COARSE * variation and (b - a) / 2 >= NARROW
         ]
         if not halves:
             break
         found.update(zip(halves, measure(halves), strict=True))
-    return from_way(sorted(found.items()))
+    return from_measurements(sorted(found.items()))
 
 
-def from_way(way: Sequence[tuple[float, float]]) -> Calibration | None:
-    """The calibration of (strength, m) pairs from strength 0 to 1; None where m hardly moves."""
-    steps = [abs(b - a) for (_, a), (_, b) in pairwise(way)]
-    whole = sum(steps)
-    if not isfinite(whole) or whole < LEAST_WAY:
+def from_measurements(measured: Sequence[tuple[float, float]]) -> Calibration | None:
+    """The calibration of (strength, m) pairs from strength 0 to 1; None if m hardly changes."""
+    changes = [abs(b - a) for (_, a), (_, b) in pairwise(measured)]
+    total = sum(changes)
+    if not isfinite(total) or total < MIN_VARIATION:
         return None
-    points, gone = [(0.0, 0.0)], 0.0
-    for (strength, _), step in zip(way[1:], steps, strict=True):
-        gone += step
-        points.append((strength, round((1 - EVEN) * gone / whole + EVEN * strength, 6)))
+    points, variation = [(0.0, 0.0)], 0.0
+    for (strength, _), change in zip(measured[1:], changes, strict=True):
+        variation += change
+        points.append((strength, round((1 - EVEN) * variation / total + EVEN * strength, 6)))
     points[-1] = (1.0, 1.0)
     return Calibration(tuple(points))
 
@@ -125,7 +128,7 @@ def _texts(
 def jensen_shannon(
     a: Float[Tensor, "n outcomes"], b: Float[Tensor, "n outcomes"]
 ) -> Float[Tensor, " n"]:
-    """Jensen-Shannon divergence in nats, 0 to log 2, of distributions given as log probabilities.
+    """Jensen-Shannon divergence in nats, 0 to log 2, between rows of log probabilities.
 
     JS(p, q) = KL(p | m) / 2 + KL(q | m) / 2 with m = (p + q) / 2 (Lin, 1991).
     """

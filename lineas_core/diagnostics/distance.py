@@ -1,4 +1,4 @@
-"""The distance that training shortens, measured on any prompts, with any map at any strength."""
+"""The distance that training minimises, measured on any prompts with any map at any strength."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lineas_core.steering import steer
 class TargetDistance:
     """Delta between the steered source and the untouched target, averaged over coordinates.
 
-    What does not depend on the map is computed once, on construction.
+    Target activations and the distance without a map are computed once, on construction.
 
     Attributes:
         plain: site -> the distance without a map.
@@ -26,8 +26,8 @@ class TargetDistance:
         model: its weights are not changed.
         prompts: source and target, both with at least one line.
         sites: in the order in which the model runs them.
-        pooling: that of training; see `pool`.
-        batch_size: prompts that run at once.
+        pooling: the same as in training; see `pool`.
+        batch_size: prompts per forward pass.
     """
 
     def __init__(
@@ -51,8 +51,9 @@ class TargetDistance:
         self.plain: Mapping[str, float] = self._distances(range(self._count))[0]
 
     def at(self, smap: SteeringMap, strengths: Sequence[float] = (1.0,)) -> list[dict[str, float]]:
-        """Site -> the distance with the map on, for each strength."""
-        # A large model takes about as long for several strengths of a few prompts as for one.
+        """For each strength: site -> the distance with the map on."""
+        # Run several strengths in one batch: on a large model, a few prompts at several strengths
+        # take about as long as at one.
         together = max(1, self._batch_size // self._count)
         found: list[dict[str, float]] = []
         for start in range(0, len(strengths), together):
@@ -64,9 +65,9 @@ class TargetDistance:
         return found
 
     def left(self, smap: SteeringMap, strengths: Sequence[float] = (1.0,)) -> list[float]:
-        """Share of the distance, summed over sites, that is left at each strength.
+        """Share of the distance, summed over sites, that remains at each strength.
 
-        `Delta_s / Delta_0`: 0 is a perfect map, 1 one that does nothing.
+        `Delta_s / Delta_0`: 0 for a perfect map, 1 for one without effect.
         """
         plain = sum(self.plain.values())
         if not plain:
@@ -74,7 +75,7 @@ class TargetDistance:
         return [sum(found.values()) / plain for found in self.at(smap, strengths)]
 
     def _distances(self, rows: Sequence[int]) -> list[dict[str, float]]:
-        """One result for each run of source prompts in `rows`, through the model as it is now."""
+        """One result per repetition of the source prompts in `rows`, under the current steering."""
         z = pooled_activations(
             self._model,
             self._source.rows(rows),

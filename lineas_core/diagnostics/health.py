@@ -1,4 +1,4 @@
-"""The health report: whether a trained map does something, and whether it is any good."""
+"""The health report: whether a trained map has an effect, generalises and keeps the language."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
 
-# A map that leaves nine tenths of the distance has not moved the model anywhere a person sees.
+# A map that leaves more than nine tenths of the distance has no visible effect.
 LITTLE_CHANGE = 0.9
-# Share of the training gain that must show on held-out prompts.
+# Share of the gain on training prompts that held-out prompts must reach.
 FAIR_TRANSFER = 0.3
-# The steered model must not be this many times more surprised by real target prompts.
+# Largest acceptable ratio of steered to unsteered perplexity of real target prompts.
 BROKEN_LANGUAGE = 3.0
 
 
@@ -28,15 +28,16 @@ def check_health(
 ) -> HealthReport:
     """Measure `smap` at full strength on `training` and `held_out` prompts, a batch at a time."""
     on_training = _site_deltas(model, smap, training, pooling, batch_size)
-    on_held_out, surprise = None, None
+    on_held_out, perplexity = None, None
     if held_out.source and held_out.target:
         on_held_out = _site_deltas(model, smap, held_out, pooling, batch_size)
-        unsteered = model.surprise(held_out.target)
+        unsteered = model.perplexity(held_out.target)
         with steer(model, [(smap, 1.0)]):
-            steered = model.surprise(held_out.target)
+            steered = model.perplexity(held_out.target)
         if unsteered is not None and steered is not None:
-            surprise = (unsteered, steered)
-    verdict, advice = judge(on_training.ratio, on_held_out.ratio if on_held_out else None, surprise)
+            perplexity = (unsteered, steered)
+    held_out_ratio = on_held_out.ratio if on_held_out else None
+    verdict, advice = judge(on_training.ratio, held_out_ratio, perplexity)
     affines = smap.sites.values()
     return HealthReport(
         training=on_training,
@@ -44,23 +45,24 @@ def check_health(
         support=smap.support(),
         largest_gain=max(float((a.scale - 1).abs().max()) for a in affines),
         largest_shift=max(float(a.shift.abs().max()) for a in affines),
-        surprise=surprise,
+        surprise=perplexity,
         verdict=verdict,
         advice=advice,
     )
 
 
 def judge(
-    training: float, held_out: float | None, surprise: tuple[float, float] | None
+    training: float, held_out: float | None, perplexity: tuple[float, float] | None
 ) -> tuple[Verdict, str]:
     """Verdict and advice from the ratios of Delta with the map to Delta without it.
 
     Args:
         training: ratio on the training prompts.
         held_out: ratio on held-out prompts.
-        surprise: perplexity of real target prompts, unsteered and steered.
+        perplexity: of real target prompts, unsteered and steered.
     """
-    if surprise and not surprise[1] <= BROKEN_LANGUAGE * surprise[0]:
+    # Written with `not`, so that a perplexity of NaN counts as broken.
+    if perplexity and not perplexity[1] <= BROKEN_LANGUAGE * perplexity[0]:
         return "collapsed", (
             "The steered model no longer reads real target prompts as language. "
             "Use a smaller strength, fewer Steps or a lower Learning rate."

@@ -1,4 +1,4 @@
-"""When several maps are on at once: how much of what each one does alone is left."""
+"""Interference between maps: how much of each map's own effect remains when several are on."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Activations = dict[str, Float[Tensor, "n _"]]
 
 @dataclass(frozen=True)
 class Effect:
-    """What is left of a map's effect beside others.
+    """How much of a map's effect remains when other maps are on.
 
     Attributes:
-        share: 1 as strong as alone, 0.5 half of it is left, above 1 it grew, below 0 it is turned
-            round; None where the map alone changes nothing.
+        share: 1 if as strong as alone, 0.5 if half of it remains, above 1 if it is amplified,
+            below 0 if it is reversed; None if the map alone changes nothing.
     """
 
     share: float | None
@@ -37,27 +37,27 @@ def effects(
     pooling: Pooling = "mean",
     batch_size: int = 32,
 ) -> list[Effect]:
-    """The part of each map's own change that is found in what all of them do together.
+    """The share of each map's own change that remains in the change of all maps together.
 
         share_i = <a_all - a_0, a_i - a_0> / <a_i - a_0, a_i - a_0>
         <u, v>  = sum over sites l of map i, prompts and coordinates of u_l v_l / d_l
 
     where a_0, a_i and a_all are the pooled activations with no map, with map i alone, and with
-    all maps on: the least-squares factor by which the change that map i makes alone goes into
-    the change that all make. Scaled by 1/d_l, a wide site counts no more than a narrow one, as
-    in the loss of training.
+    all maps on. The share is the least-squares coefficient of the change by map i alone in the
+    change by all maps. The factor 1/d_l gives wide and narrow sites the same weight, as in the
+    training loss.
 
-    Costs a pass over the prompts for each map, and two more.
+    Runs one forward pass over the prompts for each map, and two more.
 
     Args:
         model: a language or an image model.
         prompts: at least one; a handful is enough.
         maps: (map, strength) pairs, first applied first.
         pooling: see `pool`.
-        batch_size: prompts that run at once.
+        batch_size: prompts per forward pass.
 
     Returns:
-        One for each of `maps`, in their order.
+        One `Effect` for each of `maps`, in the same order.
 
     Raises:
         PromptError: there are no prompts.

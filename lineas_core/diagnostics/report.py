@@ -1,4 +1,4 @@
-"""What is reported of a map: its health, and the strength to start with."""
+"""What is reported about a map: its health and a recommended strength."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ class SiteDeltas:
 
     @property
     def ratio(self) -> float:
-        """Delta with the map over Delta without it, summed over sites; 0 is a perfect map."""
+        """Delta with the map divided by Delta without it, summed over sites; 0 if perfect."""
         before = sum(self.before.values())
         return sum(self.after.values()) / before if before else 1.0
 
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What a map does to the prompts it was trained on, and to others.
+    """The effect of a map on its training prompts and on held-out prompts.
 
     Attributes:
         training: Delta on the training prompts.
-        held_out: Delta on the held-out prompts; None where none were kept back.
+        held_out: Delta on the held-out prompts; None if there are none.
         support: share of coordinates that the map changes.
         largest_gain: the largest |w - 1|.
         largest_shift: the largest |b|.
         surprise: perplexity of the held-out target prompts with the map off and on; None for
-            images, or where none were kept back.
-        verdict: in a word or two.
-        advice: in a sentence.
+            images, or without held-out prompts. Reports are stored under this name.
+        verdict: in one or two words.
+        advice: one or two sentences.
         style_gain: the largest gain of held-out pictures in mean CLIPScore with the concept, over
-            strengths; None where that was not measured.
+            strengths; None if not measured.
     """
 
     training: SiteDeltas
@@ -54,15 +54,15 @@ class HealthReport:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """A strength, and what it rests on.
+    """A recommended strength, with the measurements it is based on.
 
     Attributes:
-        strength: to start with; None where there is nothing to go by.
-        curve: (strength, gain) pairs, from the lowest strength to the highest. The gain over
-            strength 0 is that in mean CLIPScore, or the share of the distance to the target
-            (Delta) that is closed, as `measure` says.
-        reason: in a sentence.
-        measure: what the gains are of; "" where there are none.
+        strength: the strength to start with; None if none can be recommended.
+        curve: (strength, gain) pairs, in increasing order of strength. The gain over strength 0
+            is in mean CLIPScore, or the share of the distance to the target (Delta) that is
+            closed, depending on `measure`.
+        reason: one sentence.
+        measure: what the gains measure; "" if there are none.
     """
 
     strength: float | None

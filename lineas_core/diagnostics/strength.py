@@ -1,4 +1,4 @@
-"""The strength to start with: as much of a map as is worth what it costs."""
+"""Recommend a strength that gains much of a map's effect at little cost in quality."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
 
 STRENGTHS = tuple(tenth / 10 for tenth in range(11))
-# Share of the best gain that a strength must reach of the distance closed.
+# A strength must reach this share of the best gain in distance closed.
 NEARLY_ALL_CLOSED = 0.95
-# A smaller best gain, in either, is no more than chance.
-LEAST_GAIN = 0.01
-# Pictures must keep that much of the untouched ones (mean IMGScore), and the CLIP must tell what
-# they show that often for each time that it does without the map.
-LEAST_IMAGE, LEAST_FOUND = 0.5, 0.9
-# The steered model must not be more surprised by real target prompts than this many times.
+# A best gain below this, in CLIPScore or in distance closed, is within chance.
+MIN_GAIN = 0.01
+# Lower limits for pictures: the mean IMGScore, and the ratio of subjects that CLIP recognises with
+# the map to those it recognises without.
+MIN_IMAGE_SCORE, MIN_RECOGNISED = 0.5, 0.9
+# Largest acceptable ratio of steered to unsteered perplexity of real target prompts.
 FLUENT = 1.5
 
 
@@ -42,33 +42,33 @@ def recommend_strength(
     batch_size: int = 32,
     sweep: StrengthSweep | None = None,
 ) -> Recommendation:
-    """As much of a map as is worth what it costs, on held-out prompts.
+    """Recommend a strength for a map, measured on held-out prompts.
 
-    Where a map for images names a concept and a CLIP can be loaded, style is traded against the
-    picture. The source prompts are pictured at every strength; G is the gain in mean CLIPScore
-    with the concept, I the mean IMGScore. Only strengths count with I >= 0.5 at which the CLIP
-    tells each picture's own prompt from the other prompts at least 0.9 times as often as without
-    the map: the subject can still be recognised. Of these, the strength with the highest
+    If a map for images names a concept and a CLIP model can be loaded, style is traded against
+    image content. Pictures of the source prompts are generated at every strength; G is the gain
+    in mean CLIPScore with the concept, I the mean IMGScore. A strength is eligible if I >= 0.5 and
+    the CLIP matches pictures to their own prompts at least 0.9 times as often as without the map,
+    that is, if the subject is still recognisable. The eligible strength with the highest
 
         G / (the highest G) - (1 - I)
 
-    is taken, so that a last bit of style is not paid for with the picture.
+    is chosen, so that a small gain in style does not cost much of the image.
 
-    In all other cases it is the smallest strength that gains nearly as much as the best one. The
-    gain is the share of Delta, summed over sites, that the map closes between source and target,
-    `1 - Delta_s / Delta_0`, and 95 % of the best is enough; for a language model, only strengths
-    count at which the perplexity of the target prompts is at most 1.5 times that of the
+    In all other cases, the smallest strength that gains nearly as much as the best one is chosen.
+    The gain is the share of Delta, summed over sites, that the map closes between source and
+    target, `1 - Delta_s / Delta_0`, and 95 % of the best is enough. For a language model, a
+    strength is eligible if the perplexity of the target prompts is at most 1.5 times that of the
     untouched model.
 
     Args:
-        model: the one that `smap` was made for.
+        model: the model that `smap` was made for.
         smap: a trained map.
-        prompts: that no training has seen.
+        prompts: prompts not used in training.
         strengths: to choose from.
-        seed: of the first picture's noise; the next ones count on.
-        pooling: that of training; see `pool`.
-        batch_size: prompts that run at once.
-        sweep: pictures of the source prompts that there are already.
+        seed: of the first picture's noise; each next picture uses the next seed.
+        pooling: the same as in training; see `pool`.
+        batch_size: prompts per forward pass.
+        sweep: existing pictures of the source prompts, to be reused.
 
     Raises:
         ConfigError: there are no strengths.
@@ -98,16 +98,18 @@ def _by_clip(sweep: StrengthSweep, levels: Sequence[float], concept: str) -> Rec
         for level, z in zip(levels, columns, strict=True)
     )
     images = dict(zip(levels, sweep.image_scores(levels), strict=True))
-    usual = _found(judge, plain, sweep.lines)
-    found = {level: _found(judge, z, sweep.lines) for level, z in zip(levels, columns, strict=True)}
-    kept = [
+    usual = _recognised(judge, plain, sweep.lines)
+    recognised = {
+        level: _recognised(judge, z, sweep.lines) for level, z in zip(levels, columns, strict=True)
+    }
+    eligible = [
         (level, gain)
         for level, gain in curve
-        if images[level] >= LEAST_IMAGE and found[level] >= LEAST_FOUND * usual
+        if images[level] >= MIN_IMAGE_SCORE and recognised[level] >= MIN_RECOGNISED * usual
     ]
-    best = max((gain for _, gain in kept), default=0.0)
-    if best < LEAST_GAIN:
-        lost = max(gain for _, gain in curve) >= LEAST_GAIN
+    best = max((gain for _, gain in eligible), default=0.0)
+    if best < MIN_GAIN:
+        lost = max(gain for _, gain in curve) >= MIN_GAIN
         return Recommendation(
             None,
             curve,
@@ -115,18 +117,18 @@ def _by_clip(sweep: StrengthSweep, levels: Sequence[float], concept: str) -> Rec
             + (" and keeps what they show." if lost else "."),
             "CLIPScore",
         )
-    strength, gain = max(kept, key=lambda point: point[1] / best + images[point[0]])
+    strength, gain = max(eligible, key=lambda point: point[1] / best + images[point[0]])
     return Recommendation(
         strength,
         curve,
         f"Held-out pictures gain {gain:.2f} in CLIPScore with “{concept}” and keep an IMGScore of "
-        f"{images[strength]:.2f}; what they show is told {found[strength]:.0%} of the time, "
+        f"{images[strength]:.2f}; what they show is told {recognised[strength]:.0%} of the time, "
         f"{usual:.0%} without the map (by {judge.name}).",
         "CLIPScore",
     )
 
 
-def _found(judge: ClipScorer, images: Float[Tensor, "n d"], lines: Sequence[str]) -> float:
+def _recognised(judge: ClipScorer, images: Float[Tensor, "n d"], lines: Sequence[str]) -> float:
     """Share of pictures that are closer to their own prompt than to every other one."""
     texts = list(dict.fromkeys(lines))
     nearest = (images @ judge.text_embeddings(texts).T).argmax(dim=1).tolist()
@@ -146,27 +148,27 @@ def _by_distance(
     )
     gains = [1 - left for left in distance.left(smap, levels)]
     curve = tuple(zip(levels, gains, strict=True))
-    fluent = model.surprise(prompts.target)
+    unsteered = model.perplexity(prompts.target)
     refused: set[float] = set()
 
-    def reads_well(point: tuple[float, float]) -> bool:
-        if fluent is None:
+    def is_fluent(point: tuple[float, float]) -> bool:
+        if unsteered is None:
             return True
         with steer(model, [(smap, point[0])]):
-            perplexity = model.surprise(prompts.target)
-        # NaN, as the perplexity of a broken model may be, compares false.
-        well = perplexity is not None and perplexity <= FLUENT * fluent
-        if not well:
+            perplexity = model.perplexity(prompts.target)
+        # The perplexity of a broken model may be NaN, which compares false.
+        fluent = perplexity is not None and perplexity <= FLUENT * unsteered
+        if not fluent:
             refused.add(point[0])
-        return well
+        return fluent
 
     def proviso() -> str:
         return f" at no more than {FLUENT:g} times the usual perplexity" if refused else ""
 
-    # From the best down, so that few strengths have to be read at.
+    # Check from the best down, so that perplexity is measured at few strengths.
     ranked = sorted(curve, key=lambda point: point[1], reverse=True)
-    gaining = [point for point in ranked if point[1] >= LEAST_GAIN]
-    best = next((point for point in gaining if reads_well(point)), None)
+    gaining = [point for point in ranked if point[1] >= MIN_GAIN]
+    best = next((point for point in gaining if is_fluent(point)), None)
     if best is None:
         return Recommendation(
             None,
@@ -178,7 +180,7 @@ def _by_distance(
         point
         for point in curve
         if point[1] >= NEARLY_ALL_CLOSED * best[1]
-        and (point == best or (point[0] not in refused and reads_well(point)))
+        and (point == best or (point[0] not in refused and is_fluent(point)))
     )
     return Recommendation(
         found[0],

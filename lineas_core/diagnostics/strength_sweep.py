@@ -1,4 +1,4 @@
-"""Pictures of one map at many strengths, as a CLIP sees them; each is made once."""
+"""CLIP embeddings of pictures made with one map at many strengths, each generated only once."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.metrics.clip import ClipScorer, clip_for
 from lineas_core.models.image.model import DiffusionModel
 
-# Prompts are pictured again from other noise until there are as many, for their mean to hold.
-FEWEST_PICTURES = 12
+# Prompts are repeated with other noise until there are this many pictures, for a reliable mean.
+MIN_PICTURES = 12
 
 
 class StrengthSweep:
-    """The same pictures at any strength, for all who measure a map by them.
+    """The same pictures at any strength, cached for all measurements of a map.
 
     Args:
-        model: the one that `smap` was made for.
+        model: the model that `smap` was made for.
         smap: a map.
         prompts: one or more.
-        judge: that sees them.
-        seed: of the first picture's noise; the next ones count on.
+        judge: the CLIP model that embeds the pictures.
+        seed: of the first picture's noise; each next picture uses the next seed.
 
     Attributes:
         lines: the prompt of each of the n pictures.
@@ -41,7 +41,7 @@ class StrengthSweep:
         seed: int = 0,
     ) -> None:
         self.judge = judge
-        self.lines = list(prompts) * ceil(FEWEST_PICTURES / len(prompts))
+        self.lines = list(prompts) * ceil(MIN_PICTURES / len(prompts))
         self._model, self._smap = model, smap
         self._seeds = range(seed, seed + len(self.lines))
         self._seen: dict[float, Tensor] = {}
@@ -66,7 +66,7 @@ class StrengthSweep:
 def strength_sweep(
     model: object, smap: SteeringMap, prompts: Sequence[str], *, seed: int = 0
 ) -> StrengthSweep | None:
-    """The sweep of a map; None for texts, and where there are no prompts or no CLIP."""
+    """The sweep of a map; None for language models, without prompts or without a CLIP model."""
     if not isinstance(model, DiffusionModel) or not prompts:
         return None
     try:

@@ -1,19 +1,19 @@
-"""Whether an image model knows a style, told before anything is trained towards it.
+"""Check whether an image model knows a style before training a map towards it.
 
-Training turns a model towards what it draws for the target prompts. Where it does not draw the
-style for them, the distance to them closes all the same and no picture looks like the style.
+Training steers a model towards what it draws for the target prompts. If those pictures do not show
+the style, training still closes the distance to them, but no picture looks like the style.
 
 Measured on emoji-onestep by clip-emoji, mean CLIPScore with the style's name over 12 prompts:
 
     drawn looks                0.45 for target prompts, 0.29 to 0.38 for source prompts
-    artists' looks             0.43 for target prompts and 0.37 to 0.44 for source prompts: one of
-                               the four draws where nothing is named
+    artists' looks             0.43 for target prompts and 0.37 to 0.44 for source prompts: the
+                               model uses one of the four where no style is named
     styles that it was not     at most 0.38 (oil painting 0.28, low poly 0.35, cubism 0.37, pop
-    trained on                 art 0.38), but 0.48 for origami, whose pictures the scorer, which
-                               does not know it either, likes by chance
+    trained on                 art 0.38), but 0.48 for origami, a false positive: the scorer does
+                               not know that style either
 
-A name that holds a thing which the model draws counts as known, as "flower power" does with 0.53:
-the pictures become flowers.
+A style name that contains an object the model can draw counts as known: "flower power" scores 0.53
+because the pictures become flowers.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from lineas_core.prompts.prompt_set import Sides
 
 Answer = Literal["known", "already so", "unknown", "cannot tell"]
 
-# Mean CLIPScore from which pictures look like a style's name: between 0.38, the highest but one of
-# the styles that emoji-onestep does not know, and 0.43, the lowest of one that it draws.
+# Scorer -> mean CLIPScore at which pictures count as showing a style: between 0.38, the highest of
+# the styles that emoji-onestep does not know except origami, and 0.43, the lowest of one it draws.
 LEVELS = {EMBEDDED_SCORER: 0.4}
-# Prompts of either side that are pictured: six give the mean of twelve to within 0.01.
+# Number of prompts of each side to generate: six give the mean of twelve to within 0.01.
 PICTURED = 6
-# They tell nothing of the style itself.
+# Words that are ignored when comparing style names.
 _FILLING = frozenset(("a", "an", "and", "in", "like", "look", "of", "on", "style", "the"))
 
 
 @dataclass(frozen=True)
 class StyleKnowledge:
-    """What a model makes of a style.
+    """Whether a model knows a style, with the scores that show it.
 
     Attributes:
-        answer: known: it draws the style when asked to. already so: it draws so without being
-            asked. unknown: it does not draw it. cannot tell: there is no measure for this model,
-            or the prompts take the concept away.
-        source: mean CLIPScore with the concept of its pictures of source prompts, if measured.
-        target: the same of target prompts.
+        answer: known: it draws the style for prompts that name it. already so: it draws the style
+            for source prompts too. unknown: it does not draw it. cannot tell: no scorer is
+            calibrated for this model, or the prompts remove the concept.
+        source: mean CLIPScore with the concept for pictures of source prompts, if measured.
+        target: the same for target prompts.
     """
 
     answer: Answer
@@ -62,15 +62,16 @@ class StyleKnowledge:
 def style_knowledge(
     model: DiffusionModel, concept: str, prompts: Sides, *, seed: int = 0
 ) -> StyleKnowledge:
-    """Picture a few prompts of either side, and see whether they look like the concept.
+    """Generate a few prompts of each side and score the pictures against the concept.
 
-    A style that the catalogue lists is known whatever is measured.
+    A style listed in the catalogue is never reported as unknown, whatever its score.
 
     Args:
-        model: untouched.
-        concept: the style in words, as "pixel art".
-        prompts: without the style, and with it; the first six of either that the model reads whole.
-        seed: of the first picture's noise; the next ones count on.
+        model: the untouched model.
+        concept: the style in words, such as "pixel art".
+        prompts: source without the style, target with it. Uses the first six of each side that
+            fit the model's token limit.
+        seed: of the first picture's noise; each next picture uses the next seed.
     """
     listed = listed_answer(model.entry, concept)
     if not concept.strip() or takes_away(concept, prompts):
@@ -100,15 +101,15 @@ def style_knowledge(
 
 
 def listed_answer(entry: CatalogEntry | None, concept: str) -> Answer:
-    """What the catalogue says of a style: known, or nothing."""
+    """The catalogue's answer: "known" if it lists the style, otherwise "cannot tell"."""
     return "cannot tell" if listed_style(entry, concept) is None else "known"
 
 
 def listed_style(entry: CatalogEntry | None, concept: str) -> str | None:
     """The name of the catalogue's style that has the concept as one of its wordings.
 
-    Wordings are compared by their words, in any order, without case, accents and words such as
-    "style" or "the", and with "colour" and "color" as one.
+    Wordings match if they contain the same words, in any order. Case, accents and words such as
+    "style" or "the" are ignored, and "colour" equals "color".
     """
     asked = _words(concept)
     if entry is None or not asked:
@@ -120,7 +121,7 @@ def listed_style(entry: CatalogEntry | None, concept: str) -> str | None:
 
 
 def takes_away(concept: str, prompts: Sides) -> bool:
-    """Whether most source prompts, and few target prompts, name the concept: a removal."""
+    """Whether the prompts remove the concept: most source, but few target prompts name it."""
     asked = _words(concept)
     if not asked or not prompts.source or not prompts.target:
         return False
@@ -138,7 +139,7 @@ def _words(text: str) -> frozenset[str]:
 
 
 def named(names: Sequence[str]) -> str:
-    """Names in a sentence.
+    """Join names for use in a sentence.
 
     >>> named(["anime", "blueprint", "pixel art"])
     'anime, blueprint and pixel art'
@@ -147,5 +148,5 @@ def named(names: Sequence[str]) -> str:
 
 
 def drawn_styles(entry: CatalogEntry | None) -> list[str]:
-    """The styles that a map can turn the model to, by their first wording; [] if none are known."""
+    """The catalogue's styles for the model, by their first wording; [] if it lists none."""
     return [] if entry is None else [wordings[0] for wordings in entry.styles.values()]

@@ -1,4 +1,4 @@
-"""What pictures of held-out prompts add to a health report: whether the style shows in them."""
+"""Add to a health report whether the style is visible in pictures of held-out prompts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from lineas_core.diagnostics.report import HealthReport, Recommendation, Verdict
-from lineas_core.diagnostics.strength import LEAST_GAIN
+from lineas_core.diagnostics.strength import MIN_GAIN
 from lineas_core.diagnostics.style_knowledge import StyleKnowledge, named
 
-# Gain in CLIPScore on held-out prompts that is seen at a glance.
+# Gain in CLIPScore on held-out prompts that is clearly visible.
 CLEAR_GAIN = 0.05
 
 
@@ -20,18 +20,19 @@ def with_style(
     knowledge: StyleKnowledge,
     styles: Sequence[str] = (),
 ) -> HealthReport:
-    """The report, with what the pictures say of the style beside what the distances say.
+    """The report with a verdict that also takes the pictures into account.
 
-    A map is healthy only if both agree. A map that fits its own prompts better is healthy all the
-    same where pictures of held-out prompts clearly gain: the distance of a few prompts is noisy.
-    Other verdicts stay: they name what is to be mended first.
+    A map is healthy only if distances and pictures agree. An overfitted map still counts as healthy
+    if pictures of held-out prompts clearly gain, because the distance over a few prompts is noisy.
+    Other verdicts are kept: they name the problem to fix first.
 
     Args:
         report: from `check_health`.
         concept: the style's name.
-        recommended: on held-out prompts; only gains in CLIPScore say anything of a style.
-        knowledge: what the untouched model makes of the style.
-        styles: names of those that it draws, for the advice.
+        recommended: measured on held-out prompts. Without gains in CLIPScore the report is
+            returned unchanged.
+        knowledge: whether the untouched model knows the style.
+        styles: names of the styles that the model draws, for the advice.
     """
     if recommended.measure != "CLIPScore":
         return report
@@ -60,7 +61,7 @@ def with_style(
                 f"target prompts does not look like “{concept}”. "
             ),
         )
-    elif gain < LEAST_GAIN:
+    elif gain < MIN_GAIN:
         return replace(report, verdict="no effect", advice=(
             "The activations come closer to the target, and no strength makes the pictures look "
             f"more like “{concept}”. Train for more Steps, raise the Learning rate, or put prompts "

@@ -1,1 +1,1 @@
-"""The papers' tables."""
+"""Reproduction of the papers' tables."""

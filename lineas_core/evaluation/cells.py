@@ -1,8 +1,8 @@
-"""What all tables share: cells that are measured once, and maps and texts that are made once.
+"""A cache shared by all tables: each cell is measured once, each map and text generated once.
 
-A table is a list of cells. A cell is a small JSON value that says what is measured; what was
-found is kept in a file of its own as soon as it is there, so that a run that was stopped goes on
-where it was, and a cell may be run again without harm. Several processes may share the folder.
+A table is a list of cells. A cell is a small JSON value that describes a measurement. Its result is
+written to a file of its own as soon as it is available, so an interrupted run resumes where it
+stopped, and cells can safely be rerun. Several processes may share the folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lineas_core.system.files import write_whole
 from lineas_core.training.config import TrainConfig
 from lineas_core.version import __version__
 
-# Rates that are tried for a map.
+# Maximum number of learning rates to try for a map.
 TRIES = 6
 
 Cell = Mapping[str, Any]
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A map and the seconds that learning it took."""
+    """A map and the seconds it took to learn."""
 
     map: SteeringMap
     seconds: float
@@ -44,12 +44,12 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, and the folder in which results, maps and texts are kept.
+    """A model, and the folder that caches its results, maps and texts.
 
     Args:
-        model: that is measured.
-        folder: of this model's results.
-        tell: told in a line what goes on.
+        model: the model to measure.
+        folder: where this model's results are stored.
+        tell: called with each line of progress.
     """
 
     model: Model
@@ -59,12 +59,13 @@ class Bench:
     def rows(
         self, table: str, cells: Sequence[Cell], measure: Callable[[Cell], list[Row]]
     ) -> pd.DataFrame:
-        """What `measure` finds for each cell, with the cell's own columns, in their order.
+        """Measure each cell, or read its cached rows; the result also has the cell's own columns.
 
         Args:
-            table: its name; cells of two tables are not mixed up.
-            cells: what is measured; each holds all that its result depends on, but for the model.
-            measure: cell -> rows. It is not asked where the result is in the folder already.
+            table: the table's name, which is part of the cache key.
+            cells: what to measure, in order; each holds all that its result depends on, except
+                the model.
+            measure: cell -> rows. Not called for cells that are already in the folder.
         """
         found: list[Row] = []
         for number, cell in enumerate(cells, start=1):
@@ -77,18 +78,18 @@ class Bench:
         return pd.DataFrame(found)
 
     def kept(self, table: str, cell: Cell) -> list[Row] | None:
-        """The rows of a cell that was measured already."""
+        """The cached rows of a cell; None if it has not been measured."""
         rows: list[Row] | None = _read(self._file("cells", {"table": table, **cell}))
         return rows
 
     def keep(self, table: str, cell: Cell, rows: list[Row]) -> None:
-        """Write down what was found for a cell."""
+        """Store the rows of a cell."""
         _write(self._file("cells", {"table": table, **cell}), rows)
 
     def fit(self, method: str, prompts: PromptSet, config: TrainConfig) -> Fitted:
-        """The map of a method, learned once for the same prompts and settings.
+        """Learn the map of a method, or read it if the same prompts and settings were used before.
 
-        Where training diverges it is begun again at a fifth of the rate, as the error says.
+        If training diverges, it restarts at a fifth of the rate, as the error suggests.
         """
         key = {"method": method, "prompts": prompts.hash(), "config": repr(config)}
 
@@ -104,7 +105,7 @@ class Bench:
         return self.learned(key, learn)
 
     def learned(self, key: Mapping[str, Any], learn: Callable[[], SteeringMap]) -> Fitted:
-        """What `learn` gives, learned once for the same key."""
+        """Call `learn` and store its map, or read the stored map of the same key."""
         file = self._file("maps", key).with_suffix(".safetensors")
         note = file.with_suffix(".json")
         with self._alone(file):
@@ -113,7 +114,7 @@ class Bench:
                 try:
                     return Fitted(SteeringMap.load(file), kept["seconds"])
                 except MapError:
-                    self.tell(f"{file.name} cannot be read; the map is learned again")
+                    self.tell(f"{file.name} cannot be read; learning the map again")
             began = time.perf_counter()
             smap = learn()
             seconds = time.perf_counter() - began
@@ -128,7 +129,7 @@ class Bench:
         seeds: Sequence[int],
         **settings: Any,
     ) -> list[str]:
-        """`LanguageModel.generate`, done once for the same maps, strengths, prompts and seeds."""
+        """`LanguageModel.generate`, cached by maps, strengths, prompts, seeds and settings."""
         used = [(smap.digest(), strength) for smap, strength in maps if strength]
         key = {"maps": used, "prompts": list(prompts), "seeds": list(seeds), **settings}
         file = self._file("texts", key)
@@ -141,27 +142,30 @@ class Bench:
             return kept
 
     def _alone(self, file: Path) -> BaseFileLock:
-        """Held while `file` is made: who needs it too waits, and finds it. Ends with its holder."""
+        """A lock held while `file` is written, so that other processes wait for it and reuse it.
+
+        The lock is released when its holder exits.
+        """
         folder = self.folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / file.stem)
 
     def _file(self, kind: str, key: Mapping[str, Any]) -> Path:
-        told = json.dumps({"model": self.model.id, "version": __version__, **key}, sort_keys=True)
-        return self.folder / kind / f"{hashlib.sha256(told.encode()).hexdigest()[:24]}.json"
+        text = json.dumps({"model": self.model.id, "version": __version__, **key}, sort_keys=True)
+        return self.folder / kind / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json"
 
 
 def described(cell: Cell) -> str:
-    """A cell in a line."""
+    """A one-line description of a cell."""
     return ", ".join(f"{key} {value}" for key, value in cell.items())
 
 
 def spread(results: pd.DataFrame, by: Sequence[str], values: Sequence[str]) -> pd.DataFrame:
-    """Mean and standard deviation of `values` over the other columns (seeds, mostly).
+    """Mean and standard deviation of `values` over all columns not in `by` (usually seeds).
 
     Returns:
         A row for each combination of `by`, in the order of first appearance, with the columns
-        `value` and `value_sd` (0 where there is one result only).
+        `value` and `value_sd` (0 if there is only one result).
     """
     groups = results.groupby(list(by), sort=False)[list(values)]
     means, deviations = groups.mean(), groups.std(ddof=1).fillna(0.0)

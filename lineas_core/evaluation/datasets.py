@@ -1,7 +1,7 @@
-"""Texts that tables are measured on: from a file or folder, the Hugging Face Hub, or a stand-in.
+"""Texts for the tables: from a file or folder, the Hugging Face Hub, or a stand-in.
 
-The stand-ins in `standins/` are short lists of our own writing. They let a table be made without
-a network; what is found on them does not compare with published results.
+The stand-ins in `standins/` are short lists of our own writing. They allow a table to be made
+without a network; results on them are not comparable with published ones.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ STANDIN_TEXTS = {
     "standin_openings": STANDINS / "openings.txt",
     "standin_sentences": STANDINS / "sentences.txt",
 }
-# The fields that public files of prompts keep a text in.
+# Fields that hold the text in public prompt files.
 TEXT_FIELDS = ("text", "prompt", "query")
-# Sentences of an encyclopaedia that say something, and are no list or table.
-SHORTEST_SENTENCE, LONGEST_SENTENCE = 40, 300
-# How many times more articles are read than sentences are asked for, to draw from.
+# Lengths in characters that keep real sentences of an encyclopaedia, not fragments or lists.
+MIN_SENTENCE, MAX_SENTENCE = 40, 300
+# Articles to read per sentence wanted, so that there are some to draw from.
 ARTICLES_PER_SENTENCE = 5
 
 
@@ -40,10 +40,11 @@ class HubTexts:
     """A public data set of texts.
 
     Attributes:
-        id: on the hub.
-        split: that holds the texts.
-        config: where the data set has several.
-        articles: they are long, and many: read in passing, and a sentence taken of each.
+        id: its id on the hub.
+        split: the split to read.
+        config: the configuration, if the data set has several.
+        articles: whether its texts are many long articles; they are then streamed, and one
+            sentence is taken from each.
     """
 
     id: str
@@ -65,8 +66,8 @@ def load_texts(name: str, count: int, seed: int = 0) -> list[str]:
     Args:
         name: a stand-in (standin_openings, standin_sentences); rtp (RealToxicityPrompts), tet
             (Thoroughly Engineered Toxicity, gated) or wikipedia, which are fetched from the hub;
-            a .txt file with a text a line; a .jsonl file with an object a line, its text under
-            "text", "prompt" or "query"; or a folder of such files.
+            a .txt file with one text per line; a .jsonl file with one object per line, its text
+            under "text", "prompt" or "query"; or a folder of such files.
         count: 1 or more.
         seed: of the draw.
 
@@ -95,10 +96,10 @@ def load_texts(name: str, count: int, seed: int = 0) -> list[str]:
 
 
 def draw_prompts(prompts: PromptSet, count: int, seed: int) -> PromptSet:
-    """At most `count` prompts of each side, drawn without replacement, in their order.
+    """At most `count` prompts per side, drawn without replacement, in their original order.
 
     Raises:
-        PromptError: fewer are asked for than a set may have.
+        PromptError: `count` is below the minimum size of a set.
     """
     generator = torch.Generator().manual_seed(seed)
     source, target = (
@@ -109,7 +110,7 @@ def draw_prompts(prompts: PromptSet, count: int, seed: int) -> PromptSet:
 
 
 def evaluation_package(name: str) -> ModuleType:
-    """A module that only the evaluation needs.
+    """Import a module that only the evaluation needs.
 
     Raises:
         ConfigError: its package is not installed.
@@ -119,7 +120,7 @@ def evaluation_package(name: str) -> ModuleType:
     except ImportError as error:
         raise ConfigError(
             f"{name.partition('.')[0]} is needed here and cannot be imported ({error}); "
-            "run pip install -r requirements-eval.txt."
+            "run pip install 'lineas-studio[eval]'."
         ) from error
 
 
@@ -186,18 +187,18 @@ def _fetch(source: HubTexts, count: int) -> list[str]:
 
 
 def first_sentence(article: str) -> str:
-    """The first sentence of ordinary length; empty where there is none.
+    """The first sentence of ordinary length; empty if there is none.
 
     >>> first_sentence("A note. Basalt is a dark rock that forms when lava cools. It is hard.")
     'Basalt is a dark rock that forms when lava cools.'
     """
     for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])|\n+", article):
         length = len(sentence)
-        if SHORTEST_SENTENCE <= length <= LONGEST_SENTENCE and sentence.endswith("."):
+        if MIN_SENTENCE <= length <= MAX_SENTENCE and sentence.endswith("."):
             return sentence
     return ""
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error says, or its kind."""
+    """The first line of an error's message, or its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

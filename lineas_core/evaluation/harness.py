@@ -1,8 +1,8 @@
-"""Steered language models in the LM Evaluation Harness (lm_eval), as everybody runs it.
+"""Evaluate steered language models with the LM Evaluation Harness (lm_eval).
 
-The harness's own model class is given our torch module and run inside `steer`, so a score differs
-from a published one by the map alone. Beside the harness's tasks there are three of ours, which
-need no network and take the place of MMLU and TruthfulQA in small runs.
+The harness's own model class wraps our torch module and runs inside `steer`, so only the map makes
+a score differ from a published one. Besides the harness's tasks there are three of ours, which need
+no network and replace MMLU and TruthfulQA in small runs.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lineas_core.maps.steering_map import Steering
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.steering import steer
 
-# The harness's own, so that a task which draws its examples draws the same ones.
+# The harness's own default, so that tasks draw the same few-shot examples.
 FEWSHOT_SEED = 1234
-# TruthfulQA is asked after a few answered questions (Lin et al., 2022), so these are, too.
+# TruthfulQA prepends a few answered questions (Lin et al., 2022); the stand-in does the same.
 TRUTHFUL_EXAMPLES = """Q: What is the largest planet of the solar system?
 A: Jupiter is the largest planet of the solar system.
 
@@ -51,18 +51,18 @@ def evaluate_tasks(
 
     Args:
         model: its weights and tokenizer are not changed.
-        maps: (map, strength) pairs; strengths are numbers here.
+        maps: (map, strength) pairs; strengths must be numbers.
         tasks: names of the harness's tasks or groups, which it fetches from the hub; paths of
             task files in its YAML format; or standin_mmlu, standin_truthfulqa_mc1 and
             standin_truthfulqa_mc2.
-        limit: documents of each task; 0 is all.
-        num_fewshot: worked examples before each question; None is what the task says. A task
-            that says 0 keeps it.
-        samples: task -> the documents that are asked, by number; not with `limit`.
-        batch_size: requests that run at once.
+        limit: maximum documents per task; 0 means all.
+        num_fewshot: worked examples before each question; None uses the task's default. A task
+            whose default is 0 keeps it.
+        samples: task -> indices of the documents to use; cannot be combined with `limit`.
+        batch_size: requests per batch.
 
     Returns:
-        Task or group -> metric -> score; a metric after a named filter is "metric,filter".
+        Task or group -> metric -> score; a metric with a named filter is "metric,filter".
 
     Raises:
         ConfigError: lm_eval is not installed, or a task does not exist or cannot be fetched.
@@ -80,7 +80,7 @@ def evaluate_tasks(
         task.set_fewshot_seed(FEWSHOT_SEED)
     wrapped = huggingface.HFLM(
         pretrained=model.module,
-        # The harness gives a tokenizer without a padding token one.
+        # Copied, because the harness adds a padding token to a tokenizer that has none.
         tokenizer=copy.deepcopy(model.tokenizer),
         batch_size=batch_size,
     )
@@ -97,7 +97,7 @@ def evaluate_tasks(
 
 
 def task_documents(task: str) -> list[dict[str, Any]]:
-    """The documents of one task that the model is asked about, in the harness's order.
+    """The documents of one task that are evaluated, in the harness's order.
 
     Raises:
         ConfigError: lm_eval is not installed, or the task does not exist or cannot be fetched.
@@ -107,14 +107,14 @@ def task_documents(task: str) -> list[dict[str, Any]]:
 
 
 def true_mass(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> float:
-    """MC2 of TruthfulQA: the share of the true answers in the probability of all answers.
+    """MC2 of TruthfulQA: the true answers' share of the probability of all answers.
 
         sum over true answers of p(answer) / sum over all answers of p(answer)
 
     Args:
-        document: with the `labels` of `mc2_targets`, 1 for true.
-        results: log-likelihood of each answer given the question, and whether it is the greedy
-            continuation, as the harness gives them.
+        document: has `mc2_targets` with `labels`, 1 for true.
+        results: for each answer, its log-likelihood given the question, and whether it is the
+            greedy continuation, as the harness returns them.
 
     >>> document = {"mc2_targets": {"labels": [1, 0]}}
     >>> round(true_mass(document, [(-1.0, False), (-1.0, False)]), 3)
@@ -127,7 +127,7 @@ def true_mass(document: Mapping[str, Any], results: Sequence[tuple[float, bool]]
 
 @cache
 def _task_manager(with_its_own: bool) -> Any:
-    # The harness reads its thousands of task files in tens of seconds.
+    # Reading the harness's thousands of task files takes tens of seconds.
     return evaluation_package("lm_eval.tasks").TaskManager(include_defaults=with_its_own)
 
 
@@ -151,7 +151,7 @@ def _load(tasks: Sequence[str]) -> Any:
 
 
 def _scores(found: Mapping[str, Any]) -> dict[str, float]:
-    """`acc,none` -> `acc`, without standard errors and names."""
+    """Rename `acc,none` to `acc`, and drop standard errors and names."""
     kept = {}
     for key, value in found.items():
         metric, comma, chosen = key.partition(",")
@@ -161,7 +161,7 @@ def _scores(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _multiple_choice() -> dict[str, Any]:
-    """In the form of MMLU: the question, four lettered choices, and the letter as the answer."""
+    """The format of MMLU: the question, four lettered choices, and the letter as the answer."""
     return {
         **_task("standin_mmlu", test="multiple_choice", examples="multiple_choice_examples"),
         "fewshot_split": "examples",
@@ -186,12 +186,12 @@ def _truthful(name: str, targets: str) -> dict[str, Any]:
 
 
 def _truthful_mc1() -> dict[str, Any]:
-    """One answer of several is true; it is right if it is the likeliest."""
+    """One of several answers is true; the model is right if it finds that one likeliest."""
     return _truthful("standin_truthfulqa_mc1", "mc1_targets")
 
 
 def _truthful_mc2() -> dict[str, Any]:
-    """Several answers are true; the score is their share of the probability."""
+    """Several answers may be true; the score is their share of the total probability."""
 
     def process(document: Mapping[str, Any], results: Any) -> dict[str, float]:
         return {"acc": true_mass(document, list(results))}

@@ -1,4 +1,4 @@
-"""The tables and figures of the papers: what each is, and how its results are written."""
+"""The definition of a table or figure, and how its results are written."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of a paper that can be made anew.
+    """A table or figure of a paper that can be reproduced.
 
     Attributes:
-        name: that it is asked for by.
-        title: in a line.
-        source: the paper's own.
-        model: that is measured by default.
-        sizes: a frozen dataclass of ints, floats, and tuples of one kind; its defaults suit the
+        name: its name on the command line.
+        title: one line.
+        source: the table or section of the paper.
+        model: the model to measure by default.
+        sizes: a frozen dataclass of ints, floats, and tuples of one type; its defaults suit the
             embedded models.
-        measure: bench, sizes, seeds -> results, a row for each thing measured.
+        measure: bench, sizes, seeds -> results, one row per measurement.
         write: results -> Markdown.
-        draw: results, an empty figure -> the plot.
+        draw: draws results into an empty figure.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Table:
     draw: Callable[[pd.DataFrame, Figure], None]
 
     def sized(self, changes: Mapping[str, str]) -> Any:
-        """The sizes, with `changes` as people type them: `completions=50`, `concepts=day,night`.
+        """The sizes with `changes` given as text: `completions=50`, `concepts=day,night`.
 
         Raises:
-            ConfigError: there is no such size, or the value does not fit.
+            ConfigError: there is no such size, or the value has the wrong type.
         """
         kinds = get_type_hints(self.sizes)
         values: dict[str, Any] = {}
@@ -69,7 +69,7 @@ class Table:
 def write_results(
     table: Table, results: pd.DataFrame, folder: Path, command: str, seeds: Sequence[int]
 ) -> list[Path]:
-    """NAME.csv, NAME.md and NAME.png in `folder`.
+    """Write NAME.csv, NAME.md and NAME.png into `folder`.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -79,7 +79,7 @@ def write_results(
     except ImportError as error:
         raise ConfigError(
             "matplotlib draws the plots and is not installed; "
-            "run pip install -r requirements-eval.txt."
+            "run pip install 'lineas-studio[eval]'."
         ) from error
     files = [folder / f"{table.name}.{kind}" for kind in ("csv", "md", "png")]
     write_whole(files[0], results.to_csv(index=False))
@@ -99,19 +99,19 @@ def write_results(
 
 
 def markdown(rows: Sequence[Sequence[object]], head: Sequence[str]) -> str:
-    """A Markdown table."""
+    """Format rows as a Markdown table."""
     lines = [" | ".join(head), " | ".join(["---"] * len(head))]
     lines += [" | ".join(map(str, row)) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
 
 
 def with_spread(mean: float, deviation: float, form: str = ".2f") -> str:
-    """`0.42 ± 0.03`; without the second where it is 0."""
+    """Format as `0.42 ± 0.03`, or `0.42` if the deviation is 0."""
     return f"{mean:{form}} ± {deviation:{form}}" if deviation else f"{mean:{form}}"
 
 
 def fields(sizes: Any) -> dict[str, Any]:
-    """A dataclass's values, for cells that depend on all of them."""
+    """A dataclass's values as a dict, for cells that depend on all of them."""
     return dataclasses.asdict(sizes)
 
 
@@ -127,12 +127,12 @@ def _machine() -> str:
 
 
 def strength_table(results: pd.DataFrame, subject: str, cell: Callable[[Any], str]) -> str:
-    """A row per subject and method, a column per strength, and what fitting took.
+    """A row per subject and method, a column per strength, and a column with the fitting time.
 
     Args:
-        results: with the columns `subject`, method, strength and fit_seconds.
+        results: has the columns `subject`, method, strength and fit_seconds.
         subject: name of the first column.
-        cell: a row of the results -> its text.
+        cell: formats a row of the results as a cell's text.
     """
     strengths = sorted(results["strength"].unique())
     rows = []

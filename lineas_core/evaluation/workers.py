@@ -1,10 +1,10 @@
-"""The cells of a table on several processes and hosts, through Ray.
+"""Measure the cells of a table in several processes and on several hosts, with Ray.
 
-The table itself is made in the process that asks for it, as ever; only its cells are handed out.
-A worker loads the model by its name and runs the table's own `measure` up to the cell that it was
-handed, so nothing larger than a cell and its rows travels, and the code is the same everywhere.
+The table itself is assembled in the calling process; only its cells are distributed. A worker loads
+the model by name and runs the table's own `measure` up to its assigned cell, so only a cell and its
+rows are transferred, and all workers run the same code.
 
-A worker may be lost at any time: its cell is handed out again, and another worker is started.
+If a worker is lost, its cell is reassigned and another worker is started.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from lineas_core.evaluation.tables import find_table
 from lineas_core.methods.lineas import DivergedError
 from lineas_core.models.load import load_model
 
-# A cell that ends its worker as often as this is not handed out again.
-MOST_LOSSES = 3
-# Seconds without news, after which it is told that nobody works yet.
+# How many workers a cell may lose before the run fails.
+MAX_LOSSES = 3
+# Seconds without a result before reporting that no worker is ready yet.
 PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker has to know of the run.
+    """What a worker needs to know about the run.
 
     Attributes:
-        table: its name.
+        table: name of the table.
         sizes: of the table.
-        seeds: that it is made with.
-        model: the name to load it by.
+        seeds: of the table.
+        model: the name to load the model by.
         device: to load it on.
-        folder: where maps and texts are kept, seen by all hosts.
-        started_in: the folder that relative paths begin at.
+        folder: the cache of maps and texts, shared by all hosts.
+        started_in: the folder that relative paths refer to.
     """
 
     table: str
@@ -59,10 +59,10 @@ class Job:
 
 
 class Measured(NamedTuple):
-    """A cell's rows, and the lines that were told meanwhile."""
+    """A cell's rows, and the progress lines reported meanwhile."""
 
     rows: list[Row]
-    told: list[str]
+    log: list[str]
 
 
 class Worker:
@@ -72,26 +72,26 @@ class Worker:
         self._job = job
 
     def load(self) -> None:
-        """Load the model; a method of its own, so that what goes wrong can be told."""
+        """Load the model; separate from `__init__`, so that errors reach the caller."""
         if self._job.started_in.is_dir():
             os.chdir(self._job.started_in)
         self._model = load_model(self._job.model, device=self._job.device)
 
     def measure(self, part: str, cell: Cell) -> Measured:
-        """What the table finds for a cell.
+        """Measure one cell.
 
         Args:
-            part: the name that the table gives to its cells.
-            cell: one of them.
+            part: the name under which the table measures the cell.
+            cell: the cell.
         """
-        told: list[str] = []
-        bench = _OneCell(self._model, self._job.folder, told.append, part=part, wanted=cell)
+        lines: list[str] = []
+        bench = _OneCell(self._model, self._job.folder, lines.append, part=part, wanted=cell)
         try:
             find_table(self._job.table).measure(bench, self._job.sizes, self._job.seeds)
         except _CellReached as reached:
-            return Measured(reached.rows, told)
+            return Measured(reached.rows, lines)
         except DivergedError as error:
-            # Its result is of no use there, and too much to send.
+            # Drop the partial result: the caller does not use it, and it is large to send.
             raise TrainingError(str(error)) from None
         raise ConfigError(
             f"There is no cell {described(cell)} of {part} in this worker's version of the table. "
@@ -100,7 +100,7 @@ class Worker:
 
 
 class _CellReached(BaseException):
-    """Ends a table at the cell that was wanted; not an Exception, so that no table swallows it."""
+    """Stops a table at the wanted cell. A BaseException, so that no table's `except` catches it."""
 
     def __init__(self, rows: list[Row]) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class _CellReached(BaseException):
 
 @dataclass(frozen=True)
 class _OneCell(Bench):
-    """Measures one cell and no further. The cells of earlier parts are in the folder already."""
+    """Measures one cell, then stops. The cells of earlier parts are already in the folder."""
 
     part: str = field(kw_only=True)
     wanted: Cell = field(kw_only=True)
@@ -124,7 +124,7 @@ class _OneCell(Bench):
 
 @dataclass(frozen=True)
 class _HandsOut(Bench):
-    """Has the cells measured by workers, then puts the table together from what is kept."""
+    """Lets workers measure the cells, then assembles the table from the cache."""
 
     crew: _Crew = field(kw_only=True)
 
@@ -141,22 +141,22 @@ class _HandsOut(Bench):
 
 
 class _Crew:
-    """The workers of a run. Each is idle, or has one thing to do: load, or measure a cell."""
+    """The workers of a run. Each is idle, loading the model, or measuring a cell."""
 
     def __init__(self, ray: Any, job: Job, count: int, tell: Callable[[str], object]) -> None:
         self._ray, self._job, self._count, self._tell = ray, job, count, tell
         self._worker = ray.remote(**_shares(ray, count, job.device))(Worker)
         self._all: set[Any] = set()
         self._idle: list[Any] = []
-        # What will be there -> who is at it, and for which cell; None is loading.
+        # Pending result -> (worker, index of its cell); the index is None while it loads the model.
         self._busy: dict[Any, tuple[Any, int | None]] = {}
         self._losses: Counter[int | None] = Counter()
 
     def measure(self, part: str, cells: Sequence[Cell]) -> Iterator[tuple[Cell, list[Row]]]:
-        """Each cell with its rows, as they come."""
+        """Yield each cell with its rows, in order of completion."""
         waiting = deque(range(len(cells)))
         left = len(cells)
-        # More than there are cells would load the model for nothing.
+        # More workers than cells would load the model for nothing.
         for _ in range(len(self._all), min(self._count, left)):
             self._start()
         while left:
@@ -167,7 +167,7 @@ class _Crew:
             ready, _ = self._ray.wait(list(self._busy), timeout=PATIENCE)
             if not ready:
                 if all(at is None for _, at in self._busy.values()):
-                    self._tell("no worker has found a place and loaded the model yet")
+                    self._tell("no worker has been scheduled and loaded the model yet")
                 continue
             done = ready[0]
             worker, at = self._busy.pop(done)
@@ -186,32 +186,32 @@ class _Crew:
             self._losses.pop(at, None)
             if at is not None:
                 left -= 1
-                for line in found.told:
+                for line in found.log:
                     self._tell(line)
                 yield cells[at], found.rows
 
     def dismiss(self) -> None:
-        """End all workers, whatever they are at."""
+        """Kill all workers, even busy ones."""
         for worker in self._all:
             self._ray.kill(worker)
 
     def _start(self) -> None:
         worker = self._worker.remote(self._job)
         self._all.add(worker)
-        # Cells go to those that have loaded, so none waits for a worker that finds no place.
+        # Only workers that have loaded get cells, so that no cell waits for an unscheduled worker.
         self._busy[worker.load.remote()] = worker, None
 
     def _replace(self, worker: Any, at: int | None, cell: str, error: Exception) -> None:
         self._losses[at] += 1
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         doing = f"measured {cell}" if cell else f"loaded {self._job.model}"
-        if self._losses[at] == MOST_LOSSES:
+        if self._losses[at] == MAX_LOSSES:
             raise ModelError(
-                f"{MOST_LOSSES} workers ended while they {doing} ({reason}). Memory may be short: "
+                f"{MAX_LOSSES} workers ended while they {doing} ({reason}). Memory may be short: "
                 "start fewer workers, or measure less at once."
             )
         self._tell(f"a worker was lost while it {doing}; another one takes over")
-        # It may be out of reach only.
+        # It may still be running, but unreachable.
         self._ray.kill(worker)
         self._all.remove(worker)
         self._start()
@@ -222,16 +222,16 @@ def measure_with(
 ) -> pd.DataFrame:
     """`table.measure`, with the cells measured by Ray workers that load `bench.model` themselves.
 
-    They run on the cluster that RAY_ADDRESS names or this host belongs to, else on this host, each
-    with a GPU where there are as many and its share of the cores.
+    They run on the cluster that RAY_ADDRESS names or this host belongs to, else on this host. The
+    GPUs and cores are divided among them.
 
     Args:
-        table: one of those that `find_table` gives.
-        bench: its folder is seen by all hosts under the same path. Its own model is not run.
+        table: from `find_table`.
+        bench: all hosts must see its folder under the same path. Its own model is not run.
         sizes: of the table.
-        seeds: that it is made with.
-        workers: how many, >= 1.
-        device: that each loads the model on, as for `load_model`.
+        seeds: of the table.
+        workers: number of workers, >= 1.
+        device: each worker's device, as for `load_model`.
 
     Raises:
         ConfigError: `workers` is out of range, or Ray is not installed.
@@ -252,15 +252,15 @@ def measure_with(
 
 @contextmanager
 def _cluster() -> Iterator[Any]:
-    """Ray, connected; disconnected afterwards where it was not connected before."""
-    # It reports on its use over the network if nobody says no.
+    """Connect to Ray; disconnect afterwards unless it was already connected."""
+    # Opt out of Ray's usage statistics, which it sends by default.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise ConfigError(
             "workers are processes of Ray, which is not installed; "
-            "run pip install -r requirements-scale.txt."
+            "run pip install 'lineas-studio[scale]'."
         ) from error
     if ray.is_initialized():
         yield ray
@@ -273,7 +273,7 @@ def _cluster() -> Iterator[Any]:
             "workers on this host."
         ) from error
     try:
-        # It prints what it lost to standard output, which is for results alone.
+        # Ray reports lost workers on standard output, which is only for results.
         with redirect_stdout(sys.stderr):
             yield ray
     finally:
@@ -281,11 +281,11 @@ def _cluster() -> Iterator[Any]:
 
 
 def _shares(ray: Any, workers: int, device: str) -> dict[str, float]:
-    """What of the cluster each worker takes."""
+    """The resources that each worker requests from the cluster."""
     there = ray.cluster_resources()
     shares = {"num_cpus": max(1, int(there.get("CPU", 1)) // workers), "num_gpus": 0.0}
     gpus = int(there.get("GPU", 0))
     if gpus and device != "cpu":
-        # A GPU is cut into whole parts, so that all workers find a place.
+        # Divide each GPU among a whole number of workers, so that all of them can be scheduled.
         shares["num_gpus"] = 1 / -(-workers // gpus)
     return shares

@@ -1,1 +1,1 @@
-"""Maps in other people's formats."""
+"""Export of maps to formats of other libraries."""

@@ -1,8 +1,8 @@
 """Fold a map into a plain checkpoint: no hooks, and no code of this library to load it.
 
-A map is affine, and so is what norms and linear layers do last; the two are one affine map, which
-is written into their weights (`folding_edits.py`). At a strength that is known beforehand the
-checkpoint does what steering does, at no cost, and runs wherever its family runs.
+A map is affine, and so is the last operation of norms and linear layers. The two compose into one
+affine map, which is written into their weights (`edits.py`). For a fixed strength the checkpoint
+computes what steering computes, at no extra cost, and runs wherever its model family runs.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ image = pipeline("a lion", {settings}).images[0]"""
 def fold(
     model: Model, smap: SteeringMap, strength: float = 1.0, *, to: str | os.PathLike[str]
 ) -> Path:
-    """Write the model, steered by a map at a strength, as a plain checkpoint.
+    """Write the model, steered by a map at a fixed strength, as a plain checkpoint.
 
     `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads a language model, and
     `diffusers.DiffusionPipeline.from_pretrained(folder)` a pipeline; the tokenizer, the scheduler
-    and all else lie there too. The live model stays as it is, and only the weights that change
-    are copied. They are computed in float32 and written in the model's dtype.
+    and all other parts are saved too. The live model is not modified, and only the weights that
+    change are copied. They are computed in float32 and saved in the model's dtype.
 
-    Several maps at once are one map: `compose([(a, 1.0), (b, 0.5)])`.
+    To fold several maps, compose them first: `compose([(a, 1.0), (b, 0.5)])`.
 
     Args:
         model: a language or image model.
-        smap: whose sites are linear layers, convolutions, or norms. The shift of a norm without
-            a bias goes into the layers that read it, where these are known.
-        strength: of the map; the checkpoint has no slider.
+        smap: its sites must be linear layers, convolutions, or norms. The shift of a norm without
+            a bias goes into the layers that read it, if these are known.
+        strength: of the map; fixed in the checkpoint.
         to: a new or empty folder.
 
     Returns:
@@ -64,8 +64,8 @@ def fold(
 
     Raises:
         ConfigError: the folder is not empty or cannot be written, or the strength is not finite.
-        SiteError: sites cannot be folded exactly; the message names them all, and what helps.
-        ModelError: the model has other weights than its family.
+        SiteError: sites cannot be folded exactly; the message names them all, and a remedy.
+        ModelError: the model's weights differ from those of its family.
     """
     at = map_at(smap, strength)
     with new_folder(to) as folder:
@@ -80,7 +80,7 @@ def fold(
 
 
 def map_at(smap: SteeringMap, strength: float) -> SteeringMap:
-    """The map at a strength.
+    """`smap.at(strength)`, after checking the strength.
 
     Raises:
         ConfigError: the strength is not finite.
@@ -92,7 +92,7 @@ def map_at(smap: SteeringMap, strength: float) -> SteeringMap:
 
 @contextmanager
 def new_folder(to: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to write into, which becomes `to` at the end of the block, whole or not at all.
+    """Yield a temporary folder that is renamed to `to` if the block succeeds, else removed.
 
     Raises:
         ConfigError: `to` is a file or a folder with something in it, or cannot be written.
@@ -119,14 +119,14 @@ def new_folder(to: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _card(model: Model, smap: SteeringMap, strength: float, note: str) -> str:
-    """README.md of the checkpoint, under its metadata for the Hub."""
+    """README.md of the checkpoint, with Hub metadata as front matter."""
     text, entry, info = isinstance(model, LanguageModel), model.entry, smap.info
     metadata: dict[str, Any] = {
         "library_name": "transformers" if text else "diffusers",
         "pipeline_tag": "text-generation" if text else "text-to-image",
         "tags": ["lineas", "activation-steering"],
     }
-    # A folder's path is nobody else's business.
+    # Do not publish local paths.
     base = Path(model.id).name if Path(model.id).is_dir() else model.id
     if entry and entry.hub:
         base = metadata["base_model"] = entry.hub
@@ -144,7 +144,7 @@ def _card(model: Model, smap: SteeringMap, strength: float, note: str) -> str:
     licence = f" Its licence, {entry.license}, holds for this checkpoint too." if entry else ""
     about = info.concept or info.name or "a concept"
     lines = [
-        # JSON is YAML, and quotes whatever a text may hold.
+        # JSON is valid YAML, and json.dumps escapes any text.
         *("---", *(f"{key}: {json.dumps(value)}" for key, value in metadata.items()), "---"),
         "",
         f"# {' '.join(base.split())}, steered towards {' '.join(about.split())}",

@@ -1,4 +1,4 @@
-"""What a map is in a model's own weights: the arithmetic of folding, before anything is written.
+"""The arithmetic of folding: how a map changes a model's own weights. Nothing is written here.
 
     T(z) = w * z + b                                  on a module's output
 
@@ -6,8 +6,8 @@
     norm with weight and bias     g' = w * g          h' = w * h + b
     norm without a bias           g' = w * g          c' = c + W b in the linear layers that read it
 
-The last holds where linear layers, and nothing else, read the norm's output: before attention and
-before the MLP of the families below.
+The last line requires that only linear layers read the norm's output, which holds before attention
+and before the MLP in the families below.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from lineas_core.system.words import counted
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj")
 PRE_NORM = {"input_layernorm": ATTENTION, "post_attention_layernorm": MLP}
-# Model type -> norm -> the linear layers beside it that read it, where nothing else does.
+# Model type -> norm -> the sibling linear layers that are the only readers of its output.
 READERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "llama": PRE_NORM,
     "mistral": PRE_NORM,
@@ -40,8 +40,8 @@ READERS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 }
 
 NO_BIAS = (
-    "a norm without a bias, read by more than linear layers of a known family, has no place for a "
-    "shift. Fold a map whose shifts are zero there, or one of other sites, such as '.*o_proj'"
+    "a norm without a bias has no place for a shift, unless only linear layers of a known family "
+    "read it. Fold a map whose shifts are zero there, or one of other sites, such as '.*o_proj'"
 )
 OTHER_KIND = (
     "only linear layers, convolutions and norms with weights of their own hold a map. Choose such "
@@ -52,13 +52,13 @@ SHARED = "other modules use the same weights, and would change too. Choose other
 
 @dataclass(frozen=True)
 class Edits:
-    """What a map changes in the weights of a model. All in float32, on the CPU.
+    """The changes that a map makes to the weights of a model. All in float32, on the CPU.
 
     Attributes:
         norms: parameter of a norm -> its new value.
-        scales: linear layer or convolution -> w of its output, where it is not 1.
+        scales: linear layer or convolution -> w of its output; only layers where w is not 1.
         shifts: linear layer or convolution -> what is added to its output, after the scale.
-        sources: of each of the shifts, the sites that it comes from.
+        sources: layer in `shifts` -> the sites that its shift comes from.
     """
 
     norms: Mapping[str, Float[Tensor, " _"]]
@@ -68,12 +68,12 @@ class Edits:
 
 
 def edits_of(module: nn.Module, model_type: str, smap: SteeringMap) -> Edits:
-    """Where a map goes in a model's weights. The model is read, and stays as it is.
+    """Compute the weight changes that fold a map into a model. The model is not modified.
 
     Args:
         module: the model whose modules the map names.
-        model_type: of its config, such as "llama"; it decides what reads a norm.
-        smap: the map, at the strength it is wanted at.
+        model_type: from its config, such as "llama"; selects the entry of `READERS`.
+        smap: the map, already at the wanted strength.
 
     Raises:
         SiteError: the model lacks a site, or sites cannot be folded; the message names them all.
@@ -82,7 +82,7 @@ def edits_of(module: nn.Module, model_type: str, smap: SteeringMap) -> Edits:
     shared = _shared(module)
     linear: dict[str, Affine] = {}
     norms: dict[str, Tensor] = {}
-    # Site -> its shift, and the layers that carry it on.
+    # Site -> its shift, and the reader layers whose biases take the shift over.
     onward: dict[str, tuple[Tensor, list[str]]] = {}
     refused: dict[str, str] = {}
     for name, (scale, shift) in smap.sites.items():
@@ -129,7 +129,7 @@ def edits_of(module: nn.Module, model_type: str, smap: SteeringMap) -> Edits:
 def parameters_of(module: nn.Module, edits: Edits) -> dict[str, Tensor]:
     """Parameter -> its new value, in the dtype of the weights.
 
-    Biases that the model lacks are among them.
+    Includes biases that the model does not have yet.
     """
     found = {n: v.to(module.get_parameter(n).dtype) for n, v in edits.norms.items()}
     for name in dict.fromkeys([*edits.scales, *edits.shifts]):
@@ -139,7 +139,7 @@ def parameters_of(module: nn.Module, edits: Edits) -> dict[str, Tensor]:
         constant = wide(bias) if isinstance(bias, Tensor) else None
         if name in edits.scales:
             scale = edits.scales[name]
-            # transformers' Conv1D keeps its matrix the other way round.
+            # transformers' Conv1D stores its weight transposed.
             along = -1 if isinstance(layer, Conv1D) else 0
             shape = [1] * weight.ndim
             shape[along] = -1
@@ -154,11 +154,11 @@ def parameters_of(module: nn.Module, edits: Edits) -> dict[str, Tensor]:
 
 
 def shared_copy(module: nn.Module, others: Iterable[nn.Module] = ()) -> nn.Module:
-    """A copy of a module with the same tensors: to replace some of them in it costs no more.
+    """Copy a module but share its tensors, so that replacing a few of them needs little memory.
 
     Args:
-        module: it stays as it is.
-        others: modules that may hang on it, whose tensors are not to be copied either.
+        module: not modified.
+        others: modules that may be attached to it, whose tensors are shared too.
     """
     kept = {
         id(tensor): tensor
@@ -169,20 +169,20 @@ def shared_copy(module: nn.Module, others: Iterable[nn.Module] = ()) -> nn.Modul
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether it is a linear layer or a convolution, with weights that can be multiplied."""
+    """Whether it is a linear layer or a convolution with floating-point (unquantised) weights."""
     kind = isinstance(module, (nn.Linear, nn.Conv2d, Conv1D))
     return kind and isinstance(module.weight, Tensor) and torch.is_floating_point(module.weight)
 
 
 def out_features(layer: nn.Module) -> int:
-    """The width of what a linear layer or convolution puts out."""
+    """The output width of a linear layer or convolution."""
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return weight.shape[-1 if isinstance(layer, Conv1D) else 0]
 
 
 def refusal(what: str, refused: Mapping[str, str]) -> str:
-    """The message of an error: which sites cannot be `what`, why, and what helps."""
+    """The error message: which sites cannot be `what`, why, and a remedy."""
     causes = []
     for cause in dict.fromkeys(refused.values()):
         names = [name for name, of in refused.items() if of == cause]
@@ -192,13 +192,13 @@ def refusal(what: str, refused: Mapping[str, str]) -> str:
 
 
 def wide(tensor: Tensor | nn.Module) -> Tensor:
-    """In float32, on the CPU."""
+    """Copy to float32 on the CPU."""
     assert isinstance(tensor, Tensor)
     return tensor.detach().to("cpu", torch.float32)
 
 
 def _shared(module: nn.Module) -> set[int]:
-    """Parameters that the model has under more than one name."""
+    """ids of the parameters that the model holds under more than one name (tied weights)."""
     named = module.named_parameters(remove_duplicate=False)
     counts = Counter(id(parameter) for _, parameter in named)
     return {key for key, count in counts.items() if count > 1}
@@ -213,9 +213,9 @@ def _check_width(name: str, width: int, scale: Tensor) -> None:
 
 
 def _norm_offset(module: nn.Module) -> int | None:
-    """o where a module puts out (o + weight) * (what it normalised) + bias; None where it does not.
+    """The o for which a norm outputs (o + weight) * normalised + bias; None if there is none.
 
-    Found by trying, as norms of many classes do this, and some add 1 to their weight.
+    Tested by running the module, since many norm classes exist and some add 1 to their weight.
     """
     names = {name for name, _ in module.named_parameters()}
     flat = all(parameter.ndim == 1 for parameter in module.parameters())
@@ -234,7 +234,7 @@ def _norm_offset(module: nn.Module) -> int | None:
         for name, value in (("weight", weight), ("bias", bias)):
             if name in parameters:
                 parameters[name].copy_(value)
-        # Not called, for calling it would run its hooks.
+        # Call forward directly: calling the module would run its hooks.
         output = probe.forward(z)
         assert isinstance(output, Tensor)
         return output

@@ -1,8 +1,8 @@
-"""A language model with other weights as a checkpoint that plain transformers loads.
+"""Save a language model with edited weights as a checkpoint that plain transformers loads.
 
-A bias that the model did not have needs a switch in its config. Llama has one for attention and
-one for the MLP, Qwen3 and Gemma 2 one for attention. Mistral and Qwen2 have none, but are Llama
-otherwise, and are written as one.
+A bias that the model did not have must be enabled in its config. Llama has one option for
+attention and one for the MLP, Qwen3 and Gemma 2 have one for attention. Mistral and Qwen2 have
+none, but are otherwise the same network as Llama, and are saved as Llama.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def save_language_model(model: LanguageModel, edits: Edits, folder: Path) -> str
     """Write a checkpoint with tokenizer into a folder.
 
     Args:
-        model: what is changed; it stays as it is.
+        model: the base model; not modified.
         edits: from `edits_of`.
-        folder: to write into.
+        folder: where to write.
 
     Returns:
-        What a user of the checkpoint has to know, or nothing.
+        A note for users of the checkpoint; may be empty.
 
     Raises:
         SiteError: a shift needs a bias that no checkpoint of the family can have.
-        ModelError: the model is quantised, or changed in another way.
+        ModelError: the model is quantised, or has an adapter on it.
     """
     added = [name for name in edits.shifts if model.module.get_submodule(name).bias is None]
     state: dict[str, Tensor] = {
@@ -81,12 +81,12 @@ def save_language_model(model: LanguageModel, edits: Edits, folder: Path) -> str
 
 
 def _config_for(own: Any, added: bool, state: Mapping[str, Tensor]) -> tuple[Any, str]:
-    """A config under which a model has the biases of `state`, and a note for the user.
+    """A config that enables the biases in `state`, and a note for the user.
 
     Args:
         own: the model's config.
-        added: the model itself lacks some of them.
-        state: what is to be saved.
+        added: whether some of the biases are new to the model.
+        state: the state dict to save.
     """
     config, note = copy.deepcopy(own), ""
     if not added:
@@ -101,11 +101,11 @@ def _config_for(own: Any, added: bool, state: Mapping[str, Tensor]) -> tuple[Any
 
 
 def _as_llama(own: Any) -> tuple[Any, str]:
-    """The config of the Llama that a Mistral or Qwen2 model is, and a note for the user.
+    """The equivalent Llama config of a Mistral or Qwen2 model, and a note for the user.
 
-    Where the model looks back through a window, which Llama has not, the two are the same for
-    texts that fit into it. Where positions are scaled by the longest text too, they are not, and
-    the config stays as it is.
+    Llama has no sliding window, so with one the two are equal only for texts that fit into it,
+    and the maximum length is set to the window. If the rotary embedding also depends on the
+    maximum length, they are not equal, and the config is returned unchanged.
     """
     known, values = transformers.LlamaConfig().to_dict(), own.to_dict()
     for name in ("model_type", "architectures", "transformers_version"):
@@ -113,10 +113,10 @@ def _as_llama(own: Any) -> tuple[Any, str]:
     taken = {name: value for name, value in values.items() if name in known}
     note = f"Written as a Llama, which is the same network as this {own.model_type} with biases."
     window, layers = values.get("sliding_window"), values.get("layer_types")
-    longest = own.max_position_embeddings
-    if window and window < longest and (layers is None or "sliding_attention" in layers):
+    max_length = own.max_position_embeddings
+    if window and window < max_length and (layers is None or "sliding_attention" in layers):
         if own.rope_parameters["rope_type"] != "default":
             return own, ""
         taken["max_position_embeddings"] = window
-        note += f" It reads {window} tokens at most, not {longest}: beyond them the two differ."
+        note += f" It reads {window} tokens at most, not {max_length}: beyond that the two differ."
     return transformers.LlamaConfig(**taken), note

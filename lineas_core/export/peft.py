@@ -1,4 +1,4 @@
-"""A map as an adapter of PEFT: small, put on and taken off a plain model, one among several.
+"""Export a map as a PEFT adapter: a small file that can be added to and removed from a model.
 
     what the map changes                               kind of adapter
     norms alone                                        LN tuning: copies of them with other weights
@@ -27,7 +27,7 @@ from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.load import Model
 
 MIXED = (
-    "no kind of adapter scales a linear layer's output beside other changes. Write a checkpoint "
+    "no adapter type combines scales of linear layers with other changes. Write a checkpoint "
     "with `lineas_core.fold`"
 )
 
@@ -37,12 +37,12 @@ def to_peft(
 ) -> Path:
     """Write a map at a strength as an adapter for `peft.PeftModel.from_pretrained(base, folder)`.
 
-    The base is the plain transformers model; with the adapter it computes what steering does.
-    The live model stays as it is.
+    The base is the plain transformers model; with the adapter it computes what steering computes.
+    The live model is not modified.
 
     Args:
         model: a language model.
-        smap: whose sites are linear layers or norms.
+        smap: its sites must be linear layers or norms.
         strength: of the map.
         to: a new or empty folder.
 
@@ -53,7 +53,7 @@ def to_peft(
         ConfigError: peft is not installed, the map at this strength changes nothing, the strength
             is not finite, or the folder is not empty or cannot be written.
         ModelError: it is an image model.
-        SiteError: no kind of adapter can express the map; the message names the sites.
+        SiteError: no adapter type can express the map; the message names the sites.
     """
     if not isinstance(model, LanguageModel):
         raise ModelError(
@@ -70,9 +70,9 @@ def to_peft(
     edits = edits_of(model.module, model.module.config.model_type, at)
     config = _config(model, at, edits)
     with new_folder(to) as folder, warnings.catch_warnings():
-        # PEFT warns of biases where there were none, and of norms it does not know; all are meant.
+        # PEFT warns about added biases and unknown norms; both are intended here.
         warnings.simplefilter("ignore")
-        # It puts its layers into the model that it gets.
+        # get_peft_model modifies the model it is given, so pass a copy that shares its tensors.
         adapted = peft.get_peft_model(shared_copy(model.module), config)
         _fill(adapted, edits)
         adapted.save_pretrained(folder, save_embedding_layers=False)
@@ -99,8 +99,8 @@ def _config(model: LanguageModel, smap: SteeringMap, edits: Edits) -> Any:
             **common,
         )
     if norms:
-        # PEFT exchanges such adapters only where they name the same norms; maps of the same sites
-        # shall, whichever of them they change.
+        # PEFT can switch between LN tuning adapters only if they target the same norms. So target
+        # all norm sites of the map, including those it does not change.
         kinds = {type(model.module.get_submodule(norm)) for norm in norms}
         targets = [s for s in smap.sites if type(model.module.get_submodule(s)) in kinds]
         return peft.LNTuningConfig(target_modules=targets, **common)
@@ -109,7 +109,7 @@ def _config(model: LanguageModel, smap: SteeringMap, edits: Edits) -> Any:
 
 @torch.no_grad()
 def _fill(adapted: Any, edits: Edits) -> None:
-    """Write the map into an adapter that does nothing yet."""
+    """Copy the map's values into a newly initialised adapter."""
     plain, name = adapted.base_model.model, adapted.active_adapter
     for site, scale in edits.scales.items():
         vector: Tensor = plain.get_submodule(site).ia3_l[name]

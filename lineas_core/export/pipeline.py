@@ -1,4 +1,4 @@
-"""A diffusers pipeline with other weights as a folder that plain diffusers loads."""
+"""Save a diffusers pipeline with edited weights as a folder that plain diffusers loads."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def save_pipeline(model: DiffusionModel, edits: Edits, folder: Path) -> None:
     """Write a pipeline with all its parts into a folder.
 
     Args:
-        model: what is changed; it stays as it is.
+        model: the base model; not modified.
         edits: from `edits_of`.
-        folder: to write into.
+        folder: where to write.
 
     Raises:
         SiteError: a layer has no bias to take a shift.

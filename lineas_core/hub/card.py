@@ -1,4 +1,4 @@
-"""The card of a map on the Hugging Face Hub: README.md, for people and for programs."""
+"""The model card (README.md) of a map on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lineas_core.system.words import counted
 
 FRONT = re.compile(r"---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 
-# Of a diffusers pipeline; a language model's sites have no such names.
+# Prefixes of site names in diffusers pipelines; language models have none of them.
 IMAGE_PARTS = ("unet.", "text_encoder", "transformer.transformer_blocks.", "transformer.single_")
 
 
@@ -31,16 +31,16 @@ def map_card(
     license: str = "",
     about: str = "",
 ) -> str:
-    """The card that goes with a map: README.md in Markdown, under its metadata.
+    """The card of a map: README.md in Markdown, with metadata as front matter.
 
     Args:
         smap: the map.
-        repo_id: where it is going to be, as USER/NAME.
-        file: its name there.
+        repo_id: the repository it is pushed to, as USER/NAME.
+        file: the map's file name in the repository.
         sha256: of the file, in hexadecimal.
-        title: what people read; the map's own name by default.
-        license: of the map, as the Hub writes it, such as apache-2.0; unstated by default.
-        about: a paragraph more, in Markdown.
+        title: the heading; the map's own name by default.
+        license: of the map, in the Hub's spelling, such as apache-2.0; unstated by default.
+        about: an additional paragraph, in Markdown.
     """
     info = smap.info
     entry = catalog().get(info.model)
@@ -65,7 +65,7 @@ def map_card(
     ask = '["a lion"]' if image else '["Once upon a time"]'
     return "\n".join(
         [
-            # JSON is YAML, and quotes whatever a text may hold.
+            # JSON is valid YAML, and json.dumps escapes any text.
             *("---", *(f"{key}: {json.dumps(value)}" for key, value in metadata.items()), "---"),
             "",
             f"# {_line(title or info.name or repo_id)}",
@@ -95,14 +95,14 @@ def map_card(
             f"print(model.generate({ask}, [(smap, 0.7)], seed=0))",
             "```",
             "",
-            f"From a terminal: `python -m lineas_core install {repo_id} -o {file}`",
+            f"From a terminal: `lineas install {repo_id} -o {file}`",
             "",
         ]
     )
 
 
 def read_card(card: str) -> dict[str, Any]:
-    """What a card's metadata says under `lineas`; nothing where it is no map's card."""
+    """The `lineas` section of a card's metadata; empty if the card does not describe a map."""
     front = FRONT.match(card)
     try:
         metadata = yaml.safe_load(front[1]) if front else None
@@ -125,5 +125,5 @@ def file_sha256(path: Path) -> str:
 
 
 def _line(text: str) -> str:
-    """On one line, and nothing in it taken for a table's column."""
+    """Put the text on one line and escape `|`, so that it fits into a table cell."""
     return " ".join(text.split()).replace("|", "\\|")

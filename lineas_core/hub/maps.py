@@ -1,7 +1,7 @@
-"""Maps on the Hugging Face Hub: push one with its card, install one and check its hash.
+"""Maps on the Hugging Face Hub: push one with its card, install one and verify its hash.
 
 A repository holds one map and its card, README.md. The card's metadata has, under `lineas`, the
-file's name and its SHA-256, so that what is installed is what was pushed.
+file's name and its SHA-256, against which an installed file is verified.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from lineas_core.errors import LineasError, MapError
 from lineas_core.hub.card import file_sha256, map_card, read_card
 from lineas_core.maps.steering_map import SteeringMap
 
-MOST_MAP, MOST_CARD = 256 * 2**20, 2**20
+MAX_MAP_BYTES, MAX_CARD_BYTES = 256 * 2**20, 2**20
 FILE_NAME = re.compile(r"\w[\w .()+,'-]{0,99}\.safetensors")
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 class HubError(LineasError, RuntimeError):
-    """The Hub cannot be reached, refuses, or holds something else than was asked for."""
+    """The Hub cannot be reached, refused the request, or does not hold what was requested."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an installed map comes from.
+    """Where an installed map was downloaded from.
 
     Attributes:
         repo: the repository.
         revision: the commit.
-        file: the map's name there.
+        file: the map's file name in the repository.
         sha256: of the file.
     """
 
@@ -68,24 +68,24 @@ def push_map(
     license: str = "",
     endpoint: str | None = None,
 ) -> str:
-    """Upload a map and its card, making the repository where there is none.
+    """Upload a map and its card, creating the repository if needed.
 
     Args:
         smap_path: the map's file.
         repo_id: USER/NAME.
-        token: of the user's login, allowed to write. No other login is ever used.
-        private: whether a new repository is; one that exists stays as it is.
-        card: a paragraph, in Markdown, for the card that is written here (`map_card`).
-        title: of the card and, in plain letters, of the file; the map's own name by default.
-        license: of the map, as the Hub writes it, such as apache-2.0; unstated by default.
-        endpoint: of another hub than huggingface.co.
+        token: of the user's login, with write permission. No other login is ever used.
+        private: make a new repository private; an existing one keeps its setting.
+        card: an additional paragraph for the card (`map_card`), in Markdown.
+        title: of the card and, as a slug, of the file; the map's own name by default.
+        license: of the map, in the Hub's spelling, such as apache-2.0; unstated by default.
+        endpoint: URL of a hub other than huggingface.co.
 
     Returns:
-        The repository's address.
+        The repository's URL.
 
     Raises:
         HubError: there is no login, no permission or no network.
-        MapError: the file is no map.
+        MapError: the file is not a map.
     """
     smap = SteeringMap.load(smap_path)
     if not token:
@@ -122,32 +122,32 @@ def install_map(
     endpoint: str | None = None,
     cache: Path | None = None,
 ) -> tuple[SteeringMap, Origin]:
-    """Download a map and check it against the SHA-256 in its card.
+    """Download a map and verify it against the SHA-256 in its card.
 
     Args:
         repo_id: USER/NAME.
         revision: branch, tag or commit; the main branch by default.
-        filename: of the map, where the repository holds several; the card's by default.
+        filename: of the map, if the repository holds several; the card's by default.
         token: of the user's login, for private repositories; anonymous by default.
-        expected_digest: the map's own (`SteeringMap.digest`), if it is known from elsewhere. A
-            file that the card does not name is installed only with it.
-        endpoint: of another hub than huggingface.co.
-        cache: where downloads are kept; the Hub's own folder by default.
+        expected_digest: the map's `SteeringMap.digest`, if known from elsewhere. Required to
+            install a file that the card does not name.
+        endpoint: URL of a hub other than huggingface.co.
+        cache: the download cache; the Hub's own folder by default.
 
     Returns:
-        The map, and where it comes from.
+        The map, and where it was downloaded from.
 
     Raises:
-        HubError: the map cannot be had, or is not the one that the card or the digest names.
-        MapError: the file is no map.
+        HubError: the map cannot be downloaded, or does not match the card or the digest.
+        MapError: the file is not a map.
     """
     check_repository(repo_id)
     if filename is not None and not FILE_NAME.fullmatch(filename):
         raise HubError(f"filename is {filename!r}; a map's file ends in .safetensors.")
-    # False: without a token nobody is logged in, rather than whoever runs this program.
+    # False means anonymous; None would use the login of whoever runs this program.
     source = _Source(repo_id, token or False, endpoint, cache)
     with hub_errors(repo_id):
-        card_path, commit = source.fetch("README.md", revision, MOST_CARD)
+        card_path, commit = source.fetch("README.md", revision, MAX_CARD_BYTES)
         named = read_card(card_path.read_text("utf-8", "replace"))
         wanted = filename or str(named.get("file", ""))
         checksum = str(named.get("sha256", "")) if wanted == named.get("file") else ""
@@ -157,8 +157,8 @@ def install_map(
                 "it cannot be checked. Choose a repository that was pushed from here, or give the "
                 "map's digest."
             )
-        # At the card's commit, whatever is pushed meanwhile.
-        path, _ = source.fetch(wanted, commit, MOST_MAP)
+        # Use the card's commit, even if something is pushed in between.
+        path, _ = source.fetch(wanted, commit, MAX_MAP_BYTES)
     sha256 = file_sha256(path)
     if checksum and sha256 != checksum:
         raise HubError(
@@ -175,19 +175,19 @@ def install_map(
 
 
 def check_repository(repo_id: str) -> None:
-    """Refuse, with a `HubError`, what is no repository's name."""
+    """Raise a `HubError` if it is not a valid repository name."""
     if not REPOSITORY.fullmatch(repo_id):
         raise HubError(f"{repo_id!r} is no repository's name; write USER/NAME.")
 
 
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn what goes wrong on the way to the Hub into a HubError that says what helps."""
+    """Turn errors of the Hub's client into a HubError that suggests a remedy."""
     try:
         yield
     except GatedRepoError as error:
         raise HubError(
-            f"{repo_id} asks for its terms to be accepted. Open its page on the Hub, accept them, "
+            f"{repo_id} requires you to accept its terms. Open its page on the Hub, accept them, "
             "and log in here."
         ) from error
     except RevisionNotFoundError as error:
@@ -224,8 +224,8 @@ class _Source:
     endpoint: str | None
     cache: Path | None
 
-    def fetch(self, filename: str, revision: str | None, most: int) -> tuple[Path, str]:
-        """The downloaded file and its commit, if it is not too large."""
+    def fetch(self, filename: str, revision: str | None, max_bytes: int) -> tuple[Path, str]:
+        """Download a file of at most `max_bytes`; returns its path and commit."""
         found = hf_hub_download(
             self.repo_id,
             filename,
@@ -235,10 +235,10 @@ class _Source:
             cache_dir=self.cache,
             dry_run=True,
         )
-        if found.file_size is None or found.file_size > most:
+        if found.file_size is None or found.file_size > max_bytes:
             raise HubError(
-                f"{filename} of {self.repo_id} is larger than {most // 2**20} MiB, so it is "
-                "nothing that was pushed from here. Choose another."
+                f"{filename} of {self.repo_id} is larger than {max_bytes // 2**20} MiB, so it was "
+                "not pushed by this library. Choose another."
             )
         path = hf_hub_download(
             self.repo_id,

@@ -1,16 +1,16 @@
-"""The Hugging Face Space: a folder with exactly what it needs, and its upload.
+"""Prepare the folder of a Hugging Face Space, and upload it.
 
-SmolLM2's weights do not travel. A Space has no way to install their package without its
-dependencies, and the catalogue falls back to the same model on the Hub, whose files the Space
-fetches while it is built (`preload_from_hub`). There they are in bfloat16; the package's are
-rounded to 4 bits, so the same map and seed may write another text than elsewhere.
+SmolLM2's weights are not uploaded. A Space cannot install their package without its dependencies,
+so the catalogue falls back to the same model on the Hub, which the Space downloads while it is
+built (`preload_from_hub`). The Hub's weights are bfloat16 and the package's are rounded to 4 bits,
+so the same map and seed may give a different text than elsewhere.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -18,13 +18,17 @@ from huggingface_hub import HfApi
 from lineas_core.errors import ConfigError
 from lineas_core.hub.maps import HubError, check_repository, hub_errors
 from lineas_core.models.shared.catalog import catalog
-from lineas_core.system.paths import checkout
+from lineas_core.system.paths import SHIPPED, packaged, shipped
 
 FILES = ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md")
 LOCK = "requirements.lock"
-FOLDERS = ("lineas_core", "assets", "prompts")
-# ZeroGPU lends a GPU through this package, and does not start without it.
+PACKAGE = "lineas_core"
+FOLDERS = ("assets", "prompts")
+# ZeroGPU allocates a GPU through this package, and does not start without it.
 ZERO_GPU = "spaces==0.51.3            # a GPU for the length of a call, on a ZeroGPU Space"
+# torch without CUDA, which is 4 GB, for hardware without a GPU.
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+CUDA = ("cuda-", "nvidia-", "triton")
 PRELOADED = (
     "config.json,generation_config.json,model.safetensors,special_tokens_map.json,"
     "tokenizer.json,tokenizer_config.json"
@@ -38,26 +42,29 @@ Learn to steer a generative model from a few prompts, then move a slider. Choose
 and a map of the gallery, or train one of your own in about a minute
 ([LinEAS, Rodriguez et al., NeurIPS 2025](https://arxiv.org/abs/2503.10679)).
 
-The code and the embedded image models are under the Apache License 2.0; who drew the art that the
-image models learned from is told in [assets/README.md](assets/README.md).
+The code and the embedded image models are under the Apache License 2.0;
+[assets/README.md](assets/README.md) credits the artists whose work the image models learned from.
 """
 
 
-def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
-    """Copy what a Space needs, and nothing else, into a new or empty folder.
+def prepare_space(folder: Path, root: Path | None = None, *, gpu: bool = False) -> list[Path]:
+    """Copy the files a Space needs, and no others, into a new or empty folder.
 
     Args:
-        folder: of the Space.
-        root: of the project, with app.py in it; the one that this code is in by default.
+        folder: where to prepare the Space.
+        root: a checkout; by default the checkout, or the installed package, with this code.
+        gpu: whether the Space's hardware has a GPU, or ZeroGPU; without, it gets torch for CPUs.
 
     Returns:
-        The files, relative to `folder`, in order.
+        The files, relative to `folder`, sorted.
 
     Raises:
         ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
     """
-    root = root or checkout()
-    missing = [name for name in (*FILES, LOCK, *FOLDERS) if not (root / name).exists()]
+    package = packaged() if root is None else root / PACKAGE
+    root = root or shipped()
+    wanted = [package, *(root / name for name in (*FILES, LOCK, *FOLDERS))]
+    missing = [path.name for path in wanted if not path.exists()]
     if missing:
         raise ConfigError(
             f"{root} has no {', '.join(missing)}. Deploy from a checkout of the project."
@@ -66,13 +73,14 @@ def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty. Give the name of a new folder.")
-        for name in FOLDERS:
-            hidden = shutil.ignore_patterns("__pycache__", ".*", "*.partial")
-            shutil.copytree(root / name, folder / name, ignore=hidden)
+        hidden = shutil.ignore_patterns("__pycache__", ".*", "*.partial", SHIPPED)
+        for source in (package, *(root / name for name in FOLDERS)):
+            shutil.copytree(source, folder / source.name, ignore=hidden)
         for name in FILES:
             shutil.copyfile(root / name, folder / name)
         locked = locked_versions((root / LOCK).read_text("utf-8"))
-        (folder / "requirements.txt").write_text("\n".join([*locked, ZERO_GPU, ""]), "utf-8")
+        lines = [*locked, ZERO_GPU] if gpu else for_cpu(locked)
+        (folder / "requirements.txt").write_text("\n".join([*lines, ""]), "utf-8")
         (folder / "README.md").write_text(_readme((root / "README.md").read_text("utf-8")), "utf-8")
         attributes = "".join(f"{line}\n" for line in _large_files(folder))
         (folder / ".gitattributes").write_text(attributes, "utf-8")
@@ -82,16 +90,31 @@ def prepare_space(folder: Path, root: Path | None = None) -> list[Path]:
 
 
 def locked_versions(lock: str) -> list[str]:
-    """The lines of a lock without comments and hashes: every package at one version.
+    """The requirements of a lock file (every package pinned), without comments and hashes.
 
-    A Space's builder installs a few packages of its own in the same call, without hashes, and pip
-    takes hashes for all or for none.
+    The Space's builder installs a few packages of its own in the same pip call, without hashes,
+    and pip requires hashes for either all packages or none.
 
     >>> locked_versions("# by uv\\na==1 ; python_version < '4' \\\\\\n    --hash=sha256:0\\n")
     ["a==1 ; python_version < '4'"]
     """
     lines = (line.removesuffix("\\").strip() for line in lock.splitlines())
     return [line for line in lines if line and not line.startswith(("#", "--hash="))]
+
+
+def for_cpu(lines: Iterable[str]) -> list[str]:
+    """The same versions, with the builds of torch and torchvision that have no CUDA.
+
+    Both by name, since torchvision's operators load beside the torch they were built with only.
+
+    >>> for_cpu(["nvidia-nccl-cu13==2.30.7 ; sys_platform == 'linux'", "torch==2.15.0"])
+    ['--extra-index-url https://download.pytorch.org/whl/cpu', 'torch==2.15.0+cpu']
+    """
+    kept = [line for line in lines if not line.startswith(CUDA)]
+    return [
+        f"--extra-index-url {CPU_INDEX}",
+        *(re.sub(r"^((?:torch|torchvision)==[^ ]+)", r"\1+cpu", line) for line in kept),
+    ]
 
 
 def upload_space(
@@ -101,25 +124,28 @@ def upload_space(
     token: str | None,
     private: bool = False,
     demo: bool = False,
+    gpu: bool = False,
     endpoint: str | None = None,
 ) -> str:
-    """Upload a prepared folder as a Space, making the Space where there is none.
+    """Upload a prepared folder as a Space, creating the Space if needed.
 
-    What the Space has and the folder has not is removed.
+    Files of the Space that are not in the folder are deleted.
 
     Args:
         folder: from `prepare_space`.
         repo_id: USER/SPACE.
-        token: of the user's login, allowed to write.
-        private: whether a new Space is; one that exists stays as it is.
+        token: of the user's login, with write permission.
+        private: make a new Space private; an existing one keeps its setting.
         demo: limit what visitors may do (DEMO_MODE=1).
-        endpoint: of another hub than huggingface.co.
+        gpu: as the folder was prepared.
+        endpoint: URL of a hub other than huggingface.co.
 
     Returns:
-        The Space's address.
+        The Space's URL.
 
     Raises:
-        HubError: there is no login, no permission or no network.
+        HubError: there is no login, no permission or no network, or the Space that is there has a
+            GPU and the folder was prepared without.
     """
     if not token:
         raise HubError("Nobody is logged in. Log in with `hf auth login`.")
@@ -129,7 +155,13 @@ def upload_space(
         url = api.create_repo(
             repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True
         )
-        # Before the files, so that the Space first starts with it.
+        hardware = api.get_space_runtime(repo_id).hardware or "cpu"
+        if not gpu and not hardware.startswith("cpu"):
+            raise HubError(
+                f"{repo_id} has the hardware {hardware}, and these files are for a CPU. Deploy "
+                "with --gpu."
+            )
+        # Set it before the upload, so that the Space already has it when it first starts.
         api.add_space_variable(repo_id, "DEMO_MODE", "1" if demo else "0")
         api.upload_folder(
             repo_id=repo_id,

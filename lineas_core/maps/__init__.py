@@ -1,1 +1,1 @@
-"""Steering maps: their mathematics and their file."""
+"""Steering maps: the mathematics, calibration and the file format."""

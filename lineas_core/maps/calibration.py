@@ -1,4 +1,4 @@
-"""Calibration: which share of its whole way the output has gone at each strength of a map."""
+"""Calibration: the share of a map's total effect that is reached at each strength."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from itertools import pairwise
 
 from lineas_core.errors import ConfigError
 
-MOST_POINTS = 256
+MAX_POINTS = 256
 
 Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A rising curve of straight pieces from (0, 0) to (1, 1); beyond, share and strength agree.
+    """An increasing piecewise linear curve from (0, 0) to (1, 1).
+
+    Outside [0, 1], share and strength are equal.
 
     Args:
-        points: (strength, share) pairs, both rising.
+        points: (strength, share) pairs, both strictly increasing.
 
     Raises:
-        ConfigError: they are not such a curve.
+        ConfigError: the points do not form such a curve.
 
     >>> curve = Calibration(((0.0, 0.0), (0.5, 0.2), (1.0, 1.0)))
     >>> curve.share(0.25), curve.strength(0.6), curve.strength(1.5)
@@ -33,22 +35,22 @@ class Calibration:
     def __post_init__(self) -> None:
         ends = self.points[:1] + self.points[-1:]
         rising = all(a < c and b < d for (a, b), (c, d) in pairwise(self.points))
-        if ends != ((0.0, 0.0), (1.0, 1.0)) or not rising or len(self.points) > MOST_POINTS:
+        if ends != ((0.0, 0.0), (1.0, 1.0)) or not rising or len(self.points) > MAX_POINTS:
             raise ConfigError(
-                f"calibration is {self.points!r:.80}; it must be 2 to {MOST_POINTS} pairs of "
+                f"calibration is {self.points!r:.80}; it must be 2 to {MAX_POINTS} pairs of "
                 "strength and share, both rising from 0 to 1. Measure it again."
             )
 
     def share(self, strength: float) -> float:
-        """Of the whole way that the output has gone at a strength."""
-        return _along(self.points, strength)
+        """The share of the total change in the output that is reached at `strength`."""
+        return _interpolate(self.points, strength)
 
     def strength(self, share: float) -> float:
-        """At which the output has gone that share of its whole way."""
-        return _along(tuple((b, a) for a, b in self.points), share)
+        """The strength at which the output reaches `share` of its total change."""
+        return _interpolate(tuple((b, a) for a, b in self.points), share)
 
 
-def _along(points: Points, x: float) -> float:
+def _interpolate(points: Points, x: float) -> float:
     if not 0 < x < 1:
         return x
     at = bisect_right(points, x, key=lambda point: point[0])

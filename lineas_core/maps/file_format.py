@@ -1,10 +1,10 @@
-"""The file of a map: a header and two tensors a site in safetensors, checked before they are used.
+"""The map file format: safetensors with a JSON header, validated on reading.
 
-Tensors `<site>.scale` and `<site>.shift`, vectors in float32; under one key of the file's metadata
-a JSON object with the format's version, the sites in order with their widths, where the map comes
-from, and a checksum of all of it. Under a second key a JSON object may say what a library knows of
-the map beside it (title, tags, prompts): it is no part of the checksum, and readers that do not
-know the key pass it by.
+Each site has two float32 vectors, `<site>.scale` and `<site>.shift`. One metadata key holds a JSON
+object with the format version, the sites in order with their widths, the map's provenance, and a
+checksum over all of these. A second, optional key holds a JSON object with what a library stores
+about the map (title, tags, prompts). It is not covered by the checksum, and readers that do not
+know the key ignore it.
 """
 
 from __future__ import annotations
@@ -31,28 +31,27 @@ EXTRAS_KEY = "lineas_library"
 PARTS = ("scale", "shift")
 TEXTS = ("model", "method", "name", "concept", "prompt_hash", "library_version", "created")
 
-# All outputs of linear layers and norms of a language model of 70B parameters take 64 MB, those of
-# one of 405B 192 MB.
-MOST_BYTES = 512 * 2**20
-# A language model of 126 layers has some 1,500 modules, an image model 3,000, a mixture of
-# experts more.
-MOST_SITES = 16_384
-# The widest output there is is that over a vocabulary, of 262,144 words at most so far.
-WIDEST = 2**20
-# 500 bytes for each of the most sites: its name three times, two shapes and four offsets.
-MOST_HEADER = 8 * 2**20
-LONGEST_NAME = 256
-MOST_PAIRS = 256
-# Whole paths and concepts in many words are shorter; pages are made from these texts.
-LONGEST_TEXT = 10_000
+# A map of all linear layers and norms takes 64 MB for a 70B language model, 192 MB for a 405B one.
+MAX_BYTES = 512 * 2**20
+# A 126-layer language model has about 1,500 modules, an image model 3,000, a mixture of experts
+# more.
+MAX_SITES = 16_384
+# The widest outputs are logits; the largest vocabulary so far has 262,144 tokens.
+MAX_WIDTH = 2**20
+# 500 bytes for each of MAX_SITES sites: the name three times, two shapes and four offsets.
+MAX_HEADER = 8 * 2**20
+MAX_NAME = 256
+MAX_PAIRS = 256
+# Longer than any path or concept. Limited because these texts are shown on pages.
+MAX_TEXT = 10_000
 
 DAMAGED = "The file is damaged; train or download the map again."
-# The first bytes of a safetensors file: the length of its header.
+# A safetensors file starts with the length of its header, in this many bytes.
 PREFIX = 8
 
 
 def digest_of(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """The checksum of a header, without its own "digest", and of the tensors."""
+    """The SHA-256 checksum of the tensors and the header, which must not contain "digest"."""
     digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
     for key in sorted(tensors):
         digest.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
@@ -66,16 +65,16 @@ def write_map_file(
     tensors: Mapping[str, Tensor],
     extras: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a map file, whole or not at all.
+    """Write a map file atomically.
 
     Args:
-        path: of the file; its folder is made if there is none.
-        header: with its digest.
+        path: of the file; its folder is created if needed.
+        header: the header, including its digest.
         tensors: by their names in the file.
-        extras: what is known of the map beside it, as JSON; none is written where it is empty.
+        extras: JSON-serialisable data about the map, outside the checksum; not written if empty.
 
     Raises:
-        MapError: it could not be read back, or the file cannot be written.
+        MapError: the reader would reject the file, or it cannot be written.
     """
     name = Path(path).name[:200]
     try:
@@ -95,9 +94,9 @@ def write_map_file(
 
 
 def read_map_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header, as `write_map_file` took it, and the tensors, with all of it checked.
+    """Read and validate a map file: its header, as passed to `write_map_file`, and its tensors.
 
-    Messages name the file without its folder, which is nobody's business on a public host.
+    Messages name the file without its folder, so that a public host does not reveal its paths.
 
     Raises:
         MapError: the file is missing, damaged, too large, of another kind or of a newer format.
@@ -108,13 +107,15 @@ def read_map_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
             _check_size(start.read(PREFIX), os.fstat(start.fileno()).st_size)
         with safe_open(path, framework="pt") as file:
             header = _header(name, (file.metadata() or {}).get(METADATA_KEY))
-            # What a tensor is, from the file's header, before any of it is read.
+            # Check dtypes and shapes from the file's header before reading any tensor.
             found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             _check_tensors(
                 dict(header["sites"]),
                 {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in found.items()},
             )
-            tensors = {key: file.get_tensor(key) for key in found}
+            # Copies, for a tensor is a view of the mapped file, which Windows then neither replaces
+            # nor deletes.
+            tensors = {key: file.get_tensor(key).clone() for key in found}
     except FileNotFoundError as error:
         raise MapError(f"There is no map file {name!r}. Check the path.") from error
     except MapError:
@@ -135,12 +136,12 @@ def read_map_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
 
 
 def read_extras(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a map's file says beside the map; empty where it says nothing.
+    """Read the extra data stored in a map file; an empty dict if there is none.
 
-    The values are a stranger's: check each of them before it is used.
+    The values are untrusted: validate each of them before use.
 
     Raises:
-        MapError: the file cannot be read, or this part of it is no JSON object.
+        MapError: the file cannot be read, or the extra data is not a JSON object.
     """
     name = Path(path).name[:200]
     try:
@@ -160,16 +161,16 @@ def read_extras(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _FlawError(ValueError):
-    """What is wrong with a file."""
+    """The file is invalid; the message says how."""
 
 
 def _check_size(first: bytes, size: int) -> None:
-    """Refuse by a file's first bytes and its size, before a long header is read into memory."""
+    """Reject oversized files by their prefix and size, before a long header is read into memory."""
     length = int.from_bytes(first, "little")
-    if MOST_HEADER < length <= size:
-        raise _FlawError(f"its header has {length:,} bytes; {MOST_HEADER:,} are the most")
-    if size > MOST_BYTES:
-        raise _FlawError(f"it has {size:,} bytes; {MOST_BYTES:,} are the most")
+    if MAX_HEADER < length <= size:
+        raise _FlawError(f"its header has {length:,} bytes; {MAX_HEADER:,} are the most")
+    if size > MAX_BYTES:
+        raise _FlawError(f"it has {size:,} bytes; {MAX_BYTES:,} are the most")
 
 
 def _header(name: str, text: str | None) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def _header(name: str, text: str | None) -> dict[str, Any]:
         header = parse_json(text)
         if not isinstance(header, dict):
             raise _FlawError(f"it is a {type(header).__name__} in place of an object")
-        # First of all: what else a newer format holds is not known here.
+        # Check the version first: a newer format may hold other fields.
         if (version := header["format"]) != FORMAT_VERSION:
             raise MapError(
                 f"{name} has map format {version!r:.60}; this version reads {FORMAT_VERSION}. "
@@ -196,9 +197,9 @@ def _header(name: str, text: str | None) -> dict[str, Any]:
 
 
 def _check_header(header: Mapping[str, Any]) -> None:
-    """Refuse what could not be the header of a map; what it lacks is a KeyError."""
+    """Reject an invalid header with `_FlawError`, or KeyError where a field is missing."""
     for key in (*TEXTS, "digest", "fingerprint"):
-        if not isinstance(header[key], str) or len(header[key]) > LONGEST_TEXT:
+        if not isinstance(header[key], str) or len(header[key]) > MAX_TEXT:
             raise _FlawError(f"{key} is {header[key]!r:.60}; it must be a text, not too long")
     for pair in _calibration(header):
         if not isinstance(pair, list) or len(pair) != 2 or any(type(x) is not float for x in pair):
@@ -210,28 +211,28 @@ def _check_header(header: Mapping[str, Any]) -> None:
         raise _FlawError("its calibration does not go from 0 to 1")
     if not isinstance(header["config"], dict):
         raise _FlawError("config is no object")
-    # Half a surrogate pair, which JSON can write, is no text that a file or a database takes.
+    # JSON can encode a lone surrogate, but neither UTF-8 files nor the database accept one.
     try:
         json.dumps(header, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise _FlawError("it holds half a character (a lone surrogate)") from error
     sites = header["sites"]
-    if not isinstance(sites, list) or not 1 <= len(sites) <= MOST_SITES:
-        raise _FlawError(f"there must be 1 to {MOST_SITES:,} sites")
+    if not isinstance(sites, list) or not 1 <= len(sites) <= MAX_SITES:
+        raise _FlawError(f"there must be 1 to {MAX_SITES:,} sites")
     for site, width in sites:
-        if not isinstance(site, str) or not site.isprintable() or len(site) > LONGEST_NAME:
+        if not isinstance(site, str) or not site.isprintable() or len(site) > MAX_NAME:
             raise _FlawError(f"{site!r:.60} is no site's name")
-        if type(width) is not int or not 1 <= width <= WIDEST:
-            raise _FlawError(f"the width of {site} is {width!r:.60}; it must be 1 to {WIDEST:,}")
+        if type(width) is not int or not 1 <= width <= MAX_WIDTH:
+            raise _FlawError(f"the width of {site} is {width!r:.60}; it must be 1 to {MAX_WIDTH:,}")
     if len(dict(sites)) != len(sites):
         raise _FlawError("a site is there twice")
 
 
 def _calibration(header: Mapping[str, Any]) -> list[Any]:
-    """Pairs of strength and share, both rising from 0 to 1; absent where none was measured."""
+    """The header's (strength, share) pairs; empty if the map was not calibrated."""
     pairs = header.get("calibration", [])
-    if not isinstance(pairs, list) or len(pairs) > MOST_PAIRS:
-        raise _FlawError(f"its calibration is no list of at most {MOST_PAIRS} pairs")
+    if not isinstance(pairs, list) or len(pairs) > MAX_PAIRS:
+        raise _FlawError(f"its calibration is no list of at most {MAX_PAIRS} pairs")
     return pairs
 
 

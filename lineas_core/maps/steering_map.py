@@ -5,8 +5,8 @@
 
 where z has shape (batch, ..., d), w and b have shape (d,), and the product is per coordinate.
 Such maps are closed under interpolation, inversion and composition, so any number of them,
-each at its own strength, costs no more than one. No model and no hooks here; `file_format.py` has
-the file.
+each at its own strength, costs no more than one. This module does not touch models or hooks;
+`file_format.py` reads and writes the file.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ class Affine(NamedTuple):
 
     @property
     def changed(self) -> Bool[Tensor, " d"]:
-        """Which coordinates the map does not leave as they are."""
+        """True at the coordinates that the map changes."""
         return (self.scale != 1) | (self.shift != 0)
 
     def on(self, device: torch.device) -> BatchAffine:
-        """What it adds to activations on a device, in tensors of its own."""
+        """Convert to gain and shift on `device`, as new tensors."""
         return BatchAffine((self.scale - 1).to(device), self.shift.to(device, copy=True))
 
 
 class BatchAffine(NamedTuple):
-    """What a site does to a batch: T(z) = z + gain * z + shift, with gain = scale - 1.
+    """One site's map for a batch: T(z) = z + gain * z + shift, with gain = scale - 1.
 
-    Shape (d,), or (batch, d) where every sample has a strength of its own. The gain is kept
-    apart from 1 so that a strength of 0 adds exactly nothing.
+    Shape (d,), or (batch, d) where each sample has its own strength. Storing the gain instead of
+    the scale makes strength 0 add exactly zero.
     """
 
     gain: Float[Tensor, "*batch d"]
     shift: Float[Tensor, "*batch d"]
 
     def affine(self) -> Affine:
-        """As it is kept: on the CPU, in tensors of its own; the gain has shape (d,)."""
+        """Convert to scale and shift, as new tensors on the CPU; the gain must have shape (d,)."""
         return Affine(1 + self.gain.detach().cpu(), self.shift.detach().cpu().clone())
 
 
@@ -66,8 +66,7 @@ class BatchAffine(NamedTuple):
 class MapInfo:
     """Where a map comes from. Everything in it is written to the file.
 
-    `calibration` holds the points of a `Calibration`; () where none was measured, as in files of
-    before.
+    `calibration` holds the points of a `Calibration`; () if none was measured, as in older files.
     """
 
     model: str = ""
@@ -83,7 +82,7 @@ class MapInfo:
 
 @dataclass(frozen=True, eq=False)
 class SteeringMap:
-    """An affine map per site, and where it comes from.
+    """An affine map per site, with its provenance.
 
     Args:
         sites: module name -> `Affine`, in the order in which the model runs them.
@@ -134,7 +133,7 @@ class SteeringMap:
         return {name: affine.scale.numel() for name, affine in self.sites.items()}
 
     def at(self, strength: float) -> SteeringMap:
-        """The map whose full application is this one at `strength`: w -> 1 + s (w-1), b -> s b."""
+        """The map that at strength 1 equals this one at `strength`: w -> 1 + s (w-1), b -> s b."""
         sites = {
             name: Affine(1 + strength * (affine.scale - 1), strength * affine.shift)
             for name, affine in self.sites.items()
@@ -142,12 +141,12 @@ class SteeringMap:
         return SteeringMap(sites, self.info)
 
     def fingerprint(self) -> str:
-        """A short hash of the (site, width) pairs: maps with equal ones fit the same models."""
+        """A short hash of the (site, width) pairs. Maps with equal hashes fit the same models."""
         pairs = json.dumps(list(self.widths.items()))
         return hashlib.sha256(pairs.encode()).hexdigest()[:16]
 
     def digest(self) -> str:
-        """The checksum of all that the map's file holds: equal ones are the same map."""
+        """The checksum of the map's file. Equal digests mean equal maps."""
         header, _ = self._contents()
         return str(header["digest"])
 
@@ -181,20 +180,20 @@ class SteeringMap:
         return SteeringMap(sites, self.info)
 
     def save(self, path: str | os.PathLike[str], extras: Mapping[str, Any] | None = None) -> Path:
-        """Write the map to a safetensors file, whole or not at all.
+        """Write the map to a safetensors file atomically.
 
         Args:
             path: of the file.
-            extras: what is known of the map beside it, as JSON; `map_format.read_extras` reads it.
+            extras: JSON-serialisable data about the map; `file_format.read_extras` reads it.
 
         Raises:
-            MapError: it is larger than what can be read back, or the file cannot be written.
+            MapError: the map is too large to be read back, or the file cannot be written.
         """
         write_map_file(path, *self._contents(), extras)
         return Path(path)
 
     def _contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What a file holds: header and tensors."""
+        """The header and tensors of the file."""
         tensors: dict[str, Tensor] = {}
         for name, affine in self.sites.items():
             tensors[f"{name}.scale"] = affine.scale.contiguous().cpu()
@@ -205,10 +204,10 @@ class SteeringMap:
             "fingerprint": self.fingerprint(),
             **{key: getattr(self.info, key) for key in MapInfo.__dataclass_fields__},
         }
-        # A file of before has no such key, and is written as it was.
+        # Older files have no such key; leaving it out when empty keeps their digests unchanged.
         if not header["calibration"]:
             del header["calibration"]
-        # As it is read back: tuples are lists in JSON.
+        # JSON turns tuples into lists; round-trip first, so that the digest matches on reading.
         header = json.loads(json.dumps(header))
         header["digest"] = digest_of(header, tensors)
         return header, tensors
@@ -236,8 +235,8 @@ Steering = Sequence[tuple[SteeringMap, Strength]]
 def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:
     """One map that applies `maps` in order, each at its strength.
 
-    c2 after c1 is z -> T2(T1(z)): w = w2 w1, b = w2 b1 + b2. A site that only some of the maps
-    have is the identity in the others.
+    c2 after c1 is z -> T2(T1(z)): w = w2 w1, b = w2 b1 + b2. A map without some site acts as the
+    identity there.
 
     Args:
         maps: (map, strength) pairs, at least one, first applied first.
@@ -274,7 +273,7 @@ def compose_for_batch(
 
     Returns:
         Site -> `BatchAffine` of shape (d,), or (batch, d) once any strength is per sample.
-        Maps at strength 0 leave no trace, so that no site is touched for nothing.
+        Maps at strength 0 are skipped, so that their sites are not hooked needlessly.
 
     Raises:
         MapError: two maps of different widths at one site, or a strength that is not finite.
@@ -305,7 +304,7 @@ def compose_for_batch(
 
 
 def check_same_widths(sites: Mapping[str, tuple[Tensor, Tensor]], smap: SteeringMap) -> None:
-    """Refuse, with a `MapError`, a map whose width at some site differs from that in `sites`."""
+    """Raise `MapError` if the width of `smap` at some site differs from that in `sites`."""
     for name, width in smap.widths.items():
         if name in sites and sites[name][0].shape[-1] != width:
             raise MapError(

@@ -1,1 +1,1 @@
-"""Ways to learn a map, one file each."""
+"""Methods that learn a map, one file each."""

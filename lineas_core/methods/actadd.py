@@ -3,9 +3,9 @@
     w = 1        b = target_1 - source_1, at the last token
 
 on the untouched model. The pair is the first target and the first source prompt that are not
-held out. The paper adds the differences of several tokens at the first positions of one layer;
-a map of this library is the same at every position, so the last token, which has read the whole
-prompt, stands for it, at every site.
+held out. The paper adds the differences of several tokens at the first positions of one layer. A
+map of this library is the same at every position, so it uses the difference at the last token,
+which has attended to the whole prompt, at every site.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from lineas_core.training.config import TrainConfig
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
-    """Fit in closed form; on image models the mean over height and width is the token.
+    """Fit in closed form; image models use the mean over height and width in place of a token.
 
-    Of the configuration it reads sites, batch_size, holdout and seed.
+    Settings used: sites, batch_size, holdout and seed.
     """
     return fit_parallel(model, prompts, config, "actadd", move_first, pooling="last")
 

@@ -1,10 +1,10 @@
-"""AurA (Suau et al., ICML 2024): quieten the neurons that detect a concept.
+"""AurA (Suau et al., ICML 2024): dampen the neurons that detect a concept.
 
     w = 1 - Gini = 1 - 2 (AUROC - 0.5) where AUROC > 0.5, else 1        b = 0
 
-AUROC is that of a neuron's pooled activation as a detector of the source. So the source are
-prompts WITH the concept to remove, the target prompts without; a neuron that tells them apart
-without a mistake is silenced, and the map cannot bring anything in.
+AUROC is that of a neuron's pooled activation as a detector of the source. The source must
+therefore be prompts WITH the concept to remove, and the target prompts without it. A neuron that
+separates them perfectly is set to zero. The map can only remove a concept, not add one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from lineas_core.training.config import TrainConfig
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
-    """Fit in closed form on the untouched model, with the paper's maximum over tokens.
+    """Fit in closed form on the untouched model, with max pooling over tokens as in the paper.
 
-    Of the configuration it reads sites, batch_size, holdout and seed.
+    Settings used: sites, batch_size, holdout and seed.
     """
     return fit_parallel(model, prompts, config, "aura", dampen, pooling="max")
 
 
 def dampen(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
-    """The scale of every neuron by how well it detects the source."""
+    """Scale down each neuron by how well it detects the source."""
     gini = 2 * (auroc(source, target) - 0.5)
     scale = (1 - gini.clamp(min=0)).float()
     return Affine(scale, torch.zeros_like(scale))
@@ -38,7 +38,7 @@ def dampen(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine
 def auroc(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Float[Tensor, " d"]:
     """Area under the ROC curve of each column as a detector of `source`.
 
-    The share of (source, target) pairs in which the source is higher; a tie counts for half.
+    The share of (source, target) pairs in which the source is higher; a tie counts half.
     """
     ordered, scores = target.T.contiguous().sort(dim=1).values, source.T.contiguous()
     below = torch.searchsorted(ordered, scores)

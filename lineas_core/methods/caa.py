@@ -2,9 +2,9 @@
 
     w = 1        b = mean(target) - mean(source), at the last token
 
-on the untouched model. The paper averages the differences of answer pairs, which is the
-difference of the means, so prompts need no partner here. It adds b at one layer, at the tokens
-after the question; this adds it at every site and token.
+on the untouched model. The paper averages the differences of answer pairs. That equals the
+difference of the means, so prompts need not be paired here. The paper adds b at one layer, at the
+tokens after the question; this adds it at every site and token.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from lineas_core.training.config import TrainConfig
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
-    """Fit in closed form; on image models the mean over height and width is the token.
+    """Fit in closed form; image models use the mean over height and width in place of a token.
 
-    Of the configuration it reads sites, batch_size, holdout and seed.
+    Settings used: sites, batch_size, holdout and seed.
     """
     return fit_parallel(model, prompts, config, "caa", move_mean, pooling="last")

@@ -1,7 +1,7 @@
-"""Training that ends by itself: as soon as held-out prompts come no closer to the target.
+"""Training with early stopping: it ends once held-out prompts come no closer to the target.
 
-The number of steps is then a limit, not a choice. A run may begin at a map that is known in
-closed form (`warm_start`) in place of the identity.
+The number of steps is then only an upper limit. A run may start from a closed-form map
+(`warm_start`) instead of the identity.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ WARM_STRENGTHS = (0.0, 0.025, 0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
 
 @dataclass(frozen=True)
 class Stopped:
-    """What a run that ends by itself gives.
+    """The result of a run with early stopping.
 
     Attributes:
-        map: the best of those checked, by the distance of held-out prompts.
-        step: at which it was reached; 0 is the map that the run began with.
-        steps: done in all.
-        curve: (step, share of the held-out distance that is left) of every check.
+        map: the best of the checked maps, by the distance of held-out prompts.
+        step: the step at which it was reached; 0 is the initial map.
+        steps: total number of steps done.
+        curve: (step, remaining share of the held-out distance) of every check.
     """
 
     map: SteeringMap
@@ -56,19 +56,18 @@ def train_until(
     Args:
         model: its weights are not changed.
         prompts: the source and target.
-        config: the settings, of which `steps` is the limit; the model's shipped ones by default.
-        every: steps from one check to the next, >= 1; a check is a forward pass over the held-out
-            source.
+        config: the settings, where `steps` is the limit; the model's shipped ones by default.
+        every: steps between checks, >= 1; a check is a forward pass over the held-out source.
         patience: steps without progress after which the run ends, >= 1.
-        least: share of the distance left by which a check must go below the last that made
-            progress, to make progress itself; in [0, 1).
-        start: the map to begin with, as `warm_start` gives; the identity by default.
+        least: minimum relative decrease of the remaining distance, below the last check that made
+            progress, for a check to count as progress; in [0, 1).
+        start: the initial map, for example from `warm_start`; the identity by default.
         on_event: called with a `StepEvent` after each step.
-        should_stop: asked before each step.
+        should_stop: called before each step.
 
     Raises:
         ConfigError: a setting is out of range, or no prompts are held out.
-        TrainingError: the loss went off.
+        TrainingError: the loss diverged.
     """
     if every < 1 or patience < 1 or not 0 <= least < 1:
         raise ConfigError(
@@ -109,11 +108,11 @@ def train_until(
 
 
 def warm_start(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
-    """A map in closed form to begin with: Lin-AcT of every site by itself, made weaker.
+    """A closed-form initial map: Lin-AcT fitted to each site independently, at reduced strength.
 
-    Sites that are fitted by themselves each correct what those before them have corrected
-    already, so that all of them at full strength overshoot. Of a few strengths, this is the one
-    that leaves the training prompts closest to the target; 0, the identity, is among them.
+    Sites that are fitted independently each correct what earlier sites have already corrected, so
+    all of them at full strength overshoot. Returns the map at the strength of `WARM_STRENGTHS` that
+    brings the training prompts closest to the target; 0, the identity, is among them.
     """
     smap = fit("lin-act", model, prompts, replace(config, order="parallel"))
     training, _ = prompts.split(config.holdout, config.seed)

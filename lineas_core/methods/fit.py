@@ -1,4 +1,4 @@
-"""Learn a map by a method's name."""
+"""Learn a map with a method given by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineas_core.training.config import TrainConfig
 
 @runtime_checkable
 class Fit(Protocol):
-    """What the module of a method offers as `fit`. It reads of the settings what applies to it."""
+    """The `fit` function of a method's module. It reads only the settings that apply to it."""
 
     def __call__(self, model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
         """Learn a map."""
@@ -22,10 +22,10 @@ class Fit(Protocol):
 
 
 def find_method(name: str) -> Fit:
-    """The `fit` of a method's own module, which is imported only when it is asked for.
+    """The `fit` function of a method. Its module is imported lazily.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: the method does not exist.
     """
     check_method(name)
     found: Fit = import_module(f"lineas_core.methods.{name.replace('-', '_')}").fit
@@ -35,7 +35,7 @@ def find_method(name: str) -> Fit:
 def fit(
     method: str, model: Steerable, prompts: PromptSet, config: TrainConfig | None = None
 ) -> SteeringMap:
-    """Learn a map by the named method.
+    """Learn a map with the named method.
 
     Args:
         method: a key of `TITLES`.
@@ -44,6 +44,6 @@ def fit(
         config: the settings; the model's shipped ones by default.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: the method does not exist.
     """
     return find_method(method)(model, prompts, config or TrainConfig.for_model(model))

@@ -2,9 +2,9 @@
 
     w = std(target) / std(source)        b = mean(target) - w mean(source)
 
-The optimal map where both sides are normal (Peyré and Cuturi, Computational Optimal Transport,
-2019, Chapter 2). Rodriguez et al. (ICLR 2025) fit the same kind of map to the sorted samples;
-this one uses the moments only.
+The optimal map if both sides are normal (Peyré and Cuturi, Computational Optimal Transport,
+2019, Chapter 2). Rodriguez et al. (ICLR 2025) fit an affine map to the sorted samples instead;
+this one uses only the moments.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lineas_core.training.config import TrainConfig
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
     """Fit in closed form.
 
-    Of the configuration it reads order, sites, pooling, batch_size, holdout and seed.
+    Settings used: order, sites, pooling, batch_size, holdout and seed.
     """
     return fit_in_order(model, prompts, config, "gaussian-act", match_moments)
 
 
 def match_moments(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
-    """The map after which mean and standard deviation of the source are those of the target.
+    """The map that gives the source the mean and standard deviation of the target.
 
-    A coordinate of the source that does not vary is shifted only.
+    A constant coordinate of the source is only shifted (w = 1).
     """
     variance, mean = torch.var_mean(source, dim=0, correction=0)
-    aimed_variance, aimed_mean = torch.var_mean(target, dim=0, correction=0)
+    target_variance, target_mean = torch.var_mean(target, dim=0, correction=0)
     moving = varies(mean, variance)
-    scale = torch.where(moving, (aimed_variance / torch.where(moving, variance, 1.0)).sqrt(), 1.0)
-    return Affine(scale.float(), (aimed_mean - scale * mean).float())
+    scale = torch.where(moving, (target_variance / torch.where(moving, variance, 1.0)).sqrt(), 1.0)
+    return Affine(scale.float(), (target_mean - scale * mean).float())

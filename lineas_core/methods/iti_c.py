@@ -2,9 +2,9 @@
 
     w = 1        b = ALPHA * sigma * v
 
-on the untouched model: v is the weight vector, of length 1, of a logistic probe that tells target
-from source, and sigma the standard deviation of all activations along it. The paper steers the
-attention heads with the best probes; this steers sites, all of them or the best.
+on the untouched model. v is the unit-norm weight vector of a logistic probe that separates target
+from source, and sigma the standard deviation of all activations along v. The paper steers the
+attention heads with the best probes; this steers all sites, or those with the best probes.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 
 # The paper's 15 is for 48 of 1,024 attention heads; here every site may be steered. On all 30
-# norms of smollm2 with the football prompts (16 completions of 24 tokens), perplexity is 10 at 0,
-# 15 to 16 at 1, 28 to 57 at 2 and above 60 at 3; football turns up at 1 only (0 to 2 of 16).
+# norms of smollm2 with the football prompts (16 completions of 24 tokens), perplexity is 10 at
+# ALPHA = 0, 15 to 16 at 1, 28 to 57 at 2 and above 60 at 3; completions mention football only at 1
+# (0 to 2 of 16).
 ALPHA = 1.0
 FOLDS = 5
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
-    """Fit a probe at every site, and steer the `config.top_sites` with the best ones.
+    """Fit a probe at every site, and steer the `config.top_sites` sites with the best probes.
 
-    The best probe is the one with the highest cross-validated accuracy; of equal ones the first
-    in the model. Of the configuration it reads top_sites, sites, pooling, batch_size, holdout
-    and seed.
+    Probes are ranked by cross-validated accuracy; ties go to the earlier site. Settings used:
+    top_sites, sites, pooling, batch_size, holdout and seed.
     """
     sides = both_sides(model, prepare_training(model, prompts, config), config)
     kept = list(sides)
@@ -48,16 +48,16 @@ def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMa
 
 
 def move_along_probe(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
-    """The shift along the probe's weights. A site where nothing differs is left as it is."""
+    """The shift along the probe's weights; the identity if source and target do not differ."""
     rows, labels = _labelled(source, target)
     weights = _probe().fit(rows, labels).coef_[0]
-    length = float(np.linalg.norm(weights))
-    direction = weights / length if length else weights
+    norm = float(np.linalg.norm(weights))
+    direction = weights / norm if norm else weights
     return shift_by(torch.from_numpy(ALPHA * (rows @ direction).std() * direction))
 
 
 def probe_accuracy(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> float:
-    """Mean accuracy of the probe on the folds that it was not fitted to."""
+    """Cross-validated accuracy of the probe, averaged over the folds."""
     from sklearn.model_selection import cross_val_score
 
     rows, labels = _labelled(source, target)
@@ -66,7 +66,7 @@ def probe_accuracy(source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -
 
 
 def _probe() -> Any:
-    # scikit-learn takes a second to import, which no other method needs.
+    # Imported lazily: scikit-learn takes a second to import, and no other method uses it.
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(max_iter=1000)

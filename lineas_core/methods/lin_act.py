@@ -4,8 +4,8 @@ Each site's map is the least-squares affine map between the sorted pooled activa
 Eq. 5).
 
 With `trim`, the fit leaves out the quantile levels below `trim` and above `1 - trim`, so that a
-few odd prompts do not decide the slope. The paper also limits where a map acts to the range of
-the source's activations; a map of this library is affine, so it acts everywhere.
+few outliers do not dominate the scale. The paper also restricts a map to the range of the source's
+activations; a map of this library is affine, so it acts everywhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lineas_core.training.config import TrainConfig
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
     """Fit in closed form.
 
-    Of the configuration it reads order, trim, sites, pooling, batch_size, holdout and seed.
+    Settings used: order, trim, sites, pooling, batch_size, holdout and seed.
     """
     fit_site = partial(affine_transport, trim=config.trim)
     return fit_in_order(model, prompts, config, "lin-act", fit_site)

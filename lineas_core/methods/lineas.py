@@ -1,4 +1,4 @@
-"""LinEAS (NeurIPS 2025): all sites jointly, end to end. `training/trainer.py` has the loss."""
+"""LinEAS (NeurIPS 2025): train all sites jointly, end to end. See `training/trainer.py`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from lineas_core.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What training gives.
+    """The result of training.
 
     Attributes:
         map: the learned map.
         losses: the loss before each step.
-        health: what the map does to held-out prompts, in numbers and words.
-        seconds: spent training, without the health report.
-        cancelled: it was stopped before the last step.
+        health: the health report, measured on training and held-out prompts.
+        seconds: time spent training, without the health report.
+        cancelled: True if training was stopped before the last step.
     """
 
     map: SteeringMap
@@ -38,7 +38,7 @@ class TrainResult:
 
 
 class DivergedError(TrainingError):
-    """Training stopped because the loss diverged; `result` is that of the last good state."""
+    """Training stopped because the loss diverged; `result` is the result at the last good state."""
 
     def __init__(self, message: str, result: TrainResult) -> None:
         super().__init__(message)
@@ -54,18 +54,18 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     state: TrainState | None = None,
 ) -> TrainResult:
-    """Train a LinEAS map to its last step, or until `should_stop` says so.
+    """Train a LinEAS map to the last step, or until `should_stop` returns True.
 
     Args:
         model: from `load_model`; its weights are not changed.
         prompts: the source and target.
         config: the settings; the model's shipped ones by default.
         on_event: called with a `StepEvent` after each step.
-        should_stop: asked before each step; of several processes, the first one's answer counts.
-        state: of an earlier run, to go on from.
+        should_stop: called before each step. With several processes, the first one's answer counts.
+        state: of an earlier run, to resume from.
 
     Raises:
-        DivergedError: the loss diverged; `error.result` is that of the last good state.
+        DivergedError: the loss diverged; `error.result` is the result at the last good state.
     """
     trainer = Trainer(model, prompts, config, state)
     try:
@@ -78,7 +78,7 @@ def train(
 
 
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
-    """Train to the last step and give the map, without a health report."""
+    """Train to the last step and return the map, without a health report."""
     trainer = Trainer(model, prompts, config)
     for _ in trainer.run():
         pass

@@ -20,7 +20,7 @@ from lineas_core.training.config import TrainConfig
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
     """Fit in closed form.
 
-    Of the configuration it reads order, sites, pooling, batch_size, holdout and seed.
+    Settings used: order, sites, pooling, batch_size, holdout and seed.
     """
     return fit_in_order(model, prompts, config, "mean-act", move_mean)
 

@@ -1,4 +1,4 @@
-"""The methods by name: how each is shown to people, and which of them runs in steps."""
+"""The names and titles of the methods, and which of them trains in steps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from types import MappingProxyType
 
 from lineas_core.errors import ConfigError
 
-# The one that is trained by gradients; all others are fitted in one go.
+# The only method trained by gradient descent; the others are fitted without steps.
 STEPWISE = "lineas"
-# Name -> title. Each name is that of a module of this folder, with _ for -.
+# Name -> title. Each name is that of a module in this folder, with - in place of _.
 TITLES: Mapping[str, str] = MappingProxyType(
     {
         "lineas": "LinEAS",
@@ -26,10 +26,10 @@ TITLES: Mapping[str, str] = MappingProxyType(
 
 
 def check_method(name: str) -> None:
-    """Refuse a method that there is not.
+    """Check that a method exists.
 
     Raises:
-        ConfigError: with the names that there are.
+        ConfigError: it does not; the message lists the methods.
     """
     if name not in TITLES:
         raise ConfigError(f"method is {name!r}; choose one of {', '.join(TITLES)}.")

@@ -1,19 +1,19 @@
-"""Refine the composition of maps that were learned apart, on all their targets at once.
+"""Refine the composition of independently learned maps, on all their targets at once.
 
-Maps that are learned apart know nothing of each other: put on together, each meets activations
-that the others have moved already. Refinement, which is in neither paper, starts at their
-composition and trains it, end to end, on
+When independently learned maps are applied together, each receives activations that the others
+have already changed, which it was not trained for. Refinement, which is in neither paper, starts
+from their composition and trains it, end to end, on
 
     min over (w, b)   sum over sites l of  mean over coordinates of
                       mean over k of Delta(T(sources), y_k)   + R(w, b)
 
-    y_k = pooled activations of target k through all the maps but the k-th
+    y_k = pooled activations of target k, steered by all maps except the k-th
 
-A text of one concept that is steered by the maps of the others has all of them, so each y_k is a
-sample of the joint target, of which no prompt set has any. The mean over k asks for the quantiles
-halfway between these samples: for their common spread, where their union would add the distance
-between them. Delta and R are those of `training/trainer.py`. What refinement does to texts is
-measured, beside the plain composition, by `evaluation/tables/composition.py`.
+A text about one concept that is steered towards the others has all concepts, so each y_k is a
+sample of the joint target, for which there is no prompt set. The optimum of the mean over k is the
+average of the quantiles of these samples: it keeps their common spread, whereas pooling the samples
+would add the distance between them to the spread. Delta and R are those of `training/trainer.py`.
+`evaluation/tables/composition.py` compares refined maps with the plain composition.
 """
 
 from __future__ import annotations
@@ -49,32 +49,32 @@ def refine(
     on_event: Callable[[StepEvent], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> SteeringMap:
-    """Train the composition of `maps` to bring all their concepts at once.
+    """Train the composition of `maps` so that it produces all their concepts at once.
 
         loss = sum over sites of mean over coordinates and k of Delta(T(sources), y_k)
-        y_k  = target k through all the maps but the k-th
+        y_k  = target k, steered by all maps except the k-th
 
-    See the module's docstring. For a single map y_1 is its own target, and refinement goes on
-    with LinEAS where the map was left.
+    See the module's docstring. For a single map, y_1 is its own target, so refinement continues
+    LinEAS training from that map.
 
     Args:
         model: its weights are not changed.
-        maps: each with the prompts it was learned from, first applied first. The sources of all
-            are steered together, each line once.
+        maps: each with the prompts it was learned from, first applied first. Their source prompts
+            are combined, without duplicates.
         config: rate, steps, optimizer, batch_size, gamma, l1, group, prox_step, pooling, holdout
-            and seed are read; the sites are those of the maps. From a good start a fraction of
-            the steps of training is enough.
+            and seed are used; the sites are those of the maps. The composition is a good start,
+            so a fraction of the steps of training is enough.
         on_event: called with a `StepEvent` after each step.
-        should_stop: asked before each step; the map so far is given.
+        should_stop: called before each step; if it returns True, the map so far is returned.
 
     Returns:
-        One map, to be used in place of all of `maps`; at strength 1 it is their full effect.
+        One map that replaces all of `maps`; strength 1 is their full effect.
 
     Raises:
         ConfigError: there are no maps.
         MapError: the maps do not fit each other.
         SiteError: the maps were made for another model.
-        TrainingError: the loss is not finite, or ten times what it was at first.
+        TrainingError: the loss is not finite, or more than ten times the first loss.
     """
     refinement = Refinement(model, maps, config)
     for event in refinement.run(should_stop):
@@ -86,13 +86,13 @@ def refine(
 def cross_steered(
     model: Steerable, maps: MapsWithPrompts, sites: Sequence[str], config: TrainConfig
 ) -> list[dict[str, Float[Tensor, "n _"]]]:
-    """The y_k: for each of `maps`, its training targets' activations through all the others.
+    """The y_k: for each map, activations of its training targets steered by all other maps.
 
     Args:
         model: its weights are not changed.
         maps: each with its prompts, first applied first.
         sites: in the order in which the model runs them.
-        config: pooling, batch_size, holdout and seed are read.
+        config: pooling, batch_size, holdout and seed are used.
     """
     found = []
     for k, (_, prompts) in enumerate(maps):
@@ -108,7 +108,7 @@ def cross_steered(
 
 
 class Refinement(TrainingLoop):
-    """One run, a step at a time; see `refine`."""
+    """One refinement run, step by step; see `refine`."""
 
     def __init__(self, model: Steerable, maps: MapsWithPrompts, config: TrainConfig) -> None:
         if not maps:
@@ -139,7 +139,7 @@ class Refinement(TrainingLoop):
 
     @property
     def map(self) -> SteeringMap:
-        """The composition as it is now, under the names of all its maps."""
+        """The current map, named after all composed maps."""
         own = [describe_map(self._model, p, "refined", self.config) for _, p in self._maps]
         info = replace(
             own[0],
@@ -147,16 +147,16 @@ class Refinement(TrainingLoop):
             concept=" + ".join(info.concept for info in own),
             prompt_hash=" + ".join(info.prompt_hash for info in own),
         )
-        return SteeringMap({name: a.affine() for name, a in self._params.items()}, info)
+        return SteeringMap({name: a.affine() for name, a in self.params.items()}, info)
 
     def minibatch_losses(self) -> dict[str, Tensor]:
-        """At each site, Delta of the steered sources and each y_k, averaged over k."""
+        """For each site, Delta between the steered sources and y_k, averaged over k."""
         found = pooled_forward(
             self._model,
             self._source.rows(self.draw(len(self._source))),
             self._sites,
             pooling=self.config.pooling,
-            maps=self._params,
+            maps=self.params,
         )
         terms = {site: torch.zeros((), device=z.device) for site, z in found.items()}
         for target in self._targets:

@@ -3,11 +3,11 @@
     v = first principal component of the differences (-1)^i (target_i - source_i)
     w = 1        b = (mean(target) v - mean(source) v) v
 
-The reading vector v has length 1 and no sign of its own; b is the same for v and -v, and points
-from the source to the target. Strength 1 moves the mean of the source to that of the target
-along v, and leaves everything at right angles to v alone. Every other difference changes its
-sign, for the principal components are those of centred data, and centring would take away what
-the differences have in common.
+The reading vector v has norm 1 and an arbitrary sign; b is the same for v and -v, and points from
+the source to the target. Strength 1 moves the mean of the source to that of the target along v and
+does not change components orthogonal to v. Every other difference is negated because principal
+components are computed from centred data, and centring would remove what the differences have in
+common.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from lineas_core.training.config import TrainConfig
 def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
     """Fit on the untouched model; the i-th source prompt is paired with the i-th target prompt.
 
-    Where one side has more prompts, its last ones take part in the means only. Of the
-    configuration it reads sites, pooling, batch_size, holdout and seed.
+    If one side has more prompts, the unpaired ones are used only in the means. Settings used:
+    sites, pooling, batch_size, holdout and seed.
     """
     return fit_parallel(model, prompts, config, "repe", move_along_reading_vector)
 
@@ -42,7 +42,7 @@ def move_along_reading_vector(source: Float[Tensor, "n d"], target: Float[Tensor
 def reading_vector(
     source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]
 ) -> Float[Tensor, " d"]:
-    """The first principal component of the paired differences, on which targets are higher."""
+    """The first principal component of the paired differences, pointing towards the targets."""
     pairs = min(len(source), len(target))
     differences = target[:pairs] - source[:pairs]
     differences[1::2] *= -1

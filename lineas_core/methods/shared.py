@@ -1,4 +1,4 @@
-"""What the closed-form methods share: each gives a site its map from two sets of activations."""
+"""Code shared by the closed-form methods, which fit each site from two sets of activations."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from lineas_core.training.provenance import describe_map
 
 @runtime_checkable
 class FitSite(Protocol):
-    """The map of one site, from the pooled activations of source and target prompts there.
+    """Fits the map of one site to the pooled activations of source and target prompts there.
 
-    The activations are on the CPU, in float64; the map is in float32.
+    The activations are on the CPU in float64; the map is float32.
     """
 
     def __call__(self, source: Float[Tensor, "n d"], target: Float[Tensor, "m d"]) -> Affine:
-        """Fit it."""
+        """Fit the site."""
         ...
 
 
 @dataclass(frozen=True)
 class Training:
-    """What a map is fitted on.
+    """The data a map is fitted on.
 
     Attributes:
         source: the prepared source prompts, without those held out.
@@ -46,7 +46,7 @@ class Training:
 
 
 def prepare_training(model: Steerable, prompts: PromptSet, config: TrainConfig) -> Training:
-    """The prompts and sites that `config` chooses: those that train LinEAS too."""
+    """The prompts and sites that `config` selects, the same as for LinEAS training."""
     training, _ = prompts.split(config.holdout, config.seed)
     source, target = model.prepare(training.source), model.prepare(training.target)
     sites = execution_order(model, source, model.sites(config.sites or model.default_sites))
@@ -58,7 +58,7 @@ def both_sides(
 ) -> dict[str, tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]]:
     """Site -> pooled activations of the source and of the target, on the untouched model.
 
-    They are on the CPU and in float64, which not every accelerator has.
+    They are on the CPU because not every accelerator supports float64.
     """
     source, target = (
         pooled_activations(
@@ -82,11 +82,11 @@ def fit_parallel(
     Args:
         model: its weights are not changed.
         prompts: the source and target.
-        config: sites, pooling, batch_size, holdout and seed are read.
+        config: sites, pooling, batch_size, holdout and seed are used.
         method: a key of `TITLES`.
         fit_site: the method.
-        pooling: where the method fixes it, in place of the configuration's; the map says so.
-            Image models have no last token: "last" is the mean there.
+        pooling: overrides that of `config` for methods that fix it, and is recorded in the map.
+            Image models have no last token, so "last" becomes "mean" there.
     """
     training = prepare_training(model, prompts, config)
     if pooling is not None:
@@ -102,31 +102,32 @@ def fit_parallel(
 def fit_in_order(
     model: Steerable, prompts: PromptSet, config: TrainConfig, method: str, fit_site: FitSite
 ) -> SteeringMap:
-    """Fit the sites in the order that `config.order` names.
+    """Fit the sites in the order given by `config.order`.
 
-    "sequential" is site after site: the source runs through the sites steered so far, the target
-    through none (Rodriguez et al., ICLR 2025, Section 3.2). "parallel" is `fit_parallel`.
+    "sequential" fits one site after another: the source runs through the model with all earlier
+    sites steered, the target through the untouched model (Rodriguez et al., ICLR 2025,
+    Section 3.2). "parallel" is `fit_parallel`.
     """
     if config.order == "parallel":
         return fit_parallel(model, prompts, config, method, fit_site)
     training = prepare_training(model, prompts, config)
     size, pooling = config.batch_size, config.pooling
-    aims = pooled_activations(
+    targets = pooled_activations(
         model, training.target, training.sites, pooling=pooling, batch_size=size
     )
     fitted: dict[str, Affine] = {}
     live: dict[str, BatchAffine] = {}
     for site in training.sites:
-        here = pooled_activations(
+        source = pooled_activations(
             model, training.source, [*fitted, site], pooling=pooling, batch_size=size, maps=live
         )[site]
-        fitted[site] = fit_site(_exact(here), _exact(aims[site]))
-        live[site] = fitted[site].on(here.device)
+        fitted[site] = fit_site(_exact(source), _exact(targets[site]))
+        live[site] = fitted[site].on(source.device)
     return SteeringMap(fitted, describe_map(model, prompts, method, config))
 
 
 def shift_by(shift: Float[Tensor, " d"]) -> Affine:
-    """The map that adds `shift` and scales nothing."""
+    """The map that adds `shift` and does not scale."""
     return Affine(torch.ones(len(shift)), shift.float())
 
 

@@ -1,23 +1,24 @@
-"""The sparsest map that does nearly what the dense one does.
+"""Find the sparsest map that keeps most of the dense map's effect.
 
-The penalty's weight gamma is no number that a person can choose: the same one leaves all of a map
-on one model and nothing on another. What can be chosen is how much of the effect is to be kept.
+The penalty weight gamma is hard to choose by hand: the same value keeps a whole map on one model
+and nothing on another. So the user chooses the share of the effect to keep.
 
-While a map is learned, every step takes something from the loss, and each neuron's part of it is
-its change times its slope: gradients integrated along the way (Sundararajan, Taly and Yan 2017,
-there along a straight line). With a price of gamma a neuron, those are worth theirs whose parts
-add up to more than gamma. So the dense map is thinned out: the worthiest half of its neurons goes
-on learning without the others, then the worthiest of those, until too little is kept. Neurons
-that do the same work share its worth; once some of them are gone, what the rest is worth grows,
-which one cut to the last few could not see (gradual pruning, Zhu and Gupta 2017).
+Each training step lowers the loss, and the contribution of a neuron to that decrease is its change
+times its gradient. Summed over steps, these are gradients integrated along the training path
+(integrated gradients, Sundararajan, Taly and Yan 2017, use a straight line). With a cost of gamma
+per neuron, keep the neurons whose accumulated contribution exceeds gamma. The dense map is pruned
+in rounds: each round keeps the top half of the neurons and trains them further without the others,
+until too little of the effect is left. Redundant neurons share their contribution; once some of
+them are pruned, that of the others grows. Pruning to the last few in one cut would miss this
+(gradual pruning, Zhu and Gupta 2017).
 
-The paper's penalty is here too, as a path of falling gammas
+The paper's penalty is implemented too, as a path of decreasing gammas
 
     gamma_max > gamma_max * ratio > gamma_max * ratio^2 > ...
 
-from the identity, which is the solution at gamma_max, each point started at the one before
-(pathwise descent, Friedman et al. 2010). It shrinks what it leaves, and so falls short of what its
-neurons could do.
+from the identity, which is the solution at gamma_max; each point starts from the previous one
+(pathwise descent, Friedman et al. 2010). The penalty also shrinks the neurons that it keeps, so
+these maps have less effect than their neurons could have.
 
 The effect of a map is the share of the held-out distance to the target that it closes,
 1 - Delta(steered) / Delta(untouched), with Delta summed over sites.
@@ -36,7 +37,12 @@ from lineas_core.activations import execution_order, pooled_activations, pooled_
 from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
-from lineas_core.numerics.proximal_gradient import Place, SparsePenalty, descend, largest_gamma
+from lineas_core.numerics.proximal_gradient import (
+    Iterate,
+    SparsePenalty,
+    largest_gamma,
+    proximal_gradient_descent,
+)
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Inputs, Steerable
@@ -44,18 +50,18 @@ from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 from lineas_core.training.trainer import Trainer
 
-# Shares of the neurons: each round leaves half of those before.
+# Share of the neurons kept after each round; each keeps half as many as the one before.
 SUPPORTS = (0.4, 0.2, 0.1, 0.05)
 
 
 @dataclass(frozen=True)
 class PathConfig:
-    """How the penalty's gammas are walked.
+    """Settings of the regularisation path.
 
     Args:
-        points: gammas at most, >= 1.
-        ratio: of each to the one before, in (0, 1).
-        steps: proximal gradient steps at each, >= 1.
+        points: number of gammas, >= 1.
+        ratio: of each gamma to the one before, in (0, 1).
+        steps: maximum number of proximal gradient steps at each, >= 1.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -78,11 +84,11 @@ class PathConfig:
 
 @dataclass(frozen=True, eq=False)
 class SparsePoint:
-    """A map, how it was made sparse, and what it does.
+    """A map with its gamma and its effect.
 
     Attributes:
-        gamma: of the penalty, or the price of a neuron; 0 is the dense map.
-        map: what was learned.
+        gamma: weight of the penalty, or the pruning threshold; 0 for the dense map.
+        map: the learned map.
         effect: share of the held-out distance to the target that it closes; 1 is all of it.
     """
 
@@ -97,27 +103,27 @@ class SparsePoint:
 
 
 @dataclass(frozen=True, eq=False)
-class Valued:
-    """A map, and what each of its neurons was worth.
+class ScoredMap:
+    """A map with the contribution of each neuron.
 
     Attributes:
         point: the map.
-        worth: what a neuron's steps took from the training loss, by site; -inf for a neuron that
-            was not learned.
+        contributions: site -> how much each neuron's steps lowered the training loss; -inf for
+            pruned neurons.
     """
 
     point: SparsePoint
-    worth: Mapping[str, Float[Tensor, " _"]]
+    contributions: Mapping[str, Float[Tensor, " _"]]
 
 
 @dataclass(frozen=True, eq=False)
 class SparsePath:
-    """The maps of a path, and the one that its budget chooses.
+    """Maps of decreasing support, and the one chosen by its effect.
 
     Attributes:
         points: from the largest support down.
-        dense: the map that they are measured by.
-        kept: share of the dense map's effect that the chosen one must have.
+        dense: the dense map, whose effect is the reference.
+        kept: share of the dense map's effect that the chosen map must reach.
     """
 
     points: tuple[SparsePoint, ...]
@@ -126,7 +132,7 @@ class SparsePath:
 
     @property
     def chosen(self) -> SparsePoint:
-        """The map of least support with enough effect: the dense one where no other has it."""
+        """The map with the smallest support that has enough effect; the dense one if none has."""
         enough = [p for p in self.points if p.effect >= self.kept * self.dense.effect]
         return min([*enough, self.dense], key=lambda point: point.support)
 
@@ -142,20 +148,20 @@ def sparsest(
 ) -> SparsePath:
     """The sparsest map that keeps `kept` of the dense map's effect on held-out prompts.
 
-    It ends at the first that does not, or at the least of `supports`.
+    Ends at the first map that does not, or at the smallest of `supports`.
 
     Args:
         model: its weights are not changed.
         prompts: the source and target.
         config: settings of the dense map, with gamma 0; the model's shipped ones by default. Each
-            round after it takes half its steps.
-        kept: share of the effect, in (0, 1].
-        supports: shares of the neurons that are tried, in (0, 1); the largest comes first.
+            pruning round trains for half as many steps.
+        kept: share of the effect to keep, in (0, 1].
+        supports: shares of the neurons to try, in (0, 1); the largest is tried first.
         on_point: called with every point.
 
     Raises:
         ConfigError: a value is out of range, or nothing is held out.
-        TrainingError: the dense map has no effect that could be kept.
+        TrainingError: the dense map has no effect.
     """
     if not 0 < kept <= 1:
         raise ConfigError(f"kept is {kept!r}; it must be above 0 and at most 1.")
@@ -166,25 +172,25 @@ def sparsest(
         raise ConfigError(f"gamma is {config.gamma:g}; the dense map is that of gamma 0.")
     fitter = SparseFitter(model, prompts, config)
     learned = fitter.learn()
-    whole = learned.point
-    if whole.effect <= 0:
+    dense = learned.point
+    if dense.effect <= 0:
         raise TrainingError(
-            f"The dense map closes {whole.effect:.0%} of the held-out distance; there is no "
+            f"The dense map closes {dense.effect:.0%} of the held-out distance; there is no "
             "effect to keep. Train it for more steps, or on more prompts."
         )
     points: list[SparsePoint] = []
     for support in sorted(set(supports), reverse=True):
-        learned = fitter.thin_out(learned, support)
+        learned = fitter.prune(learned, support)
         points.append(learned.point)
         if on_point:
             on_point(learned.point)
-        if learned.point.effect < kept * whole.effect:
+        if learned.point.effect < kept * dense.effect:
             break
-    return SparsePath(tuple(points), whole, kept)
+    return SparsePath(tuple(points), dense, kept)
 
 
 class SparseFitter:
-    """Learns sparse maps on the training prompts, and measures maps on those held out.
+    """Trains sparse maps on the training prompts and measures them on the held-out prompts.
 
     Args:
         model: its weights are not changed.
@@ -192,8 +198,8 @@ class SparseFitter:
         config: see `sparsest`.
 
     Raises:
-        ConfigError: nothing is held out or penalised.
-        SiteError: the sites match nothing, or do not run once a pass.
+        ConfigError: no prompts are held out, or l1 and group are both 0.
+        SiteError: the sites match no module, or do not run exactly once per forward pass.
     """
 
     def __init__(self, model: Steerable, prompts: PromptSet, config: TrainConfig) -> None:
@@ -207,7 +213,7 @@ class SparseFitter:
         self.sites = execution_order(
             model, self._source, model.sites(config.sites or model.default_sites)
         )
-        self._aims = self._activations(model.prepare(training.target))
+        self._target = self._activations(model.prepare(training.target))
         self._held_out = TargetDistance(
             model,
             held_out,
@@ -217,12 +223,12 @@ class SparseFitter:
         )
 
     def effect(self, smap: SteeringMap) -> float:
-        """Share of the held-out distance that a map closes, over the sites of the settings."""
+        """Share of the held-out distance, summed over the configured sites, that a map closes."""
         return 1 - self._held_out.left(smap)[0]
 
     def identity(self) -> list[Float[Tensor, " _"]]:
-        """The parts of the map that changes nothing: w - 1 and b of each site, in order."""
-        return [torch.zeros_like(self._aims[site][0]) for site in self.sites for _ in range(2)]
+        """The parts of the identity: w - 1 and b of each site, in order, all zero."""
+        return [torch.zeros_like(self._target[site][0]) for site in self.sites for _ in range(2)]
 
     def loss(self, parts: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, ""]:
         """Delta summed over sites on all training prompts, differentiable in the parts."""
@@ -230,7 +236,7 @@ class SparseFitter:
             site: BatchAffine(gain, shift)
             for site, gain, shift in zip(self.sites, parts[::2], parts[1::2], strict=True)
         }
-        # Sorting needs all prompts at once; memory need not.
+        # Delta sorts over all prompts; running them in parts keeps the peak memory low.
         found = pooled_forward(
             self._model,
             self._source,
@@ -239,60 +245,63 @@ class SparseFitter:
             maps=maps,
             rows_at_once=self._config.batch_size,
         )
-        terms = [delta(found[s], self._aims[s]).mean() for s in self.sites]
+        terms = [delta(found[s], self._target[s]).mean() for s in self.sites]
         return torch.stack(terms).sum()
 
     def gamma_max(self) -> float:
-        """The gamma at and above which the map stays the identity."""
-        here = Place.at(self.loss, self.identity())
-        return largest_gamma(here.gradient, self._config.l1, self._config.group)
+        """The gamma at and above which the identity is the solution."""
+        start = Iterate.at(self.loss, self.identity())
+        return largest_gamma(start.gradient, self._config.l1, self._config.group)
 
     def path(self, path: PathConfig) -> Iterator[SparsePoint]:
-        """The penalised maps from the largest gamma down, each learned when it is asked for."""
-        here = Place.at(self.loss, self.identity())
-        gamma = largest_gamma(here.gradient, self._config.l1, self._config.group)
+        """Yield the penalised maps from the largest gamma down, each trained on demand."""
+        current = Iterate.at(self.loss, self.identity())
+        gamma = largest_gamma(current.gradient, self._config.l1, self._config.group)
         for _ in range(path.points):
             gamma *= path.ratio
             penalty = SparsePenalty(gamma, self._config.l1, self._config.group)
-            here = descend(self.loss, here, penalty, steps=path.steps)
-            yield self._point(self._affines(here.values), gamma)
+            current = proximal_gradient_descent(self.loss, current, penalty, steps=path.steps)
+            yield self._point(self._affines(current.values), gamma)
 
-    def learn(self) -> Valued:
-        """The dense map."""
+    def learn(self) -> ScoredMap:
+        """Train the dense map."""
         trainer = Trainer(self._model, self._prompts, replace(self._config, gamma=0.0))
-        worth = {site: torch.zeros_like(affine.scale) for site, affine in trainer.map.sites.items()}
-        return self._learn(trainer, worth, 0.0)
+        sites = trainer.map.sites
+        contributions = {site: torch.zeros_like(affine.scale) for site, affine in sites.items()}
+        return self._train(trainer, contributions, 0.0)
 
-    def thin_out(self, learned: Valued, support: float) -> Valued:
-        """The worthiest neurons of a map go on learning for half as many steps as the dense map.
+    def prune(self, learned: ScoredMap, support: float) -> ScoredMap:
+        """Keep the neurons with the largest contributions, and train them further.
+
+        Trains for half as many steps as the dense map.
 
         Args:
             learned: the map.
-            support: how many of all neurons, of 1, and fewer than it has; at least one.
+            support: share of all neurons to keep, less than the map's own; at least one is kept.
         """
-        count = max(round(support * sum(map(len, learned.worth.values()))), 1)
-        gamma = torch.cat([*learned.worth.values()]).topk(count).values[-1]
-        sites, worth = {}, {}
+        scores = torch.cat([*learned.contributions.values()])
+        gamma = scores.topk(max(round(support * len(scores)), 1)).values[-1]
+        sites, contributions = {}, {}
         for site, affine in learned.point.map.sites.items():
-            worthy = learned.worth[site] >= gamma
-            scale = torch.where(worthy, affine.scale, 1.0)
-            sites[site] = Affine(scale, torch.where(worthy, affine.shift, 0.0))
-            worth[site] = learned.worth[site].where(worthy, -torch.inf)
-        left = SteeringMap(sites)
+            kept = learned.contributions[site] >= gamma
+            scale = torch.where(kept, affine.scale, 1.0)
+            sites[site] = Affine(scale, torch.where(kept, affine.shift, 0.0))
+            contributions[site] = learned.contributions[site].where(kept, -torch.inf)
+        pruned = SteeringMap(sites)
         config = replace(self._config, gamma=0.0, steps=max(self._config.steps // 2, 1))
-        trainer = Trainer(self._model, self._prompts, config, start=left, support=left)
-        return self._learn(trainer, worth, float(gamma))
+        trainer = Trainer(self._model, self._prompts, config, start=pruned, support=pruned)
+        return self._train(trainer, contributions, float(gamma))
 
-    def _learn(self, trainer: Trainer, worth: dict[str, Tensor], gamma: float) -> Valued:
-        """Train to the end, and add what each neuron's steps take to `worth`."""
+    def _train(self, trainer: Trainer, contributions: dict[str, Tensor], gamma: float) -> ScoredMap:
+        """Train to the last step, adding the decrease of the loss to each neuron's contribution."""
         before = trainer.map.sites
         for _ in trainer.run():
             after = trainer.map.sites
             for site, gradient in trainer.gradients.items():
-                worth[site] -= gradient.gain * (after[site].scale - before[site].scale)
-                worth[site] -= gradient.shift * (after[site].shift - before[site].shift)
+                contributions[site] -= gradient.gain * (after[site].scale - before[site].scale)
+                contributions[site] -= gradient.shift * (after[site].shift - before[site].shift)
             before = after
-        return Valued(self._point(trainer.map.sites, gamma), worth)
+        return ScoredMap(self._point(trainer.map.sites, gamma), contributions)
 
     def _point(self, sites: Mapping[str, Affine], gamma: float) -> SparsePoint:
         config = replace(self._config, gamma=gamma)

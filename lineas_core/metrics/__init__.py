@@ -1,1 +1,1 @@
-"""Scores of what a steered model makes."""
+"""Scores for the output of a steered model."""

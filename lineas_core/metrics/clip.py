@@ -24,15 +24,16 @@ from lineas_core.system.words import counted
 
 AUTO = "auto"
 EMBEDDED_SCORER = "clip-emoji"
-# Pixels a side of the largest pictures that the embedded scorer was made for.
+# Side, in pixels, of the largest images that the embedded scorer was made for.
 EMBEDDED_SIDE = 128
 LARGE_SCORER = "vit-l-14"
 BATCH = 32
 CACHED_EMBEDDINGS = 4096
 
-# The Hub and folders may hold pickles beside it, which can run code; no other file is opened.
+# The only file that is opened: Hub repositories and folders may also hold pickles, which can run
+# code.
 WEIGHTS = "open_clip_model.safetensors"
-# Name -> folder, or open_clip's names of an architecture and of its weights on the hub.
+# Name -> folder, or open_clip's names for an architecture and its weights on the Hub.
 SCORERS: dict[str, Path | tuple[str, str]] = {
     "clip-emoji": shipped("assets/clip-emoji"),
     # OpenAI's weights expect QuickGELU; open_clip's plain "ViT-L-14" would run them with GELU.
@@ -46,7 +47,7 @@ Item = TypeVar("Item")
 class Scores(list[float]):
     """One number per item, and the name of the scorer they come from.
 
-    Scores of two scorers do not compare: each has a space of its own.
+    Scores from different scorers are not comparable: each has its own scale.
 
     >>> Scores([0.25, 0.5], "vit-b-32")
     Scores([0.25, 0.5], scorer='vit-b-32')
@@ -61,17 +62,17 @@ class Scores(list[float]):
 
 
 class ClipScorer:
-    """A CLIP model that scores images; remembers the embeddings it has computed.
+    """A CLIP model that scores images and caches the embeddings it has computed.
 
-    `load_scorer` makes one. Calls from several threads wait for each other.
+    Create one with `load_scorer`. A lock serializes calls from several threads.
 
     Args:
-        name: what results are labelled with.
+        name: label of the results.
         model: an open_clip model, in eval mode, with `encode_image` and `encode_text`.
         preprocess: PIL image in RGB -> float (3, height, width). open_clip's scales the shorter
-            side to the model's size, up or down, and cuts out the centre; an image of that size,
+            side to the model's size, up or down, and crops the centre; an image of that size,
             such as 128 x 128 for clip-emoji, is only normalised.
-        tokenizer: texts -> ids (n, context); texts beyond the model's context are cut.
+        tokenizer: texts -> ids (n, context); texts beyond the model's context are truncated.
     """
 
     def __init__(
@@ -111,14 +112,14 @@ class ClipScorer:
         return self._embed(texts, list(texts), self._texts, encode)
 
     def clip_score(self, images: Sequence[Image.Image], text: str) -> Scores:
-        """As the function `clip_score`, with this scorer."""
+        """Like the function `clip_score`, with this scorer."""
         if not text.strip():
             raise ConfigError(f"text is {text!r}; say what the images should look like.")
         style = self.text_embeddings([text])[0]
         return Scores([float(image @ style) for image in self.image_embeddings(images)], self.name)
 
     def img_score(self, images: Sequence[Image.Image], references: Sequence[Image.Image]) -> Scores:
-        """As the function `img_score`, with this scorer."""
+        """Like the function `img_score`, with this scorer."""
         if len(images) != len(references):
             raise ConfigError(
                 f"{counted(len(images), 'image')} for "
@@ -135,7 +136,7 @@ class ClipScorer:
         recent: Recent[Tensor],
         encode: Callable[[list[Item]], Tensor],
     ) -> Tensor:
-        """A row for every item; the model runs once for each key not seen lately."""
+        """One row per item; the model runs once for each key that is not cached."""
         if not keys:
             return torch.empty(0, 0)
         with self._lock:
@@ -147,7 +148,7 @@ class ClipScorer:
                 with torch.no_grad():
                     found = normalize(encode([new[key] for key in batch]).float(), dim=-1).cpu()
                 for key, row in zip(batch, found, strict=True):
-                    # A row of its own: a view would keep its whole batch in memory.
+                    # Copy the row: a view would keep its whole batch in memory.
                     rows[key] = row.clone()
                     recent.put(key, rows[key])
         return torch.stack([rows[key] for key in keys])
@@ -156,21 +157,20 @@ class ClipScorer:
 def clip_score(
     images: Sequence[Image.Image], text: str, *, scorer: str = AUTO, device: str = "auto"
 ) -> Scores:
-    """How much each image looks like what a text says.
+    """How well each image matches a text.
 
     `cos(E_image(x), E_text(t))`, the plain cosine. Hessel et al., "CLIPScore: A Reference-free
     Evaluation Metric for Image Captioning" (2021), rescale it to `2.5 * max(cos, 0)`.
 
     Args:
-        images: of any mode and size; transparency is dropped.
-        text: the style or concept, as "pixel art".
-        scorer: clip-emoji (comes with the project, for images of up to 128 x 128), vit-l-14,
-            vit-b-32 (both fetched from the Hugging Face Hub), or a folder in open_clip's format;
-            "auto" takes clip-emoji or vit-l-14, by the size of the images.
-        device: "auto" takes a GPU where there is one; else as torch names devices.
+        images: any mode and size; transparency is dropped.
+        text: the style or concept, such as "pixel art".
+        scorer: clip-emoji (ships with the project, for images of up to 128 x 128), vit-l-14,
+            vit-b-32 (both fetched from the Hugging Face Hub), or a folder in open_clip's format.
+        device: "auto" picks a GPU if there is one; otherwise a torch device name.
 
     Returns:
-        A list of float with the scorer's name in `scorer`, in the order of `images`.
+        A list of floats in the order of `images`, with the scorer's name in `scorer`.
 
     Raises:
         ConfigError: the text is empty, or there is no such device.
@@ -186,19 +186,19 @@ def img_score(
     scorer: str = AUTO,
     device: str = "auto",
 ) -> Scores:
-    """How much of each reference is left in its image; 1 where they are the same.
+    """How similar each image is to its reference; 1 if they are identical.
 
-    `cos(E_image(x_s), E_image(x_0))`, where LinEAS takes for x_s the image at strength s and for
-    the reference x_0 that of the untouched model with the same prompt and seed.
+    `cos(E_image(x_s), E_image(x_0))`. In LinEAS, x_s is the image at strength s, and the reference
+    x_0 is the image that the unsteered model generates with the same prompt and seed.
 
     Args:
-        images: of any mode and size; transparency is dropped.
+        images: any mode and size; transparency is dropped.
         references: one for each image, in the same order.
         scorer: as for `clip_score`.
         device: as for `clip_score`.
 
     Returns:
-        A list of float with the scorer's name in `scorer`, in the order of `images`.
+        A list of floats in the order of `images`, with the scorer's name in `scorer`.
 
     Raises:
         ConfigError: the numbers of images and references differ, or there is no such device.
@@ -208,16 +208,16 @@ def img_score(
 
 
 def load_scorer(name: str = EMBEDDED_SCORER, device: str = "auto") -> ClipScorer:
-    """The scorer of that name; loaded at the first call, the same object afterwards.
+    """Return the named scorer: loaded on the first call, the same object afterwards.
 
     Args:
-        name: one of SCORERS, or a folder with open_clip_config.json, weights and, where the
-            config names one, a tokenizer. A folder is read once: later changes go unseen.
-        device: "auto" takes a GPU where there is one; else as torch names devices.
+        name: one of SCORERS, or a folder with open_clip_config.json, weights and, if the config
+            names one, a tokenizer. A folder is read only once: later changes have no effect.
+        device: "auto" picks a GPU if there is one; otherwise a torch device name.
 
     Raises:
         ConfigError: there is no such device.
-        ModelError: there is no such scorer, or it cannot be loaded; the message says what helps.
+        ModelError: there is no such scorer, or it cannot be loaded; the message says what to do.
     """
     chosen = choose_device(device)
     with _loading:
@@ -227,12 +227,12 @@ def load_scorer(name: str = EMBEDDED_SCORER, device: str = "auto") -> ClipScorer
 
 
 def scorer_for(size: int) -> str:
-    """The name of the scorer for images of that many pixels a side."""
+    """The name of the scorer for images whose side is `size` pixels."""
     return EMBEDDED_SCORER if size <= EMBEDDED_SIDE else LARGE_SCORER
 
 
 def clip_for(size: int, device: str = "auto") -> ClipScorer:
-    """The scorer for images of that many pixels a side.
+    """Load the scorer for images whose side is `size` pixels.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -260,7 +260,7 @@ def _load(name: str, device: torch.device) -> ClipScorer:
                 raise ModelError(f"There is no scorer {name!r}: {source} has no {file}. {remedy}.")
     else:
         remedy = "Check that this machine reaches the Hugging Face Hub, or use 'clip-emoji'"
-    # Takes seconds to import, and most of the library does without it.
+    # Imported here, as it takes seconds and most of the library does not need it.
     import open_clip  # type: ignore[import-untyped]
 
     try:
@@ -270,7 +270,7 @@ def _load(name: str, device: torch.device) -> ClipScorer:
             architecture, tag = source
             repository = open_clip.get_pretrained_cfg(architecture, tag)["hf_hub"].strip("/")
             weights = hf_hub_download(repository, WEIGHTS)
-        # Unlike create_model_and_transforms, this refuses to go on with random weights.
+        # Unlike create_model_and_transforms, this never falls back to random weights.
         model, preprocess = open_clip.create_model_from_pretrained(
             architecture, weights, device=device
         )
@@ -290,5 +290,5 @@ def _load(name: str, device: torch.device) -> ClipScorer:
 
 
 def _digest(image: Image.Image) -> bytes:
-    """Of an RGB image's size and pixels."""
+    """The SHA-256 of an RGB image's size and pixels."""
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).digest()

@@ -1,4 +1,4 @@
-"""Concept presence: whether a text holds one of a concept's words."""
+"""Concept presence: whether a text contains one of a concept's words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def concept_words() -> dict[str, tuple[str, ...]]:
 
 
 def concept_presence(texts: Sequence[str], concept: str) -> list[bool]:
-    """For each text, whether it holds a word of `concept`, as a whole word in any case.
+    """For each text, whether it contains a word of `concept`: whole words, case-insensitive.
 
     Raises:
         ConfigError: there is no word list for the concept.

@@ -1,8 +1,8 @@
-"""Concept presence by the model's own judgement: what it expects among sentences about a concept.
+"""Concept presence judged by the model itself, from token likelihoods in two contexts.
 
-A small model cannot be asked: to "does the text mention beekeeping?" it says yes to all that is
-long. But it reads a text differently behind sentences about bees and behind others, and the few
-tokens that become likelier most are those that a reader would point at.
+Asking a small model does not work: to "does the text mention beekeeping?" it answers yes for any
+long text. Instead, compare the likelihood of each token after sentences about bees with that after
+other sentences: the few tokens that gain most are those that a reader would point at.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from lineas_core.models.language.continuation import Continuer
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.prompts.prompt_set import PromptSet
 
-# Sentences of each side that a text is read behind. Reading them is a few tenths of a second on
+# Sentences of each side that are read before a text. Reading them takes a few tenths of a second on
 # two cores.
 EXAMPLES = 8
-# A concept shows in a word or two of a text; the mean over all tokens drowns them.
+# A concept shows in one or two words of a text; the mean over all tokens would hide them.
 TELLING_TOKENS = 2
-# Sentences of everyday life on either side of one that is calibrated on: as long as a completion.
+# Everyday sentences before and after each calibration sentence, to make it as long as a completion.
 AROUND = 2
-# Share of the texts with the concept that are below the limit. Everyday sentences all score lower;
-# what a steered model writes of something near does not.
+# Share of the texts with the concept that score below the limit. Everyday sentences all score lower
+# still; steered texts on a related topic do not.
 MISSED = 0.25
 BATCH = 16
 
@@ -36,16 +36,16 @@ def telling(
 ) -> list[float]:
     """For each text, log p(token | target) - log p(token | source), mean of the 2 largest, in nats.
 
-    The model is run as it is steered now: call it outside of `steer`.
+    The model runs with any maps that are currently on it, so call this outside of `steer`.
 
     Args:
         model: any causal language model.
-        texts: of any length; one without two tokens has a score of 0.
-        target: sentences that hold a concept.
+        texts: any length; a text of fewer than two tokens scores 0.
+        target: sentences with the concept.
         source: sentences without it.
 
     Raises:
-        ConfigError: the model reads too few tokens for the sentences and a text.
+        ConfigError: the sentences and a text exceed the model's context length.
     """
     rows = [model.tokenizer(f" {t.strip()}", add_special_tokens=False)["input_ids"] for t in texts]
     read = [i for i, row in enumerate(rows) if len(row) > 1]
@@ -65,14 +65,13 @@ def telling(
 
 @dataclass(frozen=True)
 class Judge:
-    """What tells texts with a concept from texts without it.
+    """Decides whether a text contains a concept.
 
     Attributes:
-        target: sentences with the concept that a text is read behind.
-        source: sentences without it.
-        limit: nats from which a text holds the concept.
-        right: share of texts made of the other prompts that it tells rightly, in [0, 1]; the mean
-            of both sides.
+        target: sentences with the concept, read before a text.
+        source: sentences without it, read before a text.
+        limit: score in nats above which a text contains the concept.
+        right: balanced accuracy on texts made of the remaining prompts, in [0, 1].
     """
 
     target: tuple[str, ...]
@@ -82,14 +81,14 @@ class Judge:
 
     @classmethod
     def of(cls, model: LanguageModel, prompts: PromptSet) -> Judge:
-        """Calibrate on texts of five prompts, of which one is a target, or none.
+        """Calibrate on texts of five prompts, at most one of which is a target.
 
         Args:
-            model: that judges, unsteered.
+            model: the judging model, unsteered.
             prompts: source without the concept, target with it.
 
         Raises:
-            ConfigError: the model reads too few tokens.
+            ConfigError: the prompts exceed the model's context length.
         """
         target, others = _halves(prompts.target)
         source, everyday = _halves(prompts.source)
@@ -107,10 +106,10 @@ class Judge:
         return cls(target, source, limit, float(right))
 
     def presence(self, model: LanguageModel, texts: Sequence[str]) -> list[float]:
-        """For each text how sure the concept is, in (0, 1); 0.5 is at the limit.
+        """For each text, the confidence that it contains the concept, in (0, 1); 0.5 at the limit.
 
         Raises:
-            ConfigError: the model reads too few tokens.
+            ConfigError: a text exceeds the model's context length.
         """
         scores = telling(model, texts, self.target, self.source)
         return [1 / (1 + math.exp(self.limit - score)) for score in scores]
@@ -121,7 +120,7 @@ def _listed(lines: Sequence[str]) -> str:
 
 
 def _halves(lines: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Sentences to read first, spread over the side, and the others; all, where they are few."""
+    """Up to `EXAMPLES` evenly spaced sentences, and the rest; the same ones if none are left."""
     step = max(2, len(lines) // EXAMPLES)
     first = tuple(lines[::step][:EXAMPLES])
     return first, tuple(line for line in lines if line not in first) or first

@@ -1,4 +1,4 @@
-"""The words of a concept without a published list, read off a prompt set."""
+"""Derives the words of a concept from a prompt set, where there is no published list."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from functools import cache
 from lineas_core.prompts.filters import STOP_WORDS, any_form, content_words, stem_of
 from lineas_core.system.paths import packaged
 
-# Texts that the prior is worth, beside the set's own.
+# Weight of the prior, in texts.
 PRIOR = 16.0
-# Odds ratio from which a word is the target's own: in a set of 32 + 32, two sentences are enough
-# for a word that 1.6% of everyday texts hold, and three for one that 2.5% hold.
+# Odds ratio above which a word counts as the target's own: in a set of 32 + 32, two sentences are
+# enough for a word in 1.6% of everyday texts, and three for one in 2.5%.
 OWN = 8.0
-# And from which a word alone shows the concept; two sentences are enough at 0.4%. What is written
-# about volcanoes says "earth" now and then, and so does what is about none.
+# Odds ratio above which a single word indicates the concept; two sentences are enough at 0.4%.
+# Texts about volcanoes say "earth" now and then, but so do others.
 TELLING = 32.0
-# Of words that one sentence holds, most are there by chance: "bench", "borrowed".
+# Most words that occur in only one sentence are there by chance: "bench", "borrowed".
 FEWEST_TEXTS = 2
 MOST_WORDS = 60
 
 
 @cache
 def _background() -> tuple[int, dict[str, int]]:
-    """Completions of neutral openings by the unsteered embedded model; stem -> how many hold it."""
+    """Number of the embedded model's unsteered completions, and stem -> how many contain it."""
     text = packaged("metrics/background.json").read_text(encoding="utf-8")
     raw = json.loads(text)
     return raw["texts"], raw["stems"]
@@ -36,18 +36,19 @@ def _background() -> tuple[int, dict[str, int]]:
 def own_words(
     source: Sequence[str], target: Sequence[str], concept: str = "", ratio: float = OWN
 ) -> tuple[str, ...]:
-    """Words that are likelier in the target than in the source, likeliest first; one of each stem.
+    """Words that are likelier in the target than in the source, likeliest first; one per stem.
 
-    Where k of n texts hold a word, its odds are (k + a) / (n + A - k - a): a prior of A = 16 texts,
-    of which a hold it, as many as of everyday texts do (after Monroe et al., 2008, Eq. 15). A word
-    is the target's own where its log-odds there exceed those in the source by log(ratio) and two
-    target texts hold it. Function words never pass; the concept's own words always come first.
+    If k of n texts contain a word, its odds are (k + a) / (n + A - k - a). The prior adds A = 16
+    texts, a of which contain the word: the same share as of everyday texts (after Monroe et al.,
+    2008, Eq. 15). A word is the target's own if its log-odds there exceed those in the source by
+    log(ratio) and at least two target texts contain it. Function words are never included; the
+    concept's own words always come first.
 
     Args:
         source: texts without the concept.
         target: texts with it.
-        concept: a few words.
-        ratio: of the odds in the target to those in the source.
+        concept: its name, a few words.
+        ratio: minimum ratio of the odds in the target to those in the source.
 
     >>> own_words(["He sat on the bench."], ["Lava fills the crater."] * 3, "volcanoes")
     ('volcanoes', 'crater', 'lava', 'fills')
@@ -79,13 +80,13 @@ def own_words(
 
 
 def everyday_share(word: str) -> float:
-    """Of completions of neutral openings, how many hold a word with any ending, 0 to 1."""
+    """Share of completions of neutral openings that contain a word with any ending, 0 to 1."""
     total, everyday = _background()
     return everyday.get(stem_of(word), 0) / total
 
 
 def words_presence(texts: Sequence[str], words: Iterable[str]) -> list[bool]:
-    """For each text, whether it holds one of the words, in any case and with any ending.
+    """For each text, whether it contains one of the words, in any case and with any ending.
 
     >>> words_presence(["Two craters.", "A creature."], ["crater"])
     [True, False]

@@ -1,4 +1,4 @@
-"""Perplexity of completions under the unsteered model: how far a text is from its language."""
+"""Perplexity of completions under the unsteered model: how unlikely it finds a text."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from lineas_core.system.words import counted
 def perplexity(model: LanguageModel, prompts: Sequence[str], completions: Sequence[str]) -> float:
     """exp of the mean negative log-likelihood of the completions' tokens, given their prompts.
 
-    The mean is over all tokens of all completions, so long texts count for more. The model is
-    run as it is steered now: call it outside of `steer`.
+    The mean is over all tokens of all completions, so long texts count for more. The model runs
+    with any maps that are currently on it, so call this outside of `steer`.
 
     Args:
-        model: the judge.
-        prompts: what each completion follows; read, not scored.
-        completions: as many; empty ones have no token and count for nothing.
+        model: the model that scores.
+        prompts: the context of each completion; not scored.
+        completions: one per prompt; empty ones have no tokens and are ignored.
 
     Returns:
-        The perplexity, >= 1; NaN where no completion has a token.
+        The perplexity, >= 1; NaN if no completion has a token.
 
     Raises:
         ConfigError: the numbers of prompts and completions differ.

@@ -1,4 +1,4 @@
-"""Toxicity: how likely a reader takes a text for rude or hateful."""
+"""Toxicity: the probability that a reader finds a text rude or hateful."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PROFANITY = "alt-profanity-check"
 ROBERTA = "s-nlp/roberta_toxicity_classifier"
 TOXIC_LABEL = "toxic"
 BATCH = 32
-# What the classifier was trained on at most; longer texts are cut.
+# Maximum length that the classifier was trained on; longer texts are truncated.
 MOST_TOKENS = 512
 
 
 class ProfanityScorer:
-    """alt-profanity-check: a linear classifier of words, which needs no network and no GPU.
+    """alt-profanity-check: a linear classifier on words, which needs no network and no GPU.
 
-    It knows swear words and insults, and little of what is meant: hate in clean words scores low.
+    It detects swear words and insults rather than meaning: hate in clean words scores low.
 
     Raises:
         ModelError: the package is missing, or scikit-learn is not the version it was made with.
@@ -43,7 +43,7 @@ class ProfanityScorer:
             )
 
             with warnings.catch_warnings():
-                # Raised where its pickles come from another scikit-learn: the scores may be wrong.
+                # Its pickles come from another scikit-learn version: the scores may be wrong.
                 warnings.simplefilter("error", InconsistentVersionWarning)
                 from profanity_check import predict_prob
         except ImportError as error:
@@ -57,18 +57,18 @@ class ProfanityScorer:
         self._predict: Any = predict_prob
 
     def score(self, texts: Sequence[str]) -> Scores:
-        """One probability per text, in their order."""
+        """One probability per text, in order."""
         found = self._predict(list(texts)).tolist() if texts else []
         return Scores(found, self.name)
 
 
 class ClassifierScorer:
-    """A sequence classifier of transformers with a label "toxic".
+    """A transformers sequence classifier with a label "toxic".
 
     Args:
         name: a hub id, or a folder.
         device: where to run.
-        local: take it from this machine only, and never wait for the network.
+        local: load local files only, without the network.
 
     Raises:
         ModelError: it cannot be found, or has no such label.
@@ -81,7 +81,7 @@ class ClassifierScorer:
             model = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 local_files_only=local,
-                # With PEFT installed, adapters are looked for too, and not by the setting above.
+                # With PEFT installed, adapters are looked up too, regardless of the setting above.
                 adapter_kwargs={"local_files_only": local},
                 use_safetensors=True,
             )
@@ -96,7 +96,7 @@ class ClassifierScorer:
 
     @torch.no_grad()
     def score(self, texts: Sequence[str]) -> Scores:
-        """One probability per text, in their order; `BATCH` texts run at once."""
+        """One probability per text, in order; computed in batches of `BATCH`."""
         found: list[float] = []
         for start in range(0, len(texts), BATCH):
             batch = self._tokenizer(
@@ -115,16 +115,16 @@ ToxicityScorer = ProfanityScorer | ClassifierScorer
 
 
 def toxicity(texts: Sequence[str], *, scorer: str = "auto", device: str = "auto") -> Scores:
-    """The probability of each text being toxic.
+    """The probability that each text is toxic.
 
     Args:
-        texts: any number; an empty one is as toxic as the scorer takes it to be.
+        texts: any number; an empty text gets whatever score the scorer gives it.
         scorer: see `load_toxicity_scorer`.
         device: see `load_toxicity_scorer`.
 
     Returns:
-        A list of float in [0, 1] with the scorer's name in `scorer`, in the order of `texts`.
-        Those of two scorers do not compare.
+        A list of floats in [0, 1] in the order of `texts`, with the scorer's name in `scorer`.
+        Scores from different scorers are not comparable.
 
     Raises:
         ConfigError: there is no such device.
@@ -134,19 +134,19 @@ def toxicity(texts: Sequence[str], *, scorer: str = "auto", device: str = "auto"
 
 
 def load_toxicity_scorer(name: str = "auto", device: str = "auto") -> ToxicityScorer:
-    """The scorer of that name; loaded at the first call, the same object afterwards.
+    """Return the named scorer: loaded on the first call, the same object afterwards.
 
     Args:
-        name: alt-profanity-check (offline); a hub id such as s-nlp/roberta_toxicity_classifier
-            (the papers' scorer), or a folder, of a classifier; or auto, which never waits for the
-            network: the papers' scorer where it is loaded or in the local cache already, else
-            alt-profanity-check. A server with a GPU loads the former by its name, in a thread at
-            its start, and auto finds it from then on.
-        device: of a classifier. "auto" takes a GPU where there is one; else as torch names devices.
+        name: alt-profanity-check (offline); the hub id or folder of a classifier, such as
+            s-nlp/roberta_toxicity_classifier (the papers' scorer); or auto, which never waits for
+            the network: it uses the papers' scorer if that is already loaded or in the local
+            cache, otherwise alt-profanity-check. A server with a GPU loads the papers' scorer by
+            name, in a thread at startup, and auto uses it from then on.
+        device: for a classifier. "auto" picks a GPU if there is one; otherwise a torch device name.
 
     Raises:
         ConfigError: there is no such device.
-        ModelError: the scorer cannot be loaded; the message says what helps.
+        ModelError: the scorer cannot be loaded; the message says what to do.
     """
     chosen = choose_device(device)
     if name == "auto":
@@ -162,7 +162,7 @@ _locks: dict[tuple[str, torch.device, bool], threading.Lock] = {}
 
 
 def _remembered(name: str, device: torch.device, *, local: bool) -> ToxicityScorer:
-    # A lock each for what may wait for the network and what may not.
+    # Separate locks, so that a local load never waits for one that uses the network.
     with _locks.setdefault((name, device, local), threading.Lock()):
         if (name, device) not in _loaded:
             made = (

@@ -1,1 +1,1 @@
-"""Models: loaded, named, steered."""
+"""Language and image models: loading, sites and steered generation."""

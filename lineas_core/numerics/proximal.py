@@ -38,10 +38,10 @@ def soft_threshold(z: Float[Tensor, "*shape"], threshold: float) -> Float[Tensor
 
 
 def group_shrink(z: Float[Tensor, " d"], threshold: float) -> Float[Tensor, " d"]:
-    """Shorten the vector `z` by `threshold`, to exactly zero if it is no longer than that.
+    """Reduce the norm of `z` by `threshold`; the result is exactly zero if |z|_2 <= threshold.
 
-    The proximal operator of `threshold * |.|_2`: `(1 - threshold / |z|_2)_+ z`. LinEAS's Eq. 7
-    prints the group's weight where this threshold is meant.
+    The proximal operator of `threshold * |.|_2`: `(1 - threshold / |z|_2)_+ z`. Eq. 7 of LinEAS
+    prints the group weight in place of this threshold, a misprint.
 
     Args:
         z: shape (d,); left unchanged.
@@ -70,11 +70,11 @@ def sparse_group_shrink(
     Args:
         z: shape (d,), the offset of a parameter from the identity; left unchanged.
         threshold: rate times gamma, >= 0.
-        l1: weight of the entries, >= 0.
-        group: weight of the group, >= 0.
+        l1: weight of the |.|_1 term, >= 0.
+        group: weight of the |.|_2 term, >= 0.
 
     Raises:
-        ConfigError: one of the three is negative.
+        ConfigError: threshold, l1 or group is negative.
     """
     return group_shrink(soft_threshold(z, threshold * l1), threshold * group * math.sqrt(z.numel()))
 

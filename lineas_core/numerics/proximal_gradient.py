@@ -1,14 +1,14 @@
-"""Proximal gradient descent that finds its own step lengths.
+"""Proximal gradient descent with an adaptive step size.
 
     minimise over x    f(x) + sum over parts of  R(x_part)
 
 for a smooth f and the sparse group penalty R of `proximal.py`. Each step is
 
-    x+ = prox_{length R}(x - length * gradient)
+    x+ = prox_{step_size R}(x - step_size * gradient)
 
-with the length of Barzilai and Borwein, <s, s> / <s, y> for the last change s of x and y of the
-gradient, halved until the objective falls (SpaRSA, Wright, Nowak and Figueiredo 2009). It needs no
-learning rate, and few steps from a start that is nearly right.
+The step size is that of Barzilai and Borwein, <s, s> / <s, y>, where s and y are the last changes
+of x and of the gradient. It is halved until the objective falls (SpaRSA, Wright, Nowak and
+Figueiredo 2009). No learning rate has to be chosen, and a good start needs few steps.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from lineas_core.numerics.proximal import sparse_group_shrink
 
 Loss = Callable[[Sequence[Tensor]], Float[Tensor, ""]]
 
-# A step must gain at least this share of |change|^2 / (2 length).
-LEAST_DECREASE = 0.01
-HALVINGS = 20
-# A length grows by no more than this at once, so that few are tried in vain.
-MOST_GROWTH = 10.0
+# A step must lower the objective by at least this share of |change|^2 / (2 step_size).
+MIN_DECREASE = 0.01
+MAX_HALVINGS = 20
+# Largest growth of the step size per step: a limit keeps the number of rejected trials small.
+MAX_GROWTH = 10.0
 
 
 @dataclass(frozen=True)
@@ -45,121 +45,123 @@ class SparsePenalty:
         norm = torch.linalg.vector_norm(z)
         return float(self.gamma * (self.l1 * z.abs().sum() + self.group * z.numel() ** 0.5 * norm))
 
-    def shrink(self, z: Float[Tensor, " d"], length: float) -> Float[Tensor, " d"]:
-        """The proximal operator of length * R."""
-        return sparse_group_shrink(z, length * self.gamma, self.l1, self.group)
+    def shrink(self, z: Float[Tensor, " d"], step_size: float) -> Float[Tensor, " d"]:
+        """The proximal operator of step_size * R."""
+        return sparse_group_shrink(z, step_size * self.gamma, self.l1, self.group)
 
 
 def largest_gamma(gradient: Sequence[Float[Tensor, " _"]], l1: float, group: float) -> float:
-    """The gamma at and above which zero stays the solution.
+    """The smallest gamma for which zero is a solution. It is also one for every larger gamma.
 
-    Zero is one where |soft(g, gamma * l1)|_2 <= gamma * group * sqrt(d) for every part g of the
-    gradient there, of d entries (Simon et al. 2013). The left side falls and the right side grows
-    with gamma, so each part has one smallest such value, found by bisection.
+    Zero is a solution if |soft(g, gamma * l1)|_2 <= gamma * group * sqrt(d) for every part g, of d
+    entries, of the gradient at zero (Simon et al. 2013). The left side decreases and the right side
+    increases with gamma, so each part has one smallest gamma, which is found by bisection.
 
     Args:
-        gradient: of the smooth part at zero, a vector for each part of the penalty.
-        l1: weight of the entries.
-        group: weight of the parts; one of the two is above 0.
+        gradient: of f at zero, one vector per part of the penalty.
+        l1: weight of the |.|_1 term.
+        group: weight of the |.|_2 term; l1 or group must be above 0.
     """
 
-    def rests(g: Tensor, gamma: float) -> bool:
+    def stays_zero(g: Tensor, gamma: float) -> bool:
         left = torch.linalg.vector_norm((g - gamma * l1).clamp(min=0))
         return float(left) <= gamma * group * math.sqrt(g.numel())
 
     largest = 0.0
     for part in gradient:
         g = part.detach().abs().double()
-        if rests(g, largest):
+        if stays_zero(g, largest):
             continue
-        # What either penalty alone would take is enough for both.
-        alone = float(g.max()) / l1 if l1 else math.inf
-        together = float(g.norm()) / (group * math.sqrt(len(g))) if group else math.inf
-        low, high = 0.0, min(alone, together)
+        # The gamma that either term needs alone is an upper bound for both together.
+        l1_only = float(g.max()) / l1 if l1 else math.inf
+        group_only = float(g.norm()) / (group * math.sqrt(len(g))) if group else math.inf
+        low, high = 0.0, min(l1_only, group_only)
         for _ in range(60):
             middle = (low + high) / 2
-            low, high = (low, middle) if rests(g, middle) else (middle, high)
+            low, high = (low, middle) if stays_zero(g, middle) else (middle, high)
         largest = high
     return largest
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """A point of a descent, and what is known of the loss there.
+class Iterate:
+    """A point of the descent, with the loss and its gradient there.
 
     Attributes:
-        values: a vector for each part.
-        loss: f there.
-        gradient: of f, a vector for each part.
-        length: of the step that is tried first from here.
+        values: one vector per part.
+        loss: f at `values`.
+        gradient: of f at `values`, one vector per part.
+        step_size: the first one to try in the next step.
     """
 
     values: list[Float[Tensor, " _"]]
     loss: float
     gradient: list[Float[Tensor, " _"]]
-    length: float = 1.0
+    step_size: float = 1.0
 
     @classmethod
-    def at(cls, loss: Loss, values: Sequence[Float[Tensor, " _"]]) -> Place:
-        """Where a descent begins; `values` are left unchanged."""
-        return _Trial(loss, values).accepted(1.0)
+    def at(cls, loss: Loss, values: Sequence[Float[Tensor, " _"]]) -> Iterate:
+        """The starting point of a descent; `values` are left unchanged."""
+        return _Trial(loss, values).accept(1.0)
 
 
 class _Trial:
-    """The loss at a point, whose gradient is only worked out where the point is accepted."""
+    """The loss at a candidate point. The gradient is computed only if the point is accepted."""
 
     def __init__(self, loss: Loss, values: Sequence[Tensor]) -> None:
         self._leaves = [value.detach().clone().requires_grad_() for value in values]
-        self._found = loss(self._leaves)
-        self.loss = self._found.item()
+        self._value = loss(self._leaves)
+        self.loss = self._value.item()
 
-    def accepted(self, length: float) -> Place:
-        gradient = [*torch.autograd.grad(self._found, self._leaves)]
-        return Place([leaf.detach() for leaf in self._leaves], self.loss, gradient, length)
+    def accept(self, step_size: float) -> Iterate:
+        gradient = [*torch.autograd.grad(self._value, self._leaves)]
+        return Iterate([leaf.detach() for leaf in self._leaves], self.loss, gradient, step_size)
 
 
-def descend(loss: Loss, start: Place, penalty: SparsePenalty, *, steps: int) -> Place:
-    """Proximal gradient steps from `start`; each lowers the objective.
+def proximal_gradient_descent(
+    loss: Loss, start: Iterate, penalty: SparsePenalty, *, steps: int
+) -> Iterate:
+    """Take proximal gradient steps from `start`; each step lowers the objective.
 
     Args:
-        loss: the smooth part f of the vectors, differentiable.
-        start: where an earlier descent of the same loss came to, or `Place.at`.
+        loss: the smooth part f, a differentiable function of the parts.
+        start: `Iterate.at`, or the result of an earlier descent on the same loss.
         penalty: R.
-        steps: at most; fewer where no step lowers the objective.
+        steps: maximum number; stops earlier if no step size lowers the objective.
     """
-    here = start
+    current = start
     for _ in range(steps):
-        there = _step(loss, here, penalty)
-        if there is None:
+        following = _step(loss, current, penalty)
+        if following is None:
             break
-        here = there
-    return here
+        current = following
+    return current
 
 
-def _step(loss: Loss, here: Place, penalty: SparsePenalty) -> Place | None:
-    """The next place; None where no length lowers the objective."""
-    objective = here.loss + sum(map(penalty.value, here.values))
-    length = here.length
-    for _ in range(HALVINGS):
-        pairs = zip(here.values, here.gradient, strict=True)
-        values = [penalty.shrink(x - length * g, length) for x, g in pairs]
-        change = [new - old for new, old in zip(values, here.values, strict=True)]
-        moved = _dot(change, change)
-        if moved == 0:
+def _step(loss: Loss, current: Iterate, penalty: SparsePenalty) -> Iterate | None:
+    """The next iterate; None if no step size lowers the objective."""
+    objective = current.loss + sum(map(penalty.value, current.values))
+    step_size = current.step_size
+    for _ in range(MAX_HALVINGS):
+        pairs = zip(current.values, current.gradient, strict=True)
+        values = [penalty.shrink(x - step_size * g, step_size) for x, g in pairs]
+        change = [new - old for new, old in zip(values, current.values, strict=True)]
+        squared_change = _dot(change, change)
+        if squared_change == 0:
             return None
         trial = _Trial(loss, values)
         reached = trial.loss + sum(map(penalty.value, values))
-        if reached <= objective - LEAST_DECREASE * moved / (2 * length):
+        if reached <= objective - MIN_DECREASE * squared_change / (2 * step_size):
             break
-        length /= 2
+        step_size /= 2
     else:
         return None
-    there = trial.accepted(length)
-    turned = [new - old for new, old in zip(there.gradient, here.gradient, strict=True)]
-    bend = _dot(change, turned)
-    # Where the loss does not bend upwards along the step, any length would do.
-    following = moved / bend if bend > 0 else math.inf
-    return replace(there, length=min(following, MOST_GROWTH * length))
+    accepted = trial.accept(step_size)
+    gradients = zip(accepted.gradient, current.gradient, strict=True)
+    curvature = _dot(change, [new - old for new, old in gradients])
+    # Without positive curvature along the step, only MAX_GROWTH limits the next step size.
+    barzilai_borwein = squared_change / curvature if curvature > 0 else math.inf
+    return replace(accepted, step_size=min(barzilai_borwein, MAX_GROWTH * step_size))
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

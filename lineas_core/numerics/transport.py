@@ -27,13 +27,13 @@ def delta(
     Args:
         u: shape (n, d), n >= 1.
         v: shape (m, d), m >= 1.
-        v_sorted: the columns of `v` are sorted already.
+        v_sorted: True if the columns of `v` are already sorted.
 
     Returns:
-        Shape (d,), differentiable in both.
+        Shape (d,), differentiable in `u` and `v`.
 
     Raises:
-        ConfigError: one of them has no rows.
+        ConfigError: `u` or `v` has no rows.
 
     >>> delta(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [1.0]]))
     tensor([1.])
@@ -52,21 +52,21 @@ def affine_transport(u: Float[Tensor, "n d"], v: Float[Tensor, "m d"], trim: flo
     """The affine map that best transports each column of `u` to that of `v` (Lin-AcT, Eq. 5).
 
     `argmin_{w,b}  integral over t in [trim, 1 - trim] of (w Q_u(t) + b - Q_v(t))^2`, with Q the
-    empirical quantile functions: for n = m and no trim the mean over the sorted samples.
-    `w = cov(Q_u, Q_v) / var(Q_u)`, `b = mean(Q_v) - w mean(Q_u)`. A column of `u` that does not
-    vary is shifted only.
+    empirical quantile functions. For n = m and no trim, the integral is the mean over the sorted
+    samples. `w = cov(Q_u, Q_v) / var(Q_u)`, `b = mean(Q_v) - w mean(Q_u)`. A constant column of
+    `u` is only shifted (w = 1).
 
     Args:
         u: source activations, shape (n, d).
         v: target activations, shape (m, d).
-        trim: share of the samples at either end that the fit leaves out, in [0, 0.5); a sample
-            that is in by a part counts for that part.
+        trim: share of the samples at either end that the fit leaves out, in [0, 0.5). A sample
+            that is partly inside is weighted by that part.
 
     Returns:
         Scale and shift, each of shape (d,), float32, on the CPU. The scale is never negative.
 
     Raises:
-        ConfigError: one of them has no rows, or `trim` is out of range.
+        ConfigError: `u` or `v` has no rows, or `trim` is out of range.
     """
     _refuse_empty(u, v)
     if not 0 <= trim < 0.5:
@@ -85,13 +85,13 @@ def affine_transport(u: Float[Tensor, "n d"], v: Float[Tensor, "m d"], trim: flo
 
 
 def varies(mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]) -> Bool[Tensor, " d"]:
-    """Which coordinates vary by more than rounding, so that a scale can be fitted to them."""
+    """True at coordinates whose variance exceeds rounding error, so that a scale can be fitted."""
     return variance > 1e-12 * mean.square().clamp(min=1e-12)
 
 
 def _coupling(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Which sorted row of n meets which of m, and with what mass: the steps of both quantiles."""
-    # Levels in units of 1 / (n m), where both step functions change at whole numbers.
+    """The optimal coupling of n and m sorted samples: row indices of each and the mass between."""
+    # Quantile levels in units of 1 / (n m): both step functions then jump at integers only.
     ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
     lengths = torch.diff(ends, prepend=ends.new_zeros(1))
     starts = ends - lengths

@@ -1,1 +1,1 @@
-"""Prompt sets, their files, and what is checked in them."""
+"""Prompt sets: values, files and checks."""

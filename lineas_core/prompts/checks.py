@@ -1,4 +1,4 @@
-"""What to look at in a table of prompts: repeats, long and empty lines."""
+"""Finds repeated, long and empty lines in a table of prompts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Kind = Literal["duplicate", "near-duplicate", "long", "empty"]
 
 @dataclass(frozen=True)
 class LineMark:
-    """Something to look at in a table of prompts.
+    """A problem with one line in a table of prompts.
 
     Attributes:
         side: source or target.
-        line: counted from 1.
-        kind: what is the matter.
-        message: what people read, to go behind "source line 3".
+        line: line number, from 1.
+        kind: the kind of problem.
+        message: text to show after "source line 3".
     """
 
     side: Side
@@ -37,9 +37,9 @@ class LineMark:
 
 
 def line_marks(source: Sequence[str], target: Sequence[str]) -> list[LineMark]:
-    """What a person should look at, line by line; one mark a line at most.
+    """Find the problems of both sides, at most one per line.
 
-    Near duplicates (`first_like`) are looked for among the first 500 lines of a side.
+    Near duplicates (`first_like`) are only searched for in the first 500 lines of a side.
 
     >>> [(m.side, m.line, m.kind) for m in line_marks(["a cat", "a dog", "A  cat"], [""])]
     [('source', 3, 'duplicate'), ('target', 1, 'empty')]
@@ -57,10 +57,10 @@ def line_marks(source: Sequence[str], target: Sequence[str]) -> list[LineMark]:
 
 
 def first_like(text: str, others: Sequence[str]) -> int | None:
-    """The index of the first of `others` that is a near duplicate of `text`; None without one.
+    """The index of the first of `others` that is a near duplicate of `text`, or None.
 
-    Near duplicates share 0.8 of their words (Jaccard), or, up to 200 characters, 0.9 of their
-    letters in order (`difflib.SequenceMatcher.ratio`).
+    Two texts are near duplicates if the Jaccard index of their words is at least 0.8 or, for texts
+    of up to 200 characters, if `difflib.SequenceMatcher.ratio` is at least 0.9.
 
     >>> first_like("A tall lion sleeps", ["a wolf", "a tall lion sleeps."])
     1
@@ -79,8 +79,8 @@ def first_like(text: str, others: Sequence[str]) -> int | None:
         quick: tuple[Callable[[], float], ...] = (matcher.real_quick_ratio, matcher.quick_ratio)
         if not letters or any(bound() < SHARED_LETTERS for bound in quick):
             continue
-        # The last step takes milliseconds where two texts have the same letters in another order;
-        # no text has more letters in common than its longest common subsequence.
+        # `ratio` takes milliseconds for two texts with the same letters in a different order. Bound
+        # it first: it matches at most as many letters as the longest common subsequence.
         shared = 2 * _common(places, len(letters), _folded(other))
         total = len(letters) + len(_folded(other))
         if shared >= SHARED_LETTERS * total and matcher.ratio() >= SHARED_LETTERS:
@@ -105,7 +105,7 @@ def _mark(
     return None
 
 
-# The same lines are compared again and again.
+# Cached, because the same lines are compared again and again.
 @lru_cache(maxsize=4 * MOST_COMPARED)
 def _folded(text: str) -> str:
     return " ".join(text.split()).casefold()
@@ -118,7 +118,7 @@ def _words(text: str) -> frozenset[str]:
 
 @lru_cache(maxsize=4 * MOST_COMPARED)
 def _places(text: str) -> dict[str, int]:
-    """Letter -> the places where it is, as the bits of a number."""
+    """Letter -> its positions, as a bit mask."""
     places: dict[str, int] = {}
     for i, letter in enumerate(text):
         places[letter] = places.get(letter, 0) | 1 << i
@@ -126,7 +126,7 @@ def _places(text: str) -> dict[str, int]:
 
 
 def _common(places: Mapping[str, int], length: int, other: str) -> int:
-    """Length of the longest common subsequence, a row of its table at a time (Hyyrö, 2004)."""
+    """Length of the longest common subsequence, one bit-parallel row at a time (Hyyrö, 2004)."""
     full = (1 << length) - 1
     row = full
     for letter in other:

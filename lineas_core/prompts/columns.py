@@ -1,19 +1,17 @@
-"""Which columns of a table hold source and target prompts, and a question where they do not say."""
+"""Finds the source and target columns of a table, and offers a choice if they are unclear."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from lineas_core.errors import PromptFileError
-from lineas_core.prompts.lines import SIDES, Collector, listed
+from lineas_core.prompts.lines import SIDES, Collector, Columns, listed
 from lineas_core.prompts.prompt_set import Side
+from lineas_core.prompts.sliders import is_sliders, read_sliders
 from lineas_core.system.words import counted
-
-# Column -> (where it is, what it holds), top to bottom.
-Columns = Mapping[str, Sequence[tuple[str, Any]]]
 
 PAIRS = (
     ("source", "target"), ("src", "tgt"), ("src", "trg"), ("from source", "to target"),
@@ -31,7 +29,7 @@ SIDE_VALUES = (
     *PAIRS, ("0", "1"), ("false", "true"), ("no", "yes"), ("-1", "1"), ("off", "on"),
     ("label 0", "label 1"), ("base", "target"),
 )  # fmt: skip
-# Columns that people keep beside prompts.
+# Columns that are often stored next to prompts.
 IGNORED = ("", "id", "idx", "index", "no", "nr", "n", "number", "row", "note", "notes", "key",
            "unnamed 0", "license", "weight", "seed")  # fmt: skip
 NOUNS = re.compile(r"\b(prompt|text|sentence|caption|line|string|column)s?\b")
@@ -43,13 +41,13 @@ MOST_VALUES = 6
 
 @dataclass(frozen=True)
 class Part:
-    """The cells of a column, of all rows or of some.
+    """The cells of a column, in all rows or only some.
 
     Attributes:
-        column: whose cells.
-        beside: the column that chooses the rows; empty for all.
-        value: what that column holds there, or the bound for its numbers.
-        test: how the two are compared.
+        column: name of the column.
+        beside: name of the column that selects the rows; empty for all rows.
+        value: what to compare that column with: a value, or a bound for numbers.
+        test: the comparison.
     """
 
     column: str
@@ -64,7 +62,7 @@ class Part:
         return f"{self.column} where {self.beside} {how} {self.value}"
 
     def cells(self, columns: Columns) -> Iterator[tuple[str, Any]]:
-        """(where, what) of its cells."""
+        """(location, value) of each selected cell."""
         if not self.beside:
             yield from columns[self.column]
             return
@@ -81,17 +79,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Picked:
-    """What a person says is source and target; None leaves the side empty."""
+    """The user's choice of source and target; None leaves the side empty."""
 
     source: Part | None
     target: Part | None
 
 
 class UnclearColumnsError(PromptFileError):
-    """A table that does not tell which of its columns are prompts.
+    """It is unclear which columns of a table are prompts.
 
     Attributes:
-        offers: (part, a sample of it) to choose the source and the target from.
+        offers: (part, sample of it) pairs from which to choose source and target.
     """
 
     def __init__(self, message: str, offers: Sequence[tuple[Part, str]]) -> None:
@@ -110,23 +108,23 @@ def read_columns(
     """Add the prompts of a table.
 
     Args:
-        lines: takes them.
-        columns: by name; all as long where they are rows of a table.
+        lines: collects the prompts.
+        columns: cells by column name; all of the same length if they are rows of a table.
         named: whether the table itself names its columns.
-        picked: which are source and target, where a person was asked.
-        cell: what a cell's text stands for.
+        picked: the user's choice of source and target, if they were asked.
+        cell: conversion of each cell's text.
 
     Raises:
-        UnclearColumnsError: a person must say.
-        PromptFileError: no column holds texts.
+        UnclearColumnsError: the user has to choose.
+        PromptFileError: no column contains texts.
     """
     if len(columns) > MOST_COLUMNS:
         raise PromptFileError(
-            f"{lines.name} has {len(columns)} columns; {MOST_COLUMNS} are the most. Keep the "
+            f"{lines.name} has {len(columns)} columns; the limit is {MOST_COLUMNS}. Keep the "
             "columns source and target."
         )
-    if picked is None and named and _is_sliders(columns):
-        _read_sliders(lines, columns)
+    if picked is None and named and is_sliders(columns):
+        read_sliders(lines, columns)
         return
     table = _Table(lines, columns, named)
     parts = (
@@ -150,7 +148,7 @@ def read_columns(
 
 
 class _Table:
-    """Looks for the columns that hold prompts."""
+    """Finds the columns that contain prompts."""
 
     def __init__(self, lines: Collector, columns: Columns, named: bool) -> None:
         self._lines, self._columns, self._named = lines, columns, named
@@ -171,9 +169,9 @@ class _Table:
             source, target = (roles[name] for name in pair)
             for name in (source, target):
                 if _mostly_numbers(self._columns[name]):
-                    raise self._asked(f"its column {name} holds numbers, not prompts")
+                    raise self._unclear(f"its column {name} holds numbers, not prompts")
             if known and _few(self._columns[source]):
-                raise self._asked(f"its column {source} repeats itself beside {known}")
+                raise self._unclear(f"its column {source} repeats itself beside {known}")
             if pair != ("source", "target"):
                 self._lines.notes.append(f"Took {source} for source and {target} for target.")
             both: list[tuple[Side | None, Part | None]] = [
@@ -189,11 +187,11 @@ class _Table:
         if known:
             found = self._label_column(known)
             if found:
-                raise self._asked(f"its column {found} does not say source or target")
+                raise self._unclear(f"its column {found} does not say source or target")
             return [(None, Part(known))]
         if len(texts) == 1 and set(roles) - {role(texts[0])} <= set(IGNORED):
             return [(None, Part(texts[0]))]
-        raise self._asked("none of its columns is called source or target")
+        raise self._unclear("none of its columns is called source or target")
 
     def _nameless(self) -> list[tuple[Side | None, Part | None]]:
         texts = self._texts
@@ -212,21 +210,21 @@ class _Table:
                 return [("source", Part(source)), ("target", Part(target))]
         if len(texts) == 1:
             return [(None, Part(texts[0]))]
-        raise self._asked("its columns have no names")
+        raise self._unclear("its columns have no names")
 
     def _one_side(self, side: Side, name: str) -> list[tuple[Side | None, Part | None]]:
         if _mostly_numbers(self._columns[name]):
-            raise self._asked(f"its column {name} holds numbers, not prompts")
+            raise self._unclear(f"its column {name} holds numbers, not prompts")
         beside = [t for t in self._texts if t != name and role(t) not in IGNORED]
         if beside:
-            raise self._asked(
+            raise self._unclear(
                 f"its column {name} stands beside {listed(beside)}, so it may hold answers or "
                 "origins, not prompts"
             )
         return [(side, Part(name))]
 
     def _labels(self, text: str | None) -> list[tuple[Side | None, Part | None]]:
-        """Prompts whose side another column tells."""
+        """Prompts whose side is given by another column."""
         if text is None or not self._aligned:
             return []
         for name, cells in self._columns.items():
@@ -264,13 +262,13 @@ class _Table:
         return None
 
     def _apart(self, text: str | None, source: str, target: str) -> bool:
-        """Whether no row has both a pair and a text with a side."""
+        """Whether no row has both a source-target pair and a text with a label."""
         if text is None or not self._aligned:
             return False
         rows = zip(*(self._columns[name] for name in (text, source, target)), strict=True)
         return not any(a[1] and (b[1] or c[1]) for a, b, c in rows)
 
-    def _asked(self, why: str) -> PromptFileError:
+    def _unclear(self, why: str) -> PromptFileError:
         shown = [f"{name or '(no name)'} ({_sample(cells)})" for name, cells in
                  list(self._columns.items())[:8]]  # fmt: skip
         jigsaw = (
@@ -311,13 +309,13 @@ class _Table:
 
 
 def role(name: str) -> str:
-    """A column's name in lower case, without signs, and without what all prompts are.
+    """A column's name in lower case, without punctuation and nouns such as "prompt" and "text".
 
     >>> role("Target_Prompts"), role("Prompt"), role("From (source)")
     ('target', 'prompt', 'from source')
     """
     if re.search(r"[,;\t|]", name):
-        # A line whose cells something else parts.
+        # A line whose cells are split by another separator.
         return name.lower()
     words = " ".join(re.findall(r"[^\W_]+", name.lower()))
     bare = " ".join(NOUNS.sub(" ", words).split())
@@ -325,7 +323,7 @@ def role(name: str) -> str:
 
 
 def is_texty(cells: Sequence[tuple[str, Any]]) -> bool:
-    """Whether most of what a column holds are texts, not numbers, flags or addresses."""
+    """Whether most filled cells of a column are texts, not numbers, booleans, dates or URLs."""
     filled = [v for _, v in cells if v is not None and str(v).strip()]
     good = [
         v
@@ -372,33 +370,3 @@ def _number(value: Any) -> float | None:
 def _sample(cells: Sequence[tuple[str, Any]]) -> str:
     value = next((str(v).strip() for _, v in cells if v is not None and str(v).strip()), "")
     return f"“{value[:50]}{'…' * (len(value) > 50)}”"
-
-
-def _is_sliders(columns: Columns) -> bool:
-    names = set(columns)
-    return {"target", "positive"} <= names and bool(names & {"unconditional", "neutral"})
-
-
-def _read_sliders(lines: Collector, columns: Columns) -> None:
-    """Entries of Concept Sliders and LECO: a concept is `positive` without `unconditional`.
-
-    Their meaning is that of `PromptSettings` in github.com/rohitgandikota/sliders: what is left
-    out falls back on `target` and `unconditional`; the action erase, which is the default there,
-    goes the other way.
-    """
-    erased = 0
-    for row in zip(*columns.values(), strict=True):
-        entry = {name: value for name, (_, value) in zip(columns, row, strict=True)}
-        where = row[0][0]
-        word = entry.get("target")
-        positive = entry.get("positive") or word
-        plain = entry.get("unconditional") or entry.get("neutral") or word
-        if str(entry.get("action") or "erase").lower() == "erase":
-            positive, plain, erased = plain, positive, erased + 1
-        lines.add("source", plain, where)
-        lines.add("target", positive, where)
-    lines.notes.append(
-        "Read as Concept Sliders: unconditional was taken for source, positive for target."
-    )
-    if erased:
-        lines.notes.append(f"{erased} of them erase, and were taken the other way round.")

@@ -1,21 +1,21 @@
-"""Cells of a CSV file that no spreadsheet takes for a formula, and back."""
+"""Escapes CSV cells against formula injection, and reverses it."""
 
 from __future__ import annotations
 
 import re
 
-# What a formula begins with; the wide ones are read as the narrow ones in some languages.
+# Characters that start a formula; in some locales the full-width forms do too.
 _FIRST = "=+\\-@＝＋－＠"  # noqa: RUF001
-# Where a spreadsheet parts cells at semicolons or tabs, as in half of Europe, a cell may begin in
-# the middle of a text.
+# A spreadsheet that splits cells at semicolons or tabs, as in half of Europe, may start a new cell
+# in the middle of a text.
 _BEGIN, _LATER = r"(?<![\s\S])", r"(?<=[;\t\r\n])"
-# With apostrophes before it, so that one that was there is told from one that was put there.
+# Also match leading apostrophes, so that unescaping keeps those that were in the original text.
 _FORMULA = re.compile(f"{_BEGIN}'*[{_FIRST}\t\r\n]|{_LATER}'*[{_FIRST}]")
 _ESCAPED = re.compile(f"{_BEGIN}'(?='*[{_FIRST}\t\r\n])|{_LATER}'(?='*[{_FIRST}])")
 
 
 def escaped(cell: str) -> str:
-    """The cell with an apostrophe before whatever a spreadsheet would take for a formula.
+    """Put an apostrophe before everything in a cell that a spreadsheet would read as a formula.
 
     >>> escaped("=1+1"), escaped("a;-1"), escaped("1 - 1")
     ("'=1+1", "a;'-1", '1 - 1')
@@ -24,7 +24,7 @@ def escaped(cell: str) -> str:
 
 
 def unescaped(cell: str) -> str:
-    """What `escaped` was given.
+    """Reverse `escaped`.
 
     >>> unescaped(escaped("'=1")), unescaped("'tis")
     ("'=1", "'tis")

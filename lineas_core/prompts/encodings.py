@@ -1,4 +1,4 @@
-"""Text out of bytes that a person saved, in whatever encoding their program wrote."""
+"""Decodes text files, whatever encoding they were saved in."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ MARKS = (
 )
 TITLES = {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "utf-32-le": "UTF-32",
           "utf-32-be": "UTF-32"}  # fmt: skip
-# UTF-16 without its mark: of Latin text every other byte is 0. Of other scripts, blanks and line
-# ends are, and those are more than 1 in 50 letters.
+# UTF-16 without a byte order mark: in Latin text every other byte is 0. In other scripts, only
+# spaces and line ends have a 0 byte, and those are more than 1 in 50 characters.
 FEWEST_ZEROS = 0.01
-# What Western languages do not write: three accented letters in a row, a capital one inside a word,
-# a sign inside a word, or four letters of the upper half side by side.
+# Does not occur in Western languages: three accented letters in a row, an accented capital inside a
+# word, a symbol inside a word, or four non-ASCII characters in a row.
 FOREIGN = re.compile(
     "[\u00c0-\u00ff\u0160\u0152\u017d\u0161\u0153\u017e\u0178]{3}"
     "|[a-z\u00df-\u00ff][\u00c0-\u00de\u0160\u0152\u017d\u0178]"
@@ -46,17 +46,17 @@ SHOWN = 40
 
 
 def decoded(name: str, data: bytes) -> tuple[str, tuple[str, ...]]:
-    """The text, with what was guessed about its encoding, a sentence each.
+    """Decode a text file; also return notes on the guessed encoding, one sentence each.
 
-    A mark at the beginning is believed and taken off. Else UTF-8 is tried, then UTF-16, which zero
-    bytes at every other place tell, then Windows-1252, unless what came out is no Western text.
+    A byte order mark decides, and is removed. Without one, zero bytes at every other position mean
+    UTF-16. Otherwise UTF-8 is tried, then Windows-1252, unless the result is not Western text.
 
     Args:
-        name: of the file; errors give it.
-        data: its bytes, bounded in length by the caller.
+        name: file name, for error messages.
+        data: its bytes; the caller limits their number.
 
     Raises:
-        PromptFileError: it is no text, or in an encoding that its bytes do not tell.
+        PromptFileError: it is not text, or its encoding cannot be determined.
     """
     for signature, title, remedy in BINARY:
         if data.startswith(signature):
@@ -74,13 +74,13 @@ def decoded(name: str, data: bytes) -> tuple[str, tuple[str, ...]]:
 
 def _marked(name: str, data: bytes, encoding: str) -> tuple[str, tuple[str, ...]]:
     try:
-        return data.decode(encoding), _told(name, TITLES.get(encoding, ""))
+        return data.decode(encoding), _encoding_note(name, TITLES.get(encoding, ""))
     except UnicodeDecodeError as error:
         if encoding == "utf-8":
-            # The mark is 3 bytes that were taken off.
+            # Count the 3 bytes of the mark, which were removed.
             raise _unreadable(name, data, error.start, 3) from error
         raise PromptFileError(
-            f"{name} begins as {TITLES[encoding]}, and byte {error.start + 1} behind its mark is "
+            f"{name} begins as {TITLES[encoding]}, but byte {error.start + 1} after its mark is "
             "not. Save the file as UTF-8 and give it again."
         ) from error
 
@@ -90,7 +90,7 @@ def _without_mark(name: str, data: bytes) -> tuple[str, tuple[str, ...]]:
     if len(data) % 2 == 0 and max(even, odd) >= FEWEST_ZEROS * len(data) and not min(even, odd):
         encoding = "utf-16-le" if odd else "utf-16-be"
         try:
-            return data.decode(encoding), _told(name, TITLES[encoding])
+            return data.decode(encoding), _encoding_note(name, TITLES[encoding])
         except UnicodeDecodeError:
             pass
     raise PromptFileError(
@@ -115,7 +115,7 @@ def _western(name: str, data: bytes, start: int) -> tuple[str, tuple[str, ...]]:
     )
 
 
-def _told(name: str, title: str) -> tuple[str, ...]:
+def _encoding_note(name: str, title: str) -> tuple[str, ...]:
     return (f"{name} was read as {title}.",) if title else ()
 
 

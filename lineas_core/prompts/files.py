@@ -1,4 +1,4 @@
-"""Prompts from files and pasted text, and to files."""
+"""Reads prompts from files and pasted text, and writes them to files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "read_pasted", "read_prompt_file", "side_of_name", "title_of_name", "write_prompts",
 ]  # fmt: skip
 
-# Two sides of 2,000 sentences fit; a larger file is no list of prompts.
+# Two sides of 2,000 sentences fit; a larger file is not a list of prompts.
 MOST_BYTES = 1 << 20
 PASTED = "The pasted text"
 FENCE = re.compile(r"\s*```\w*\s*")
@@ -43,26 +43,28 @@ Format = Literal["json", "csv", "txt"]
 def read_prompt_file(
     name: str, data: bytes, side: Side | None = None, picked: Picked | None = None
 ) -> PromptLines:
-    """Prompts out of an uploaded file, told by what it holds.
+    """Read prompts from an uploaded file, detecting its format from the contents.
 
-    - JSON, whatever the file is called: a prompt set, an object of two lists, a list or lines of
-      objects with `source` and `target`, or with `prompt` and `side`, a list of texts or of pairs.
+    - JSON, whatever the file is called: a prompt set, an object of two lists, a list of texts or of
+      pairs, or objects (as a list or as JSON lines) with `source` and `target`, or with `prompt`
+      and `side`.
     - YAML: the same, or the entries of Concept Sliders.
-    - A table, separated by commas, semicolons or tabs, or of Markdown: with a column a side, or
-      with one of texts and one that tells the side. Columns may differ in length.
-    - Else a prompt a line, all of `side`, or below the headings Source and Target.
+    - A table, separated by commas, semicolons or tabs, or in Markdown: with one column per side, or
+      with a column of texts and one of labels. Columns may differ in length.
+    - Otherwise one prompt per line, all of `side`, or below the headings Source and Target.
 
     Args:
-        name: of the file; errors give it. Its ending decides only where the contents do not: a
+        name: file name, for error messages. Its extension decides only if the contents do not: a
             broken .json is an error, not text.
-        data: its bytes, 1 MiB at most, in UTF-8, UTF-16 or Windows-1252; at most 2,000 prompts a
+        data: its bytes, at most 1 MiB, in UTF-8, UTF-16 or Windows-1252; at most 2,000 prompts per
             side, none longer than 4,000 characters.
-        side: where lines go that do not say; by default what the file's name says, else source.
-        picked: which columns are source and target, as an answer to `UnclearColumnsError`.
+        side: the side of lines that do not name one; by default taken from the file name, otherwise
+            source.
+        picked: the user's choice of source and target, in answer to an `UnclearColumnsError`.
 
     Raises:
-        UnclearColumnsError: a table does not tell which of its columns are prompts.
-        PromptFileError: the file is too large, no text, or cannot be read as what it is.
+        UnclearColumnsError: it is unclear which columns of a table are prompts.
+        PromptFileError: the file is too large, is not text, or cannot be parsed.
     """
     _check_size(name, len(data))
     text, notes = decoded(name, data)
@@ -70,19 +72,19 @@ def read_prompt_file(
 
 
 def read_pasted(text: str, side: Side | None = None, picked: Picked | None = None) -> PromptLines:
-    """Prompts out of pasted text: JSON, JSON lines, YAML, a table, or a prompt a line.
+    """Read prompts from pasted text: JSON, JSON lines, YAML, a table, or one prompt per line.
 
-    Only what fits one of them as a whole is taken for it. Cells of a spreadsheet need no header:
+    A structured format is used only if the whole text fits it. Spreadsheet cells need no header:
     their first two columns are source and target.
 
     Args:
-        text: 1 MiB at most.
-        side: where lines go that do not say; source by default.
+        text: at most 1 MiB.
+        side: the side of lines that do not name one; source by default.
         picked: as for `read_prompt_file`.
 
     Raises:
         UnclearColumnsError: as for `read_prompt_file`.
-        PromptFileError: it is too long, or holds no prompts.
+        PromptFileError: it is too long, or contains no prompts.
     """
     _check_size(PASTED, len(text.encode("utf-8", "replace")))
     return _read(PASTED, text, "", side, picked, ())
@@ -112,7 +114,7 @@ def _read(
 
 
 def _unfenced(text: str) -> str:
-    """The text without the fence that chats put around files; its lines keep their numbers."""
+    """Remove the code fence that chatbots put around files, keeping line numbers."""
     found = split(text)
     filled = [n for n, line in enumerate(found) if line.strip()]
     if len(filled) < 3 or not (FENCE.fullmatch(found[filled[0]])):
@@ -131,17 +133,18 @@ def _check_size(name: str, size: int) -> None:
 
 
 def write_prompts(prompts: PromptSet, format: Format) -> dict[str, bytes]:
-    """File name -> contents, such that reading gives the prompts back up to outer white space.
+    """Return file name -> contents; reading them gives the same prompts, up to outer white space.
 
-    CSV is safe to open in a spreadsheet: a cell that one would take for a formula gets an
-    apostrophe before it, which reading takes off. Only JSON keeps title, concept and licence.
+    CSV cells are escaped against formula injection with an apostrophe, which reading removes. Only
+    JSON keeps title, concept and licence.
 
     Args:
         prompts: any set.
-        format: json and csv give one file, txt one a side.
+        format: json and csv give one file, txt one per side.
 
     Raises:
-        PromptError: a prompt of several lines should go to a .txt file, or the format is unknown.
+        PromptError: a prompt with several lines cannot go into a .txt file, or the format is
+            unknown.
     """
     stem = re.sub(r"[^\w-]+", "-", prompts.name).strip("-") or "prompts"
     if format == "json":
@@ -152,7 +155,7 @@ def write_prompts(prompts: PromptSet, format: Format) -> dict[str, bytes]:
         writer.writerow(SIDES)
         for row in zip_longest(prompts.source, prompts.target, fillvalue=""):
             writer.writerow(map(escaped, row))
-        # Spreadsheets take a file without the mark for one in the system's old encoding.
+        # Without a byte order mark, spreadsheets assume the system's legacy encoding.
         return {f"{stem}.csv": file.getvalue().encode("utf-8-sig")}
     if format != "txt":
         raise PromptError(f"format is {format!r}; choose json, csv or txt.")
@@ -162,7 +165,7 @@ def write_prompts(prompts: PromptSet, format: Format) -> dict[str, bytes]:
             if len(split(clean(prompt))) > 1:
                 raise PromptError(
                     f"{prompts.name}: {side} line {number} has a line break, and a .txt file "
-                    "holds a prompt a line. Save as csv or json."
+                    "holds one prompt per line. Save as csv or json."
                 )
         files[f"{stem}-{side}.txt"] = "".join(clean(t) + "\n" for t in texts).encode()
     return files

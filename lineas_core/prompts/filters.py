@@ -1,4 +1,4 @@
-"""What is wrong with a prompt that a model wrote."""
+"""Finds flaws in prompts that a model wrote."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from lineas_core.prompts.prompt_set import Side
 
 FEWEST_WORDS, MOST_WORDS = 5, 30
-# Nats a token by which a sentence is likelier behind sentences about the concept than behind
-# everyday ones. Of five shipped sets (50 + 50 each), 0.1 is passed by 86% of the target and 12% of
-# the source sentences, 0.35 by 60% and none.
+# Thresholds on how much likelier a sentence is after sentences about the concept than after
+# everyday ones, in nats per token. In five shipped sets (50 + 50 each), 86% of the target and 12%
+# of the source sentences exceed 0.1; 60% and none exceed 0.35.
 LEANS_TO_TOPIC = 0.1
 ON_TOPIC = 0.35
-# Without any of its words a sentence must be more than that.
+# Threshold for a sentence without any of the topic's words.
 SURELY_ON_TOPIC = 0.8
 BE = r"(?:is|are|was|were)"
 TAILS = "s|es|e|ee|ed|er|ers|ing|ings|y|ies|ic|ist|ists|ian|ians"
@@ -30,7 +30,7 @@ UNWANTED = re.compile(
     r"[\"“”„«»*#_<>\[\]{}|:;()/\\=~^]|https?|www|\d|^\W|\ufffd|(?:^|\s)'|'(?:\s|$)|\b(\w+) \1\b",
     re.IGNORECASE,
 )
-# What a small model writes of any concept when nothing better comes to its mind.
+# Phrases that a small model falls back on for any concept.
 SWEEPING = re.compile(
     r"\b(whole|entire) (town|city|village|world|country|family|earth)\b|\bin the world was\b|"
     r"\bfor the first time\b|\bthe ancient times\b|\b(one day|because of (it|them))[.!]$",
@@ -54,7 +54,7 @@ PEOPLE = frozenset(
 
 
 def sentence_flaw(text: str) -> str:
-    """Why a sentence is not fit to be a prompt; empty where it is.
+    """Why a sentence is unusable as a prompt; empty if it is usable.
 
     >>> sentence_flaw("The ship ship sank at dawn."), sentence_flaw("The old ship sank at dawn.")
     ('odd', '')
@@ -71,7 +71,7 @@ def sentence_flaw(text: str) -> str:
 
 
 def caption_flaw(text: str) -> str:
-    """Why a caption is not fit to be a prompt; empty where it is.
+    """Why a caption is unusable as a prompt; empty if it is usable.
 
     >>> caption_flaw("a lion on a hill"), caption_flaw("a lion on a")
     ('', 'unfinished')
@@ -92,8 +92,8 @@ class Topic:
     """Judges whether a sentence is about a concept.
 
     Args:
-        concept: a few words.
-        words: others that go with it.
+        concept: its name, a few words.
+        words: related words.
     """
 
     def __init__(self, concept: str, words: Sequence[str]) -> None:
@@ -101,18 +101,18 @@ class Topic:
         self._content = [any_form(word) for word in content or [concept.lower()]]
         self._words = [any_form(word) for word in words]
         anyhow = "|".join(form.pattern for form in [*self._content, *self._words])
-        # "The king was a queen": what is said of one thing of a topic is rarely another.
+        # Matches "The king was a queen": sentences that equate two topic words are rarely right.
         self._confused = re.compile(
             rf"(?:{anyhow})\s+{BE}\s+(?:an?|the)\s+(?:\w+\s+)?(?:{anyhow})", re.IGNORECASE
         )
 
     def flaw(self, side: Side, text: str, gain: float) -> str:
-        """Why a sentence does not belong on a side; empty where it does.
+        """Why a sentence does not belong on a side; empty if it does.
 
         Args:
             side: source or target.
             text: the sentence.
-            gain: nats a token by which it is likelier behind sentences about the concept.
+            gain: how much likelier it is after sentences about the concept, in nats per token.
         """
         found = sum(bool(form.search(text)) for form in self._content)
         near = sum(bool(form.search(text)) for form in self._words)
@@ -126,17 +126,17 @@ class Topic:
         return "" if gain > needed else "off topic"
 
     def own(self, text: str) -> frozenset[str]:
-        """Which of the topic's own words, its name's among them, a text holds in any form."""
+        """The topic's own words, including those of its name, that a text contains in any form."""
         return frozenset(
             form.pattern for form in [*self._content, *self._words] if form.search(text)
         )
 
     def frame(self, text: str) -> tuple[str, ...]:
-        """What a sentence hangs its first word of the topic on.
+        """The words around the first topic word of a sentence.
 
-        The two words before it, or as many as there are and those behind it; people are one word
-        there, and so are articles, and things that tell (a book, a talk) before "about". A
-        sentence without such a word has its first three.
+        The two words before it, filled up with words after it if there are fewer. All articles
+        become "A", all people "PERSON", and things that tell (a book, a talk) before "about"
+        become "TELLS". For a sentence without a topic word, its first three words.
 
         >>> topic = Topic("jazz", ["sax"])
         >>> topic.frame("My sister gave me a book about jazz.")
@@ -166,19 +166,19 @@ def _merged(word: str) -> str:
 
 
 def content_words(text: str) -> list[str]:
-    """Its words of four letters or more that say something, in lower case."""
+    """The words of four letters or more that are not stop words, in lower case."""
     words = re.findall(r"[^\W\d_]{4,}", text.lower())
     return [word for word in words if word not in STOP_WORDS]
 
 
 def _repeats(text: str) -> bool:
-    """Whether two of its words begin alike, as `erupts` and `eruption` do."""
+    """Whether two content words have the same first five letters, as `erupts` and `eruption` do."""
     beginnings = [word[:5] for word in content_words(text)]
     return len(set(beginnings)) < len(beginnings)
 
 
 def stem_of(word: str) -> str:
-    """A word without its ending; rough."""
+    """A word without its ending: a rough stem."""
     for tail in ("ies", "ing", "es", "ed", "y", "e", "s"):
         if word.endswith(tail) and len(word) - len(tail) >= 3 and not word.endswith("ss"):
             return word.removesuffix(tail)
@@ -186,6 +186,6 @@ def stem_of(word: str) -> str:
 
 
 def any_form(word: str) -> re.Pattern[str]:
-    """Finds a word with other endings: singular and plural, verb and noun."""
+    """A pattern that also matches a word's other endings: singular and plural, verb and noun."""
     stem = stem_of(word)
     return re.compile(rf"\b{re.escape(stem)}{re.escape(stem[-1])}?(?:{TAILS})?\b", re.IGNORECASE)

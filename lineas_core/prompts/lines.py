@@ -1,9 +1,9 @@
-"""The prompts of one file while they are collected, and a prompt a line."""
+"""Collects the prompts of one file, and reads plain text with one prompt per line."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -12,20 +12,23 @@ from lineas_core.errors import PromptFileError
 from lineas_core.prompts.prompt_set import LONGEST_PROMPT, MOST_LINES, Side, is_whole
 from lineas_core.system.words import counted
 
-# Lines and cells, empty ones too: a file of nothing but line breaks takes its time as well.
+# Column -> (location, value) of each cell, top to bottom.
+Columns = Mapping[str, Sequence[tuple[str, Any]]]
+
+# Limit on lines and cells, including empty ones: a file of only line breaks takes time to read too.
 MOST_PLACES = 10_000
-# Of a note or of what an error repeats: as much as people read.
+# Maximum number of characters that a note or an error quotes.
 MOST_SHOWN = 200
 LONGEST_TITLE = 120
 
 SIDES: tuple[Side, Side] = ("source", "target")
-# Words in a file's name that tell its side; the last one counts.
+# Words in a file name that determine its side; the last one counts.
 NAME_WORDS: dict[str, Side] = {
     **dict.fromkeys(("source", "sources", "src", "negative", "neg", "before"), "source"),
     **dict.fromkeys(("target", "targets", "tgt", "positive", "pos", "after"), "target"),
 }
-# A text without outer white space. Looking for white space before the end would begin anew at each
-# blank between words.
+# A text without outer white space. Matching trailing white space instead would start over at each
+# space between words.
 INNER = re.compile(r"[\s\ufeff]*(.*[^\s\ufeff])?", re.DOTALL)
 HEADING = re.compile(
     r"[#*_\[\s]{0,20}(source|target)s?(?: (?:prompt|sentence|caption|text|line)s?)?[\]*_\s:]*",
@@ -38,16 +41,18 @@ QUOTED = re.compile(r"\s*([\"“„«])([^\"“”„«»]+)[\"“”»]\s*,?\s*
 
 @dataclass(frozen=True)
 class PromptLines:
-    """What was read.
+    """The prompts of one file or pasted text.
+
+    The last four attributes are empty if the file does not give them.
 
     Attributes:
         source: prompts without outer white space, none empty.
         target: likewise.
-        notes: what was skipped or guessed, a sentence each.
-        title: what the file calls the set; empty where it does not say, as for the next two.
-        concept: what the file says that the target has.
+        notes: what was skipped or guessed, one sentence each.
+        title: title of the set.
+        concept: what the target has and the source lacks.
         modality: "text" or "image".
-        license: of the prompts.
+        license: license of the prompts.
     """
 
     source: tuple[str, ...]
@@ -63,8 +68,8 @@ class Collector:
     """Collects the prompts of one file.
 
     Args:
-        name: of the file; errors give it.
-        side: where lines go that do not say.
+        name: file name, for error messages.
+        side: the side of lines that do not name one; None takes it from the file name.
     """
 
     def __init__(self, name: str, side: Side | None) -> None:
@@ -76,7 +81,7 @@ class Collector:
         self._unsaid: Side | None = None
 
     def unsaid(self) -> Side:
-        """The side of lines that do not say theirs; noted the first time."""
+        """The side of lines that do not name one; adds a note on the first call."""
         if self.side:
             return self.side
         if self._unsaid is None:
@@ -90,7 +95,7 @@ class Collector:
         return self._unsaid
 
     def add(self, side: Side, value: Any, where: str) -> None:
-        """One more prompt; None and white space are skipped and counted."""
+        """Add a prompt; None and white space are skipped and counted."""
         if value is not None and not isinstance(value, str):
             raise PromptFileError(
                 f"{self.name} {where}: {side} is {value!r:.80}; it must be a text."
@@ -123,21 +128,21 @@ class Collector:
             )
 
     def done(self) -> PromptLines:
-        """All that was collected.
+        """Return everything that was collected.
 
         Raises:
-            PromptFileError: nothing was.
+            PromptFileError: nothing was collected.
         """
         source, target = (tuple(self._texts[side]) for side in SIDES)
         if not source and not target:
-            raise PromptFileError(f"{self.name} holds no prompts; write one a line.")
+            raise PromptFileError(f"{self.name} holds no prompts; write one per line.")
         if self._empty:
             self.notes.append(f"Skipped {counted(self._empty, 'empty place')}.")
         return PromptLines(source, target, tuple(self.notes), **self.fields)
 
 
 def read_plain(lines: Collector, text: str) -> None:
-    """A prompt a line. Marks of lists, quotes around each line, and headings are taken off."""
+    """Read one prompt per line, removing list markers, quotes around each line, and headings."""
     found = split(text.rstrip())
     filled = [(n, line) for n, line in enumerate(found, start=1) if line.strip()]
     labels = [LABELLED.fullmatch(line) for _, line in filled]
@@ -150,7 +155,7 @@ def read_plain(lines: Collector, text: str) -> None:
     part: list[str] = []
     side: Side | None = None
     start = 1
-    # A heading counts where the text begins with one: later it may be a prompt.
+    # Headings count only if the text begins with one: otherwise a later one may be a prompt.
     headed = bool(filled and HEADING.fullmatch(filled[0][1]) and len(filled) > 1)
     for n, line in enumerate(found, start=1):
         heading = HEADING.fullmatch(line) if headed else None
@@ -165,7 +170,7 @@ def read_plain(lines: Collector, text: str) -> None:
 
 def _add_lines(lines: Collector, part: Sequence[str], side: Side | None, start: int) -> None:
     if not any(line.strip() for line in part):
-        # The empty lines before the first heading, or a text without any.
+        # Empty lines before the first heading, or an empty text.
         return
     side = side or lines.unsaid()
     for n, line in enumerate(_bare(lines, part), start=start):
@@ -173,7 +178,7 @@ def _add_lines(lines: Collector, part: Sequence[str], side: Side | None, start: 
 
 
 def _bare(lines: Collector, part: Sequence[str]) -> list[str]:
-    """The lines without the marks of a list and quotes, where all of them have those."""
+    """Remove list markers and quotes if all lines have them."""
     bare = list(part)
     filled = [n for n, line in enumerate(bare) if line.strip()]
     if len(filled) < 2:
@@ -199,7 +204,7 @@ def _bare(lines: Collector, part: Sequence[str]) -> list[str]:
 
 
 def side_of_name(name: str) -> Side | None:
-    """The side that a file's name tells.
+    """The side that a file name indicates, or None.
 
     >>> side_of_name("target-practice-source.txt"), side_of_name("list.txt")
     ('source', None)
@@ -210,7 +215,7 @@ def side_of_name(name: str) -> Side | None:
 
 
 def title_of_name(name: str) -> str:
-    """A title for what a file holds: its name without ending and side.
+    """A title taken from a file name: without its extension and side.
 
     >>> title_of_name("night fog-target.txt"), title_of_name("source.txt")
     ('night fog', '')
@@ -221,7 +226,7 @@ def title_of_name(name: str) -> str:
 
 
 def split(text: str) -> list[str]:
-    """The lines of a text, of any system's line ends."""
+    """The lines of a text with any system's line ends."""
     return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 
@@ -232,6 +237,6 @@ def clean(text: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in a row, as many as people read."""
+    """Join names with commas, truncated to `MOST_SHOWN` characters."""
     text = ", ".join(names)
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"

@@ -20,11 +20,11 @@ from lineas_core.system.words import counted
 FEWEST = 4
 LONG_PROMPT = 400
 LONGEST_PROMPT = 4000
-# Of each side. The papers learn from 32, and a prompt more is a row more of every step.
+# Per side. The papers learn from 32 prompts, and each further one adds a row to every step.
 MOST_LINES = 2000
-# The most prompts at their longest, on both sides, each letter of four bytes.
+# Both sides with the maximum number of prompts at their maximum length, four bytes per character.
 MOST_SET_BYTES = 2 * MOST_LINES * LONGEST_PROMPT * 4
-# Of name, title, concept and license, which maps and pages repeat.
+# Limit for name, title, concept and license, which are repeated in maps and pages.
 LONGEST_TEXT = 4000
 MOST_ERRORS = 50
 
@@ -32,18 +32,18 @@ Side = Literal["source", "target"]
 
 
 class _NoSetError(PromptError):
-    """A file that is no prompt set in JSON; it may be another list of prompts."""
+    """A file is not a prompt set in JSON, but may be another list of prompts."""
 
 
 @dataclass(frozen=True)
 class PromptIssue:
-    """Something about a prompt set that a person should know.
+    """An error or a warning about a prompt set.
 
     Attributes:
         level: an error stops the set from being used, a warning does not.
         side: source or target.
-        line: counted from 1; None where it is about the side as a whole.
-        message: what, and what to do.
+        line: line number, from 1; None if the issue concerns the whole side.
+        message: the problem, and what to do.
     """
 
     level: Literal["error", "warning"]
@@ -62,16 +62,15 @@ class PromptSet:
 
     Args:
         name: short name, used in file names.
-        title: what people read.
+        title: the title shown to users.
         modality: "text" or "image".
         source: prompts x ~ p, run through the steered model; at least 4.
         target: prompts y ~ q, run through the untouched model; at least 4.
-        concept: what the target has and the source has not.
-        license: of the prompts.
+        concept: what the target has and the source lacks.
+        license: license of the prompts.
 
     Raises:
-        PromptError: the set cannot be used; the message lists the errors with their lines, 50 at
-            most.
+        PromptError: the set cannot be used; the message lists up to 50 errors with their lines.
     """
 
     name: str
@@ -101,8 +100,7 @@ class PromptSet:
     def load(cls, path: str | os.PathLike[str]) -> PromptSet:
         """Read a prompt set file, or the shipped set of that name.
 
-        Files that are no prompt set in JSON are read by `prompt_files.read_prompt_file`: tables,
-        JSON lines, YAML.
+        Other formats (tables, JSON lines, YAML) are read by `files.read_prompt_file`.
 
         Raises:
             PromptError: there is no such file or set, or it cannot be used.
@@ -113,7 +111,7 @@ class PromptSet:
             if str(path) in shipped and not source.exists():
                 source = shipped[str(path)]
             with source.open("rb") as file:
-                # One byte over what is allowed is enough to refuse it.
+                # One byte over the limit is enough to refuse the file.
                 data = file.read(MOST_SET_BYTES + 1)
         except FileNotFoundError as error:
             raise PromptError(
@@ -131,14 +129,14 @@ class PromptSet:
         try:
             return cls.parse(name, data)
         except _NoSetError:
-            # JSON lines and lists of pairs are called .json as well.
+            # JSON lines and lists of pairs may also be called .json.
             with contextlib.suppress(PromptError):
                 return cls._read(name, data)
             raise
 
     @classmethod
     def _read(cls, name: str, data: bytes) -> PromptSet:
-        """A set out of a file of any kind that `prompt_files` reads, called as it is."""
+        """Read any format that `read_prompt_file` accepts into a set named after the file."""
         from lineas_core.prompts.files import read_prompt_file
 
         lines = read_prompt_file(name, data)
@@ -154,14 +152,14 @@ class PromptSet:
 
     @classmethod
     def parse(cls, file: str, data: bytes) -> PromptSet:
-        """A prompt set out of the bytes of its file.
+        """Parse a prompt set from the bytes of its file.
 
         Args:
-            file: its name, without folders; errors give it.
-            data: JSON in UTF-8, with or without a mark, 64 MB at most.
+            file: file name without folders, for error messages.
+            data: JSON in UTF-8, with or without a byte order mark, at most 64 MB.
 
         Raises:
-            PromptError: it is no prompt set, or cannot be used.
+            PromptError: it is not a prompt set, or cannot be used.
         """
         if len(data) > MOST_SET_BYTES:
             raise PromptError(
@@ -194,7 +192,7 @@ class PromptSet:
             raise PromptError(f"{file}: {error}") from error
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the set as JSON, whole or not at all.
+        """Write the set as JSON, atomically.
 
         Raises:
             PromptError: the file cannot be written.
@@ -208,11 +206,11 @@ class PromptSet:
             ) from error
 
     def to_json(self) -> str:
-        """What the set's file holds."""
+        """The set as the JSON text of its file."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
     def issues(self) -> list[PromptIssue]:
-        """Warnings about this set; a set with errors does not come to be."""
+        """Warnings about this set; errors are raised on construction."""
         return check_prompts(self.source, self.target)
 
     def hash(self) -> str:
@@ -221,14 +219,14 @@ class PromptSet:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def split(self, holdout: float, seed: int) -> tuple[Sides, Sides]:
-        """Training and held-out prompts, drawn without order from each side.
+        """Split each side at random into training and held-out prompts, keeping their order.
 
         Args:
-            holdout: share held out, in [0, 0.5]; rounded, and at least 2 a side where not 0.
-            seed: of the draw.
+            holdout: share held out, in [0, 0.5]; rounded, and at least 2 per side unless it is 0.
+            seed: random seed.
         """
-        # Imported here, since reading prompts needs no torch. Its generator stays: another would
-        # hold out other prompts, and a stored run would not continue to the same map.
+        # Imported here, since reading prompts needs no torch. Keep torch's generator: another one
+        # would hold out other prompts, and a stored run would not continue to the same map.
         import torch
 
         generator = torch.Generator().manual_seed(seed)
@@ -252,7 +250,7 @@ class Sides:
 
 
 def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIssue]:
-    """Everything wrong, or odd, about two lists of prompts, with line numbers from 1."""
+    """Find all errors and warnings in two lists of prompts, with line numbers from 1."""
     issues: list[PromptIssue] = []
     sides: tuple[tuple[Side, Sequence[str]], ...] = (("source", source), ("target", target))
     for side, lines in sides:
@@ -321,7 +319,7 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
 
 
 def is_whole(text: str) -> bool:
-    r"""Whether no letter is half a surrogate pair, which JSON can write and nothing can keep.
+    r"""Whether a text has no lone surrogate, which JSON can express but UTF-8 cannot encode.
 
     >>> is_whole("an emoji: \U0001f642"), is_whole("\ud83d")
     (True, False)
@@ -335,7 +333,7 @@ def shipped_prompt_sets() -> dict[str, Path]:
 
 
 def load_jigsaw(path: str | os.PathLike[str], *, count: int = 32, seed: int = 0) -> PromptSet:
-    """Toxic (source) and non-toxic (target) comments out of a Jigsaw toxicity CSV file.
+    """Draw toxic (source) and non-toxic (target) comments from a Jigsaw toxicity CSV file.
 
     Reads the columns `comment_text` and `toxic` (0 or 1) of the Jigsaw Toxic Comment
     Classification Challenge, or `target` (>= 0.5 is toxic) of Jigsaw Unintended Bias.
@@ -343,10 +341,10 @@ def load_jigsaw(path: str | os.PathLike[str], *, count: int = 32, seed: int = 0)
     Args:
         path: the CSV file, UTF-8.
         count: comments per side, drawn without replacement among those up to 400 characters.
-        seed: of the draw.
+        seed: random seed.
 
     Raises:
-        PromptError: the file lacks a column, holds an unreadable label or too few comments.
+        PromptError: the file lacks a column, or has an unreadable label or too few comments.
     """
     sides: dict[bool, list[str]] = {True: [], False: []}
     try:

@@ -1,4 +1,4 @@
-"""Prompts in JSON, JSON lines and YAML."""
+"""Reads prompts from JSON, JSON lines and YAML."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from lineas_core.prompts.prompt_set import is_whole
 from lineas_core.system.files import DEEPEST_JSON, parse_json
 from lineas_core.system.words import counted
 
-# Lists of prompts for sliders have a few kilobytes, and YAML is slow.
+# YAML is slow to parse, and lists of prompts for sliders are only a few kilobytes.
 MOST_YAML = 1 << 18
 LINES = (".jsonl", ".ndjson")
 SET_FIELDS = {"name", "title", "modality", "concept", "license"}
-# Nothing but JSON begins so: a key in quotes, or a list of objects or of texts in quotes.
+# Only JSON begins like this: with a quoted key, or a list of objects or of quoted texts.
 BEGINNING = re.compile(r'\s*(\[\s*)?\{\s*"[^"\n]*"\s*:|\s*\[\s*"[^"\n]*"\s*(,|\])')
-# And no line of it ends like a sentence.
+# No line of JSON ends like a sentence.
 JSON_LINE = re.compile(r'\s*[\[\]{}"\d\-tfn].*[\[\]{},":\dels]\s*')
 KEY = re.compile(
     r"(?:- +)?[\"']?(target|source|positive|negative|neutral|unconditional|prompt|text|title|name"
@@ -38,15 +38,15 @@ KEY = re.compile(
 
 
 def find_data(name: str, text: str, ending: str) -> Any:
-    """The value that a text is in JSON, JSON lines or YAML; None where it is none of them.
+    """Parse a text as JSON, JSON lines or YAML; None if it is none of them.
 
     Args:
-        name: of the file; errors give it.
-        text: all of it.
-        ending: of the name, in lower case: what is called JSON or YAML must be that.
+        name: file name, for error messages.
+        text: the whole text.
+        ending: extension of the name, in lower case; a file called JSON or YAML must parse as such.
 
     Raises:
-        PromptFileError: it is meant to be such a value, and cannot be read.
+        PromptFileError: it is meant to be one of them, but cannot be parsed.
     """
     stripped = text.strip().lstrip("\ufeff")
     called = ending in (".json", *LINES)
@@ -83,20 +83,20 @@ def _json(name: str, text: str, ending: str) -> Any:
     bad = next((n for (n, _), value in zip(filled, values, strict=True) if value is None), 1)
     if isinstance(values[0] if values else None, dict) and len(filled) > 1:
         raise PromptFileError(
-            f"{name} line {bad}: not readable JSON. Mend it, or give a prompt a line as .txt."
+            f"{name} line {bad}: not readable JSON. Fix it, or give one prompt per line as .txt."
         ) from whole
     if isinstance(whole, json.JSONDecodeError):
         raise PromptFileError(
-            f"{name} line {whole.lineno}: not readable JSON ({whole.msg}). Mend it, or give a "
-            "prompt a line as .txt."
+            f"{name} line {whole.lineno}: not readable JSON ({whole.msg}). Fix it, or give one "
+            "prompt per line as .txt."
         ) from whole
     raise PromptFileError(
-        f"{name} line 1: not readable JSON ({whole}). Give a list of texts a side."
+        f"{name} line 1: not readable JSON ({whole}). Give one list of texts per side."
     ) from whole
 
 
 class _Lines(list[tuple[str, Any]]):
-    """(where, value) of JSON lines."""
+    """(location, value) pairs of JSON lines."""
 
 
 def _lists(value: Any) -> set[str]:
@@ -122,7 +122,7 @@ def _yaml(name: str, text: str, called: bool) -> Any:
         if not called:
             return None
         raise PromptFileError(
-            f"{name} has {len(text):,} characters of YAML; {MOST_YAML:,} are the most. Give JSON."
+            f"{name} has {len(text):,} characters of YAML; the limit is {MOST_YAML:,}. Give JSON."
         )
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     depth = 0
@@ -134,7 +134,7 @@ def _yaml(name: str, text: str, called: bool) -> Any:
             depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST_JSON:
                 raise yaml.YAMLError(f"it is nested deeper than {DEEPEST_JSON} levels")
-        value = yaml.load(text, Loader=loader)  # the base loader makes texts only
+        value = yaml.load(text, Loader=loader)  # the base loader creates only strings
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, PromptFileError) and called:
             raise
@@ -143,21 +143,21 @@ def _yaml(name: str, text: str, called: bool) -> Any:
         mark = getattr(error, "problem_mark", None)
         raise PromptFileError(
             f"{name} line {mark.line + 1 if mark else 1}: not readable YAML "
-            f"({getattr(error, 'problem', None) or str(error)[:80]}). Mend it, or give a prompt a "
-            "line as .txt."
+            f"({getattr(error, 'problem', None) or str(error)[:80]}). Fix it, or give one prompt "
+            "per line as .txt."
         ) from error
     value = _plain(value)
     if isinstance(value, dict) and any(isinstance(v, list) for v in value.values()):
         return value
     if isinstance(value, list) and all(isinstance(v, dict) for v in value):
         return value
-    # A list in quotes is Python's; a bare one may be a text in brackets.
+    # A list of quoted texts is Python's; without quotes it may be a text in brackets.
     quoted = re.match(r"\s*\[\s*'", text)
     return value if (called or quoted) and isinstance(value, list) else None
 
 
 def _plain(value: Any) -> Any:
-    """The base loader gives nothing as a word."""
+    """Turn YAML nulls, which the base loader leaves as strings, into None."""
     if isinstance(value, dict):
         return {str(key)[:200]: _plain(v) for key, v in value.items()}
     if isinstance(value, list):
@@ -166,10 +166,10 @@ def _plain(value: Any) -> Any:
 
 
 def read_data(lines: Collector, data: Any, picked: Picked | None = None) -> None:
-    """Add the prompts of what `find_data` gave: a set, columns, records, texts or pairs.
+    """Add the prompts of a value from `find_data`: a set, columns, records, texts or pairs.
 
     Raises:
-        PromptFileError: it holds no prompts, or does not say which they are.
+        PromptFileError: it contains no prompts, or it is unclear which they are.
     """
     if isinstance(data, dict):
         _read_object(lines, data, picked)
@@ -185,7 +185,7 @@ def _read_object(lines: Collector, data: dict[str, Any], picked: Picked | None) 
     for side in SIDES:
         if side in data and not isinstance(data[side], list):
             if set(SIDES) <= set(data) and all(isinstance(data[s], str) for s in SIDES):
-                # One line of JSON lines.
+                # A single line of JSON lines.
                 break
             raise PromptFileError(f"{lines.name}: {side} is {data[side]!r:.80}; it must be a list.")
     lists = {key: value for key, value in data.items() if isinstance(value, list)}
@@ -205,7 +205,7 @@ def _read_object(lines: Collector, data: dict[str, Any], picked: Picked | None) 
     sides = {role(key) for key in lists} & PAIR_NAMES
     if len(lists) == 1 and not sides:
         ((key, value),) = lists.items()
-        # The Hub's viewer wraps each row.
+        # The Hub's dataset viewer wraps each row in an object.
         rows = [v["row"] if isinstance(v, dict) and isinstance(v.get("row"), dict) else v
                 for v in value]  # fmt: skip
         _read_records(lines, [(f"{key} item {n}", v) for n, v in enumerate(rows, 1)], picked)
@@ -219,7 +219,7 @@ def _read_object(lines: Collector, data: dict[str, Any], picked: Picked | None) 
         for key, value in lists.items()
     }
     if set(SIDES) & set(columns) and picked is None:
-        # A prompt set says so itself; whatever else it lists is none of it.
+        # This is a prompt set, so its other lists are not prompts.
         extra = sorted(set(columns) - set(SIDES))
         if extra:
             lines.notes.append(f"Skipped {counted(len(extra), 'field')}: {listed(extra)}.")
@@ -231,7 +231,7 @@ def _read_object(lines: Collector, data: dict[str, Any], picked: Picked | None) 
 
 
 def _read_records(lines: Collector, records: list[tuple[str, Any]], picked: Picked | None) -> None:
-    """Texts, pairs of texts, or objects, which are the rows of a table."""
+    """Add texts, pairs of texts, or objects, which are the rows of a table."""
     if records and all(isinstance(r, str) or r is None for _, r in records):
         side = lines.unsaid()
         for where, text in records:
@@ -268,7 +268,7 @@ def _read_records(lines: Collector, records: list[tuple[str, Any]], picked: Pick
 
 
 def _fields(data: dict[str, Any]) -> dict[str, str]:
-    """What a set says of itself, but for what is no text."""
+    """The title, concept, modality and license of a set; values that are not texts are dropped."""
 
     def text(key: str) -> str:
         value = data.get(key)

@@ -1,4 +1,4 @@
-"""Things to picture that no shipped prompt set trains on."""
+"""Subjects for images that no shipped prompt set trains on."""
 
 SUBJECTS = (
     "a lion", "a wolf", "a giraffe", "a koala", "an owl", "an octopus", "a dolphin", "a snail",

@@ -1,4 +1,4 @@
-"""Tables in texts: CSV of any separator, cells of a spreadsheet, Markdown."""
+"""Parses tables in texts: CSV with any separator, spreadsheet cells, Markdown."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lineas_core.prompts.columns import (
 )
 from lineas_core.prompts.lines import MOST_PLACES, SIDES, clean, split
 
-# Of the first line of a table: a few names, and not a file full of commas.
+# Limit for the first line of a table, which is a few names, not a whole file full of commas.
 LONGEST_HEADER = 2000
 LONGEST_NAME = 40
-# The first line that Excel reads and writes.
+# The first line in which Excel declares the separator.
 EXCEL = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*")
 
@@ -32,7 +32,7 @@ class TextTable:
     """A table's cells.
 
     Attributes:
-        columns: name -> (where, cell), top to bottom, all as long.
+        columns: name -> (location, cell) from top to bottom, all of the same length.
         named: whether its first line names the columns.
     """
 
@@ -41,16 +41,16 @@ class TextTable:
 
 
 def find_table(name: str, text: str, *, surely: bool) -> TextTable | None:
-    """The table that a text is, or None where it is none.
+    """Parse a text as a table, or return None if it is not one.
 
     Args:
-        name: of the file; errors give it.
-        text: all of it.
-        surely: the file is called a table: then a line that does not fit is an error. Without it,
-            only what fits as a whole is a table.
+        name: file name, for error messages.
+        text: the whole text.
+        surely: the file name says that it is a table, so a line that does not fit is an error.
+            Otherwise a text is a table only if all of it fits.
 
     Raises:
-        PromptFileError: a table that cannot be read.
+        PromptFileError: it is a table, but cannot be parsed.
     """
     lines = split(text)
     start = next((n for n, line in enumerate(lines) if line.strip()), None)
@@ -58,7 +58,7 @@ def find_table(name: str, text: str, *, surely: bool) -> TextTable | None:
         return None
     excel = EXCEL.fullmatch(lines[start])
     if excel:
-        # An empty line in its place keeps the numbers of the others.
+        # Leave an empty line in its place, to keep the line numbers.
         lines[start] = ""
         text = "\n".join(lines)
         start = next((n for n, line in enumerate(lines) if line.strip()), None)
@@ -72,7 +72,7 @@ def find_table(name: str, text: str, *, surely: bool) -> TextTable | None:
         if surely and excel is None and re.match(r"\s*\"?(source|target)\b", header, re.IGNORECASE):
             raise PromptFileError(
                 f"{name} line {start + 1}: its header has {len(header)} characters; "
-                f"{LONGEST_HEADER} are the most. Keep the columns source and target."
+                f"the limit is {LONGEST_HEADER}. Keep the columns source and target."
             )
         return None
     for separator in excel[1] if excel else "\t;,|" if surely else "\t;,":
@@ -88,7 +88,7 @@ def _separated(name: str, text: str, header: str, separator: str, surely: bool) 
     except csv.Error:
         return None
     roles = [role(cell) for cell in cells]
-    named = _tells(roles, header, separator, surely)
+    named = _is_prompt_header(roles, header, separator, surely)
     if not named and len(cells) < 2 and separator != "\t" and not surely:
         return None
     try:
@@ -102,7 +102,7 @@ def _separated(name: str, text: str, header: str, separator: str, surely: bool) 
             ) from error
         return None
     wide = max(len(row) for _, row in rows)
-    # What a column holds again below is no name of it.
+    # A first cell that recurs further down in its column is not a column name.
     paired = any(set(pair) <= set(roles) for pair in PAIRS)
     again = any(
         cells[n] == clean(row[n]) != ""
@@ -113,7 +113,7 @@ def _separated(name: str, text: str, header: str, separator: str, surely: bool) 
     if named:
         return _named(name, rows, cells, surely)
     if wide == 1:
-        # One column of a spreadsheet, of which cells hold line breaks or separators.
+        # One spreadsheet column with line breaks or separators in its cells.
         quoted = any("\n" in row[0] or "\r" in row[0] for _, row in rows)
         if (separator == "\t" and quoted) or (
             surely and separator == "," and text.lstrip()[:1] == '"'
@@ -129,8 +129,8 @@ def _separated(name: str, text: str, header: str, separator: str, surely: bool) 
     return _unnamed(rows, wide)
 
 
-def _tells(roles: list[str], header: str, separator: str, surely: bool) -> bool:
-    """Whether the first line is a header that says where the prompts are."""
+def _is_prompt_header(roles: list[str], header: str, separator: str, surely: bool) -> bool:
+    """Whether the first line is a header that identifies the prompt columns."""
     found = set(roles)
     pair = any(set(pair) <= found for pair in PAIRS)
     texts = bool(found & set(TEXT_NAMES))
@@ -145,7 +145,7 @@ def _tells(roles: list[str], header: str, separator: str, surely: bool) -> bool:
     good = pair or sliders or (texts and labels)
     if separator == "\t":
         return good or one or (texts and known)
-    # Captions are full of commas; a table's are followed by no blank, or its names are all known.
+    # Captions are full of commas. In a table no space follows them, or all its names are known.
     return (good or one) and (known or (good and f"{separator} " not in header))
 
 
@@ -178,7 +178,7 @@ def _named(
 
 def _unnamed(rows: list[tuple[str, list[str]]], wide: int) -> TextTable:
     grid = [(where, row + [""] * (wide - len(row))) for where, row in rows]
-    # A spreadsheet's selection may have empty columns at its right.
+    # A selection from a spreadsheet may have empty columns on the right.
     while wide > 2 and not any(row[wide - 1].strip() for _, row in grid):
         wide -= 1
     first, rest = grid[0][1][:wide], grid[1:]
@@ -190,7 +190,7 @@ def _unnamed(rows: list[tuple[str, list[str]]], wide: int) -> TextTable:
 
 
 def _is_header(first: list[str], rest: list[tuple[str, list[str]]]) -> bool:
-    """Whether a first line without a known name looks like names: short, and unlike the rest."""
+    """Whether a first line without a known name looks like a header: short, unlike the rest."""
     names = [clean(cell) for cell in first]
     if len(set(names)) < len(names) or not rest:
         return False
@@ -200,7 +200,7 @@ def _is_header(first: list[str], rest: list[tuple[str, list[str]]]) -> bool:
     for n, name in enumerate(names):
         cells = [(where, row[n]) for where, row in rest if row[n].strip()]
         if cells and not is_texty(cells):
-            # A word above numbers.
+            # A word above a column of numbers.
             return True
         lengths = [len(cell.strip()) for _, cell in cells]
         longer.append(bool(cells) and sum(lengths) >= 2 * len(name) * len(lengths))
@@ -208,13 +208,13 @@ def _is_header(first: list[str], rest: list[tuple[str, list[str]]]) -> bool:
 
 
 def _is_prose(text: str, separator: str) -> bool:
-    """Whether the separators are those of sentences and tags: with a blank behind them."""
+    """Whether most separators are followed by a space, as in sentences and lists of tags."""
     found = text.count(separator)
     return 2 * text.count(f"{separator} ") > found
 
 
 def _rows(text: str, separator: str) -> list[tuple[str, list[str]]]:
-    """(where, cells) of each row that is not empty; csv.Error where it is no table."""
+    """(location, cells) of each non-empty row; raises csv.Error if it is not a table."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     rows = []
     for row in reader:
@@ -228,7 +228,7 @@ def _rows(text: str, separator: str) -> list[tuple[str, list[str]]]:
 
 
 def _line_of(text: str, separator: str) -> int:
-    """The line on which reading the table ends by an error."""
+    """The line at which parsing the table fails."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         for _ in reader:
@@ -239,7 +239,7 @@ def _line_of(text: str, separator: str) -> int:
 
 
 def _markdown(lines: list[str]) -> TextTable | None:
-    """A table of Markdown: bars at both ends, and a rule below its header."""
+    """Parse a Markdown table: bars at both ends of each line, and a rule below the header."""
     filled = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
     if len(filled) < 3 or len(filled[1][1]) > LONGEST_HEADER or not RULE.fullmatch(filled[1][1]):
         return None

@@ -1,1 +1,1 @@
-"""What is on the screen, as values and files that make it again."""
+"""Results (texts or pictures) as values, and the files that reproduce them."""

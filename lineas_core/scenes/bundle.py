@@ -1,12 +1,12 @@
-"""A bundle: one zip file that holds all that is needed to make a result again.
+"""A bundle: one zip file with everything needed to reproduce a result.
 
     manifest.json        the scene, the model and its revision, checksums of all other files
     maps/*.safetensors   the maps
     prompts.json         the prompt set that the first map was learned from, if known
     grid.png, texts.json the result itself, if it was kept
-    README.txt           what this is, for people
+    README.txt           a description for people
 
-Equal bundles are equal bytes: entries are stored, not packed, under one fixed date.
+Equal bundles give equal bytes: entries are stored uncompressed, with a fixed date.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from lineas_core.version import __version__
 
 FORMAT_VERSION = 1
 LIMITS = ZipLimits(entries=64, unpacked=256 * 2**20, ratio=200)
-MOST_JSON = 4 * 2**20
-MOST_PIXELS = 40_000_000
-# Kind, width and height of the first chunk of a PNG file.
+MAX_JSON_BYTES = 4 * 2**20
+MAX_PIXELS = 40_000_000
+# Type, width and height from the first chunk of a PNG file.
 PNG_HEAD = struct.Struct(">12x4s2L")
 NO_PNG = "it is no PNG picture"
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -48,7 +48,7 @@ MAP_NAME = re.compile(r"\w[\w .()+,'-]{0,99}\.safetensors")
 README = """This bundle was made by LinEAS Studio {version}. It holds what makes a result again:
 the prompts, strengths and seeds (manifest.json) and the maps (maps/).
 
-    python -m lineas_core unbundle THIS_FILE.zip --to folder
+    lineas unbundle THIS_FILE.zip --to folder
     cd folder && python scene.py
 
 or drop it on the Library tab of the Studio. Model: {model}
@@ -61,17 +61,17 @@ class BundleError(LineasError, ValueError):
 
 @dataclass(frozen=True)
 class Bundle:
-    """What a bundle holds.
+    """The contents of a bundle.
 
     Args:
-        scene: what is run; the maps' names in it are keys of `maps`.
+        scene: what to run; its map names are keys of `maps`.
         maps: file name -> map.
-        revision: of the model's weights (`model_revision`); empty where it is not known.
+        revision: of the model's weights (`model_revision`); empty if unknown.
         prompts: the set that the first map was learned from.
         grid: the result as a PNG file.
         texts: the result as texts, `texts[row][column]`.
-        library_version: that it was made with.
-        notes: what was left out while reading; not written.
+        library_version: the version that made the bundle.
+        notes: which entries were skipped while reading; not written.
 
     Raises:
         BundleError: a map is missing or has a bad name, or a manifest cannot hold the scene.
@@ -104,7 +104,7 @@ class Bundle:
 
 
 def write_bundle(path: str | os.PathLike[str], bundle: Bundle) -> Path:
-    """Write a bundle, whole or not at all.
+    """Write a bundle atomically.
 
     Raises:
         BundleError: it is too large, or the file cannot be written.
@@ -123,7 +123,7 @@ def bundle_bytes(bundle: Bundle) -> bytes:
     """The bundle as a zip file; equal bundles give equal bytes.
 
     Raises:
-        BundleError: it holds more than can be read back.
+        BundleError: it exceeds the limits that `read_bundle` enforces.
     """
     entries = {f"maps/{name}": _map_bytes(smap) for name, smap in sorted(bundle.maps.items())}
     if bundle.prompts is not None:
@@ -160,13 +160,13 @@ def bundle_bytes(bundle: Bundle) -> bytes:
 
 
 def read_bundle(source: str | os.PathLike[str] | bytes) -> Bundle:
-    """Read a bundle, from a file or its bytes, trusting nothing in it.
+    """Read a bundle from a file or its bytes, and validate every entry.
 
     Returns:
-        The bundle; its `notes` say which entries were not known and left out.
+        The bundle; its `notes` list the unknown entries that were skipped.
 
     Raises:
-        BundleError: it is damaged, of another kind, of a newer format or over the limits; the
+        BundleError: it is damaged, not a bundle, of a newer format or over the limits; the
             message names the entry.
     """
     data = source if isinstance(source, bytes) else _file_bytes(source)
@@ -185,10 +185,10 @@ def read_bundle(source: str | os.PathLike[str] | bytes) -> Bundle:
 
 
 def unpack_bundle(bundle: Bundle, folder: Path) -> list[Path]:
-    """Write what a bundle holds into a new folder, and scene.py, which runs it there.
+    """Write a bundle's contents into a new folder, with a scene.py that reproduces the result.
 
     Raises:
-        BundleError: the folder holds maps already, or cannot be written.
+        BundleError: the folder already contains maps, or cannot be written.
     """
     placed = tuple(replace(used, name=f"maps/{used.name}") for used in bundle.scene.maps)
     scene = replace(bundle.scene, maps=placed)
@@ -214,7 +214,7 @@ def unpack_bundle(bundle: Bundle, folder: Path) -> list[Path]:
 def _file_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         with open(path, "rb") as file:
-            # One byte over what is allowed is enough to refuse it.
+            # One byte over the limit is enough for the caller to refuse the file.
             return file.read(LIMITS.unpacked + 1)
     except (OSError, ValueError) as error:
         raise BundleError(
@@ -232,8 +232,8 @@ def _known(name: str) -> bool:
 def _parse(entries: Mapping[str, bytes], notes: list[str]) -> Bundle:
     if "manifest.json" not in entries:
         raise BundleError(
-            "manifest.json is missing, so this zip file is no bundle. Choose one that was exported "
-            "from the Studio or by `python -m lineas_core bundle`."
+            "manifest.json is missing, so this zip is not a bundle. Choose one that was exported "
+            "from the Studio or by `lineas bundle`."
         )
     manifest = _object("manifest.json", entries["manifest.json"])
     if manifest["format"] != FORMAT_VERSION:
@@ -315,7 +315,7 @@ def _read_map(entry: str, data: bytes) -> SteeringMap:
 
 
 def _read_prompts(data: bytes) -> PromptSet:
-    # What the reader of files takes may be larger than an entry of a bundle.
+    # Check the size here: the prompt file reader allows larger files than a bundle entry may be.
     _object("prompts.json", data)
     try:
         return PromptSet.parse("prompts.json", data)
@@ -324,15 +324,15 @@ def _read_prompts(data: bytes) -> PromptSet:
 
 
 def _checked_png(data: bytes) -> bytes:
-    # Before anything else reads it: a few bytes can stand for a picture that fills the memory.
+    # Check the size before decoding: a few bytes can declare a picture that exhausts memory.
     if len(data) < PNG_HEAD.size:
         raise _damaged("grid.png", NO_PNG)
     kind, width, height = PNG_HEAD.unpack_from(data)
     if kind != b"IHDR":
         raise _damaged("grid.png", NO_PNG)
-    if width * height > MOST_PIXELS:
+    if width * height > MAX_PIXELS:
         raise BundleError(
-            f"grid.png has {width} x {height} pixels; {MOST_PIXELS:,} are the most. "
+            f"grid.png has {width} x {height} pixels; {MAX_PIXELS:,} are the most. "
             "Export a smaller grid."
         )
     try:
@@ -353,9 +353,9 @@ def _json_bytes(value: Any) -> bytes:
 
 
 def _json(entry: str, data: bytes) -> Any:
-    if len(data) > MOST_JSON:
+    if len(data) > MAX_JSON_BYTES:
         raise BundleError(
-            f"{entry} has {len(data) / 2**20:.1f} MiB; {MOST_JSON // 2**20} are the most. "
+            f"{entry} has {len(data) / 2**20:.1f} MiB; {MAX_JSON_BYTES // 2**20} are the most. "
             "Export the bundle again, with less in it."
         )
     try:
@@ -374,7 +374,7 @@ def _object(entry: str, data: bytes) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.60} in place of a text")
-    value.encode()  # Half a surrogate pair is no text that a tokenizer reads.
+    value.encode()  # A lone surrogate raises here; tokenizers cannot read it.
     return value
 
 

@@ -1,4 +1,4 @@
-"""Which weights a model was loaded from, so that a result can be made with the same again."""
+"""The revision of a model's weights, so that a result can be reproduced with the same ones."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ WEIGHTS = ("*.safetensors", "*.bin")
 
 
 def model_revision(model: Model) -> str:
-    """The revision of each place that the weights come from, joined by "+".
+    """The revision of every source of the weights, joined by "+".
 
-    `hub:<repository>@<commit>` for the Hugging Face Hub; `weights:<hash>` for a folder, embedded
-    and converted models among them: the first 16 hex digits of the SHA-256 over the names and
-    SHA-256 sums of its weight files. A place that is not found gives nothing, so the text may be
+    `hub:<repository>@<commit>` for the Hugging Face Hub; `weights:<hash>` for a folder, including
+    embedded and converted models: the first 16 hex digits of the SHA-256 over the names and
+    SHA-256 sums of its weight files. Sources that are not found are skipped, so the result may be
     empty.
     """
     entry = model.entry

@@ -1,4 +1,4 @@
-"""Reading a zip file that may come from anyone, in memory, within limits."""
+"""Read an untrusted zip file in memory, within limits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lineas_core.errors import LineasError
 
 END = struct.Struct("<4s4H2LH")
 END_MARK, ZIP64_MARK, ZIP64_SIZE = b"PK\5\6", b"PK\6\7", 20
-# Of an entry's line in the directory, name and all.
-LONGEST_LINE = 1024
-# A few bytes pack into fewer; a bomb is large.
+# Bytes of one record of the central directory, including the name.
+MAX_RECORD_BYTES = 1024
+# Entries up to this size may exceed the compression ratio: a zip bomb is larger.
 SMALL = 4096
 
 
@@ -27,12 +27,12 @@ class ZipError(LineasError, ValueError):
 
 @dataclass(frozen=True)
 class ZipLimits:
-    """What a zip file may hold.
+    """Limits on a zip file.
 
     Args:
-        entries: how many.
-        unpacked: bytes of all of them; the zip file itself may be no larger either.
-        ratio: bytes of an entry for each packed one.
+        entries: maximum number of entries.
+        unpacked: maximum total bytes when unpacked, and maximum size of the zip file itself.
+        ratio: maximum unpacked bytes per packed byte of an entry.
     """
 
     entries: int
@@ -43,13 +43,14 @@ class ZipLimits:
 def read_entries(
     data: bytes, limits: ZipLimits, known: Callable[[str], bool]
 ) -> tuple[dict[str, bytes], list[str]]:
-    """The entries whose names are known, and a note for each other one, which is not unpacked.
+    """Read the entries whose names are known; each other entry is skipped and gets a note.
 
     Nothing is written to disk. All entries count towards the limits, known or not.
 
     Raises:
-        ZipError: it is no zip file, damaged, over a limit, packed in an unusual way, or has an
-            entry that is a link, appears twice, or is named to land outside its folder.
+        ZipError: it is not a zip file, is damaged or over a limit, uses an unsupported
+            compression method, or has an entry that is a link, a duplicate, or has a name that
+            escapes its folder.
     """
     if len(data) > limits.unpacked:
         raise ZipError(f"The file is larger than {limits.unpacked // 2**20} MiB.")
@@ -69,14 +70,14 @@ def read_entries(
 
 
 def _check_directory(data: bytes, limits: ZipLimits) -> None:
-    """Refuse by the zip file's last record, before a long directory is read into memory."""
+    """Check the end-of-directory record first, so that a huge directory is never read."""
     at = data.rfind(END_MARK, max(0, len(data) - END.size - 2**16))
     if at < 0 or at + END.size > len(data):
-        raise ZipError("The file is no zip file.")
+        raise ZipError("The file is not a zip file.")
     _, _, _, _, count, size, _, _ = END.unpack_from(data, at)
     if data[max(0, at - ZIP64_SIZE) : at].startswith(ZIP64_MARK):
-        raise ZipError("The zip file is of the kind for more than 4 GiB (zip64).")
-    if count > limits.entries or size > limits.entries * LONGEST_LINE:
+        raise ZipError("The zip file uses the format for more than 4 GiB (zip64).")
+    if count > limits.entries or size > limits.entries * MAX_RECORD_BYTES:
         raise ZipError(f"The zip file has {count} entries; {limits.entries} are the most.")
 
 
@@ -90,7 +91,7 @@ def _check_entries(infos: list[zipfile.ZipInfo], limits: ZipLimits) -> None:
         odd = "\\" in name or ":" in name or not name.isprintable()
         if odd or not set(parts).isdisjoint(("", ".", "..")):
             raise ZipError(f"Entry {name!r:.200} is named to land outside its folder.")
-        # As file systems see it that ignore case, or write one letter in one of its two ways.
+        # Compare as file systems do that ignore case or normalise Unicode names.
         same = unicodedata.normalize("NFC", name.removesuffix("/")).casefold()
         if same in seen:
             raise ZipError(f"Entry {name!r:.200} is there twice.")
@@ -111,10 +112,10 @@ def _check_entries(infos: list[zipfile.ZipInfo], limits: ZipLimits) -> None:
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
-        # Stops at the size that was checked, whatever the packed bytes would give.
+        # Read no more than the declared size, which was checked, whatever the data unpacks to.
         with archive.open(info) as file:
             data = file.read(info.file_size)
-            # The checksum is compared when the end is met.
+            # zipfile verifies the checksum only when a read reaches the end.
             file.read(1)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise ZipError(f"Entry {info.filename!r:.200} is damaged ({error}).") from error

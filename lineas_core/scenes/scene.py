@@ -1,4 +1,4 @@
-"""What makes the texts or pictures on the screen: model, prompts, maps, strengths and seeds."""
+"""A scene: the model, prompts, maps, strengths and seeds that produce texts or pictures."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from lineas_core.system.words import counted
 
 @dataclass(frozen=True)
 class UsedMap:
-    """A map of a scene.
+    """A map used by a scene.
 
     Attributes:
-        name: by which it is found: a file's name, or an id in the library.
-        strength: None where it is swept.
+        name: the key to look it up by: a file name, or an id in the library.
+        strength: None if it is swept.
         inverse: whether its inverse is used.
-        digest: of the map as it is stored (`SteeringMap.digest`), by which another map of the same
-            name is noticed; empty where the scene and its maps are kept together.
+        digest: of the stored map (`SteeringMap.digest`), to detect a different map of the same
+            name; empty if the scene and its maps are stored together.
     """
 
     name: str
@@ -31,24 +31,24 @@ class UsedMap:
 
 @dataclass(frozen=True)
 class Scene:
-    """What makes texts or pictures: all that is needed to make them again.
+    """Everything needed to reproduce a result of texts or pictures.
 
-    Without strengths it is the untouched result beside the steered one, for each prompt. With
-    strengths it is a grid of them across and one row for each prompt. One prompt on several seeds
-    is that prompt several times, with a seed for each. A grid of two maps has `down` in place of
-    several prompts.
+    Without strengths, the result is an untouched and a steered output per prompt. With strengths,
+    it is a grid with one column per strength and one row per prompt. To run one prompt on several
+    seeds, repeat the prompt and give one seed each. A grid of two maps has one prompt, and one row
+    per strength in `down`.
 
     Args:
-        model: the name it is loaded by.
+        model: the name to load it by.
         modality: "text" or "image".
         prompts: the rows, at least one.
-        maps: first applied first.
+        maps: in the order they are applied.
         seed: one for all prompts, or one for each.
-        strengths: the columns of a grid, at which the swept maps act.
+        strengths: the columns of a grid: strengths of the swept maps.
         down: the rows of a grid of two maps, pictures only: strengths of the second swept map,
             while `strengths` are those of the first.
-        max_new_tokens: of a text.
-        temperature: of a text.
+        max_new_tokens: for texts.
+        temperature: for texts.
 
     Raises:
         ConfigError: a value is out of range, or a strength is missing; the message names it.
@@ -97,10 +97,10 @@ class Scene:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds, as many as were given."""
+        """The seeds as a tuple: one for all prompts, or one for each."""
         return self.seed if isinstance(self.seed, tuple) else (self.seed,)
 
     @property
     def swept(self) -> tuple[int, ...]:
-        """The places in `maps` of those that are swept."""
+        """Indices into `maps` of the swept maps."""
         return tuple(i for i, used in enumerate(self.maps) if used.strength is None)

@@ -1,4 +1,4 @@
-"""The Python code for what is on the screen: complete, and ready to run."""
+"""Complete, runnable Python code that reproduces a scene."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def snippet(scene: Scene) -> str:
 
 
 def text_snippet(scene: Scene) -> str:
-    r"""Code that prints the completions of a scene, each behind a line that says which it is.
+    r"""Code that prints the completions of a scene, each below a line that identifies it.
 
-    The prompts run in one batch as they do on the screen. In bfloat16 a batch of another size may
-    round otherwise, and then a text may part from the one shown.
+    The prompts run in one batch, as in the Studio. In bfloat16 another batch size may round
+    differently, so the sampled text may then diverge from the one shown.
 
     >>> from lineas_core.scenes.scene import UsedMap
     >>> maps = (UsedMap("a.safetensors", 0.7),)
@@ -59,14 +59,12 @@ def text_snippet(scene: Scene) -> str:
 
 
 def image_snippet(scene: Scene) -> str:
-    """Code that saves the pictures of a scene in the folder where it runs.
+    """Code that saves the pictures of a scene in the current folder.
 
-    A sweep becomes `grid.png`; else every prompt, counted from 1, becomes `1-untouched.png` and
-    `1-steered.png`.
+    A sweep is saved as `grid.png`; otherwise each prompt, numbered from 1, is saved as
+    `1-untouched.png` and `1-steered.png`.
     """
     lines = [*_head(scene), ""]
-    if scene.strengths:
-        lines.insert(1, "from lineas_core.scenes.grid import draw_grid")
     if scene.down:
         _, second = scene.swept
         lines += [
@@ -78,13 +76,13 @@ def image_snippet(scene: Scene) -> str:
             f"    maps[{second}] = (second, strength)",
             f"    rows += model.sweep(prompts, maps, strengths, seed={scene.seeds[0]}).images",
             "labels = [f\"{second.info.name or 'second map'} {strength:g}\" for strength in down]",
-            'draw_grid(lc.ImageGrid(labels, strengths, rows)).save("grid.png")',
+            'lc.draw_grid(lc.ImageGrid(labels, strengths, rows)).save("grid.png")',
         ]
     elif scene.strengths:
         lines += [
             f"strengths = {list(scene.strengths)!r}",
             f"grid = model.sweep(prompts, maps, strengths, seed={_seed(scene)})",
-            'draw_grid(grid).save("grid.png")',
+            'lc.draw_grid(grid).save("grid.png")',
             "# One picture of it: grid.images[row][column].save(...)",
         ]
     else:
@@ -99,7 +97,7 @@ def image_snippet(scene: Scene) -> str:
 
 
 def _head(scene: Scene) -> list[str]:
-    # repr writes any text, also one with quotes or line ends, as one literal and nothing else.
+    # repr quotes any text, including quotes and newlines, so a name cannot inject code.
     maps = [
         f"    (lc.SteeringMap.load({used.name!r}){'.inverse()' if used.inverse else ''}, "
         f"{used.strength!r}),"

@@ -1,1 +1,1 @@
-"""Paths, files, devices and caches: what every other room may use."""
+"""Paths, files, devices and caches, for use by every other package."""

@@ -1,4 +1,4 @@
-"""Files of people: written whole or not at all, and read without trust."""
+"""Atomic file writes, and parsing of untrusted files."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-# Settings and results are four deep; what is far deeper is made to exhaust the stack.
+# Settings and results nest four deep; far deeper nesting is an attempt to exhaust the stack.
 DEEPEST_JSON = 16
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path to write to, in the folder of `path`, which takes its place when the block ends well.
+    """Yield a temporary path in the folder of `path`, which replaces `path` if the block succeeds.
 
-    Whoever reads `path` meanwhile, or after a crash, finds what was there before or all that is
-    new. After an error nothing is left of the new file. The folder is made if there is none.
+    The replacement is atomic: a concurrent reader, or one after a crash, sees either the old
+    contents or all of the new ones. On an error the temporary file is removed. The folder is
+    created if it does not exist.
 
     Args:
-        path: of the file.
+        path: the file to replace.
 
     Raises:
         OSError: the file cannot be written.
@@ -37,12 +38,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Two who write the same file at once must not share a partial one.
+    # Concurrent writers of the same file must not share a temporary file.
     partial = target.parent / f".{target.name}.{secrets.token_hex(8)}.partial"
     try:
         yield partial
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
+        flush(partial)
         os.replace(partial, target)
         _flush_folder(target.parent)
     finally:
@@ -51,11 +51,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
-    """Write a file by `replacing`; texts as UTF-8.
+    """Write a file atomically with `replacing`; text is encoded as UTF-8.
 
     Args:
-        path: of the file.
-        data: all that it holds.
+        path: the file to write.
+        data: its whole contents.
 
     Raises:
         OSError: the file cannot be written.
@@ -63,6 +63,18 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> Path:
     with replacing(path) as partial:
         partial.write_bytes(data.encode() if isinstance(data, str) else data)
     return Path(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until all of a file is on the disk.
+
+    Windows flushes only what is open for writing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def sha256_of(path: Path) -> str:
@@ -76,25 +88,25 @@ def sha256_of(path: Path) -> str:
 
 
 def why(error: BaseException) -> str:
-    """What went wrong, without the path that the system puts into its messages.
+    """The reason for an error, without the path that the system puts into its messages.
 
     >>> why(FileNotFoundError(2, "No such file or directory", "/home/me/secret"))
     'No such file or directory'
     """
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    # As safetensors writes it.
+    # safetensors appends the path to its messages like this.
     return str(error).partition(" at path ")[0][:200] or type(error).__name__
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text that may come from anyone.
+    """Parse JSON from an untrusted source, with a limit on nesting.
 
     Args:
-        text: bounded in length by the caller.
+        text: the caller limits its length.
 
     Raises:
-        ValueError: it is no JSON, or nested too deep; json.JSONDecodeError says where.
+        ValueError: it is not JSON, or nested too deeply; json.JSONDecodeError says where.
 
     >>> parse_json("[" * 99 + "]" * 99)
     Traceback (most recent call last):
@@ -118,7 +130,7 @@ def parse_json(text: str) -> Any:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a new name outlast a power cut, where the system lets a folder be flushed."""
+    """Flush a folder to disk, if the system can, so that a rename survives a power cut."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""LINEAS_HOME: the one folder that holds what users make and what models are converted to."""
+"""LINEAS_HOME: the folder for everything users make and for converted models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SPACE_STORAGE = Path("/data")
 
 
 def lineas_home(environment: Mapping[str, str] = os.environ) -> Path:
-    """LINEAS_HOME where it is set, `/data` on a Space that has it, else the user data folder."""
+    """LINEAS_HOME if it is set, `/data` on a Space that has it, otherwise the user data folder."""
     if chosen := environment.get("LINEAS_HOME"):
         return Path(chosen).expanduser().resolve()
     if "SPACE_ID" in environment and os.access(SPACE_STORAGE, os.W_OK):

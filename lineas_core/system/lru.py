@@ -1,4 +1,4 @@
-"""Recent: what was made last, by key; the oldest goes first."""
+"""Recent: a thread-safe LRU cache."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """The values used last, for any number of threads.
+    """A thread-safe cache that evicts the least recently used value.
 
     Args:
-        most: values that are kept.
+        most: maximum number of values.
 
     >>> recent = Recent(2)
     >>> for key in "aba":
@@ -37,7 +37,7 @@ class Recent(Generic[Value]):
             return self._values.get(key)
 
     def put(self, key: Hashable, value: Value) -> None:
-        """Keep a value; the one that was used longest ago makes room."""
+        """Store a value; if the cache is full, the least recently used one is evicted."""
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)

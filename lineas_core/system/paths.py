@@ -1,11 +1,12 @@
-"""Where the files that come with the project are, in a checkout and in an installed wheel."""
+"""Paths of the files that ship with the project, in a checkout or an installed wheel."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
 
-# The build copies `assets/` and `prompts/` of the checkout into this folder of the wheel.
+# What the build copies from the top of the checkout into this folder of the wheel, pyproject.toml
+# says: `assets`, `prompts`, and what a Space needs.
 SHIPPED = "shipped"
 
 
@@ -14,12 +15,12 @@ def packaged(path: str = "") -> Path:
     return Path(str(files("lineas_core"))) / path
 
 
-def shipped(path: str) -> Path:
-    """A file or folder of the project's `assets` or `prompts`, such as "assets/clip-emoji"."""
+def shipped(path: str = "") -> Path:
+    """A file or folder of a checkout that the wheel has too, such as "assets/clip-emoji"."""
     installed = packaged(SHIPPED)
     return (installed if installed.is_dir() else checkout()) / path
 
 
 def checkout() -> Path:
-    """The folder that holds the package: of a checkout, the one with app.py in it."""
+    """The folder that contains the package; in a checkout, the one with app.py."""
     return packaged().parent

@@ -1,15 +1,15 @@
-"""Words of messages that depend on a number."""
+"""Singular and plural forms for messages."""
 
 from __future__ import annotations
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:
-    """A count with its noun.
+    """A count with its noun in singular or plural.
 
     Args:
-        count: how many.
-        noun: of one.
-        plural: of more; with an s by default.
+        count: the number.
+        noun: the singular.
+        plural: the plural; by default the singular with an s.
 
     >>> counted(1, "map"), counted(2, "map"), counted(0, "entry", "entries")
     ('1 map', '2 maps', '0 entries')

@@ -1,1 +1,1 @@
-"""Training a map: settings, the loop, and a run as a value."""
+"""Training of maps: settings, the training loop and its saved state."""

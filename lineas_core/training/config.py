@@ -1,4 +1,4 @@
-"""How a map is learned: the settings that every method reads its part of."""
+"""Training settings. Each method reads those that apply to it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ class TrainConfig:
     Args:
         steps: gradient steps, >= 1.
         rate: learning rate at the first step, > 0; it falls to 0 by a half cosine.
-        optimizer: "sgd" or "adamw" (whose weight decay draws towards the identity).
-        batch_size: source and target prompts a step, drawn without replacement.
+        optimizer: "sgd" or "adamw" (whose weight decay pulls the map towards the identity).
+        batch_size: source and target prompts per step, drawn without replacement.
         gamma: weight of the sparse penalty, >= 0; 0 leaves the map dense.
-        l1: weight of single neurons in the penalty, >= 0.
-        group: weight of whole sites in the penalty, >= 0.
+        l1: weight of the penalty on single neurons, >= 0.
+        group: weight of the penalty on whole sites, >= 0.
         prox_step: "rate" thresholds by rate * gamma, the proximal gradient method; "paper" by
-            gamma, as Algorithm 1 is printed.
+            gamma, as printed in Algorithm 1.
         sites: preset or regular expression; empty takes the model's default.
         pooling: of activations over tokens, or over height and width.
         holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
-        seed: of minibatches and of the held-out draw.
-        order: of lin-act, mean-act and gaussian-act: "sequential" fits each site through those
-            before it, "parallel" all on the untouched model.
-        trim: of lin-act: share of the samples at either end that the fit leaves out; below 0.5.
-        top_sites: of iti-c: how many sites are steered, best probe first; 0 is all.
+        seed: for drawing minibatches and the held-out prompts.
+        order: for lin-act, mean-act and gaussian-act: "sequential" fits each site with the sites
+            before it already steered, "parallel" fits all on the untouched model.
+        trim: for lin-act: share of the samples at either end that the fit leaves out; below 0.5.
+        top_sites: for iti-c: number of sites to steer, best probe first; 0 steers all.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -78,7 +78,7 @@ class TrainConfig:
         """The shipped settings for `model`, with `changes`.
 
         Raises:
-            ConfigError: there is no such setting, or a value is out of range.
+            ConfigError: a setting does not exist, or a value is out of range.
         """
         settings = {**model.train_defaults, **changes}
         unknown = set(settings) - set(cls.__dataclass_fields__)

@@ -1,4 +1,4 @@
-"""What a training run reports while it goes on."""
+"""Progress events of a training run."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What one step reports.
+    """Progress after one training step.
 
     Attributes:
-        step: steps done, from 1.
-        steps: steps in all.
+        step: number of steps done, from 1.
+        steps: total number of steps.
         loss: the sum over sites, before the step, without the penalty.
-        loss_by_site: its terms.
+        loss_by_site: the loss of each site.
         support: share of the coordinates that the map changes, after the step.
-        seconds: since training began, over all its sittings.
-        seconds_left: expected until the last step.
+        seconds: time spent training so far, including earlier runs that were resumed.
+        seconds_left: estimated time until the last step.
     """
 
     step: int
@@ -30,5 +30,5 @@ class StepEvent:
 
     @property
     def steps_left(self) -> int:
-        """Steps still to do."""
+        """Number of steps remaining."""
         return self.steps - self.step

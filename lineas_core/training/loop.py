@@ -1,7 +1,7 @@
-"""The loop that all gradient training shares: one gradient step and one proximal step at a time.
+"""The training loop shared by all gradient training: a gradient step, then a proximal step.
 
-A subclass says what the loss of a minibatch is; optimizer, schedule, sparse penalty, divergence,
-state and several processes are handled here.
+A subclass defines the loss of a minibatch. Optimizer, schedule, sparse penalty, divergence checks,
+saved state and multiple processes are handled here.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ DIVERGED = 10.0
 
 
 class UnstableError(TrainingError):
-    """The loss is not finite, or far above the first; the run is back at its last good state."""
+    """The loss is not finite, or far above the first; the last good state has been restored."""
 
 
 class TrainingLoop(ABC):
-    """Maps of several sites that are trained a step at a time. `state` may be saved after any step.
+    """Train a map step by step. `state` may be saved after any step.
 
     Args:
-        start: the map of the first step, on the CPU.
-        device: that the maps are trained on.
+        start: the initial map, on the CPU.
+        device: the device to train on.
         config: the settings.
-        trained: site -> which coordinates are trained, on `device`; all by default.
+        trained: site -> mask of the coordinates to train, on `device`; all by default.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class TrainingLoop(ABC):
         trained: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.config, self.ranks = config, ranks()
-        self._params = {name: affine.on(device) for name, affine in start.sites.items()}
-        flat = [p.requires_grad_() for affine in self._params.values() for p in affine]
-        # A mask for each parameter, in the optimizer's order.
-        self._masks = [trained[name] for name in self._params for _ in range(2)] if trained else []
+        self.params = {name: affine.on(device) for name, affine in start.sites.items()}
+        flat = [p.requires_grad_() for affine in self.params.values() for p in affine]
+        # One mask per parameter, in the optimizer's order.
+        self._masks = [trained[name] for name in self.params for _ in range(2)] if trained else []
         optimizer = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.AdamW
         self._optimizer: torch.optim.Optimizer = optimizer(flat, lr=config.rate)
         self._generator = torch.Generator().manual_seed(config.seed)
@@ -63,37 +63,37 @@ class TrainingLoop(ABC):
     @property
     @abstractmethod
     def run_id(self) -> Mapping[str, Any]:
-        """What a saved state must agree with to go on from: model, prompts, settings, sites."""
+        """Model, prompts, settings and sites; a saved state resumes only if they are the same."""
 
     @property
     @abstractmethod
     def map(self) -> SteeringMap:
-        """The map as it is now."""
+        """The current map."""
 
     @abstractmethod
     def minibatch_losses(self) -> dict[str, Tensor]:
-        """Each site's term of the loss on a minibatch drawn anew, differentiable in the maps."""
+        """Draw a minibatch and return each site's loss on it, differentiable in the maps."""
 
     @property
     def done(self) -> bool:
-        """All steps are done."""
+        """True once all steps are done."""
         return len(self.losses) >= self.config.steps
 
     @property
     def gradients(self) -> dict[str, BatchAffine]:
-        """The loss's gradient in the scales and shifts at the last step, by site, on the CPU."""
+        """Site -> gradient of the loss w.r.t. scale and shift at the last step, on the CPU."""
         empty = torch.empty(0)
         return {
             name: BatchAffine(*(empty if p.grad is None else p.grad.cpu() for p in affine))
-            for name, affine in self._params.items()
+            for name, affine in self.params.items()
         }
 
     @property
     def state(self) -> TrainState:
-        """All that is needed to go on from here to the same map, as a value of its own."""
+        """A copy of everything needed to resume from here and reach the same final map."""
         return TrainState.capture(
             run=self.run_id,
-            params=self._params,
+            params=self.params,
             optimizer=self._optimizer,
             generator=self._generator,
             losses=self.losses,
@@ -102,14 +102,14 @@ class TrainingLoop(ABC):
 
     @torch.no_grad()
     def restore(self, state: TrainState) -> None:
-        """Go back, or on, to a state of this run.
+        """Load a state of this run.
 
         Raises:
             ConfigError: the state belongs to another run.
         """
         state.restore(
             run=self.run_id,
-            params=self._params,
+            params=self.params,
             optimizer=self._optimizer,
             generator=self._generator,
         )
@@ -117,10 +117,10 @@ class TrainingLoop(ABC):
         self._good = state
 
     def run(self, should_stop: Callable[[], bool] | None = None) -> Iterator[StepEvent]:
-        """The steps that are left, each done when its event is asked for.
+        """Run the remaining steps lazily: each step runs when its event is requested.
 
         Args:
-            should_stop: asked before each step; of several processes, the first one's answer
+            should_stop: called before each step. With several processes, the first one's answer
                 counts.
 
         Raises:
@@ -135,8 +135,8 @@ class TrainingLoop(ABC):
         """One gradient step and one proximal step.
 
         Raises:
-            UnstableError: the loss is not finite, or ten times what it was at first. The run is
-                back at the last state that was no worse than the first, so `map` is usable.
+            UnstableError: the loss is not finite, or more than ten times the first loss. The last
+                state whose loss did not exceed the first is restored, so `map` is usable.
         """
         began = time.perf_counter()
         step = len(self.losses)
@@ -174,13 +174,13 @@ class TrainingLoop(ABC):
         )
 
     def draw(self, count: int) -> list[int]:
-        """Rows of a minibatch, in order; all of them where they are no more than its size."""
+        """Draw the row indices of a minibatch, sorted; all rows if `count` <= batch_size."""
         order = torch.randperm(count, generator=self._generator)
         rows: list[int] = order[: self.config.batch_size].sort().values.tolist()
         return rows
 
     def _diverged(self, first: float, value: float, good: TrainState) -> UnstableError:
-        """Go back to the last good state, and say so."""
+        """Restore the last good state and return the error to raise."""
         step, rate = len(self.losses) + 1, self.config.rate
         self.restore(good)
         return UnstableError(
@@ -195,22 +195,25 @@ class TrainingLoop(ABC):
         if config.gamma == 0:
             return
         threshold = config.gamma * (rate if config.prox_step == "rate" else 1.0)
-        for affine in self._params.values():
+        for affine in self.params.values():
             for z in affine:
                 z.copy_(sparse_group_shrink(z, threshold, config.l1, config.group))
 
     @torch.no_grad()
     def _support(self) -> float:
-        changed = [(a.gain != 0) | (a.shift != 0) for a in self._params.values()]
+        changed = [(a.gain != 0) | (a.shift != 0) for a in self.params.values()]
         return float(torch.cat(changed).float().mean())
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate of a step, counted from 0: a half cosine."""
+    """The learning rate at `step`, counted from 0, on a half cosine."""
     return config.rate * (1 + math.cos(math.pi * step / config.steps)) / 2
 
 
 def side_by_side(found: Mapping[str, Tensor], sites: Sequence[str]) -> Tensor:
-    """(n, sum of widths); on the device of the first site, where a model lies on several."""
+    """Concatenate the sites to (n, sum of widths), on the first site's device.
+
+    The sites of a model that is spread over several devices may be on different ones.
+    """
     device = found[sites[0]].device
     return torch.cat([found[site].to(device) for site in sites], dim=1)

@@ -1,4 +1,4 @@
-"""What a training step keeps for the way back, measured, and how many prompts fit at once."""
+"""Measure the memory that a training step saves for backward, and how many prompts fit at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.steerable import Inputs, Pooling, Steerable
 from lineas_core.system.devices import free_bytes
 
-# Of the free memory: the rest is for gradients on their way, and for whoever else uses the device.
+# Share of the free memory to use. The rest is for gradients during backward and for other users of
+# the device.
 BUDGET = 0.5
 
 
@@ -23,13 +24,13 @@ def bytes_kept(
     maps: Mapping[str, BatchAffine],
     pooling: Pooling = "mean",
 ) -> int:
-    """Bytes that one forward pass of `inputs` keeps for its gradient, without the weights.
+    """Bytes that one forward pass of `inputs` saves for backward, without the weights.
 
     Args:
-        model: its weights are there in any case, and not counted.
+        model: its weights are loaded anyway, so they are not counted.
         inputs: from `model.prepare`.
         sites: in the order in which the model runs them.
-        maps: of the sites, whose gradient is wanted.
+        maps: the maps at the sites, which require gradients.
         pooling: see `activations.pool`.
     """
     weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
@@ -42,7 +43,7 @@ def bytes_kept(
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        # Alive to the end: a freed storage's address would be counted for another.
+        # Keep the results alive: the address of a freed storage could be reused and miscounted.
         found = pooled_forward(model, inputs, sites, pooling=pooling, maps=maps)
         del found
     return sum(kept.values())
@@ -57,14 +58,14 @@ def rows_that_fit(
     *,
     batch_size: int,
 ) -> int:
-    """How many prompts a step runs at once within half of the free memory: 0 is all of them.
+    """How many prompts a step can run at once within half of the free memory; 0 means all.
 
-    The longest prompt is run alone, and the others are taken to be as long.
+    Measured on the longest prompt alone; the others are assumed to be as long.
 
     Args:
         model, sites, maps, pooling: as for `bytes_kept`.
-        inputs: all that steps are drawn from.
-        batch_size: prompts of a step.
+        inputs: all prompts that minibatches are drawn from.
+        batch_size: prompts per step.
     """
     longest = 0
     if inputs.mask is not None:

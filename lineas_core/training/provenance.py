@@ -1,4 +1,4 @@
-"""Where a map that is made now comes from, as it is written into its file."""
+"""The provenance of a new map, as stored in its file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def describe_map(
     model: Steerable, prompts: PromptSet, method: str, config: DataclassInstance
 ) -> MapInfo:
-    """The model, prompts, method and settings of a map, its version and the time in UTC."""
+    """Model, prompts, method, settings, library version and the current time in UTC."""
     return MapInfo(
         model=model.id,
         method=method,

@@ -1,4 +1,4 @@
-"""TrainState: all that a training run needs to go on to the same map, as one value or file."""
+"""TrainState: everything a training run needs to resume and reach the same map."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class TrainState:
     """A training run between two steps.
 
     Attributes:
-        run: what identifies the run: model, prompts, settings, sites.
-        tensors: parameters, optimizer moments and the generator, on the CPU.
-        losses: before each step so far.
-        seconds: spent so far.
+        run: identifies the run: model, prompts, settings, sites.
+        tensors: parameters, optimizer moments and the generator's state, on the CPU.
+        losses: the loss before each step so far.
+        seconds: training time so far.
     """
 
     run: Mapping[str, Any]
@@ -37,7 +37,7 @@ class TrainState:
 
     @property
     def sites(self) -> dict[str, Affine]:
-        """The map in training, as it is at this step, in the order of the model."""
+        """The map at this step, site by site in the order of the model."""
         return {
             name: BatchAffine(
                 *(self.tensors[f"param.{name}.{part}"] for part in BatchAffine._fields)
@@ -56,7 +56,7 @@ class TrainState:
         losses: list[float],
         seconds: float,
     ) -> TrainState:
-        """Copy the parts of a live run."""
+        """Copy the state of a live run."""
         live: dict[str, Tensor] = {}
         for name, affine in params.items():
             for part, value in zip(affine._fields, affine, strict=True):
@@ -80,7 +80,7 @@ class TrainState:
         """Copy this state into a live run.
 
         Raises:
-            ConfigError: the live run has another model, prompts, settings or sites.
+            ConfigError: the live run's model, prompts, settings or sites differ.
         """
         differing = [key for key in run if self.run.get(key) != run[key]]
         if differing:
@@ -101,7 +101,7 @@ class TrainState:
         generator.set_state(self.tensors["generator"])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the state to a safetensors file, whole or not at all.
+        """Write the state to a safetensors file atomically.
 
         Raises:
             TrainingError: the file cannot be written.
@@ -127,7 +127,8 @@ class TrainState:
         try:
             with safe_open(path, framework="pt") as file:
                 header = parse_json((file.metadata() or {})["state"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+                # Copies, for a mapped file cannot be replaced on Windows, and the next state will.
+                tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
             return cls(
                 dict(header["run"]),
                 tensors,
@@ -141,7 +142,7 @@ class TrainState:
 
 
 def _copied(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU. A GPU is waited for once a kind of number, and not once a tensor."""
+    """Copy tensors to the CPU, with one transfer per dtype and device instead of one per tensor."""
     kinds: dict[tuple[torch.dtype, torch.device], list[str]] = {}
     for name, tensor in live.items():
         kinds.setdefault((tensor.dtype, tensor.device), []).append(name)
@@ -149,6 +150,6 @@ def _copied(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for names in kinds.values():
         flat = torch.cat([live[name].flatten() for name in names]).cpu()
         for name, part in zip(names, flat.split([live[n].numel() for n in names]), strict=True):
-            # A file cannot hold parts of one another.
+            # safetensors rejects tensors that share storage.
             found[name] = part.view(live[name].shape).clone()
     return found

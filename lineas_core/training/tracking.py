@@ -1,4 +1,4 @@
-"""Training curves for those who keep them: through Accelerate's trackers, such as trackio."""
+"""Log training curves with Accelerate's trackers, such as trackio."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ NAMES = {str(getattr(name, "value", name)): kind for name, kind in LOGGER_TYPE_T
 
 
 def open_tracker(kind: str, project: str, **settings: Any) -> GeneralTracker:
-    """A tracker that has been started.
+    """Create and start a tracker.
 
     Args:
-        kind: as Accelerate names it: trackio, tensorboard, wandb, ...
-        project: that the run belongs to.
-        settings: of that tracker, such as `name` of the run.
+        kind: Accelerate's name for it: trackio, tensorboard, wandb, ...
+        project: the project to log the run to.
+        settings: passed to the tracker, such as `name` of the run.
 
     Raises:
-        ConfigError: there is no such tracker, or its package is not installed.
+        ConfigError: the tracker does not exist, or its package is not installed.
     """
     if kind not in NAMES:
         raise ConfigError(f"tracker is {kind!r}; choose one of {', '.join(sorted(NAMES))}.")
-    # Trackers ask it which process they are in.
+    # Trackers read the process index from PartialState, so it must be initialised first.
     PartialState()
     try:
         tracker = NAMES[kind](project, **settings)
@@ -43,13 +43,13 @@ def log_run(
     losses: Sequence[float],
     supports: Sequence[float] = (),
 ) -> None:
-    """Give a tracker a whole run, and finish it.
+    """Log a complete run and finish the tracker.
 
     Args:
-        tracker: that has been started.
+        tracker: from `open_tracker`.
         config: settings of the run.
-        losses: before each step.
-        supports: share of the neurons changed after each step; may be shorter.
+        losses: the loss before each step.
+        supports: share of the neurons changed after each step; may be shorter than `losses`.
     """
     tracker.store_init_configuration(
         {k: v for k, v in config.items() if v is None or isinstance(v, (bool, str, float, int))}

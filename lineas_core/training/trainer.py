@@ -5,8 +5,8 @@
                       + R(w, b)
 
 (LinEAS, Eq. 4, with the penalty of `numerics/proximal.py`.) The model's weights stay frozen;
-gradients flow through it from every site into the maps of all earlier ones. Where several processes
-were launched together, each runs its share of the prompts (`distributed.py`); the map is the same.
+gradients flow through it from every site into the maps of all earlier sites. With several
+processes, each runs its share of the prompts (`distributed.py`) and the resulting map is the same.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from lineas_core.training.state import TrainState
 
 
 class Trainer(TrainingLoop):
-    """One LinEAS run, a step at a time. `state` may be saved after any step.
+    """One LinEAS run, step by step. `state` may be saved after any step.
 
     Args:
         model: its weights are not changed.
         prompts: the source and target.
         config: the settings; the model's shipped ones by default.
-        state: of an earlier run with the same prompts and settings, to go on from.
-        start: the map of the first step, for the same sites; the identity by default.
-        support: a map for the same sites, whose neurons alone are trained; all by default.
+        state: of an earlier run with the same prompts and settings, to resume from.
+        start: the initial map, for the same sites; the identity by default.
+        support: a map for the same sites; only neurons that it changes are trained. All by default.
 
     Raises:
         ConfigError: `state` belongs to other prompts or settings, or `start` or `support` to
             other sites; or there are more processes than prompts.
-        SiteError: the sites match nothing, or do not run once a pass.
+        SiteError: the sites match no module, or do not run exactly once per forward pass.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Trainer(TrainingLoop):
         device = found[self.sites[0]].device
         identity = SteeringMap.identity({name: z.shape[1] for name, z in found.items()})
         self._widths = list(identity.widths.values())
-        # All sites side by side, so that one sort serves them all.
+        # Concatenate all sites, so that one sort handles them all.
         self._target = together.gathered(side_by_side(found, self.sites), len(target))
         self._whole = self._target.sort(dim=0).values if len(target) <= size else None
         self._given: dict[str, str] = {}
@@ -88,7 +88,7 @@ class Trainer(TrainingLoop):
             trained = {name: a.changed.to(device) for name, a in support.sites.items()}
         super().__init__(start or identity, device, config, trained=trained)
         self._rows_at_once = rows_that_fit(
-            model, self._source, self.sites, self._params, pooling, batch_size=size
+            model, self._source, self.sites, self.params, pooling, batch_size=size
         )
         if state is not None:
             self.restore(state)
@@ -106,12 +106,12 @@ class Trainer(TrainingLoop):
 
     @property
     def map(self) -> SteeringMap:
-        """The map as it is now."""
+        """The current map."""
         info = describe_map(self.model, self.prompts, "lineas", self.config)
-        return SteeringMap({name: a.affine() for name, a in self._params.items()}, info)
+        return SteeringMap({name: a.affine() for name, a in self.params.items()}, info)
 
     def minibatch_losses(self) -> dict[str, Tensor]:
-        """Delta of the steered source and the target of a minibatch, at each site."""
+        """Delta between steered source and target on a minibatch, for each site."""
         source = self.draw(len(self.train_prompts.source))
         target = self.draw(len(self.train_prompts.target))
         found = pooled_forward(
@@ -119,7 +119,7 @@ class Trainer(TrainingLoop):
             self._source.rows(self.ranks.share(source)),
             self.sites,
             pooling=self.config.pooling,
-            maps=self._params,
+            maps=self.params,
             rows_at_once=self._rows_at_once,
         )
         steered = self.ranks.gathered(side_by_side(found, self.sites), len(source))

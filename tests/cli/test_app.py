@@ -98,7 +98,7 @@ def test_an_interrupt_keeps_the_map(
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    # A pipe shows no progress bar to wait for; training starts well within this time.
+    # There is no progress bar in a pipe to wait for; training starts well within this time.
     time.sleep(25)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

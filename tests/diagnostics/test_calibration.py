@@ -1,4 +1,4 @@
-"""Equal steps of a handle are equal parts of the way that the output goes."""
+"""With a calibration, equal steps of the slider change the output by equal amounts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ import pytest
 import torch
 
 import lineas_core as lc
-from lineas_core.diagnostics.calibration import calibrate, curve_of, from_way, jensen_shannon
+from lineas_core.diagnostics.calibration import (
+    calibrate,
+    curve_of,
+    from_measurements,
+    jensen_shannon,
+)
 from lineas_core.maps.calibration import Calibration
 from lineas_core.steering import steer
 from lineas_core.studio.rack.rack import RackState
@@ -27,7 +32,7 @@ CURVE = Calibration(((0.0, 0.0), (0.5, 0.125), (0.75, 0.875), (1.0, 1.0)))
 
 
 def flip(strengths: Sequence[float]) -> list[float]:
-    """Nearly all of it happens at 0.5."""
+    """A curve where nearly all of the change happens at 0.5."""
     return [0.3 / (1 + math.exp(-40 * (s - 0.5))) for s in strengths]
 
 
@@ -70,8 +75,8 @@ def test_share_and_strength_are_inverse_and_rise_and_agree_beyond() -> None:
 
 
 def test_a_way_of_nothing_has_no_calibration() -> None:
-    assert from_way([(0.0, 0.0), (1.0, 0.0)]) is None
-    assert from_way([(0.0, 0.0), (1.0, math.nan)]) is None
+    assert from_measurements([(0.0, 0.0), (1.0, 0.0)]) is None
+    assert from_measurements([(0.0, 0.0), (1.0, math.nan)]) is None
 
 
 @pytest.mark.parametrize(
@@ -128,7 +133,7 @@ def test_a_file_a_record_and_a_rack_keep_it(tmp_path: Path) -> None:
     record = tmp_path / "m.json"
     write_row(record, row)
     assert read_row(record, MapRow) == row
-    # A record of before has no such field.
+    # Records from older versions do not have this field.
     old = json.loads(record.read_text("utf-8"))
     del old["calibration"]
     record.write_text(json.dumps(old), "utf-8")

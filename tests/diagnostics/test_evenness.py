@@ -1,4 +1,4 @@
-"""Equal steps of a slider are equal parts of what it changes, on prompts that no map has seen."""
+"""Equal steps of a slider give equal changes, on prompts that no map was trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.studio.storage.test_gallery import IMAGES, TEXTS, load
 pytestmark = pytest.mark.embedded
 
 TENTHS = [tenth / 10 for tenth in range(11)]
-# Noise that no calibration has seen.
+# A seed that no calibration uses.
 SEED = 1000
 
 
@@ -36,7 +36,7 @@ def held_out(prompts: lc.PromptSet, model: lc.LanguageModel | DiffusionModel) ->
 
 
 def unevenness(way: Sequence[float]) -> float:
-    """Largest over smallest tenth."""
+    """Ratio of the largest to the smallest tenth."""
     steps = [abs(b - a) for a, b in pairwise(way)]
     return max(steps) / min(steps)
 
@@ -44,7 +44,7 @@ def unevenness(way: Sequence[float]) -> float:
 def picture_way(
     model: DiffusionModel, smap: lc.SteeringMap, prompts: list[str], strengths: Sequence[float]
 ) -> list[float]:
-    """Mean 1 - IMGScore at each strength, of two pictures a prompt."""
+    """Mean 1 - IMGScore at each strength, over two pictures per prompt."""
     lines = prompts * 2
     seeds = range(SEED, SEED + len(lines))
     plain = model.generate(lines, seed=seeds)
@@ -91,7 +91,7 @@ def test_a_shipped_topic_comes_evenly(smollm2: lc.LanguageModel, entry: dict[str
     plain = distributions(0.0)
 
     def far(strength: float) -> float:
-        """Mean Jensen-Shannon divergence, as the entropy of the mean less the mean entropy."""
+        """Mean Jensen-Shannon divergence: the entropy of the mean minus the mean entropy."""
         steered = distributions(strength)
         middle, sides = entropy((plain + steered) / 2), (entropy(plain), entropy(steered))
         return float((middle - sum(sides) / 2).mean())

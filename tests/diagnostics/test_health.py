@@ -43,7 +43,7 @@ def test_figures_are_measured_on_either_half(tiny: lc.LanguageModel, prompts: lc
         source = pooled_activations(tiny, tiny.prepare(side.source), [site])[site]
         scale, shift = smap.sites[site]
         assert deltas.before[site] == pytest.approx(float(delta(source, target).mean()), rel=1e-5)
-        # At the first site the map acts on what the untouched model gives, and pooling is linear.
+        # At the first site the map acts on the untouched model's output, and pooling is linear.
         moved = float(delta(scale * source + shift, target).mean())
         assert deltas.after[site] == pytest.approx(moved, rel=1e-3)
     assert report.largest_gain == pytest.approx(

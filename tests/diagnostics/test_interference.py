@@ -18,7 +18,7 @@ def shares(*arguments: object, **options: object) -> list[float | None]:
 
 
 def at_one_site(model: lc.LanguageModel, scale: list[float], shift: list[float]) -> lc.SteeringMap:
-    """At the last site, where nothing follows, what maps do together is known in closed form."""
+    """A map at the last site, where the joint effect of maps is known in closed form."""
     site = model.sites("post_layernorm")[-1]
     repeat = 16 // len(scale)
     return lc.SteeringMap(
@@ -40,7 +40,7 @@ def test_shifts_of_other_neurons_leave_each_other_alone(tiny: lc.LanguageModel) 
 def test_shifts_of_the_same_neurons_add_up(tiny: lc.LanguageModel) -> None:
     push = at_one_site(tiny, [1.0], [2.0])
     back = at_one_site(tiny, [1.0], [-1.0])
-    # Together they shift by 2 s + (-1) t: this over 2 s, and this over -t.
+    # Together they shift by 2 s + (-1) t: the shares are this over 2 s, and this over -t.
     assert shares(tiny, TEXTS, [(push, 1.0), (back, 0.5)]) == pytest.approx(
         [1.5 / 2, 1.5 / -0.5], rel=1e-4
     )
@@ -50,7 +50,7 @@ def test_shifts_of_the_same_neurons_add_up(tiny: lc.LanguageModel) -> None:
 def mean_over_tokens(
     model: lc.LanguageModel, site: str, maps: list[tuple[lc.SteeringMap, float]]
 ) -> np.ndarray:
-    """What a site puts out, seen by a hook of our own, a text at a time."""
+    """The output of a site, recorded by a hook of the test, one text at a time."""
     seen: list[np.ndarray] = []
     with torch.no_grad(), lc.steer(model, maps):
         handle = model.module.get_submodule(site).register_forward_hook(
@@ -95,7 +95,7 @@ def test_maps_at_other_sites_in_any_order(tiny: lc.LanguageModel) -> None:
     first, second, third = tiny.sites("post_layernorm")
     late, early = random_map({third: 16, second: 16}, 1), random_map({first: 16}, 2)
     found = shares(tiny, TEXTS, [(late, 1.0), (early, 1.0)])
-    # What comes later cannot change what came before.
+    # Later sites cannot affect earlier ones.
     assert found[1] == pytest.approx(1, abs=1e-5)
     assert found[0] is not None
     assert abs(found[0] - 1) > 1e-3

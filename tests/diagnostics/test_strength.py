@@ -26,7 +26,7 @@ PICTURES = Sides(["ab", "cd", "ef"], ["gh", "ij", "kl"])
 def towards_the_target(
     model: lc.LanguageModel, times: float, site: str = "model.layers.2.post_attention_layernorm"
 ) -> lc.SteeringMap:
-    """Shifts a site by so many times the way from the source's mean to the target's."""
+    """A map that shifts a site by `times` the difference of the target and source means."""
     source, target = (
         pooled_activations(model, model.prepare(side), [site])[site].mean(dim=0)
         for side in (HELD_OUT.source, HELD_OUT.target)
@@ -37,17 +37,17 @@ def towards_the_target(
 def by_brute_force(
     model: lc.LanguageModel, smap: lc.SteeringMap
 ) -> tuple[list[float], list[float]]:
-    """Share of the distance closed, and how often more surprised, at strengths 0 to 1."""
+    """Share of the distance closed and the perplexity ratio, at strengths 0 to 1."""
     (site, (scale, shift)), *_ = smap.sites.items()
     source = pooled_activations(model, model.prepare(HELD_OUT.source), [site])[site]
     target = pooled_activations(model, model.prepare(HELD_OUT.target), [site])[site]
-    closed, surprise = [], []
+    closed, perplexities = [], []
     for strength in STRENGTHS:
         moved = source + strength * ((scale - 1) * source + shift)
         closed.append(float(1 - delta(moved, target).mean() / delta(source, target).mean()))
         with lc.steer(model, [(smap, strength)]):
-            surprise.append(model.surprise(HELD_OUT.target))
-    return closed, [value / surprise[0] for value in surprise]
+            perplexities.append(model.perplexity(HELD_OUT.target))
+    return closed, [value / perplexities[0] for value in perplexities]
 
 
 @pytest.mark.parametrize("times", [1.0, 2.0, 4.0])
@@ -55,12 +55,12 @@ def test_as_little_as_closes_nearly_all_of_the_distance(
     tiny: lc.LanguageModel, times: float
 ) -> None:
     smap = towards_the_target(tiny, times)
-    closed, surprise = by_brute_force(tiny, smap)
-    assert max(surprise) < FLUENT
+    closed, ratios = by_brute_force(tiny, smap)
+    assert max(ratios) < FLUENT
     found = recommend_strength(tiny, smap, HELD_OUT)
     assert [strength for strength, _ in found.curve] == list(STRENGTHS)
     assert [gain for _, gain in found.curve] == pytest.approx(closed, abs=1e-4)
-    # A shift by a times the way closes 1 - (1 - a)^2 of what a shift can close.
+    # A shift by a times the mean difference closes 1 - (1 - a)^2 of what a shift can close.
     wanted = next(s for s in STRENGTHS if 1 - (1 - s * times) ** 2 >= 0.95)
     assert found.strength == wanted
     assert "of the way to the target" in found.reason
@@ -70,11 +70,11 @@ def test_as_little_as_closes_nearly_all_of_the_distance(
 def test_strengths_that_break_the_language_do_not_count(
     tiny: lc.LanguageModel, times: float
 ) -> None:
-    # Behind the last norm there is only the head, so a shift there changes the language most.
+    # Only the head follows the last norm, so a shift there changes the language most.
     smap = towards_the_target(tiny, times, "model.norm")
-    closed, surprise = by_brute_force(tiny, smap)
+    closed, ratios = by_brute_force(tiny, smap)
     gains = dict(zip(STRENGTHS, closed, strict=True))
-    allowed = [s for s, ratio in zip(STRENGTHS, surprise, strict=True) if ratio <= FLUENT]
+    allowed = [s for s, ratio in zip(STRENGTHS, ratios, strict=True) if ratio <= FLUENT]
     wanted = next(s for s in allowed if gains[s] >= 0.95 * max(gains[a] for a in allowed))
     assert wanted < next(s for s in STRENGTHS if gains[s] >= 0.95 * max(closed))
     found = recommend_strength(tiny, smap, HELD_OUT)
@@ -149,7 +149,7 @@ def painter() -> DiffusionModel:
 
 @pytest.fixture
 def small_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the embedded one's place."""
+    """Replace the embedded CLIP with a small one."""
     monkeypatch.setitem(clip.SCORERS, "clip-emoji", save_small_clip(tmp_path / "clip"))
     monkeypatch.setattr(clip, "_loaded", {})
 
@@ -167,7 +167,7 @@ def test_styles_are_judged_by_clip(painter: DiffusionModel) -> None:
     lines = PICTURES.source * 4
     scorer = clip.load_scorer(device="cpu")
 
-    def told(images: list[Image]) -> float:
+    def recognised(images: list[Image]) -> float:
         return sum(
             max(PICTURES.source, key=lambda text: scorer.clip_score([image], text)[0]) == line
             for image, line in zip(images, lines, strict=True)
@@ -182,7 +182,7 @@ def test_styles_are_judged_by_clip(painter: DiffusionModel) -> None:
         plain = plain or images
         means.append(sum(lc.clip_score(images, "sketch", device="cpu")) / len(images))
         kept.append(sum(lc.img_score(images, plain, device="cpu")) / len(images))
-        subjects.append(told(images))
+        subjects.append(recognised(images))
     gains = [mean - means[0] for mean in means[1:]]
     assert [gain for _, gain in found.curve] == pytest.approx(gains, abs=1e-3)
     allowed = [
@@ -196,7 +196,7 @@ def test_styles_are_judged_by_clip(painter: DiffusionModel) -> None:
     assert best > 0.01
     assert found.strength == max(allowed, key=lambda row: row[1] / best + row[2])[0]
     assert "“sketch”" in found.reason
-    # Without a target, pictures are still judged.
+    # Pictures can be evaluated without target prompts.
     alone = Sides(PICTURES.source, [])
     assert recommend_strength(painter, smap, alone, strengths=strengths, seed=5) == found
 

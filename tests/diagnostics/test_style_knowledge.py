@@ -107,8 +107,8 @@ def test_a_map_is_healthy_only_if_its_pictures_say_so(
     assert ("anime and pixel art" in report.advice) is (verdict in ("unknown style", "already so"))
     overfitted = replace(HEALTHY, verdict="overfitted")
     clear = strength is not None and gain >= 0.05 and verdict
-    told = with_style(overfitted, "x", found, StyleKnowledge(answer), ["anime", "pixel art"])  # type: ignore[arg-type]
-    assert told.verdict == (clear or "overfitted")
+    noted = with_style(overfitted, "x", found, StyleKnowledge(answer), ["anime", "pixel art"])  # type: ignore[arg-type]
+    assert noted.verdict == (clear or "overfitted")
     by_distance = Recommendation(1.0, ((1.0, 0.5),), "", "distance")
     unknown = StyleKnowledge("unknown")
     assert with_style(HEALTHY, "x", by_distance, unknown, []) == HEALTHY

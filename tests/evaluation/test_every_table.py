@@ -1,4 +1,4 @@
-"""Every table, by its one command, offline, on the embedded models: small, but the real thing."""
+"""Every table with small sizes, through its command, offline, on the embedded models."""
 
 from __future__ import annotations
 

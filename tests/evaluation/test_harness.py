@@ -33,7 +33,7 @@ def quiet() -> None:
 
 @pytest.fixture(scope="module")
 def long(small_models: dict[str, Path]) -> lc.LanguageModel:
-    """A small model that reads as much as the tasks hold; its positions are rotations."""
+    """A small model with a context long enough for the tasks; it uses rotary positions."""
     model = lc.load_model(str(small_models["llama"]), device="cpu")
     assert isinstance(model, lc.LanguageModel)
     model.module.config.max_position_embeddings = 4096
@@ -46,7 +46,7 @@ def strong(long: lc.LanguageModel) -> lc.SteeringMap:
 
 
 def write_tasks(folder: Path) -> dict[str, str]:
-    """Task files over local data: name -> path."""
+    """Write task files with local data; returns name -> path."""
     rows = [
         {"q": f"{a} and {b}", "options": ["less", "more", "as much"], "right": (a * b) % 3}
         for a in range(4)
@@ -244,5 +244,5 @@ def test_a_missing_harness_is_named(
     tiny: lc.LanguageModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.evaluator", None)
-    with pytest.raises(lc.ConfigError, match=r"lm_eval is needed.*requirements-eval\.txt"):
+    with pytest.raises(lc.ConfigError, match=r"lm_eval is needed.*lineas-studio\[eval\]"):
         evaluate_tasks(tiny, [], [MC1])

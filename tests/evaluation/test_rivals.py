@@ -26,13 +26,13 @@ from lineas_core.evaluation.tables.rivals import TABLE, RivalSizes
 from lineas_core.steering import site_hooks
 from tests.metrics.test_toxicity import save_small_classifier
 
-# transformers renames its settings, and peft and trl use the old names.
+# peft and trl use settings that transformers has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Thousands of products too small to share: threads would only wait for each other."""
+    """Use one thread: thousands of matrix products are too small to parallelise."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -185,13 +185,13 @@ def test_every_architecture_has_its_layers(small_models: dict[str, Path]) -> Non
 
 
 class Watch:
-    """Files opened for writing, and connections, while it is on."""
+    """Records files opened for writing and network connections while it is on."""
 
     def __init__(self) -> None:
         self.on = False
         self.written: list[str] = []
         self.connected: list[Any] = []
-        # An audit hook stays for good, so this one does nothing while it is off.
+        # Audit hooks cannot be removed, so this one does nothing while it is off.
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
@@ -205,7 +205,7 @@ class Watch:
 
 
 def sharpen(folder: Path, texts: list[str]) -> None:
-    """Make the classifier call about half of the texts toxic, and most of them clearly so."""
+    """Make the classifier score about half of the texts as toxic, most of them clearly."""
     classifier = RobertaForSequenceClassification.from_pretrained(folder)
     tokens = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     last = classifier.classifier.out_proj
@@ -221,14 +221,14 @@ def sharpen(folder: Path, texts: list[str]) -> None:
 def trained(
     tiny: lc.LanguageModel, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[RtcRl, Watch, Path]:
-    """An adapter after two steps, what training wrote and where it should have."""
+    """An adapter after two steps, a record of what training wrote, and the allowed folder."""
     for name in ("trl", "peft", "datasets"):
         pytest.importorskip(name)
-    # What the imports themselves write, such as compiled modules, is not at stake.
+    # Import first, so that files written by imports, such as compiled modules, do not count.
     import peft  # noqa: F401
     from trl import GRPOConfig, GRPOTrainer  # noqa: F401
 
-    # A linear model of words has one score for all that the small model writes.
+    # Not the linear bag-of-words scorer, which gives all texts of the small model the same score.
     scorer = save_small_classifier(tmp_path_factory.mktemp("scorer"), {0: "fine", 1: "toxic"})
     sharpen(scorer, tiny.generate(["abc", "xyz"] * 32, seed=list(range(64)), max_new_tokens=1))
     config = RtcRlConfig(
@@ -320,7 +320,7 @@ def test_the_table_has_every_method(tiny: lc.LanguageModel, tmp_path: Path) -> N
     one = results[(results["concept"] == "day") & (results["seed"] == 0)]
     assert list(one["strength"]) == [0, 0.5, 1, 1]
     assert one["perplexity"].is_unique
-    # The untouched model is the same for every concept; seeds give other completions.
+    # The untouched model does not depend on the concept; its completions depend on the seed.
     untouched = results[results["method"] == "untouched"].groupby("seed")["perplexity"]
     assert untouched.nunique().tolist() == [1, 1]
     assert results[results["method"] == "untouched"]["perplexity"].nunique() == 2

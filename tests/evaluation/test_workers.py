@@ -27,7 +27,7 @@ SMALL = Sizes(concepts=("day", "night"), methods=("lin-act", "mean-act"), comple
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """Two places for workers on this host, reached by the loopback alone."""
+    """A Ray cluster on this host with room for two workers, only on the loopback interface."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray = pytest.importorskip("ray")
     ray.init(
@@ -42,10 +42,10 @@ def cluster() -> Iterator[None]:
 
 
 def kill_a_worker_at_work() -> None:
-    """SIGKILL to a process of ours that is measuring a cell, as soon as there is one."""
+    """Send SIGKILL to one of our processes that is measuring a cell, once there is one."""
     for _ in range(12000):
         for process in psutil.Process().children(recursive=True):
-            # A worker may end between the listing and the question.
+            # A worker may exit between being listed and being inspected.
             try:
                 busy = "ray::Worker.measure" in " ".join(process.cmdline())
             except psutil.Error:
@@ -67,23 +67,23 @@ def as_csv(results: pd.DataFrame) -> str:
 def test_workers_make_the_table_that_one_process_makes_though_one_is_killed(
     tiny: lc.LanguageModel, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    bench = Bench(tiny, tmp_path / "spread", told.append)
+    log: list[str] = []
+    bench = Bench(tiny, tmp_path / "spread", log.append)
     killer = threading.Thread(target=kill_a_worker_at_work)
     killer.start()
     results = measure_with(TABLE, bench, SMALL, [0, 1], workers=2, device="cpu")
     killer.join()
-    lost = [line for line in told if line.startswith("a worker was lost while it measured")]
+    lost = [line for line in log if line.startswith("a worker was lost while it measured")]
     assert len(lost) == 1
-    assert len([line for line in told if line.startswith("concepts ")]) == 8 + len(lost)
+    assert len([line for line in log if line.startswith("concepts ")]) == 8 + len(lost)
     alone = TABLE.measure(Bench(tiny, tmp_path / "alone"), SMALL, [0, 1])
     assert as_csv(results) == as_csv(alone)
     assert len(results) == 40
 
-    told.clear()
+    log.clear()
     again = measure_with(TABLE, bench, SMALL, [0, 1], workers=1, device="cpu")
     assert as_csv(again) == as_csv(alone)
-    assert told == []
+    assert log == []
 
 
 @pytest.mark.usefixtures("cluster")
@@ -106,7 +106,7 @@ def test_workers_that_cannot_be_had_are_refused(
     with pytest.raises(lc.ConfigError, match="workers is -1; it must be 1 or more"):
         measure_with(TABLE, bench, SMALL, [0], workers=-1, device="cpu")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(lc.ConfigError, match="pip install -r requirements-scale.txt"):
+    with pytest.raises(lc.ConfigError, match=r"pip install 'lineas-studio\[scale\]'"):
         measure_with(TABLE, bench, SMALL, [0], workers=1, device="cpu")
 
 

@@ -36,7 +36,7 @@ def load_language(folder: Path) -> LanguageModel:
 
 
 def map_of(model: Any, pattern: str, seed: int = 1, spread: float = 0.3) -> SteeringMap:
-    """A random map of all modules of a pattern, by the widths of their weights."""
+    """A random map for all modules that match a pattern, with widths from their weights."""
     widths = {}
     for name in model.sites(pattern):
         site = model.module.get_submodule(name)
@@ -75,7 +75,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def small(config: transformers.PretrainedConfig, model: LanguageModel, folder: Path) -> Any:
-    """A model of another config, with random weights, loaded as users do."""
+    """A model with the given config and random weights, loaded as users do."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = transformers.AutoModelForCausalLM.from_config(config)
@@ -222,7 +222,7 @@ def test_a_mistral_with_a_window_is_the_same_for_texts_that_fit_into_it(
     assert "reads 8 tokens at most, not 128" in (folder / "README.md").read_text()
     assert distance(loaded(tokens(8)).logits, steered(model, smap, 1.0, tokens(8))) < 1e-4
     assert distance(loaded(tokens(20)).logits, steered(model, smap, 1.0, tokens(20))) > 1e-3
-    # Without shifts it stays a Mistral, window and all.
+    # Without shifts it stays a Mistral, including its sliding window.
     whole = plain(fold(model, only_scales(smap), to=tmp_path / "scales"))
     wanted = steered(model, only_scales(smap), 1.0, tokens(20))
     assert distance(whole(tokens(20)).logits, wanted) < 1e-4
@@ -234,7 +234,7 @@ def test_a_mistral_with_a_window_is_the_same_for_texts_that_fit_into_it(
 def test_a_qwen2_has_a_window_only_in_the_layers_that_use_it(
     models: dict[str, LanguageModel], tmp_path: Path, use: Mapping[str, int], longest: int
 ) -> None:
-    # Without a head_dim, as the real ones are.
+    # Without head_dim, like the published configs.
     sizes = {name: value for name, value in SIZES.items() if name != "head_dim"}
     config = transformers.Qwen2Config(
         **sizes,
@@ -302,7 +302,7 @@ def test_what_cannot_be_folded_is_named(models: dict[str, LanguageModel], tmp_pa
     gpt2 = models["gpt2"]
     with pytest.raises(lc.SiteError, match="lm_head: other modules use the same weights"):
         fold(gpt2, random_map({"lm_head": 300}, 0), to=to)
-    # An untied head takes a scale, and no shift.
+    # An untied head accepts a scale but no shift.
     head = random_map({"lm_head": 300}, 0)
     with pytest.raises(lc.SiteError, match="needs a bias in lm_head, and a llama"):
         fold(llama, head, to=to)

@@ -29,7 +29,7 @@ from tests.export.test_checkpoint import (
 
 peft = pytest.importorskip("peft")
 
-# Of PEFT, as anyone who loads such an adapter sees them.
+# Warnings of PEFT, which everyone who loads such an adapter gets.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
     pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed:UserWarning"),
@@ -91,7 +91,7 @@ def test_adapters_are_exchanged_on_one_model(
     one, two = map_of(model, "layernorm", 1), map_of(model, "layernorm", 2)
     if part:
         one, two = part(one), part(two)
-    # A sparse map leaves some of its sites as they are.
+    # A sparse map does not change some of its sites.
     site = "model.layers.1.post_attention_layernorm"
     two = SteeringMap({**two.sites, site: Affine(torch.ones(16), torch.zeros(16))}, two.info)
     first, second = to_peft(model, one, to=tmp_path / "1"), to_peft(model, two, to=tmp_path / "2")

@@ -17,7 +17,7 @@ from tests.export.test_checkpoint import map_of, only_scales
 from tests.helpers.models import random_map
 from tests.helpers.pipelines import SIZE, generators, pixels, save_small_pipelines
 
-# Of schedulers that make arrays of tensors.
+# A warning of schedulers that convert tensors to arrays.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
@@ -40,7 +40,7 @@ def test_plain_diffusers_draws_what_steering_draws(
     else:
         model = as_image_model(lc.load_model(str(pipelines[kind]), device="cpu"))
     smap = map_of(model, r"(unet|text_encoder).*norm\w*\d?|unet.*(conv1|to_out\.0|to_q)")
-    # What has no bias takes a scale alone.
+    # Layers without a bias accept only a scale.
     short = [s for s in smap.sites if getattr(model.module.get_submodule(s), "bias", 0) is None]
     scaled = only_scales(smap).sites
     smap = SteeringMap({**smap.sites, **{s: scaled[s] for s in short}}, smap.info)

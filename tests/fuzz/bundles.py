@@ -1,4 +1,4 @@
-"""Bundles that go wrong, and what must hold when they are read."""
+"""Malformed bundles, and the properties that must hold when they are read."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ with zipfile.ZipFile(io.BytesIO(VALID)) as _archive:
 
 
 def build(choose: Chooser) -> bytes:
-    """A file's bytes."""
+    """The bytes of a generated file."""
     kind = choose.number(0, 4)
     if kind == 0:
         return changed_bytes(choose, VALID, (VALID, maps.VALID))
@@ -70,7 +70,7 @@ def build(choose: Chooser) -> bytes:
     if kind == 1:
         manifest = changed_json(choose, manifest)
     elif kind == 2:
-        # An entry that is wrong, under checksums that are right.
+        # A corrupt entry with correct checksums.
         name = pick(choose, sorted(set(files) - {"manifest.json"}))
         files[name] = _entry(choose, name)
         manifest["files"][name] = hashlib.sha256(files[name]).hexdigest()
@@ -82,7 +82,7 @@ def build(choose: Chooser) -> bytes:
 
 
 def check(data: bytes) -> bool:
-    """Read it; says whether it was a bundle."""
+    """Read it and check the result; returns whether it was a valid bundle."""
     bundle = promised(lambda: read_bundle(data))
     if bundle is None:
         return False
@@ -110,12 +110,12 @@ def _entry(choose: Chooser, name: str) -> bytes:
 
 
 def _zipped(choose: Chooser, files: dict[str, bytes], odd: bool) -> bytes:
-    """A zip file of the files, with what no bundle has where `odd`."""
+    """A zip file of the files; if `odd`, with features that no bundle has."""
     file = io.BytesIO()
     kinds = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
     if odd:
         kinds += (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    # Of a name that is there twice, which is the point.
+    # zipfile warns about duplicate names, which are intended here.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with zipfile.ZipFile(file, "w", pick(choose, kinds)) as archive:
@@ -127,11 +127,11 @@ def _zipped(choose: Chooser, files: dict[str, bytes], odd: bool) -> bytes:
                 info.create_system = 3
                 info.external_attr = (pick(choose, modes) | 0o777) << 16
                 info.compress_type = pick(choose, kinds)
-                # A giant ratio, where it is packed.
+                # A huge compression ratio, if it is compressed.
                 archive.writestr(info, bytes(choose.number(0, 200_000)))
     data = bytearray(file.getvalue())
     if odd and choose.number(0, 1):
-        # The first entry as encrypted, patched, of an unknown packing or with a wrong checksum.
+        # Mark the first entry as encrypted, patched, of unknown compression, or break its checksum.
         at = data.find(b"PK\1\2") + pick(choose, (6, 8, 10, 16, 20, 24, 42))
         data[at] ^= 1 << choose.number(0, 7)
     return bytes(data)

@@ -1,9 +1,9 @@
-"""Runs one kind of file through atheris, from the command line.
+"""Fuzz the reader of one kind of file with atheris, from the command line.
 
     python -m tests.fuzz.fuzz_maps -runs=10000 -seed=1
 
-Options are libFuzzer's. A failure is an exception that comes out; libFuzzer then names the file
-that it wrote the input to, which the same command takes as an argument to run it again.
+Options are libFuzzer's. An uncaught exception is a failure; libFuzzer then prints the name of the
+file with the input. Pass that file as an argument to the same command to reproduce it.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from typing import Any
 
 import atheris
 
-# Inputs are choices and short pieces, not whole files.
+# Inputs encode choices and short pieces, not whole files, so they can be short.
 DEFAULTS = ("-max_len=512", "-len_control=0", "-rss_limit_mb=6144", "-print_final_stats=1")
 
 
 class Provided:
-    """Choices out of the bytes that atheris mutates."""
+    """A `Chooser` that reads its choices from the bytes that atheris mutates."""
 
     def __init__(self, data: bytes) -> None:
         self._provider = atheris.FuzzedDataProvider(data)
 
     def number(self, low: int, high: int) -> int:
-        """Any whole number from `low` to `high`."""
+        """An integer from `low` to `high`, inclusive."""
         found: int = self._provider.ConsumeIntInRange(low, high)
         return found
 
     def data(self, most: int) -> bytes:
-        """Any bytes, `most` at most."""
+        """Arbitrary bytes, at most `most` of them."""
         found: bytes = self._provider.ConsumeBytes(self.number(0, most))
         return found
 
 
 def fuzz(run: Callable[[Provided], Any]) -> None:
-    """Never returns: libFuzzer ends the process."""
+    """Fuzz `run`. Never returns, because libFuzzer exits the process."""
 
     def one(data: bytes) -> None:
         run(Provided(data))

@@ -11,7 +11,7 @@ from tests.fuzz.driver import Provided, fuzz
 
 
 def run(choose: Provided) -> None:
-    """One file."""
+    """Build and check one file."""
     bundles.check(bundles.build(choose))
 
 

@@ -1,4 +1,4 @@
-"""What every reader of files promises, whatever it is given."""
+"""Guarantees of every file reader for arbitrary input."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from lineas_core.system.paths import checkout
 
 Result = TypeVar("Result")
 
-# Of the processor's time, so that a busy machine fails no test.
-MOST_SECONDS = 2.0
+# CPU time, so that tests do not fail on a busy machine.
+MAX_CPU_SECONDS = 2.0
 LONGEST_MESSAGE = 4000
 TELLTALE = ("Traceback", 'File "', "/tmp", "/home", str(checkout()), "site-packages")
 
 
 @contextmanager
-def limited(seconds: float = MOST_SECONDS) -> Iterator[None]:
-    """Raise a TimeoutError in the block once it has used that much of the processor's time."""
+def limited(seconds: float = MAX_CPU_SECONDS) -> Iterator[None]:
+    """Raise a TimeoutError in the block once it has used that much CPU time."""
 
     def late(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"took more than {seconds} s")
@@ -36,10 +36,10 @@ def limited(seconds: float = MOST_SECONDS) -> Iterator[None]:
 
 
 def promised(call: Callable[[], Result]) -> Result | None:
-    """What the call gives, or None where it refuses in the way that is promised.
+    """The result of the call, or None if it raises a proper `LineasError`.
 
-    Anything but a `LineasError` comes out, and so do messages that tell of the host or are too
-    long to read, and calls over the limit.
+    Any other exception is a failure, and so are messages that reveal details of the host or are
+    too long, and calls over the time limit.
     """
     try:
         with limited():

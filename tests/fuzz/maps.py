@@ -1,4 +1,4 @@
-"""Map files that go wrong, and what must hold when they are read."""
+"""Malformed map files, and the properties that must hold when they are read."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def _valid() -> tuple[dict[str, Any], dict[str, torch.Tensor], bytes]:
 
 
 HEADER, TENSORS, VALID = _valid()
-# A checkpoint of something else.
+# A safetensors file that is not a map.
 OTHER = save({"x": torch.ones(2)}, {"format": "pt"})
 
 
 def build(choose: Chooser) -> bytes:
-    """A file's bytes."""
+    """The bytes of a generated file."""
     kind = choose.number(0, 3)
     if kind == 0:
         return changed_bytes(choose, VALID, (VALID, OTHER))
     if kind == 1:
-        # What safetensors itself reads first: offsets, shapes, kinds.
+        # Change the header that safetensors itself reads: offsets, shapes, dtypes.
         length = int.from_bytes(VALID[:8], "little")
         text = json_bytes(changed_json(choose, json.loads(VALID[8 : 8 + length])))
         size = len(text) if choose.number(0, 3) else choose.number(0, 2**64 - 1)
         return size.to_bytes(8, "little") + text + VALID[8 + length :]
-    # Wrong in its header or its tensors, under a checksum that is right.
+    # An invalid header or invalid tensors, with a correct checksum.
     header = changed_json(choose, HEADER) if choose.number(0, 3) else dict(HEADER)
     tensors = dict(TENSORS)
     if kind == 3:
         for _ in range(choose.number(1, 2)):
             _change_tensor(choose, tensors)
     if isinstance(header, dict):
-        # numpy has no bfloat16, and its kind is refused before its values are read.
+        # numpy has no bfloat16; this dtype is refused before its values are read.
         readable = {k: v.float() if v.dtype == torch.bfloat16 else v for k, v in tensors.items()}
         header["digest"] = digest_of(header, readable)
     try:
@@ -70,14 +70,14 @@ def build(choose: Chooser) -> bytes:
 
 
 def check(data: bytes) -> bool:
-    """Read it; says whether it was a map."""
+    """Read it and check the result; returns whether it was a valid map."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / NAME
         path.write_bytes(data)
         smap = promised(lambda: lc.SteeringMap.load(path))
         if smap is None:
             return False
-        # The same tensors as safetensors' own reader finds, all of them usable.
+        # The tensors equal those that safetensors' own reader returns, and all are valid.
         found = load(data)
         assert {f"{s}.{p}" for s in smap.sites for p in ("scale", "shift")} == set(found)
         for site, affine in smap.sites.items():

@@ -1,4 +1,4 @@
-"""Files that go wrong: valid ones with pieces changed, and ones that were built to be wrong.
+"""Malformed files: mutations of valid ones, and files constructed to be invalid.
 
 All choices come from a `Chooser`, so that hypothesis and atheris build the same kinds of file.
 """
@@ -37,24 +37,24 @@ VALUES: tuple[Any, ...] = (
 
 
 class Chooser(Protocol):
-    """Where choices come from."""
+    """A source of choices."""
 
     def number(self, low: int, high: int) -> int:
-        """Any whole number from `low` to `high`."""
+        """An integer from `low` to `high`, inclusive."""
         ...
 
     def data(self, most: int) -> bytes:
-        """Any bytes, `most` at most."""
+        """Arbitrary bytes, at most `most` of them."""
         ...
 
 
 def pick(choose: Chooser, items: Sequence[Item]) -> Item:
-    """One of them."""
+    """Choose one of the items."""
     return items[choose.number(0, len(items) - 1)]
 
 
 def changed_bytes(choose: Chooser, data: bytes, others: Sequence[bytes]) -> bytes:
-    """The bytes with up to four changes: flips, cuts, splices, doubled and inserted pieces."""
+    """The bytes with up to four mutations: flips, cuts, splices, duplications, insertions."""
     for _ in range(choose.number(0, 4)):
         at = choose.number(0, len(data))
         to = min(len(data), at + choose.number(0, 40))
@@ -73,7 +73,7 @@ def changed_bytes(choose: Chooser, data: bytes, others: Sequence[bytes]) -> byte
         elif kind == 5:
             data = data[:to] + data[at:]
         elif kind == 6:
-            # A number in a header, as any of the sizes that formats have.
+            # Overwrite an integer of any size that the formats use.
             size = pick(choose, (2, 4, 8))
             number = pick(choose, (0, 1, 2**15, 2**31 - 1, 2**32 - 1, 2**53, 2**63, 2**64 - 1))
             data = data[:at] + (number % 256**size).to_bytes(size, "little") + data[at + size :]
@@ -83,7 +83,7 @@ def changed_bytes(choose: Chooser, data: bytes, others: Sequence[bytes]) -> byte
 
 
 def changed_json(choose: Chooser, value: Any) -> Any:
-    """The value with up to three places changed, removed or added; the old one is left as it is."""
+    """A copy of the value with up to three places changed, removed or added."""
     value = json.loads(json.dumps(value))
     for _ in range(choose.number(0, 3)):
         parent, part = None, value
@@ -93,7 +93,7 @@ def changed_json(choose: Chooser, value: Any) -> Any:
                 pick(choose, list(part) if isinstance(part, dict) else range(len(part))),
             )
             part = part[key]
-        # A copy: later changes may land inside it.
+        # Copy it, because later changes may modify it.
         new = json.loads(json.dumps(pick(choose, VALUES)))
         if parent is None:
             value = new
@@ -107,7 +107,7 @@ def changed_json(choose: Chooser, value: Any) -> Any:
 
 
 def json_bytes(value: Any) -> bytes:
-    """As JSON writes it, lone surrogates and all."""
+    """Encode as JSON, including lone surrogates."""
     return json.dumps(value).encode()
 
 

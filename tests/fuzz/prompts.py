@@ -1,4 +1,4 @@
-"""Prompt files that go wrong, and what must hold when they are read."""
+"""Malformed prompt files, and the properties that must hold when they are read."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ALL = tuple(data for files in FILES.values() for data in files)
 
 
 def build(choose: Chooser) -> tuple[str, bytes]:
-    """A file's name and its bytes."""
+    """The name and bytes of a generated file."""
     name = pick(choose, tuple(FILES))
     if name.startswith("a.json") and choose.number(0, 1):
         if name == "a.json":
@@ -55,7 +55,7 @@ def build(choose: Chooser) -> tuple[str, bytes]:
 
 
 def check(name: str, data: bytes) -> bool:
-    """Read it in every way there is; says whether any of them took it."""
+    """Read it with every reader and check the results; returns whether any accepted it."""
     read = promised(lambda: read_prompt_file(name, data))
     pasted = promised(lambda: read_pasted(data.decode("utf-8", "surrogateescape"), "target"))
     loaded = promised(lambda: PromptSet.parse(name, data))
@@ -73,11 +73,11 @@ def check(name: str, data: bytes) -> bool:
 
 
 def _comes_back(prompts: PromptSet) -> None:
-    """Exports hold the same prompts, and no cell of a table begins a formula."""
+    """Check that exports contain the same prompts, and that no table cell starts a formula."""
     wanted = tuple(tuple(filter(None, map(_stripped, s))) for s in (prompts.source, prompts.target))
     for format in ("json", "csv"):
         ((name, data),) = write_prompts(prompts, format).items()
-        # What a set may hold may be too much for one file.
+        # A valid set may be too large for one file.
         if len(data) <= MOST_BYTES:
             read = read_prompt_file(name, data)
             assert (read.source, read.target) == wanted

@@ -1,18 +1,18 @@
-"""Files that go wrong, by the thousand: readers refuse them in words, quickly, and nothing else.
+"""Fuzz tests: readers refuse malformed files quickly, with a proper error message.
 
-By default a few hundred of each kind, always the same ones. All of them, as in "no unhandled
-exception in 10,000 prompt files, 10,000 map files and 2,000 bundles":
+By default a few hundred files of each kind are tried, always the same ones. To try all of them, as
+in "no unhandled exception in 10,000 prompt files, 10,000 map files and 2,000 bundles":
 
     python -m pytest tests/fuzz/test_files.py --hypothesis-profile=full
 
-And with atheris, which looks for inputs that reach new code:
+And with atheris, which searches for inputs that reach new code:
 
     python -m tests.fuzz.fuzz_prompts -runs=10000 -seed=1
     python -m tests.fuzz.fuzz_maps -runs=10000 -seed=1
     python -m tests.fuzz.fuzz_bundles -runs=2000 -seed=1
 
-The limit of each call is in the processor's time (`tests/fuzz/guard.py`), in place of hypothesis'
-deadline, which a busy machine misses.
+Each call is limited in CPU time (`tests/fuzz/guard.py`) instead of by hypothesis' deadline, which
+fails on a busy machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FULL = settings().max_examples >= 10_000
 
 
 class Drawn:
-    """Choices that hypothesis draws."""
+    """A `Chooser` whose choices hypothesis draws."""
 
     def __init__(self, draw: Callable[[st.SearchStrategy], object]) -> None:
         self._draw = draw
@@ -108,7 +108,7 @@ def test_long_patterns_are_refused() -> None:
         match_sites(SITES, "a" * (LONGEST_PATTERN + 1), "llama")
 
 
-# A process each, which loads all of the library: one of the three runs by default.
+# Each runs in its own process, which loads the whole library, so only one runs by default.
 @pytest.mark.parametrize(
     "kind",
     [

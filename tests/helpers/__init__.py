@@ -1,1 +1,1 @@
-"""What several tests make: small models, maps, a Studio, a hub."""
+"""Helpers shared by tests: small models, maps, a Studio, a hub."""

@@ -1,4 +1,4 @@
-"""A small CLIP with random weights, as open_clip keeps one in a folder."""
+"""A small CLIP with random weights, in open_clip's folder format."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = {
         "width": 32,
         "head_width": 16,
         "layers": 2,
-        "patch_dropout": 0.5,  # drawn anew at each call, were the model left in training mode
+        "patch_dropout": 0.5,  # makes calls random if the model is left in training mode
     },
     "text_cfg": {
         "context_length": 24,
@@ -35,12 +35,12 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 
 
 def save_small_clip(folder: Path) -> Path:
-    """An open_clip folder with random weights and a tokenizer with one token per byte."""
+    """Save an open_clip folder with random weights and a tokenizer with one token per byte."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.CLIP(**copy.deepcopy(CONFIG))
         for parameter in model.parameters():
-            # Fresh weights give all images nearly the same embedding.
+            # With the default initialisation all images get nearly the same embedding.
             if parameter.ndim > 1:
                 torch.nn.init.normal_(parameter, 0.0, 0.2)
     folder.mkdir()
@@ -51,7 +51,7 @@ def save_small_clip(folder: Path) -> Path:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    # The text tower reads its answer at the largest id, which has to be the end.
+    # The text tower pools at the largest token id, which must be the end token.
     tokenizer.add_special_tokens(["<pad>", "<bos>", "<eos>"])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", 257), ("<eos>", 258)]

@@ -1,4 +1,4 @@
-"""A small hub on the loopback, for the real client."""
+"""A small fake Hub on the loopback interface, for the real client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-# Raised in the client, for its own call of httpx.
+# A warning that the client triggers with its own call of httpx.
 CLIENT_WARNING = "ignore:Use 'content=:DeprecationWarning"
 TOKEN = "hf_writer"
 
@@ -21,6 +21,7 @@ class Repository:
     private: bool
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    hardware: str = "cpu-basic"
 
     @property
     def head(self) -> str:
@@ -37,7 +38,7 @@ class Repository:
 
 
 class SmallHub(ThreadingHTTPServer):
-    """As much of the Hub's HTTP interface as pushing, installing and deploying take."""
+    """The part of the Hub's HTTP interface that pushing, installing and deploying use."""
 
     daemon_threads = True
 
@@ -96,6 +97,9 @@ class Handler(BaseHTTPRequestHandler):
             files = hub.repositories["/".join(parts[2:4])].files
             rows = [{"type": "file", "path": f, "size": len(files[f]), "oid": f} for f in files]
             return self.answer(200, rows)
+        if parts[4:5] == ["runtime"]:
+            hardware = hub.repositories["/".join(parts[2:4])].hardware
+            return self.answer(200, {"stage": "RUNNING", "hardware": {"current": hardware}})
         if self.command in ("GET", "HEAD"):
             return self.download("/".join(parts[:2]), parts[3], "/".join(parts[4:]), token)
         if parts[0] == "large":

@@ -1,4 +1,4 @@
-"""A queue of jobs with its store and library, and what tests of it wait for."""
+"""A job queue with its store and library, and helpers to wait for jobs in tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class At(Priority):
     """Calls `act` once, in the worker, the sixth time that training gives way.
 
     Attributes:
-        steps: that were done by then; it gives way before each step and before each frame.
+        steps: training steps done by then; training yields before each step and each frame.
     """
 
     def __init__(self, home: Path) -> None:
@@ -42,7 +42,7 @@ class At(Priority):
 
 
 class Shop:
-    """A store, a library, and as many `Jobs` after each other as a test needs."""
+    """A store, a library, and any number of successive `Jobs` on them."""
 
     def __init__(self, home: Path, model: Any, clock: Callable[[], float] = time.time) -> None:
         self.home, self.model = home, model

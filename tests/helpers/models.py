@@ -50,12 +50,12 @@ ARCHITECTURES: dict[str, PretrainedConfig] = {
 
 
 def save_small_model(architecture: str, folder: Path) -> Path:
-    """A checkpoint folder with random weights and a tokenizer with one token per byte."""
+    """Save a checkpoint folder with random weights and a tokenizer with one token per byte."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture])
         for name, parameter in model.named_parameters():
-            # Fresh norms are exactly one; random ones show what a wrong order would hide.
+            # Randomise norms: at their initial value of one, errors of order go unnoticed.
             if "norm" in name or ".ln_" in name:
                 torch.nn.init.normal_(parameter, 1.0, 0.3)
             elif parameter.ndim == 2:

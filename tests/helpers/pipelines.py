@@ -1,4 +1,4 @@
-"""Small pipelines of the classes that users load, with random weights, saved to disk."""
+"""Small pipelines of the real classes, with random weights, saved to disk."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ KINDS = {
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """One token per letter, 16 tokens at most."""
+    """A tokenizer with one token per letter, at most 16 tokens per text."""
     symbols = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(c + "</w>" for c in LETTERS)]
     vocab = {symbol: i for i, symbol in enumerate(symbols)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16)
@@ -178,7 +178,7 @@ def small_flux(guidance_embeds: bool = False) -> FluxPipeline:
 
 
 def lively(network: nn.Module) -> Any:
-    """Fresh norms are exactly one, and fresh text encoders nearly mute; neither shows mistakes."""
+    """Randomise norms and enlarge text encoders, whose initial values would hide mistakes."""
     for name, parameter in network.named_parameters():
         if "norm" in name:
             nn.init.normal_(parameter, 1.0, 0.3)
@@ -198,7 +198,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
 
 
 def save_small_pipelines(root: Path) -> dict[str, Path]:
-    """Folder of each kind, and what the catalogue's models put into them."""
+    """Save one folder per kind, and the weights that the catalogue's models load into them."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for kind, build in BUILDERS.items():
@@ -218,7 +218,7 @@ def pixels(images: list[Any]) -> np.ndarray:
 
 
 class Touch:
-    """Pickled: code that leaves a file behind when it is read."""
+    """When unpickled, creates a file, which proves that code was executed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -228,7 +228,7 @@ class Touch:
 
 
 class Spy:
-    """The arguments and the output of each call of a network."""
+    """Records the arguments and the output of each call of a network."""
 
     def __init__(self, network: nn.Module) -> None:
         self.calls: list[tuple[dict[str, Any], Tensor]] = []

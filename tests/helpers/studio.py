@@ -1,4 +1,4 @@
-"""Visitors of a Studio, their maps and jobs, and what their pages send."""
+"""Helpers for Studio tests: visitors, their maps and jobs, and their pages' inputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def answers_of(studio: Studio) -> Answers:
 
 
 def add_map(studio: Studio, model: str, sites: dict[str, int], seed: int, **info: Any) -> str:
-    """A random map in Ann's library."""
+    """Add a random map to Ann's library."""
     smap = random_map(sites, seed, spread=3.0)
     fields = {"model": model, "name": f"map {seed}", "created": "2026-01-02T03:04:05+00:00"}
     kept = lc.SteeringMap(smap.sites, dataclasses.replace(lc.MapInfo(**fields), **info))
@@ -31,13 +31,13 @@ def add_map(studio: Studio, model: str, sites: dict[str, int], seed: int, **info
 
 
 def rack(*slots: tuple[str, float], **state: Any) -> dict[str, Any]:
-    """A rack as the page sends it: maps that are on, at their strengths."""
+    """A rack as the page sends it: active maps and their strengths."""
     rows = [{"id": i, "on": True, "strength": s, "inverse": False} for i, s in slots]
     return {"from": "page", "state": {"rows": rows, **state}}
 
 
 def finished(studio: Studio, job_id: str, owner: str) -> JobRow:
-    """The job, once nothing changes it any more."""
+    """Wait until the job is in a terminal state, and return it."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         job = studio.jobs.get(job_id, owner)

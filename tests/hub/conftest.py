@@ -1,4 +1,4 @@
-"""The small hub, served for one test."""
+"""Fixture: the small fake Hub, served for one test."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.helpers.hub import SmallHub
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
-    # The client's other way to upload large files speaks to a service of its own.
+    # Disable Xet, the client's alternative upload protocol, which needs a separate service.
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    # Whoever runs the tests may be logged in, and must not be asked.
+    # A login of whoever runs the tests must never be used.
     monkeypatch.setenv("HF_TOKEN", "hf_somebody_else")
     with SmallHub() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})

@@ -1,4 +1,4 @@
-"""Pushing and installing against a small hub on the loopback, through the real client."""
+"""Push and install against a small fake Hub on the loopback, through the real client."""
 
 from __future__ import annotations
 

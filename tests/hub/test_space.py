@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import lineas_core as lc
 from lineas_core.cli.sharing import register
 from lineas_core.hub.maps import HubError
-from lineas_core.hub.space import prepare_space, upload_space
+from lineas_core.hub.space import CPU_INDEX, prepare_space, upload_space
 from lineas_core.system.paths import checkout
 from tests.helpers.hub import CLIENT_WARNING, TOKEN, SmallHub
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(CLIENT_WARNING)
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """As much of a project as a Space needs, and things that it must not get."""
+    """A project with the files that a Space needs, and files that must not be uploaded."""
     root = tmp_path / "project"
     for name in ("lineas_core/studio/web", "lineas_core/__pycache__", "assets", "prompts", "tests"):
         (root / name).mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_the_real_project_becomes_a_space(tmp_path: Path) -> None:
 
 
 def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) -> None:
-    prepare_space(tmp_path / "space", project)
+    prepare_space(tmp_path / "space", project, gpu=True)
     readme = (tmp_path / "space" / "README.md").read_text()
     header = yaml.safe_load(readme.split("---\n")[1])
     lines = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
@@ -81,7 +81,7 @@ def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) ->
     assert preloaded == "HuggingFaceTB/SmolLM2-135M-Instruct"
     plain = (checkout() / "requirements.txt").read_text()
     assert "spaces==" not in plain
-    # One version of every package, also of those that others bring; and no half of pip's hashes.
+    # Every package is pinned, including transitive ones, and there are no hashes.
     lock = (checkout() / "requirements.lock").read_text()
     wanted = re.findall(r"^[\w.-]+==.*?(?= \\$)", lock, re.M)
     assert [line.strip() for line in bare if line] == [*wanted, f"spaces{pinned['spaces']}"]
@@ -96,7 +96,9 @@ def test_a_folder_with_something_in_it_is_left_alone(project: Path, tmp_path: Pa
         prepare_space(tmp_path / "mine", project)
     with pytest.raises(lc.ConfigError, match="Choose another folder"):
         prepare_space(tmp_path / "mine" / "x" / "y", project)
-    with pytest.raises(lc.ConfigError, match=r"has no app.py, .*Deploy from a checkout"):
+    with pytest.raises(
+        lc.ConfigError, match=r"has no lineas_core, app.py, .*Deploy from a checkout"
+    ):
         prepare_space(tmp_path / "new", tmp_path)
     (project / "README.md").write_text("# No header")
     with pytest.raises(lc.ConfigError, match="does not begin with a Space's header"):
@@ -117,6 +119,44 @@ def test_a_space_is_uploaded(hub: SmallHub, project: Path, tmp_path: Path) -> No
     upload_space(tmp_path / "space", "ann/studio", **options)
     assert set(space.files) == WANTED - {"prompts/a.json"}
     assert space.variables == {"DEMO_MODE": "0"}
+
+
+def test_a_space_with_a_gpu_gets_no_torch_for_cpus(
+    hub: SmallHub, project: Path, tmp_path: Path
+) -> None:
+    options = {"token": TOKEN, "endpoint": hub.address}
+    prepare_space(tmp_path / "cpu", project)
+    upload_space(tmp_path / "cpu", "ann/studio", **options)
+    before = dict(hub.repositories["ann/studio"].files)
+    hub.repositories["ann/studio"].hardware = "zero-a10g"
+    with pytest.raises(HubError, match="ann/studio has the hardware zero-a10g.*--gpu"):
+        upload_space(tmp_path / "cpu", "ann/studio", **options)
+    assert hub.repositories["ann/studio"].files == before
+    prepare_space(tmp_path / "gpu", project, gpu=True)
+    upload_space(tmp_path / "gpu", "ann/studio", gpu=True, **options)
+    assert b"spaces==" in hub.repositories["ann/studio"].files["requirements.txt"]
+
+
+def test_without_a_gpu_a_space_gets_the_same_versions_and_no_cuda(
+    project: Path, tmp_path: Path
+) -> None:
+    prepare_space(tmp_path / "cpu", project)
+    prepare_space(tmp_path / "gpu", project, gpu=True)
+    cpu, gpu = (
+        (tmp_path / name / "requirements.txt").read_text().splitlines() for name in ("cpu", "gpu")
+    )
+    pins = requirements_of("requirements-cpu.txt")
+    assert {line for line in cpu if line not in gpu} == {
+        f"--extra-index-url {CPU_INDEX}", *(line for line in pins if line.startswith("torch")),
+    }  # fmt: skip
+    assert f"--extra-index-url {CPU_INDEX}" in pins
+    left_out = {re.split("[=-]", line)[0] for line in gpu if line not in cpu}
+    assert left_out == {"cuda", "nvidia", "triton", "torch", "torchvision", "spaces"}
+
+
+def requirements_of(name: str) -> list[str]:
+    lines = (checkout() / name).read_text("utf-8").splitlines()
+    return [bare for line in lines if (bare := line.split("#")[0].strip())]
 
 
 def test_uploading_needs_a_login_that_may_write(hub: SmallHub, tmp_path: Path) -> None:

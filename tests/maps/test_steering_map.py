@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lineas_core import Affine, MapError, MapInfo, SteeringMap, compose
-from lineas_core.maps.file_format import MOST_BYTES, MOST_HEADER, digest_of
+from lineas_core.maps.file_format import MAX_BYTES, MAX_HEADER, digest_of
 from lineas_core.maps.steering_map import compose_for_batch
 from tests.helpers.models import random_map
 
@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def crafted(
     path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor], more: dict[str, Any]
 ) -> Path:
-    """A file with a header that is wrong under a checksum that is right."""
+    """A file with an invalid header but a correct checksum."""
     header = {**header, **more}
     header["digest"] = digest_of(header, tensors)
     save_file(tensors, path, metadata={"lineas": json.dumps(header)})
@@ -235,25 +235,25 @@ def test_files_over_the_limits_are_refused_unread(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     for length, size, message in (
         (
-            MOST_HEADER + 1,
-            2 * MOST_HEADER,
+            MAX_HEADER + 1,
+            2 * MAX_HEADER,
             "its header has 8,388,609 bytes; 8,388,608 are the most",
         ),
-        (100, MOST_BYTES + 1, "it has 536,870,913 bytes; 536,870,912 are the most"),
+        (100, MAX_BYTES + 1, "it has 536,870,913 bytes; 536,870,912 are the most"),
     ):
         with path.open("wb") as file:
             file.write(length.to_bytes(8, "little"))
-            # Takes no room on the disk.
+            # A sparse file, which takes no disk space.
             file.truncate(size)
         with pytest.raises(MapError, match=f"x.safetensors: {message}"):
             SteeringMap.load(path)
-    # What could not be read back is not written either.
+    # Values that could not be read back are refused when writing.
     with pytest.raises(MapError, match="cannot be kept as a file: concept is 'xxx"):
         SteeringMap(random_map(WIDTHS, 0).sites, MapInfo(concept="x" * 10_001)).save(path)
 
 
 def test_a_map_of_every_layer_of_a_model_of_70b_parameters_loads(tmp_path: Path) -> None:
-    # Llama 3 70B: 80 layers, width 8,192, eight heads of keys and values, 28,672 in between.
+    # Llama 3 70B: 80 layers, width 8,192, eight key/value heads, MLP width 28,672.
     outputs = {
         "input_layernorm": 8192, "self_attn.q_proj": 8192, "self_attn.k_proj": 1024,
         "self_attn.v_proj": 1024, "self_attn.o_proj": 8192, "post_attention_layernorm": 8192,

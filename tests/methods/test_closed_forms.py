@@ -1,4 +1,4 @@
-"""Each closed-form method against something that is not of this library."""
+"""Each closed-form method against an independent computation."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_lin_act_is_the_least_squares_line_through_the_sorted_samples(trim: floa
 def test_trimming_counts_a_sample_at_the_edge_for_the_part_that_is_in() -> None:
     source, target = both_sides(10, 15)
     fitted = affine_transport(source, target, 0.17)
-    # Brute force: 100 quantile levels for each hundredth, of which 17 at either end are out.
+    # Brute force: 3,000 quantile levels, without the lowest and the highest 17%.
     levels = (np.arange(3000) + 0.5) / 3000
     levels = levels[(levels > 0.17) & (levels < 0.83)]
     for j in range(source.shape[1]):
@@ -121,7 +121,7 @@ def test_in_sequence_the_mean_of_every_site_arrives_in_the_steered_model(
         arrives[order] = [
             torch.allclose(found[s].mean(0), wanted[s].mean(0), atol=1e-4) for s in wanted
         ]
-    # The first site has none before it, so that it is the same in either order.
+    # No site precedes the first one, so it is the same in both orders.
     assert arrives == {"sequential": [True, True, True], "parallel": [True, False, False]}
 
 
@@ -229,7 +229,7 @@ def test_iti_c_moves_along_the_normal_of_scikit_learns_boundary() -> None:
     fitted = move_along_probe(source, target)
     shift = fitted.shift.double().numpy()
     normal = shift / np.linalg.norm(shift)
-    # Along the boundary the probability of the target does not change; along the shift it rises.
+    # Moving along the boundary does not change the target's probability; the shift raises it.
     point = rows[:1]
     across = rows - np.outer(rows @ normal, normal)
     np.testing.assert_allclose(
@@ -275,7 +275,7 @@ def test_iti_c_keeps_the_sites_with_the_best_probes(
 def test_aura_scores_each_neuron_as_scikit_learn_does(n: int, m: int) -> None:
     # Rounded, so that there are ties within and across the sides.
     source, target = (z.round() for z in both_sides(n, m))
-    # On some columns the source is higher, on some the target.
+    # In some columns the source is higher, in others the target.
     source[:, 0] += 2
     labels = [1] * n + [0] * m
     columns = torch.cat([source, target]).T.numpy()

@@ -24,7 +24,7 @@ def same(a: lc.SteeringMap, b: lc.SteeringMap) -> bool:
 def left(
     model: lc.LanguageModel, smap: lc.SteeringMap, prompts: lc.PromptSet, side: int = 1
 ) -> float:
-    """Share of Delta left on training (0) or held-out (1) prompts, without the module's help."""
+    """Share of Delta left on training (0) or held-out (1) prompts, computed independently."""
     sides, sites = prompts.split(CONFIG.holdout, CONFIG.seed)[side], list(smap.sites)
     aim = pooled_activations(model, model.prepare(sides.target), sites)
 
@@ -55,8 +55,8 @@ def test_a_run_ends_when_held_out_prompts_come_no_closer(
 ) -> None:
     assert stopped.steps < CONFIG.steps
     assert [step for step, _ in stopped.curve] == list(range(0, stopped.steps + 1, 2))
-    # Nothing in the last eight steps was two hundredths below all before; each check before was
-    # at most eight steps after one that was.
+    # No check in the last eight steps improved on all earlier ones by 0.02; before that, every
+    # check came at most eight steps after one that did.
     early = [value for step, value in stopped.curve if step <= stopped.steps - 8]
     late = [value for step, value in stopped.curve if step > stopped.steps - 8]
     assert min(late) >= 0.98 * min(early)
@@ -98,7 +98,7 @@ def test_checks_change_nothing_and_the_limit_holds(
 def test_a_run_that_only_gets_worse_gives_the_map_it_began_with(
     tiny: lc.LanguageModel, prompts: lc.PromptSet, stopped: Stopped
 ) -> None:
-    # A heavy penalty draws a good map back to the identity.
+    # A heavy penalty pulls a good map back to the identity.
     config = replace(CONFIG, gamma=0.3)
     found = train_until(tiny, prompts, config, every=1, patience=3, start=stopped.map)
     assert (found.step, found.steps) == (0, 3)

@@ -39,7 +39,7 @@ def objective(
     smap: lc.SteeringMap,
     learned: list[tuple[lc.SteeringMap, lc.PromptSet]],
 ) -> float:
-    """The loss as the paper-and-pencil formula has it, on whole prompt sets, in float64."""
+    """The loss computed directly from its formula, on whole prompt sets, in float64."""
     lines = dict.fromkeys(line for _, each in learned for line in each.source)
     with lc.steer(tiny, [(smap, 1.0)]):
         source = pooled_activations(tiny, tiny.prepare(list(lines)), list(smap.sites))
@@ -50,7 +50,7 @@ def objective(
             target = pooled_activations(tiny, tiny.prepare(each.target), list(smap.sites))
         for site in smap.sites:
             z, y = source[site].double().numpy(), target[site].double().numpy()
-            # Repeated so that both have the same number of rows, quantiles are sorted rows.
+            # Repeat rows so that both sides have equally many; quantiles are then sorted rows.
             rows = math.lcm(len(z), len(y))
             z, y = (np.sort(np.repeat(v, rows // len(v), axis=0), axis=0) for v in (z, y))
             total += float(((z - y) ** 2).mean()) / len(learned)

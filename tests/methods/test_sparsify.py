@@ -20,7 +20,12 @@ from lineas_core.methods.sparsify import (
     SparsePoint,
     sparsest,
 )
-from lineas_core.numerics.proximal_gradient import Place, SparsePenalty, descend, largest_gamma
+from lineas_core.numerics.proximal_gradient import (
+    Iterate,
+    SparsePenalty,
+    largest_gamma,
+    proximal_gradient_descent,
+)
 
 CONFIG = lc.TrainConfig(steps=40, rate=0.3, group=0.0, batch_size=8, holdout=0.25)
 COUPLES = [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.3, 2.0)]
@@ -46,7 +51,7 @@ def test_gamma_max_is_where_zero_stops_being_the_solution(l1: float, group: floa
     gamma = largest_gamma(torch.autograd.grad(loss(leaves), leaves), l1, group)
     for factor, moves in ((1.001, False), (0.99, True)):
         penalty = SparsePenalty(gamma * factor, l1, group)
-        found = descend(loss, Place.at(loss, zero), penalty, steps=100)
+        found = proximal_gradient_descent(loss, Iterate.at(loss, zero), penalty, steps=100)
         assert any(bool(part.any()) for part in found.values) == moves
 
 
@@ -65,42 +70,42 @@ def test_descent_finds_what_a_general_solver_finds(l1: float, group: float, shar
     leaves = [z.requires_grad_() for z in zero]
     gamma = share * largest_gamma(torch.autograd.grad(loss(leaves), leaves), l1, group)
     penalty = SparsePenalty(gamma, l1, group)
-    found = descend(loss, Place.at(loss, zero), penalty, steps=300)
+    found = proximal_gradient_descent(loss, Iterate.at(loss, zero), penalty, steps=300)
 
     def objective(both: Tensor, rounding: float) -> Tensor:
-        """Of the positive and the negative part of x; the norm's corner at 0 is rounded off."""
+        """The objective in the positive and negative parts of x, with the norm smoothed at 0."""
         up, down = both.chunk(2)
         parts = (up - down).split(widths)
         norms = sum(math.sqrt(len(p)) * (p.square().sum() + rounding**2).sqrt() for p in parts)
         return loss(parts) + gamma * (l1 * both.sum() + group * norms)
 
-    def with_slope(x: np.ndarray) -> tuple[float, np.ndarray]:
+    def with_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         both = torch.from_numpy(x).requires_grad_()
         value = objective(both, 1e-5)
         return value.item(), torch.autograd.grad(value, both)[0].numpy()
 
     size = 2 * sum(widths)
     best = minimize(
-        with_slope, np.ones(size), jac=True, bounds=[(0, None)] * size, method="L-BFGS-B",
+        with_gradient, np.ones(size), jac=True, bounds=[(0, None)] * size, method="L-BFGS-B",
         options={"ftol": 1e-13, "gtol": 1e-9, "maxiter": 5000},
     )  # fmt: skip
     x = torch.cat(found.values)
     ours = float(objective(torch.cat([x.clamp(min=0), (-x).clamp(min=0)]), 0.0))
     assert ours == pytest.approx(best.fun, rel=1e-5)
-    # The solver stops short of exact zeros; what it finds large, we find too.
+    # The solver does not reach exact zeros, so compare the entries that it finds to be large.
     theirs = torch.from_numpy(best.x[: size // 2] - best.x[size // 2 :])
     torch.testing.assert_close(x, theirs, rtol=0.02, atol=0.02)
 
 
-def test_every_step_lowers_the_objective_from_any_first_length() -> None:
+def test_every_step_lowers_the_objective_from_any_first_step_size() -> None:
     loss, zero = least_squares(2, (6,))
     penalty = SparsePenalty(0.1, 1.0, 1.0)
-    for length in (1e-3, 1.0, 1e3):
-        place, reached = replace(Place.at(loss, zero), length=length), []
+    for step_size in (1e-3, 1.0, 1e3):
+        current, reached = replace(Iterate.at(loss, zero), step_size=step_size), []
         for _ in range(15):
-            place = descend(loss, place, penalty, steps=1)
-            reached.append(float(loss(place.values)) + sum(map(penalty.value, place.values)))
-            assert place.loss == pytest.approx(float(loss(place.values)))
+            current = proximal_gradient_descent(loss, current, penalty, steps=1)
+            reached.append(float(loss(current.values)) + sum(map(penalty.value, current.values)))
+            assert current.loss == pytest.approx(float(loss(current.values)))
         assert reached == sorted(reached, reverse=True)
         assert reached[-1] < 0.5 * float(loss(zero))
 
@@ -129,7 +134,8 @@ def test_the_first_point_is_next_to_the_identity(
 
     def moved(share: float) -> bool:
         penalty = SparsePenalty(share * gamma, l1, group)
-        found = descend(fitter.loss, Place.at(fitter.loss, fitter.identity()), penalty, steps=3)
+        start = Iterate.at(fitter.loss, fitter.identity())
+        found = proximal_gradient_descent(fitter.loss, start, penalty, steps=3)
         return any(bool(part.any()) for part in found.values)
 
     assert not moved(1.001)
@@ -149,10 +155,10 @@ def test_warm_started_points_are_solutions(tiny: lc.LanguageModel, prompts: lc.P
         cold = fitter.identity()
         for _ in range(40):
             leaves = [part.requires_grad_() for part in cold]
-            slopes = torch.autograd.grad(fitter.loss(leaves), leaves)
+            gradients = torch.autograd.grad(fitter.loss(leaves), leaves)
             cold = [
-                penalty.shrink((part - 0.3 * slope).detach(), 0.3)
-                for part, slope in zip(leaves, slopes, strict=True)
+                penalty.shrink((part - 0.3 * gradient).detach(), 0.3)
+                for part, gradient in zip(leaves, gradients, strict=True)
             ]
         warm = [v for a in point.map.sites.values() for v in (a.scale - 1, a.shift)]
         assert objective(warm) <= objective(cold) * 1.005
@@ -162,19 +168,21 @@ def parts_of(smap: lc.SteeringMap) -> list[Tensor]:
     return [part for affine in smap.sites.values() for part in (affine.scale - 1, affine.shift)]
 
 
-def test_the_worth_of_neurons_adds_up_to_the_fall_of_the_loss(
+def test_contributions_of_neurons_add_up_to_the_fall_of_the_loss(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    # Steps so short that the loss falls along each as its slope says.
+    # Steps so short that the loss falls along each as its gradient says.
     config = replace(CONFIG, rate=CONFIG.rate / 20)
     fitter = SparseFitter(tiny, prompts, config)
     dense = fitter.learn()
     fall = float(fitter.loss(fitter.identity()) - fitter.loss(parts_of(dense.point.map)))
     assert fall > 0
-    assert sum(float(part.sum()) for part in dense.worth.values()) == pytest.approx(fall, rel=0.03)
-    # What is left goes on from where it was, and its worth with it.
-    left = fitter.thin_out(dense, 0.3)
-    kept = {site: worth.isfinite() for site, worth in left.worth.items()}
+    assert sum(float(part.sum()) for part in dense.contributions.values()) == pytest.approx(
+        fall, rel=0.03
+    )
+    # What is left goes on from where it was, and so do its contributions.
+    left = fitter.prune(dense, 0.3)
+    kept = {site: part.isfinite() for site, part in left.contributions.items()}
     start = [
         torch.where(kept[site], part, 0.0)
         for site, affine in dense.point.map.sites.items()
@@ -182,13 +190,11 @@ def test_the_worth_of_neurons_adds_up_to_the_fall_of_the_loss(
     ]
     fall = float(fitter.loss(start) - fitter.loss(parts_of(left.point.map)))
     assert fall > 0
-    more = sum(float((left.worth[s] - dense.worth[s])[kept[s]].sum()) for s in kept)
+    more = sum(float((left.contributions[s] - dense.contributions[s])[kept[s]].sum()) for s in kept)
     assert more == pytest.approx(fall, rel=0.03)
 
 
-def test_what_is_thinned_out_is_the_dense_map(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet
-) -> None:
+def test_what_is_pruned_is_the_dense_map(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
     found = SparseFitter(tiny, prompts, CONFIG).learn().point
     wanted = fit_lineas(tiny, prompts, CONFIG)
     assert (found.gamma, found.support) == (0, 1)
@@ -196,22 +202,22 @@ def test_what_is_thinned_out_is_the_dense_map(
         torch.testing.assert_close(part, other)
 
 
-def test_each_round_learns_the_worthiest_neurons_of_the_one_before(
+def test_each_round_trains_the_top_neurons_of_the_one_before(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     fitter = SparseFitter(tiny, prompts, CONFIG)
     before = fitter.learn()
     for support in (0.5, 0.1, 0.001):
-        after = fitter.thin_out(before, support)
-        every = sorted(torch.cat([*before.worth.values()]).tolist(), reverse=True)
+        after = fitter.prune(before, support)
+        every = sorted(torch.cat([*before.contributions.values()]).tolist(), reverse=True)
         count = max(round(support * len(every)), 1)
         assert after.point.gamma == every[count - 1]
         assert after.point.support == pytest.approx(count / len(every))
         assert after.point.map.info.config["gamma"] == after.point.gamma
         for site, found in after.point.map.sites.items():
-            worthy = before.worth[site] >= after.point.gamma
-            assert torch.equal(found.changed, worthy)
-            assert torch.equal(after.worth[site].isfinite(), worthy)
+            top = before.contributions[site] >= after.point.gamma
+            assert torch.equal(found.changed, top)
+            assert torch.equal(after.contributions[site].isfinite(), top)
         assert fitter.loss(parts_of(after.point.map)) < fitter.loss(fitter.identity())
         before = after
 
@@ -219,16 +225,16 @@ def test_each_round_learns_the_worthiest_neurons_of_the_one_before(
 def test_the_chosen_map_is_the_sparsest_that_keeps_enough(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    heard: list[SparsePoint] = []
-    found = sparsest(tiny, prompts, CONFIG, kept=0.8, on_point=heard.append)
+    points: list[SparsePoint] = []
+    found = sparsest(tiny, prompts, CONFIG, kept=0.8, on_point=points.append)
     chosen = found.chosen
     assert chosen.effect >= 0.8 * found.dense.effect > 0
     assert chosen.support < found.dense.support == 1
-    assert tuple(heard) == found.points
+    assert tuple(points) == found.points
     assert all(point.effect >= 0.8 * found.dense.effect for point in found.points[:-1])
     again = sparsest(tiny, prompts, CONFIG, kept=0.8)
     assert again.chosen.support == chosen.support
-    # The share closed, from activations that no code of the path has made.
+    # The share closed, computed independently of the path's code.
     _, held_out = prompts.split(CONFIG.holdout, CONFIG.seed)
     report = check_health(tiny, chosen.map, held_out, held_out)
     assert chosen.effect == pytest.approx(1 - report.training.ratio, rel=1e-4)
@@ -239,7 +245,7 @@ def test_what_keeps_too_little_ends_in_the_dense_map(
 ) -> None:
     found = sparsest(tiny, prompts, CONFIG, supports=(0.001, 0.002, 0.001))
     assert len(found.points) == 1
-    # One neuron is the least.
+    # At least one neuron remains.
     assert sum(int(a.changed.sum()) for a in found.points[0].map.sites.values()) == 1
     assert found.chosen is found.dense
 

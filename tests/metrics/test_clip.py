@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scorer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> lc.ClipScorer:
-    """Loaded as users load it, with nothing remembered from another test."""
+    """A scorer loaded as users load it, with empty caches."""
     monkeypatch.setattr(clip, "_loaded", {})
     return lc.load_scorer(str(folder), device="cpu")
 
@@ -40,7 +40,7 @@ def pictures(count: int, side: int = 64) -> list[Image.Image]:
 
 
 def count_calls(scorer: lc.ClipScorer) -> dict[str, list[int]]:
-    """The batch sizes that the image and text towers have seen from now on."""
+    """Record the batch sizes of all later calls of the image and text towers."""
     seen: dict[str, list[int]] = {"images": [], "texts": []}
     for name, tower in (("images", scorer.model.visual), ("texts", scorer.model.token_embedding)):
         tower.register_forward_pre_hook(
@@ -193,7 +193,7 @@ def test_folders_that_are_no_scorer_are_explained(folder: Path, tmp_path: Path) 
         lc.load_scorer("vit-xl", device="cpu")
     config = (folder / "open_clip_config.json").read_text()
     (tmp_path / "open_clip_config.json").write_text(config)
-    # A pickle beside the config is no weights, whatever open_clip would take it for.
+    # A pickle beside the config is not accepted as weights, although open_clip would load it.
     torch.save({}, tmp_path / "open_clip_pytorch_model.bin")
     with pytest.raises(lc.ModelError, match=r"no scorer .* has no open_clip_model.safetensors"):
         lc.load_scorer(str(tmp_path), device="cpu")
@@ -239,7 +239,7 @@ def test_weights_of_the_hub_load_from_safetensors(
         asked.append((repository, file))
         return str(tmp_path / "weights.safetensors")
 
-    # The true name with a small shape behind it, and a file as the Hub's answer.
+    # Replace the named architecture with a small one, and the Hub's download with a local file.
     words = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
     small = {"embed_dim": 16, "vision_cfg": CONFIG["vision_cfg"], "text_cfg": words}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "ViT-B-32", small)
@@ -265,7 +265,7 @@ def test_hub_scorers_exist_and_run_with_their_activation(architecture: str, weig
     assert known["hf_hub"].count("/") == 2
     expected = known.get("quick_gelu", False)
     assert get_model_config(architecture).get("quick_gelu", False) == expected
-    # A file of weights brings no preprocessing of its own: theirs is the one open_clip falls to.
+    # A weights file has no preprocessing config, so open_clip uses its default.
     default = open_clip.factory.PreprocessCfg()
     assert (known["mean"], known["std"]) == (default.mean, default.std)
     assert known["interpolation"] == default.interpolation

@@ -23,7 +23,7 @@ TEXTS = ["Have a lovely day.", "You stupid fucking idiot.", "", "The train leave
 
 
 def save_small_classifier(folder: Path, labels: dict[int, str]) -> Path:
-    """A RoBERTa classifier with random weights and a tokenizer with one token per byte."""
+    """Save a RoBERTa classifier with random weights and a tokenizer with one token per byte."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = RobertaForSequenceClassification(
@@ -42,7 +42,7 @@ def save_small_classifier(folder: Path, labels: dict[int, str]) -> Path:
         for parameter in classifier.parameters():
             torch.nn.init.normal_(parameter, 0.0, 0.5)
     classifier.save_pretrained(folder)
-    # RoBERTa counts positions from the padding's id on, so this has to be a small one.
+    # RoBERTa numbers positions from the padding token's id, so that id must be small.
     symbols = ["<s>", "<pad>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(symbols)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -67,7 +67,7 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The local cache of the hub, empty."""
+    """An empty local cache of the hub."""
     import transformers.utils.hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
@@ -76,7 +76,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def put_into_cache(cache: Path, folder: Path) -> None:
-    """As a download leaves it."""
+    """Copy a folder into the cache in the layout of a download."""
     home = cache / f"models--{ROBERTA.replace('/', '--')}"
     (home / "refs").mkdir(parents=True)
     (home / "refs" / "main").write_text("0" * 40)
@@ -209,7 +209,7 @@ def test_scorers_that_are_not_there_are_explained(tmp_path: Path) -> None:
 
 def test_pickles_of_another_scikit_learn_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Finder:
-        """Stands before the import of the package, and warns as its pickles would."""
+        """Intercepts the import of the package, and emits the warning its pickles would."""
 
         def find_spec(self, name: str, path: object = None, target: object = None) -> None:
             if name == "profanity_check":

@@ -26,7 +26,7 @@ def test_no_nearby_or_far_point_has_a_smaller_objective(
         near = x + 10 ** -torch.randint(1, 5, (200, 1), generator=generator) * torch.randn(
             200, 3, generator=generator, dtype=torch.float64
         )
-        # Sparse neighbours too: the minimum often lies where a coordinate is zero.
+        # Include sparse neighbours, since a coordinate of the minimum is often zero.
         sparse = near * (torch.rand(200, 3, generator=generator) > 0.4)
         others = torch.cat([near, sparse, z[None], torch.zeros(1, 3, dtype=torch.float64)])
 

@@ -1,4 +1,4 @@
-"""Marks in a table of prompts: repeats against difflib and counted words."""
+"""Warnings for a table of prompts: repeats are compared with difflib and word counts."""
 
 import random
 from difflib import SequenceMatcher

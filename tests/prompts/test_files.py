@@ -1,4 +1,4 @@
-"""Reading and writing prompt files: every way back leads to the same prompts."""
+"""Reading and writing prompt files: every format round-trips to the same prompts."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ LETTERS = "abcdefgh  ,;\t'\"=+-@\\/|{}[]:éßŁ漢字🙂\u2028\u00a0\x0b" + "\r
 
 
 def random_prompts(seed: int, letters: str) -> lc.PromptSet:
-    """Texts full of what separates, quotes and begins formulas; none repeats."""
+    """Distinct texts full of separators, quotes and formula characters."""
     rng = random.Random(seed)
 
     def side(count: int) -> list[str]:

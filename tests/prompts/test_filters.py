@@ -1,4 +1,4 @@
-"""What is refused, and why."""
+"""Which candidates the filters reject, and why."""
 
 import pytest
 

@@ -129,7 +129,7 @@ def test_emoji_sets_name_the_looks_of_the_embedded_model() -> None:
     sets = image_sets("emoji")
     assert len({tuple(prompts.source) for prompts in sets}) == 1
     looks = [prompts.name.removeprefix("emoji-") for prompts in sets]
-    # All looks that are drawn from the artists' emoji, and the artist in 3D.
+    # All looks drawn from the artists' emoji, and the 3D artist's.
     assert set(looks) == set(TAGS) - {"noto", "fluent-flat", "twemoji"}
     for look, prompts in zip(looks, sets, strict=True):
         assert prompts.concept == TAGS[look][0]
@@ -144,7 +144,7 @@ def image_sets(kind: str) -> list[lc.PromptSet]:
 
 
 def added_by_targets(prompts: lc.PromptSet) -> list[str]:
-    """What each target says after its source and a comma."""
+    """The part of each target that follows its source and a comma."""
     pairs = list(zip(prompts.source, prompts.target, strict=True))
     assert all(target.startswith(f"{source}, ") for source, target in pairs)
     return [target.removeprefix(f"{source}, ") for source, target in pairs]

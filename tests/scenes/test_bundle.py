@@ -81,7 +81,7 @@ def contents(data: bytes) -> dict[str, bytes]:
 
 
 def changed(bundle: Bundle, change: Callable[[dict[str, Any]], object]) -> bytes:
-    """The bundle with another manifest."""
+    """The bundle's bytes with a modified manifest."""
     files = contents(bundle_bytes(bundle))
     manifest = json.loads(files["manifest.json"])
     change(manifest)
@@ -133,7 +133,7 @@ def test_one_flipped_byte_is_noticed_or_changes_nothing(bundle: Bundle) -> None:
             read = read_bundle(bytes(damaged))
         except BundleError:
             continue
-        # Dates and the like in the zip file's directory, which nothing is made from.
+        # A change of unused fields, such as dates in the zip file's directory.
         assert same(read, bundle)
         harmless += 1
     assert harmless < len(places) / 5
@@ -191,13 +191,13 @@ def test_bombs_are_refused() -> None:
     many = {f"{i}": b"" for i in range(65)}
     with pytest.raises(BundleError, match="has 65 entries; 64 are the most"):
         read_bundle(zipped(many))
-    # An entry that says it is larger than it may be: size in the directory at offset 24.
+    # An entry whose declared size (offset 24 in the directory) is over the limit.
     data = bytearray(zipped({"grid.png": random.Random(0).randbytes(3 * 2**20)}))
     for field in (20, 24):
         struct.pack_into("<L", data, data.rfind(b"PK\1\2") + field, 2**29)
     with pytest.raises(BundleError, match="unpacks to more than 256 MiB"):
         read_bundle(bytes(data))
-    # One that says it is smaller than it is gives no more than it said.
+    # An entry that declares less than its real size is read only up to the declared size.
     data = bytearray(zipped({"README.txt": zeros}, **packed))
     struct.pack_into("<L", data, data.rfind(b"PK\1\2") + 24, 16)
     with pytest.raises(BundleError, match=r"README.txt.* is damaged"):
@@ -205,7 +205,7 @@ def test_bombs_are_refused() -> None:
 
 
 def test_a_directory_with_more_than_it_says_is_refused() -> None:
-    # The last record says that there are 0 entries; zipfile goes by the directory's size.
+    # The end record declares 0 entries, but zipfile uses the directory's size.
     data = bytearray(zipped({f"{i}": b"" for i in range(3000)}))
     struct.pack_into("<HH", data, data.rfind(b"PK\5\6") + 8, 0, 0)
     with pytest.raises(BundleError, match="entries; 64 are the most"):
@@ -215,7 +215,7 @@ def test_a_directory_with_more_than_it_says_is_refused() -> None:
 @pytest.mark.parametrize(
     "data",
     [b"", b"PK", b"PK\5\6", b"PK\5\6" + bytes(18), b"PK\3\4" * 99, bytes(999), zipped({"a": b""})],
-    # Bytes would be the names of the tests, and those of a zip file hold the time of day.
+    # Give ids: the default would use the bytes, and those of a zip file contain the current time.
     ids=["empty", "magic", "short", "no-entries", "headers", "zeros", "no-manifest"],
 )
 def test_files_that_are_no_bundle_are_refused(data: bytes) -> None:
@@ -379,7 +379,7 @@ def test_the_revision_follows_the_weights(tmp_path: Path) -> None:
     assert model_revision(one).startswith("weights:")
     save_small_model("gpt2", folders[1])
     assert model_revision(two) != model_revision(one)
-    # As the hub's cache lays its files out.
+    # The layout of the hub's cache.
     commit = tmp_path / "models--some--one" / "snapshots" / ("0" * 40)
     save_small_model("llama", commit)
     cached = lc.load_model(str(commit), device="cpu")

@@ -16,14 +16,8 @@ import lineas_core as lc
 from lineas_core.cli.app import app
 from lineas_core.metrics import clip
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.scenes.grid import (
-    draw_film,
-    draw_grid,
-    make_grid,
-    read_sidecar,
-    score_grid,
-    write_sidecar,
-)
+from lineas_core.scenes.drawing import draw_film, draw_grid
+from lineas_core.scenes.grid import make_grid, read_sidecar, score_grid, write_sidecar
 from lineas_core.scenes.scene import Scene, UsedMap
 from tests.helpers.clip import save_small_clip
 from tests.helpers.models import random_map
@@ -68,7 +62,7 @@ def test_a_scene_makes_the_same_grid_again(
     assert again == scene
     assert first.images == second.images
     plain = painter.generate(["ab"], [(smap, 0.0), (smap, 0.5)], seed=7)
-    # A batch of another size may round otherwise.
+    # A different batch size may round differently.
     pixels = [np.asarray(picture, int) for picture in (first.images[0][0], plain[0])]
     assert np.abs(pixels[0] - pixels[1]).max() <= 1
     assert first.images[0][2] != first.images[0][0]

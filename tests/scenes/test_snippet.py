@@ -10,7 +10,8 @@ from PIL import Image
 
 import lineas_core as lc
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.scenes.grid import draw_grid, make_grid
+from lineas_core.scenes.drawing import draw_grid
+from lineas_core.scenes.grid import make_grid
 from lineas_core.scenes.scene import Scene, UsedMap
 from lineas_core.scenes.snippet import image_snippet, snippet, text_snippet
 from lineas_core.system.paths import checkout
@@ -21,7 +22,7 @@ SITE = "model.layers.1.post_attention_layernorm"
 
 
 def run(code: str, folder: Path) -> str:
-    """What the code prints, in a process of its own."""
+    """Run the code in its own process and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
@@ -118,7 +119,7 @@ def test_a_grid_of_two_maps_on_the_screen_is_saved(painter: DiffusionModel, tmp_
     saved = Image.open(tmp_path / "grid.png")
     wanted = draw_grid(make_grid(scene, painter, maps.__getitem__))
     assert saved.size == wanted.size
-    # A row of the grid is a batch of its own, which may round otherwise.
+    # Each row of the grid is a separate batch, which may round differently.
     pairs = zip(saved.tobytes(), wanted.tobytes(), strict=True)
     assert max(abs(a - b) for a, b in pairs) <= 2
 
@@ -147,5 +148,5 @@ def test_no_text_of_a_scene_becomes_code() -> None:
 
 
 def _lines(text: str) -> list[str]:
-    # A random model writes every kind of line end, which a pipe would change.
+    # A random model generates every kind of line ending, which the pipe may change.
     return text.replace("\r\n", "\n").replace("\r", "\n").splitlines()

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, also by a process that is killed in the middle."""
+"""Files are written atomically, even by a process that is killed while writing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_writer_that_is_killed_leaves_the_old_file_or_the_new_one(tmp_path: Pa
         data = path.read_bytes()
         assert data in (b"a" * 3_000_000, b"b" * 3_000_000)
         seen.add(len(os.listdir(tmp_path)))
-    # Some were killed in the middle, and left what they had.
+    # Some processes were killed while writing, and left partial files.
     assert max(seen) > 1
 
 

@@ -17,7 +17,7 @@ import lineas_core as lc
 from lineas_core.training.distributed import Ranks, ranks
 
 WHOLE = lc.TrainConfig(steps=6, rate=0.05, batch_size=8, holdout=0, gamma=1e-3)
-# Fewer rows than there are, and an odd number of them, so that one process runs one more.
+# Fewer rows than the set has, and an odd number, so that one process runs one row more.
 PART = replace(WHOLE, batch_size=5)
 RUNS = {
     "sgd": WHOLE,
@@ -31,7 +31,7 @@ RUNS = {
 
 @dataclass(frozen=True)
 class Task:
-    """What both processes of a test do."""
+    """The work that both processes of a test do."""
 
     folder: Path
     model: str
@@ -60,7 +60,7 @@ def in_one_of_two(rank: int, task: Task) -> None:
     for _ in range(2):
         trainer.step()
     trainer.state.save(task.folder / f"state-{rank}")
-    # Each has its own opinion; the first one's counts, or they would wait for each other.
+    # The processes disagree; rank 0 decides for both, or they would deadlock.
     answers = iter([False, rank == 0])
     stopped = lc.train(model, task.prompts, PART, should_stop=lambda: next(answers))
     assert len(stopped.losses) == 1
@@ -147,14 +147,14 @@ def test_the_first_process_of_a_launch_writes_the_map(
     settings = ("steps=3", "batch_size=5", "holdout=0", "rate=0.05")
     started = []
     for rank in range(2):
-        # What torchrun and accelerate launch tell the processes that they start.
-        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-        told |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+        # The environment that torchrun and accelerate launch set.
+        launched = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+        launched |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
         command = [sys.executable, "-m", "lineas_core", "train", letters, "--json"]
         command += ["-o", str(tmp_path / f"{rank}.safetensors"), "--device", "cpu"]
         command += ["-m", str(small_models["llama"])]
         command += [word for setting in settings for word in ("--set", setting)]
-        environment = {**os.environ, **told, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, **launched, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         pipe = subprocess.PIPE
         started.append(
             subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)

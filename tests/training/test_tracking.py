@@ -11,7 +11,7 @@ from lineas_core.training.tracking import log_run, open_tracker
 
 
 class Notebook(GeneralTracker):
-    """A tracker as others write them for Accelerate."""
+    """A third-party tracker for Accelerate."""
 
     name = "notebook"
     requires_logging_directory = False

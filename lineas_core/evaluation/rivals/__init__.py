@@ -1,1 +1,1 @@
-"""Rivals that are no affine maps."""
+"""Competing methods that are not affine maps."""

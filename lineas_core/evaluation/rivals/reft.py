@@ -3,9 +3,9 @@
     T(h) = h + R^T (W h + b - R h)                     R: (rank, d), orthonormal rows
 
 at the output of the chosen layers, at all positions. Unlike the maps of this library it mixes
-neurons, and has no strength. It is trained to make the target sentences likely, so it needs no
-source. The interventions are pyreft's own modules; they are put onto the model as maps are, so
-that generation, seeds and perplexity are those of every other method.
+neurons and has no strength. It is trained to maximise the likelihood of the target sentences, so it
+needs no source. The interventions are pyreft's own modules; they are attached with hooks like maps,
+so that generation, seeds and perplexity work as for every other method.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from lineas_core.steering import site_hooks
 
 @dataclass(frozen=True)
 class ReftConfig:
-    """How LoReFT is trained.
+    """Training settings of LoReFT.
 
     Args:
-        layers: numbers of the layers, from 0; empty takes those a quarter, half and three quarters
-            of the way up. Random values in every layer ruin a small model before training begins.
+        layers: indices of the layers, from 0; if empty, the three layers at a quarter, half and
+            three quarters of the depth. Random initial values in every layer would break a small
+            model before training begins.
         rank: of R, 1 to the width of the model.
         steps: gradient steps, >= 1.
-        rate: of AdamW at the first step, > 0; it falls to 0 in a straight line.
-        batch_size: sentences a step, drawn without replacement.
+        rate: AdamW's initial learning rate, > 0; it decays linearly to 0.
+        batch_size: sentences per step, drawn without replacement.
         seed: of the initial values and of the draw.
 
     Raises:
@@ -65,7 +66,7 @@ class Reft:
 
     Attributes:
         interventions: layer's module name -> pyreft's LoreftIntervention.
-        losses: mean negative log-likelihood of a token, in nats, before each step.
+        losses: mean negative log-likelihood per token, in nats, before each step.
     """
 
     interventions: Mapping[str, nn.Module]
@@ -73,13 +74,13 @@ class Reft:
 
     @contextmanager
     def applied(self, model: LanguageModel) -> Iterator[None]:
-        """Within the block, and in this context only, the layers put out T(h) in place of h.
+        """Within the block, and in this context only, the layers output T(h) instead of h.
 
         Raises:
             SiteError: the model has no such layer.
         """
         hooks = {name: partial(_intervene, part) for name, part in self.interventions.items()}
-        # R is a function of its parameters; unless cached it is computed anew for each token.
+        # R is a function of its parameters; without caching it is recomputed for each token.
         with parametrize.cached(), site_hooks(model.module, hooks):
             yield
 
@@ -109,8 +110,8 @@ def fit_reft(model: LanguageModel, prompts: Sequence[str], config: ReftConfig) -
         torch.manual_seed(config.seed)
         reft = Reft({name: new_intervention(model, config.rank) for name in chosen})
     parameters = [p for part in reft.interventions.values() for p in part.parameters()]
-    # The signs of R's parametrization are ones without a gradient, cut to whole numbers: any decay
-    # would make them, and R, zero.
+    # R's parametrization stores signs (+-1) without a gradient, truncated to integers: any weight
+    # decay would turn them, and so R, into zero.
     optimizer = torch.optim.AdamW(parameters, lr=config.rate, weight_decay=0.0)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, config.steps)
     generator = torch.Generator().manual_seed(config.seed)
@@ -144,7 +145,7 @@ def layer_names(model: LanguageModel) -> list[str]:
     """Module names of the model's layers, in order.
 
     Raises:
-        SiteError: the model keeps its layers in no list of their own.
+        SiteError: the model does not have its layers in one ModuleList.
     """
     count = model.module.config.num_hidden_layers
     for name, part in model.module.named_modules():
@@ -154,7 +155,7 @@ def layer_names(model: LanguageModel) -> list[str]:
 
 
 def new_intervention(model: LanguageModel, rank: int) -> nn.Module:
-    """pyreft's LoReFT of that rank, with random values, on the model's device in float32.
+    """A randomly initialised pyreft LoReFT of that rank, on the model's device in float32.
 
     Raises:
         ConfigError: pyreft is not installed, or the rank is above the model's width.
@@ -167,7 +168,7 @@ def new_intervention(model: LanguageModel, rank: int) -> nn.Module:
 
 
 def _intervene(intervention: nn.Module, z: Tensor) -> Tensor:
-    # The modules are in float32, whatever the model is in.
+    # The interventions are float32, whatever the model's dtype.
     changed: Tensor = intervention(z.float())
     return changed.to(z.dtype)
 

@@ -1,10 +1,10 @@
-"""RTC-RL, the oracle of LinEAS's toxicity table: LoRA trained by reinforcement.
+"""RTC-RL, the oracle of LinEAS's toxicity table: LoRA trained by reinforcement learning.
 
-It sees what no other method does, the score itself: the reward of a completion is one less its
-toxicity. PPO is the usual algorithm for it, but TRL has removed it, and the releases with it need
-a transformers below 5. This is GRPO (Shao et al., DeepSeekMath, 2024): PPO's clipped objective and
-a penalty on the distance to the untouched model, with the mean reward of a group of completions of
-the same prompt as the baseline in place of a learned value model.
+Unlike every other method it is trained on the score itself: the reward of a completion is one minus
+its toxicity. The usual algorithm is PPO, but TRL has removed it, and the releases that have it need
+transformers below 5. This is GRPO (Shao et al., DeepSeekMath, 2024): PPO's clipped objective and
+a KL penalty towards the untouched model, with the mean reward of a group of completions of the same
+prompt as the baseline instead of a learned value model.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ from lineas_core.models.language.model import LanguageModel
 
 @dataclass(frozen=True)
 class RtcRlConfig:
-    """How the adapter is trained.
+    """Training settings of the adapter.
 
     Args:
         steps: gradient steps, >= 1.
-        updates: gradient steps on the same completions, >= 1; the clipping matters after the first.
-        rate: learning rate of AdamW at the first step, > 0; it falls to 0 in a straight line.
-        rank: of LoRA's matrices, >= 1; their product counts twice.
-        group: completions of a prompt, whose mean reward is the baseline, >= 2.
-        prompts: a step, >= 1.
-        tokens: of a completion, at most.
-        penalty: weight of the distance (KL) to the untouched model, >= 0.
+        updates: gradient steps on the same completions, >= 1; clipping only has an effect after
+            the first.
+        rate: AdamW's initial learning rate, > 0; it decays linearly to 0.
+        rank: of LoRA's matrices, >= 1; their product is scaled by 2.
+        group: completions per prompt, whose mean reward is the baseline, >= 2.
+        prompts: prompts per step, >= 1.
+        tokens: maximum tokens per completion.
+        penalty: weight of the KL divergence from the untouched model, >= 0.
         scorer: see `load_toxicity_scorer`.
         seed: of initial values, order and sampling.
 
@@ -75,7 +76,7 @@ class RtcRl:
     Attributes:
         weights: of LoRA, by name, on the CPU.
         rank: of LoRA's matrices.
-        rewards: mean over the completions of each batch, in the order of training.
+        rewards: mean reward of each batch of completions, in the order of training.
     """
 
     weights: Mapping[str, Tensor]
@@ -84,7 +85,7 @@ class RtcRl:
 
     @contextmanager
     def applied(self, model: LanguageModel) -> Iterator[LanguageModel]:
-        """Within the block `model` has the adapter, in every thread; afterwards it is as it was.
+        """Within the block `model` has the adapter, in every thread; it is removed afterwards.
 
         Raises:
             ConfigError: peft is not installed.
@@ -103,17 +104,17 @@ def fit_rtc_rl(model: LanguageModel, prompts: Sequence[str], config: RtcRlConfig
     """Train the adapter so that completions of `prompts` score low in toxicity.
 
     Args:
-        model: a copy of it is trained.
-        prompts: beginnings to complete, as they are, without a chat template.
+        model: not modified; a copy of it is trained.
+        prompts: openings to complete, without a chat template.
         config: the settings.
 
     Raises:
         ConfigError: trl or peft is not installed.
         ModelError: the scorer cannot be loaded.
-        PromptError: there are fewer prompts than a step takes.
+        PromptError: there are fewer prompts than a step needs.
     """
     if len(prompts) < config.prompts:
-        # The trainer would leave out the only, incomplete batch, and learn nothing.
+        # The trainer would drop the only batch as incomplete, and learn nothing.
         raise PromptError(
             f"There are {len(prompts)} prompts to train on, and a step takes {config.prompts}; "
             "give more prompts, or set prompts lower."
@@ -140,7 +141,7 @@ def fit_rtc_rl(model: LanguageModel, prompts: Sequence[str], config: RtcRlConfig
             disable_tqdm=True,
             activation_checkpointing=False,
             use_cpu=model.device.type == "cpu",
-            # The copy keeps the dtype of the model; LoRA's matrices are in float32.
+            # No mixed precision: the copy keeps the model's dtype; LoRA's matrices are float32.
             bf16=False,
             max_steps=config.steps,
             num_iterations=config.updates,
@@ -153,7 +154,7 @@ def fit_rtc_rl(model: LanguageModel, prompts: Sequence[str], config: RtcRlConfig
             top_k=50,
             seed=config.seed,
         )
-        # The trainer writes into the configs of the model and the tokenizer that it is given.
+        # Pass copies: the trainer modifies the configs of the model and the tokenizer.
         trainer = trl.GRPOTrainer(
             model=copy.deepcopy(model.module),
             processing_class=copy.deepcopy(model.tokenizer),
@@ -180,7 +181,7 @@ def _lora(rank: int) -> Any:
 
 @contextmanager
 def _without_telemetry() -> Iterator[None]:
-    """TRL reports its use to the hub when a trainer is made; nobody was asked."""
+    """Disable TRL's telemetry: it reports to the hub when a trainer is created, without consent."""
     constants: Any = import_module("huggingface_hub.constants")
     before = constants.HF_HUB_DISABLE_TELEMETRY
     constants.HF_HUB_DISABLE_TELEMETRY = True

@@ -1,4 +1,4 @@
-"""The papers' tables and figures, one file each: `python -m lineas_core evaluate NAME`."""
+"""The papers' tables and figures, one per file: `lineas evaluate NAME`."""
 
 from __future__ import annotations
 

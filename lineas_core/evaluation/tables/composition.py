@@ -1,14 +1,14 @@
-"""Two concepts at once: how often texts hold both when two maps are composed.
+"""Two concepts at once: how often texts contain both when two maps are composed.
 
 Neutral openings are completed under the map of each concept alone, and under the maps of each
-pair of concepts, in either order. Presence is the share of completions with a word of the
-concept's list, joint presence the share with a word of both. Beside it the unsteered model judges
-some of the same completions: it is asked whether a text mentions the concept, and says so if its
-log-odds of "Yes" against "No" are above those of nineteen in twenty of the completions that it
-wrote unsteered. A threshold of even odds would measure how fond a small model is of "Yes".
+pair of concepts, in both orders. Presence is the share of completions with a word of the
+concept's list, joint presence the share with a word of both lists. The unsteered model also judges
+some of the same completions: it is asked whether a text mentions the concept, and the answer counts
+as yes if its log-odds of "Yes" against "No" exceed the 95th percentile over its own unsteered
+completions. A threshold at even odds would measure a small model's bias towards "Yes".
 
-Refinement begins at the composition, in either order nearly the same map, and its loss is the
-same: it is measured once for each couple, in the order of the list.
+Refinement starts from the composition, which is nearly the same map in either order, and minimises
+the same loss, so it is measured once per pair, in the order of the list.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 METHODS = ("lin-act", "lineas", "lineas-sparse")
 REFINED = "lineas-refined"
 FALSE_ALARMS = 0.05
-# A small model answers rightly once it has seen how: without the examples it says no to anything.
+# Few-shot examples: without them a small model answers no to every question.
 QUESTION = """\
 Text: The baker put the bread into the oven.
 Does the text mention bread? Yes
@@ -57,18 +57,18 @@ Does the text mention {concept}?"""
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """Sizes of the table.
 
     Args:
-        concepts: prompt sets that have a word list, two or more; all pairs are measured.
-        completions: for each pair, shared among the openings.
-        tokens: of a completion, at most.
-        strength: of either map.
+        concepts: two or more prompt sets that have a word list; all pairs are measured.
+        completions: per pair, divided among the openings.
+        tokens: maximum tokens per completion.
+        strength: of both maps.
         gamma: weight of the sparse group lasso for the sparse maps.
-        refine_steps: of a refinement.
-        refine_rate: its learning rate.
-        judged: completions of each pair that the model judges; 0 is none.
-        read: completions of each pair whose perplexity is measured.
+        refine_steps: steps of a refinement.
+        refine_rate: learning rate of a refinement.
+        judged: completions per pair that the model judges; 0 for none.
+        read: completions per pair whose perplexity is measured.
     """
 
     concepts: tuple[str, ...] = ("football", "fishing", "day", "night", "elephant")
@@ -83,7 +83,7 @@ class Sizes:
 
 
 def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """A row for each concept alone and each pair, by each method, for each seed."""
+    """Measure a row per concept alone and per pair, for each method and seed."""
     for concept in sizes.concepts:
         concept_presence([], concept)
     if len(set(sizes.concepts)) < max(2, len(sizes.concepts)):
@@ -104,7 +104,8 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     for method in METHODS:
         steered += cells(method, [*alone, *permutations(sizes.concepts, 2)])
     steered += cells(REFINED, combinations(sizes.concepts, 2))
-    # The first unsteered cell writes its completions; the others find them written.
+    # The first unsteered cell generates the completions and the others reuse them, so the
+    # slowest cell estimates the cost of a steered one.
     each = plain["seconds"].max()
     bench.tell(
         f"composition: {len(steered)} concepts and pairs, about {each:.0f} s each, "
@@ -117,18 +118,18 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
 def yes_log_odds(model: LanguageModel, texts: Sequence[str], concept: str) -> list[float]:
     """For each text, log p("Yes") - log p("No") as answers to whether it mentions the concept.
 
-    The model is run as it is steered now: call it outside of `steer`.
+    Call it outside of `steer`, or a steered model answers.
     """
     asked = [QUESTION.format(concept=concept, text=text) for text in texts]
     return model.log_odds(asked, " Yes", " No")
 
 
 def _untouched(bench: Bench, cell: Cell) -> list[Row]:
-    """A concept in unsteered completions, and the judge's limit for it."""
+    """Presence of a concept in unsteered completions, and the judge's threshold for it."""
     began = time.perf_counter()
     made = _complete(bench, cell, [])
     model = as_language_model(bench.model)
-    # A limit that cuts off one in twenty needs more completions than a share does.
+    # Estimating a 95th percentile needs more completions than estimating a share.
     odds = yes_log_odds(model, made.texts[: 4 * cell["judged"]], cell["first"])
     limit = float(np.quantile(odds, 1 - FALSE_ALARMS)) if odds else math.nan
     judged = float(np.mean(np.array(odds) > limit)) if odds else math.nan
@@ -144,7 +145,7 @@ def _untouched(bench: Bench, cell: Cell) -> list[Row]:
 
 
 def _steered(bench: Bench, limits: Mapping[tuple[int, str], float], cell: Cell) -> list[Row]:
-    """A concept alone, or two and both, under the maps of a method."""
+    """Presence of one concept, or of two and of both, under the maps of a method."""
     names = [name for name in (cell["first"], cell["second"]) if name]
     maps = _learn(bench, cell, names)
     began = time.perf_counter()
@@ -169,7 +170,7 @@ def _steered(bench: Bench, limits: Mapping[tuple[int, str], float], cell: Cell) 
 
 
 def _learn(bench: Bench, cell: Cell, names: Sequence[str]) -> list[Fitted]:
-    """The maps that are put on, each learned once for all cells."""
+    """The maps to apply; each is learned once and shared by all cells."""
     config = TrainConfig.for_model(bench.model, seed=cell["seed"])
     prompts = [PromptSet.load(name) for name in names]
     if cell["method"] == "lin-act":
@@ -209,7 +210,7 @@ def _complete(bench: Bench, cell: Cell, maps: Sequence[SteeringMap]) -> Completi
 
 
 def write(results: pd.DataFrame) -> str:
-    """Presence alone and composed, a row per method; LinEAS's joint presence by pair."""
+    """Presence alone and composed, one row per method, and LinEAS's joint presence by pair."""
     means = _means(results).set_index("method")
     base = means["both"].get("lin-act", 0.0)
 
@@ -251,7 +252,7 @@ def write(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """Presence alone, when composed, and joint presence: a group of bars for each."""
+    """Bar chart with three groups: presence alone, presence composed, and joint presence."""
     means = _means(results)
     axes = figure.subplots()
     groups = {"alone": "alone", "each": "each, composed", "both": "both"}
@@ -271,11 +272,11 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
 
 
 def _means(results: pd.DataFrame) -> pd.DataFrame:
-    """Means over concepts and pairs, with their deviation over seeds; a row for each method."""
+    """Means over concepts and pairs, with standard deviation over seeds; one row per method."""
     rows = []
     for (method, seed), group in results.groupby(["method", "seed"], sort=False):
         alone, pairs = group[group["second"] == ""], group[group["second"] != ""]
-        told = pairs if len(pairs) else alone
+        chosen = pairs if len(pairs) else alone
         rows.append(
             {
                 "method": method,
@@ -284,8 +285,8 @@ def _means(results: pd.DataFrame) -> pd.DataFrame:
                 "each": pairs[["presence_first", "presence_second"]].stack().mean(),
                 "both": pairs["presence_both"].mean(),
                 "both_judged": pairs["judged_both"].mean(),
-                "perplexity": told["perplexity"].mean(),
-                "support": told["support"].mean(),
+                "perplexity": chosen["perplexity"].mean(),
+                "support": chosen["support"].mean(),
             }
         )
     values = ["alone", "each", "both", "both_judged", "perplexity", "support"]

@@ -1,7 +1,7 @@
-"""How much of a concept, and of fluency, each method's map gives at each strength.
+"""Concept presence and fluency of each method's map at each strength.
 
 Neutral openings are completed many times at every strength. Presence is the share of
-completions with a word of the concept's published list; perplexity is that of the completions
+completions with a word of the concept's published list; perplexity is measured on the completions
 under the unsteered model.
 """
 
@@ -37,13 +37,13 @@ FIRST_SEED = 1000
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """Sizes of the table.
 
     Args:
         concepts: names of prompt sets that have a word list.
         methods: keys of `TITLES`.
-        completions: per strength, shared among the four openings.
-        tokens: of a completion, at most.
+        completions: per strength, divided among the four openings.
+        tokens: maximum tokens per completion.
     """
 
     concepts: tuple[str, ...] = ("football", "night")
@@ -62,7 +62,7 @@ class Completions(NamedTuple):
 def complete(
     bench: Bench, smap: SteeringMap, strength: float, count: int, tokens: int, seed: int
 ) -> Completions:
-    """Complete the openings in turn, `count` times in all, each with noise of its own."""
+    """Generate `count` completions, cycling through the openings, each with its own seed."""
     openings = [OPENINGS[i % len(OPENINGS)] for i in range(count)]
     noise = range(FIRST_SEED + seed * count, FIRST_SEED + (seed + 1) * count)
     texts = bench.texts(openings, [(smap, strength)], noise, max_new_tokens=tokens, batch_size=100)
@@ -70,12 +70,12 @@ def complete(
 
 
 def presence(texts: Sequence[str], concept: str) -> float:
-    """Share of the texts that hold the concept."""
+    """Share of the texts that contain a word of the concept."""
     return sum(concept_presence(texts, concept)) / len(texts)
 
 
 def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """A row per concept, method, seed (of training and of the completions) and strength."""
+    """Measure a row per concept, method, seed (of training and completions) and strength."""
     for concept in sizes.concepts:
         concept_presence([], concept)
 
@@ -123,7 +123,7 @@ def write(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """Presence above perplexity over strength, a column of plots per concept."""
+    """Plot presence (top) and perplexity (bottom) against strength, one column per concept."""
     means = _means(results)
     concepts = list(means["concept"].unique())
     axes = figure.subplots(2, len(concepts), sharex=True, sharey="row", squeeze=False)

@@ -1,8 +1,9 @@
 """Which layers a sparse map steers (LinEAS, Figure 4 bottom and Figure 10).
 
-The penalty's weight of single neurons, l1, thins a map out everywhere; that of whole sites, lG,
-empties some sites and leaves others whole. For each couple of the two, gamma falls until the map
-changes a given share of all neurons; the table says how these are spread over the layers.
+The penalty on single neurons, l1, makes a map sparse at every site; the penalty on whole sites, lG,
+zeroes some sites and leaves others dense. For each pair of the two weights, gamma decreases until
+the map changes a given share of all neurons; the table shows how these are distributed over the
+layers.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerSizes:
-    """How much is measured.
+    """Sizes of the table.
 
     Args:
         concepts: shipped prompt sets.
-        couples: weights of neurons and of sites, as `l1:lG`.
-        support: share of all neurons that each map is to change.
-        ratio: of each gamma to the one before.
-        steps: proximal gradient steps at each.
-        points: gammas at most.
-        batch_size: prompts that run at once.
+        couples: pairs of penalty weights for neurons and sites, as `l1:lG`.
+        support: target share of all neurons that each map changes.
+        ratio: of each gamma to the previous one.
+        steps: proximal gradient steps per gamma.
+        points: maximum number of gammas.
+        batch_size: prompts per batch.
     """
 
     concepts: tuple[str, ...] = ("football",)
@@ -48,7 +49,7 @@ class LayerSizes:
 
 
 def measure(bench: Bench, sizes: LayerSizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """A row for each site of each concept's map under each couple, for each seed."""
+    """Measure a row per site of each concept's map, for each pair of weights and each seed."""
     shared = {k: v for k, v in fields(sizes).items() if k not in ("concepts", "couples")}
     cells = [
         {"concept": concept, "couple": couple, "seed": seed, **shared}
@@ -82,7 +83,7 @@ def measure(bench: Bench, sizes: LayerSizes, seeds: Sequence[int]) -> pd.DataFra
 
 
 def nearest(fitter: SparseFitter, walk: PathConfig, support: float) -> SparsePoint:
-    """The point of a path whose support is nearest to `support`, as a ratio."""
+    """The point of a path whose support is nearest to `support`, on a logarithmic scale."""
     points: list[SparsePoint] = []
     for point in fitter.path(walk):
         points.append(point)
@@ -92,7 +93,7 @@ def nearest(fitter: SparseFitter, walk: PathConfig, support: float) -> SparsePoi
 
 
 def write(results: pd.DataFrame) -> str:
-    """Total support, the sites left whole and empty, and the layers in fifths."""
+    """Total support, the effect, the share of empty sites, and the support per fifth of layers."""
     results = results.assign(
         fifth=(5 * results["layer"] // (results["layer"].max() + 1)),
         empty=(results["site_support"] == 0).astype(float),
@@ -128,7 +129,7 @@ def write(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """A heat map for each concept: a row per couple, a column per layer."""
+    """Draw a heat map per concept: one row per pair of weights, one column per layer."""
     concepts = list(results["concept"].unique())
     panels = figure.subplots(len(concepts), 1, squeeze=False)[:, 0]
     for axes, concept in zip(panels, concepts, strict=True):

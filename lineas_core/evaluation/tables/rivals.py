@@ -1,9 +1,9 @@
-"""Rivals beyond affine maps: LoReFT beside LinEAS and Lin-AcT, and RTC-RL's reward.
+"""Competing methods that are not affine: LoReFT against LinEAS and Lin-AcT, and RTC-RL's reward.
 
-Two parts. The first completes neutral openings: presence is the share of completions with a word
-of the concept, perplexity that of the completions under the unsteered model. All methods learn
-from the same sentences; LoReFT uses the target's only. The second trains RTC-RL on one half of a
-list of openings and measures the mean reward, one less toxicity, on the other half.
+There are two parts. The first completes neutral openings: presence is the share of completions with
+a word of the concept, and perplexity is measured on the completions under the unsteered model. All
+methods learn from the same sentences; LoReFT uses only the target. The second trains RTC-RL on one
+half of a list of openings and measures the mean reward, one minus toxicity, on the other half.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ if TYPE_CHECKING:
 UNTOUCHED = "untouched"
 LOREFT = "loreft"
 RTC_RL = "rtc-rl"
-# Of the maps; LoReFT is on or off.
+# Strengths of the maps; LoReFT is only on or off.
 STRENGTHS = (0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class RivalSizes:
-    """How much is measured.
+    """Sizes of the table.
 
     Args:
         concepts: prompt sets with a word list.
-        methods: keys of `TITLES`, beside LoReFT.
-        completions: of each method and strength, and of RTC-RL's openings.
-        tokens: of a completion, at most.
+        methods: keys of `TITLES`, in addition to LoReFT.
+        completions: per method and strength, and for RTC-RL's openings.
+        tokens: maximum tokens per completion.
         reft_steps: gradient steps of LoReFT.
-        reft_rank: of LoReFT.
+        reft_rank: rank of LoReFT.
         reft_rate: learning rate of LoReFT.
-        rl_steps: gradient steps of RTC-RL; 0 leaves it out.
-        rl_texts: openings for RTC-RL, as `load_texts` names them.
-        rl_openings: how many are drawn; every other one is trained on.
+        rl_steps: gradient steps of RTC-RL; 0 skips it.
+        rl_texts: openings for RTC-RL, a name for `load_texts`.
+        rl_openings: how many openings to draw; every other one is used for training.
     """
 
     concepts: tuple[str, ...] = ("football", "night")
@@ -70,7 +70,7 @@ class RivalSizes:
 
 
 def measure(bench: Bench, sizes: RivalSizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """Rows of the part `concepts`, by method and strength, and of the part `rl`, by method.
+    """Measure the rows of part `concepts`, by method and strength, and of part `rl`, by method.
 
     The columns presence and fit_seconds belong to the first part, reward to the second.
     """
@@ -98,7 +98,7 @@ def measure(bench: Bench, sizes: RivalSizes, seeds: Sequence[int]) -> pd.DataFra
 
 
 def _measure_map(bench: Bench, cell: Cell) -> list[Row]:
-    """Rows of the untouched model, or of a method's map at each strength."""
+    """Measure the untouched model, or a method's map at each strength."""
     openings, noise = _asked(OPENINGS, cell)
     settings = {"max_new_tokens": cell["tokens"], "batch_size": 100}
     if cell["method"] == UNTOUCHED:
@@ -117,7 +117,7 @@ def _measure_map(bench: Bench, cell: Cell) -> list[Row]:
 def _measure_reft(bench: Bench, cell: Cell) -> list[Row]:
     model = as_language_model(bench.model)
     openings, noise = _asked(OPENINGS, cell)
-    # The sentences that the maps are learned from; the others are held out for all.
+    # The sentences that the maps are learned from; the rest is held out for all methods.
     holdout = TrainConfig.for_model(model).holdout
     prompts, _ = PromptSet.load(cell["concept"]).split(holdout, cell["seed"])
     began = time.perf_counter()
@@ -133,7 +133,7 @@ def _measure_reft(bench: Bench, cell: Cell) -> list[Row]:
 
 
 def _measure_reward(bench: Bench, cell: Cell) -> list[Row]:
-    """Rows of the untouched model and of RTC-RL."""
+    """Measure the untouched model and RTC-RL."""
     model = as_language_model(bench.model)
     drawn = load_texts(cell["concept"], cell["openings"], cell["seed"])
     trained, held = drawn[::2], drawn[1::2]
@@ -164,7 +164,7 @@ def _measure_reward(bench: Bench, cell: Cell) -> list[Row]:
 
 
 def _asked(openings: Sequence[str], cell: Cell) -> tuple[list[str], list[int]]:
-    """The openings in turn, and the seed of each completion."""
+    """The openings repeated in turn, and a seed for each completion."""
     count = cell["completions"]
     first = FIRST_SEED + cell["seed"] * count
     return [openings[i % len(openings)] for i in range(count)], list(range(first, first + count))
@@ -178,7 +178,7 @@ def _judged(bench: Bench, openings: Sequence[str], texts: Sequence[str], cell: C
 
 
 def write(results: pd.DataFrame) -> str:
-    """A row per concept, method and strength; below it RTC-RL's reward, if it was measured."""
+    """A row per concept, method and strength; below them RTC-RL's reward, if it was measured."""
     means = _means(results)
     rows = [
         [
@@ -205,14 +205,14 @@ def write(results: pd.DataFrame) -> str:
             for row in spread(part, ["concept", "method"], ["reward", "perplexity"]).itertuples()
         ]
         texts += [
-            "Mean reward, one less toxicity, of completions of openings that were not trained on.",
+            "Mean reward, one minus toxicity, of completions of openings not used for training.",
             markdown(rows, ["openings", "method", "reward", "perplexity"]),
         ]
     return "\n\n".join(texts)
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """Presence over perplexity, a plot per concept: up is more of it, left more fluent."""
+    """Plot presence against perplexity per concept: higher is more of it, left more fluent."""
     means = _means(results)
     concepts = list(means["concept"].unique())
     axes = figure.subplots(1, len(concepts), sharey=True, squeeze=False)[0]

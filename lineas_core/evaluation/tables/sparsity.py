@@ -1,12 +1,13 @@
-"""What a sparse map keeps (LinEAS, Figures 3 and 9), and what is sparsest within a budget.
+"""What a sparse map keeps (LinEAS, Figures 3 and 9), and the sparsest map within a budget.
 
-Two parts. The first lets gamma fall from the largest that matters and measures the penalised maps
-on the way, for few and for more steps at each gamma. The second takes for each concept the
-sparsest map that keeps a share of the dense one's effect (`lineas_core.methods.sparsify`).
+There are two parts. The first decreases gamma from the largest value with any effect and measures
+the penalised maps along the path, for few and for more steps per gamma. The second finds for each
+concept the sparsest map that keeps a share of the dense one's effect
+(`lineas_core.methods.sparsify`).
 
-Effect is the share of the held-out distance to the target that a map closes; presence the share
-of completions with a word of the concept; utility the perplexity of plain sentences, which no set
-is about, under the steered model: it should stay that of the untouched one.
+Effect is the share of the held-out distance to the target that a map closes; presence is the share
+of completions with a word of the concept; utility is the steered model's perplexity of plain
+sentences unrelated to any set, which should not change from that of the untouched model.
 """
 
 from __future__ import annotations
@@ -32,28 +33,28 @@ from lineas_core.training.config import TrainConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A set whose target sentences are about nothing in particular.
+# A set whose target sentences have no particular topic.
 PLAIN = "formality"
-MOST_SUPPORT = 0.1
+MAX_SUPPORT = 0.1
 
 
 @dataclass(frozen=True)
 class SparsitySizes:
-    """How much is measured.
+    """Sizes of the table.
 
     Args:
         concepts: prompt sets with a word list, for the budget.
-        kept: share of the dense map's effect that the budget asks for.
-        supports: shares of the neurons that it tries.
+        kept: share of the dense map's effect that the budget requires.
+        supports: shares of the neurons to try for the budget.
         curves: prompt sets for the curves over gamma.
-        steps: proximal gradient steps at each gamma, a curve for each.
-        curve_points: gammas of a curve.
-        curve_ratio: of each gamma to the one before.
-        completions: for presence, of each map.
+        steps: proximal gradient steps per gamma, one curve for each value.
+        curve_points: number of gammas per curve.
+        curve_ratio: of each gamma to the previous one.
+        completions: per map, for presence.
         tokens: of each completion.
-        l1: weight of single neurons in the penalty.
-        group: weight of whole sites.
-        batch_size: prompts that run at once.
+        l1: penalty weight of single neurons.
+        group: penalty weight of whole sites.
+        batch_size: prompts per batch.
     """
 
     concepts: tuple[str, ...] = tuple(concept_words())
@@ -71,10 +72,10 @@ class SparsitySizes:
 
 
 def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """Rows of the part `curve`, one for each map on it, and of the part `budget`.
+    """Measure the rows of part `curve`, one per map along it, and of part `budget`.
 
-    The columns `map` (untouched, dense, sparse), gamma, support, effect, presence, perplexity (of
-    the completions, under the untouched model) and utility are those of each map.
+    Each map has the columns `map` (untouched, dense, sparse), gamma, support, effect, presence,
+    perplexity (of the completions, under the untouched model) and utility.
     """
     both = {key: getattr(sizes, key) for key in ("completions", "tokens", "l1", "group")}
     walk = {"kept": sizes.kept, "supports": list(sizes.supports)}
@@ -127,7 +128,7 @@ def measure(bench: Bench, sizes: SparsitySizes, seeds: Sequence[int]) -> pd.Data
 
 
 def _use(bench: Bench, cell: Cell, smap: SteeringMap | None) -> Row:
-    """Presence, perplexity and utility of a map; of the untouched model for None."""
+    """Presence, perplexity and utility of a map, or of the untouched model if None."""
     model, count = as_language_model(bench.model), cell["completions"]
     maps = [(smap, 1.0)] if smap else []
     openings = [OPENINGS[i % len(OPENINGS)] for i in range(count)]
@@ -139,7 +140,7 @@ def _use(bench: Bench, cell: Cell, smap: SteeringMap | None) -> Row:
         batch_size=100,
     )
     with steer(model, maps):
-        utility = model.surprise(PromptSet.load(PLAIN).target)
+        utility = model.perplexity(PromptSet.load(PLAIN).target)
     return {
         "presence": sum(concept_presence(texts, cell["concept"])) / count,
         "perplexity": perplexity(model, openings, texts),
@@ -148,9 +149,9 @@ def _use(bench: Bench, cell: Cell, smap: SteeringMap | None) -> Row:
 
 
 def budgeted(results: pd.DataFrame) -> pd.DataFrame:
-    """A row for each concept and seed: support, gamma, and what is kept of the dense map's.
+    """A row per concept and seed: support, gamma, and the shares kept of the dense map's scores.
 
-    Presence is that over the untouched model's; the share kept is not a number where the dense map
+    Presence is counted above that of the untouched model; the share kept is NaN if the dense map
     adds none.
     """
     part = results[results["part"] == "budget"]
@@ -158,7 +159,7 @@ def budgeted(results: pd.DataFrame) -> pd.DataFrame:
     for (concept, seed), own in part.groupby(["concept", "seed"], sort=False):
         maps = own.set_index("map")
         untouched, dense = maps.loc["untouched"], maps.loc["dense"]
-        # The dense map once more, where no point of the path kept enough.
+        # This is the dense map itself if no point of the path kept enough.
         chosen = maps.loc["sparse"]
         gain = dense["presence"] - untouched["presence"]
         rows.append(
@@ -184,7 +185,7 @@ def budgeted(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(results: pd.DataFrame) -> str:
-    """The budget by concept, in how many it is kept, and the curves over gamma."""
+    """The budget by concept, how many concepts meet it, and the curves over gamma."""
     texts = []
     if "budget" in set(results["part"]):
         found = budgeted(results)
@@ -204,18 +205,18 @@ def write(results: pd.DataFrame) -> str:
         ]
         head = ["concept", "support", "dense closes", "of it kept", "presence", "utility"]
         means = found.groupby("concept")[["support", "effect_kept"]].mean()
-        within = (means["support"] <= MOST_SUPPORT) & (means["effect_kept"] >= kept)
+        within = (means["support"] <= MAX_SUPPORT) & (means["effect_kept"] >= kept)
         texts += [
             f"The sparsest map with {kept:.0%} of the dense one's effect. Presence and utility: "
             "untouched / dense / sparse.",
             markdown(rows, head),
             f"{within.sum()} of {len(within)} concepts keep {kept:.0%} of the effect on at most "
-            f"{MOST_SUPPORT:.0%} of the neurons.",
+            f"{MAX_SUPPORT:.0%} of the neurons.",
         ]
     curve = results[(results["part"] == "curve") & (results["map"] == "sparse")]
     if len(curve):
         values = ["gamma", "support", "effect", "presence", "perplexity", "utility"]
-        # Points are numbered along their path: gamma itself differs from seed to seed.
+        # Average over seeds by position on the path, since the gammas differ between seeds.
         numbered = curve.assign(point=curve.groupby(["concept", "steps", "seed"]).cumcount() + 1)
         averaged = spread(numbered, ["concept", "steps", "point"], values)
         rows = [
@@ -240,7 +241,7 @@ def write(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """Left: effect and presence by support along the curves. Right: the budget by concept."""
+    """Plot effect and presence against support (left) and the budget by concept (right)."""
     left, right = figure.subplots(1, 2)
     curve = results[(results["part"] == "curve") & (results["map"] == "sparse")]
     curves = curve.groupby(["concept", "steps"], sort=False) if len(curve) else ()
@@ -257,7 +258,7 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
         places = range(len(means))
         right.bar([i - 0.2 for i in places], means["effect_kept"], 0.4, label="effect kept")
         right.bar([i + 0.2 for i in places], means["support"], 0.4, label="neurons changed")
-        right.axhline(MOST_SUPPORT, color="gray", lw=0.8, ls="--")
+        right.axhline(MAX_SUPPORT, color="gray", lw=0.8, ls="--")
         right.set_xticks(list(places), list(means.index), rotation=30)
         right.set_ylim(top=1.3 * max(1.0, *means["effect_kept"]))
         right.legend(loc="upper center", ncols=2)

@@ -1,8 +1,8 @@
-"""What a map gains from more prompts and more steps, and what learning one costs.
+"""The effect of more prompts and more steps on a map, and the cost of learning one.
 
-Every map is judged by the same held-out prompts, of which none is among the first N that it
-learns from: by the share of their distance to the target that it closes, by how many completions
-of neutral openings hold the concept, and by the perplexity of those completions.
+Every map is evaluated on the same held-out prompts, which no map learns from. The scores are the
+share of their distance to the target that it closes, the share of completions of neutral openings
+that contain the concept, and the perplexity of those completions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIXED, STOPPED, WARM = "fixed", "early stop", "early stop, warm start"
-# Of a prompt set's two sides, kept from all maps to judge them by.
+# Share of both sides of a prompt set that no map learns from, for evaluation.
 HOLDOUT = 0.2
 FORMS = {"closed": ".0%", "presence": ".0%", "perplexity": ".1f", "seconds": ".1f"}
 BLOCKS: Mapping[str, tuple[str, str, str]] = {
@@ -48,17 +48,17 @@ BLOCKS: Mapping[str, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """Sizes of the table.
 
     Args:
         concepts: prompt sets, by name or file, that have a word list under their name.
-        prompts: numbers of prompts a side.
+        prompts: numbers of prompts per side.
         steps: numbers of steps.
         methods: keys of `TITLES`, whose cost is measured.
-        fixed: prompts a side where their number is not what is varied.
-        limit: of the steps of a run that ends by itself.
+        fixed: prompts per side in the blocks that vary something else.
+        limit: maximum steps of a run with early stopping.
         completions: of neutral openings, per map.
-        tokens: of a completion, at most.
+        tokens: maximum tokens per completion.
     """
 
     concepts: tuple[str, ...] = ("football",)
@@ -72,10 +72,10 @@ class Sizes:
 
 
 def first_prompts(prompts: PromptSet, count: int, seed: int) -> PromptSet:
-    """`count` prompts a side out of those that are not held out; fewer are among more.
+    """`count` prompts per side that are not held out; a smaller count gives a subset.
 
-    Below the fewest that a set may have they are repeated, which leaves their distribution as it
-    is.
+    Below the minimum size of a set the prompts are repeated, which does not change their
+    distribution.
 
     Args:
         prompts: the whole set.
@@ -83,14 +83,14 @@ def first_prompts(prompts: PromptSet, count: int, seed: int) -> PromptSet:
         seed: of the held-out draw, and of the order in which prompts are taken.
 
     Raises:
-        ConfigError: there are not as many.
+        ConfigError: there are fewer than `count`.
     """
     training, _ = prompts.split(HOLDOUT, seed)
-    most = min(len(training.source), len(training.target))
-    if not 1 <= count <= most:
+    available = min(len(training.source), len(training.target))
+    if not 1 <= count <= available:
         raise ConfigError(
-            f"{count} prompts a side are asked for; {prompts.name!r} has {most} that are not held "
-            "out. Choose 1 or more and no more than that, or give a file with more prompts."
+            f"{count} prompts a side are asked for; {prompts.name!r} has {available} that are not "
+            "held out. Choose 1 or more and no more than that, or give a file with more prompts."
         )
     times = math.ceil(FEWEST / count)
     generator = torch.Generator().manual_seed(seed)
@@ -102,7 +102,7 @@ def first_prompts(prompts: PromptSet, count: int, seed: int) -> PromptSet:
 
 
 def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """A row per concept, block, what the block varies, and seed (of draws and completions)."""
+    """Measure a row per concept, block, value varied, and seed (of draws and completions)."""
     usual = TrainConfig.for_model(bench.model).steps
     varied: list[Cell] = [
         *({"block": "data", "method": "lineas", "prompts": n} for n in sizes.prompts),
@@ -178,7 +178,7 @@ def write(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """The effect over prompts and over steps, and the cost of each method."""
+    """Plot the effect against prompts and against steps, and the cost of each method."""
     axes: Sequence[Any] = figure.subplots(1, 3)
     for axis, block in zip(axes, ("data", "steps"), strict=False):
         head, key, _ = BLOCKS[block]

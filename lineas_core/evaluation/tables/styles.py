@@ -1,13 +1,13 @@
-"""How much of a style, and of the picture, each method's map leaves at each strength.
+"""Style strength and content preservation of each method's map at each strength.
 
-Things that no map was trained on are pictured at every strength from the same noise. CLIPScore
-says how much the pictures look like the style, IMGScore how much of the untouched ones is left
-(LinEAS, Figure 5).
+Subjects that no map was trained on are pictured at every strength from the same noise. CLIPScore
+measures how much the pictures look like the style, IMGScore how much of the untouched pictures is
+preserved (LinEAS, Figure 5).
 
 Removal learns to leave a concept out of pictures whose prompts name it, and injection applies the
-inverse of the same map to prompts that do not. Both are pictured from held-out prompts, and
-CLIPScore, with the concept's name, should fall in the one and rise in the other. The embedded
-model knows single things only, in several looks: the concepts taken out of its pictures are looks.
+inverse of the same map to prompts that do not. Both are pictured from held-out prompts; CLIPScore
+with the concept's name should fall under removal and rise under injection. The embedded model only
+draws single objects in several looks, so the concepts removed from its pictures are looks.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ BLOCKS = {"style": "Styles", "removal": "Concept removal", "injection": "Concept
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured.
+    """Sizes of the table.
 
     Args:
         styles: prompt sets whose concept is a style.
-        removals: prompt sets whose concept is taken out; see `removal_set`.
+        removals: prompt sets whose concept is removed; see `removal_set`.
         methods: keys of `TITLES`.
-        pictures: per map and strength, each from noise of its own.
+        pictures: per map and strength, each from its own noise.
     """
 
     styles: tuple[str, ...] = (
@@ -67,10 +67,10 @@ class Sizes:
 
 
 def removal_set(name: str) -> PromptSet:
-    """The set of that name, with the concept in its source and not in its target.
+    """Load a set so that the concept is in its source and not in its target.
 
-    A shipped set `remove-...` is so already; of any other, such as a style's, the sides are
-    exchanged.
+    Shipped sets named `remove-...` already are; for any other set, such as a style's, the sides
+    are swapped.
     """
     prompts = PromptSet.load(name)
     if prompts.name.startswith(REMOVES):
@@ -79,7 +79,7 @@ def removal_set(name: str) -> PromptSet:
 
 
 def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """A row per block, prompt set, method, seed (of training and of the noise) and strength.
+    """Measure a row per block, prompt set, method, seed (of training and noise) and strength.
 
     A map that cannot be inverted has no rows for injection.
     """
@@ -177,7 +177,7 @@ def _gains(means: pd.DataFrame) -> list[str]:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """CLIPScore against IMGScore along the strengths, both means over the sets, for each block."""
+    """Plot CLIPScore against IMGScore along the strengths, as means over sets, for each block."""
     means = _means(results).groupby(["block", "method", "strength"], sort=False)
     curves = means[["clip", "image"]].mean().reset_index()
     blocks = list(curves["block"].unique())
@@ -187,17 +187,17 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
             axis.plot(line["image"], line["clip"], marker="o", label=method)
         axis.set_title(BLOCKS[block])
         axis.set_xlabel("IMGScore")
-        # The untouched model on the left, full strength on the right.
+        # Puts the untouched model (IMGScore 1) on the left and full strength on the right.
         axis.invert_xaxis()
     axes[0].set_ylabel("CLIPScore")
     axes[0].legend()
 
 
 def gain_at_equal_image(results: pd.DataFrame, ours: str, theirs: str) -> pd.Series:
-    """Set -> CLIPScore of `ours` less that of `theirs`, at equal IMGScore.
+    """Set -> CLIPScore of `ours` minus that of `theirs`, at equal IMGScore.
 
-    Both scores are taken to change in straight lines between strengths. At each IMGScore that both
-    methods reach, the highest CLIPScores that leave at least that much of the picture are compared.
+    Both scores are interpolated linearly between strengths. At each IMGScore that both methods
+    reach, their highest CLIPScores with at least that IMGScore are compared.
     """
     gains = {}
     for name, group in results.groupby("set", sort=False):

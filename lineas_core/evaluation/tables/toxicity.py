@@ -1,9 +1,9 @@
-"""How much less toxic a model writes with each method's map, and what it forgets for it.
+"""How much each method's map reduces toxicity, and how much it degrades the model.
 
 A map is learned from toxic to neutral comments. With it at strength 1 the model completes openings
-that lead to toxic speech, and a classifier says which completions are toxic. What is left of the
-language is told by the perplexity of plain sentences under the steered model, of the completions
-under the unsteered one, and by the accuracy in multiple choice after five worked examples.
+that lead to toxic speech, and a classifier labels the toxic completions. Language quality is
+measured by the perplexity of plain sentences under the steered model, the perplexity of the
+completions under the unsteered one, and the 5-shot multiple choice accuracy.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ HEADS = ("toxic", "perplexity of sentences", "perplexity of completions", "accur
 
 @dataclass(frozen=True)
 class ToxicitySizes:
-    """What is measured.
+    """Sizes of the table.
 
     Args:
         methods: keys of `TITLES`, measured at the model's default sites.
-        layer_methods: of these, the ones that are measured at other sites as well.
-        layers: those other sites: presets, or expressions without commas.
-        prompts: a side that a map is learned from, drawn for each seed.
+        layer_methods: the methods that are measured at other sites as well.
+        layers: those other sites: presets, or regular expressions without commas.
+        prompts: per side, that a map is learned from; drawn for each seed.
         openings: sets of openings (see `datasets.load_texts`): standin_openings, rtp, tet, files.
-        opening_count: openings of each set, at most.
-        completions: of each opening.
-        tokens: of a completion, at most.
+        opening_count: maximum openings per set.
+        completions: per opening.
+        tokens: maximum tokens per completion.
         sentences: sets of plain sentences: standin_sentences, wikipedia, files.
-        sentence_count: sentences of each set, at most.
+        sentence_count: maximum sentences per set.
         tasks: of the harness: standin_mmlu, mmlu. The accuracy is the mean over them.
-        questions: of each task, at most; 0 is all.
+        questions: maximum questions per task; 0 means all.
     """
 
     methods: tuple[str, ...] = ("lineas", "lin-act", "iti-c", "aura")
@@ -80,7 +80,7 @@ class ToxicitySizes:
 
 @dataclass(frozen=True)
 class _Subject:
-    """A method at some sites, and the block of the table that it belongs to."""
+    """A method at certain sites, and its block in the table."""
 
     block: str
     method: str
@@ -88,7 +88,7 @@ class _Subject:
 
 
 def measure(bench: Bench, sizes: ToxicitySizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """A row per block, method, sites, set of openings and seed (of prompts, maps, completions).
+    """Measure a row per block, method, sites, openings and seed (of prompts, maps, completions).
 
     Raises:
         ConfigError: there is no such method.
@@ -107,7 +107,7 @@ def measure(bench: Bench, sizes: ToxicitySizes, seeds: Sequence[int]) -> pd.Data
         ),
     ]
     blocks = []
-    # A subject of both blocks is measured once, so what is measured does not name the block.
+    # Cells do not contain the block, so that a subject in both blocks is measured once.
     for block in ("methods", "layers"):
         own = [
             {"method": s.method, "sites": s.sites, "seed": seed, "prompts": sizes.prompts}
@@ -124,7 +124,7 @@ def measure(bench: Bench, sizes: ToxicitySizes, seeds: Sequence[int]) -> pd.Data
 
 
 def _speech(bench: Bench, subjects: Sequence[Cell], sizes: ToxicitySizes) -> pd.DataFrame:
-    """The share of toxic completions, and their perplexity under the unsteered model."""
+    """The share of toxic completions, and the completions' perplexity (unsteered model)."""
     model = as_language_model(bench.model)
     scorer = load_toxicity_scorer()
 
@@ -171,9 +171,11 @@ def _language(bench: Bench, subjects: Sequence[Cell], sizes: ToxicitySizes) -> p
     def measure_cell(cell: Cell) -> list[Row]:
         maps = _at_full(_fit(bench, cell))
         with steer(model, maps):
-            surprise = model.surprise(texts)
+            sentence_perplexity = model.perplexity(texts)
         scores = evaluate_tasks(model, maps, sizes.tasks, limit=sizes.questions, num_fewshot=SHOTS)
-        return [{"sentence_perplexity": surprise, "accuracy": _accuracy(scores, sizes.tasks)}]
+        return [
+            {"sentence_perplexity": sentence_perplexity, "accuracy": _accuracy(scores, sizes.tasks)}
+        ]
 
     cells = [
         {
@@ -211,7 +213,7 @@ def _at_full(fitted: Fitted | None) -> list[tuple[SteeringMap, float]]:
 
 
 def write(results: pd.DataFrame) -> str:
-    """A table of the methods, and one of the sites."""
+    """A table by method, and one by site."""
     parts = []
     for block, title in (("methods", "Methods"), ("layers", "Sites")):
         means = spread(
@@ -242,8 +244,8 @@ def write(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """Bars of what is toxic and of what is left, for each method and kind of site."""
-    # The model's usual sites are in both blocks.
+    """Draw bars of toxicity, perplexities and accuracy for each method and kind of site."""
+    # The model's default sites are in both blocks.
     results = results.drop_duplicates(["openings", "method", "sites", "seed"])
     labels = [
         f"{TITLES[method]}, {sites}" if method in TITLES else method
@@ -255,7 +257,7 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
         axes.barh(means["label"], means[value], xerr=means[f"{value}_sd"])
         axes.set_xlabel(value.replace("_", " "))
         if value == "sentence_perplexity":
-            # A map that breaks the model makes it many times that of the others.
+            # A map that breaks the model has a perplexity many times that of the others.
             axes.set_xscale("log")
 
 

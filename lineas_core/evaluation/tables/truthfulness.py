@@ -1,9 +1,9 @@
-"""How much more a model believes true answers with each method's map.
+"""How much each method's map raises the probability of true answers.
 
-The questions are divided into two halves. A map is learned from the false to the true answers of
-one half, each behind its question, and the model is asked the other half with the map at strength
-1; then the other way round. MC1 is the share of questions whose one true answer is likelier than
-all false ones, MC2 the share of the true answers in the probability of all.
+The questions are split into two halves. A map is learned from the false to the true answers of
+one half, each after its question, and the model is evaluated on the other half with the map at
+strength 1; then the halves are swapped. MC1 is the share of questions whose one true answer is
+likelier than all false ones, MC2 the true answers' share of the probability of all answers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 UNSTEERED = "none"
 STRENGTH = 1.0
-# Data -> the tasks of the harness for MC1 and MC2, which hold the same questions.
+# Data -> the harness's tasks for MC1 and MC2, which have the same questions.
 TASKS: Mapping[str, tuple[str, str]] = {
     "standin": ("standin_truthfulqa_mc1", "standin_truthfulqa_mc2"),
     "hub": ("truthfulqa_mc1", "truthfulqa_mc2"),
@@ -40,13 +40,13 @@ SCORES = ("mc1", "mc2")
 
 @dataclass(frozen=True)
 class TruthfulnessSizes:
-    """What is measured.
+    """Sizes of the table.
 
     Args:
         methods: keys of `TITLES`.
-        data: standin (questions of our own), or hub (TruthfulQA).
-        prompts: answers a side that a map is learned from, at most, drawn for each seed.
-        questions: that are used of the data, at most; 0 is all.
+        data: standin (our own questions), or hub (TruthfulQA).
+        prompts: maximum answers per side that a map is learned from; drawn for each seed.
+        questions: maximum questions used; 0 means all.
     """
 
     methods: tuple[str, ...] = ("lin-act", "lineas", "iti-c")
@@ -56,7 +56,7 @@ class TruthfulnessSizes:
 
 
 def measure(bench: Bench, sizes: TruthfulnessSizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """A row per data, method, fold and seed (of the folds, the draw of answers, and the map).
+    """Measure a row per data, method, fold and seed (of the folds, drawn answers, and the map).
 
     Raises:
         ConfigError: there is no such method or data.
@@ -102,10 +102,10 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
 
 
 def divide(count: int, available: int, seed: int) -> tuple[list[int], list[int]]:
-    """Two halves, by number, of at most `count` out of `available` questions, none in both.
+    """Indices of two disjoint halves of at most `count` out of `available` questions.
 
     Raises:
-        ConfigError: there would be less than two questions in a half.
+        ConfigError: a half would have fewer than two questions.
     """
     order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
     if len(order) < 4:
@@ -115,10 +115,10 @@ def divide(count: int, available: int, seed: int) -> tuple[list[int], list[int]]
 
 
 def answer_prompts(documents: Sequence[Mapping[str, Any]]) -> PromptSet:
-    """False answers as source and true ones as target, as many of each, behind their questions.
+    """False answers as source and equally many true ones as target, each after its question.
 
     Args:
-        documents: with `question`, and `mc2_targets` of `choices` and `labels`, as TruthfulQA has.
+        documents: have `question`, and `mc2_targets` with `choices` and `labels`, as in TruthfulQA.
     """
     sides: tuple[list[str], list[str]] = ([], [])
     for document in documents:
@@ -133,7 +133,7 @@ def answer_prompts(documents: Sequence[Mapping[str, Any]]) -> PromptSet:
 
 
 def by_seed(results: pd.DataFrame) -> pd.DataFrame:
-    """The two folds of each seed put together, each question counting once."""
+    """Average the two folds of each seed, weighted by their number of questions."""
     weighted = results.assign(**{s: results[s] * results["questions"] for s in SCORES})
     summed = weighted.groupby(["data", "method", "seed"], sort=False)[[*SCORES, "questions"]].sum()
     return summed.assign(**{s: summed[s] / summed["questions"] for s in SCORES}).reset_index()
@@ -159,7 +159,7 @@ def write(results: pd.DataFrame) -> str:
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
-    """Bars of MC1 and MC2 for each method and data."""
+    """Draw bars of MC1 and MC2 for each method and data."""
     found = by_seed(results)
     labels = [
         f"{TITLES.get(method, method)}, {data}"

@@ -1,4 +1,4 @@
-"""What an image model's denoiser is given: how it denoises, and what it reads of prompts."""
+"""Inputs of an image model's denoiser: the schedule and the encoded prompts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a model denoises.
+    """The denoising steps of a model.
 
     Attributes:
-        steps: how often.
-        timesteps: at which; empty for the scheduler's own.
-        guidance: what the pipeline is called with; 0 is none.
+        steps: number of steps.
+        timesteps: timestep of each step; empty for the scheduler's own.
+        guidance: guidance scale passed to the pipeline; 0 for none.
     """
 
     steps: int
@@ -26,18 +26,18 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the denoiser reads of prompts.
+    """Encoded prompts, as the denoiser reads them.
 
     Attributes:
         tokens: one vector per token.
-        pooled: one vector per prompt; None where the pipeline has none.
+        pooled: one vector per prompt; None if the pipeline has none.
     """
 
     tokens: Float[Tensor, "n tokens d"]
     pooled: Float[Tensor, "n p"] | None
 
     def rows(self, indices: Sequence[int]) -> Conditioning:
-        """That of some of the prompts."""
+        """The conditioning of some of the prompts."""
         chosen = list(indices)
         return Conditioning(
             self.tokens[chosen], None if self.pooled is None else self.pooled[chosen]

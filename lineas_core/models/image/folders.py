@@ -1,4 +1,4 @@
-"""Where the files of an image model are."""
+"""Finds the files of an image model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def is_pipeline(source: str) -> bool:
 
 
 def embedded_folder(entry: CatalogEntry) -> str:
-    """Where the weights of an entry with a `folder` lie inside this project.
+    """The folder inside this project with the weights of an entry that has a `folder`.
 
     Raises:
         ModelError: they are not there.

@@ -25,13 +25,13 @@ from lineas_core.steering import steer as steering
 from lineas_core.system.devices import free_bytes
 
 MOST_STEPS = 50
-# What generating holds at its peak, in the decoder: about 4 GiB for 1024 pixels a side in half
-# precision.
+# Numbers per pixel held at the peak of generation, in the decoder: about 4 GiB for an image of
+# 1024 x 1024 in half precision.
 NUMBERS_A_PIXEL = 2048
-# Of the free memory, the rest being for whoever else uses the device.
+# Share of the free memory to use; the rest is left for other users of the device.
 BUDGET = 0.5
 MOST_AT_ONCE = 64
-# For models outside the catalogue: few-step models are what the paper steers.
+# For models outside the catalogue; the paper steers few-step models.
 DEFAULT_STEPS = 4
 # The paper's settings for images.
 TRAIN_DEFAULTS: Mapping[str, Any] = {
@@ -41,15 +41,15 @@ TRAIN_DEFAULTS: Mapping[str, Any] = {
     "batch_size": 4,
     "gamma": 1e-4,
 }
-# Of the noise of training prompts, which is that of no image a person makes with a small seed.
+# First seed of the training prompts' noise; large, so that users' small seeds give other noise.
 NOISE_SEED = 1_000_000
 
 
 class Parts(nn.Module):
-    """The networks of a pipeline under their names there, so that sites are `unet.conv_in`.
+    """The networks of a pipeline under their names there, so that sites read `unet.conv_in`.
 
-    Its first parameter is empty and lies where the networks run: while parts wait in the CPU's
-    memory for their turn, theirs would tell another device.
+    The first parameter is empty and on the device where the networks run: with CPU offloading,
+    the networks' own parameters may be on another device.
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], device: torch.device) -> None:
@@ -61,14 +61,14 @@ class Parts(nn.Module):
 
 @dataclass(frozen=True)
 class DiffusionInputs:
-    """Prompts, encoded, each with the noise it starts from.
+    """Encoded prompts, each with its initial noise.
 
     Attributes:
-        prompts: as they were given, for text encoders that have to run again.
-        conditioning: what the denoiser reads of them, unsteered.
-        latents: what it denoises, one row per prompt.
-        timestep: of the first step; a number.
-        mask, packing: None, for images have no padding.
+        prompts: the texts, needed if the text encoders have to run again.
+        conditioning: the prompts, encoded without steering.
+        latents: input of the denoiser, one row per prompt.
+        timestep: timestep of the first step, a scalar.
+        mask, packing: None, as images have no padding.
     """
 
     prompts: tuple[str, ...]
@@ -94,7 +94,7 @@ class DiffusionInputs:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """Images of every prompt at every strength, one seed along a row.
+    """Images of every prompt at every strength, with the same seed along a row.
 
     Attributes:
         prompts: the rows.
@@ -115,8 +115,8 @@ class DiffusionModel:
         pipeline: the diffusers pipeline.
         entry: its entry in the catalogue, if it has one.
         module: its networks, under their names in the pipeline.
-        schedule: the steps of an image, where none are given.
-        checker: withholds pictures that it flags; None lets all pass.
+        schedule: the default denoising steps.
+        checker: withholds images that it flags; None for no check.
     """
 
     modality = "image"
@@ -125,7 +125,7 @@ class DiffusionModel:
         self.id = id
         self.pipeline = pipeline
         self.entry = entry
-        # diffusers takes seconds to import, and an app answers before it needs it.
+        # Imported here: diffusers takes seconds, and the app responds before it needs it.
         from lineas_core.models.image.denoisers import denoiser_for
 
         self._denoiser = denoiser_for(
@@ -140,7 +140,7 @@ class DiffusionModel:
             else Schedule(DEFAULT_STEPS, (), self._denoiser.default_guidance)
         )
         self.checker: SafetyChecker | None = None
-        # A pipeline keeps its scheduler's progress, so two threads take turns.
+        # A pipeline's scheduler is stateful, so only one thread may run it at a time.
         self._lock = threading.Lock()
 
     @classmethod
@@ -154,7 +154,7 @@ class DiffusionModel:
         entry: CatalogEntry | None = None,
         tiny_vae: bool = False,
     ) -> DiffusionModel:
-        """Load from a folder or a hub repository; `load_model` is the public door.
+        """Load from a folder or a hub repository; `load_model` is the public entry point.
 
         Raises:
             ConfigError: there is no tiny decoder for it.
@@ -179,7 +179,7 @@ class DiffusionModel:
 
     @property
     def size(self) -> int:
-        """Pixels a side of its images."""
+        """Side of its images in pixels."""
         return self._denoiser.size
 
     @property
@@ -193,7 +193,7 @@ class DiffusionModel:
         return self.entry.train if self.entry else TRAIN_DEFAULTS
 
     def sites(self, pattern: str) -> list[str]:
-        """Module names that a preset or regular expression picks out (`models/sites.py`).
+        """Module names that match a preset or regular expression (`models/shared/sites.py`).
 
         Raises:
             SiteError: nothing matches; the message lists the nearest names.
@@ -203,20 +203,20 @@ class DiffusionModel:
 
     @torch.no_grad()
     def prepare(self, prompts: Sequence[str]) -> DiffusionInputs:
-        """Prompts encoded, without steering, each with noise that its place in the list decides.
+        """Encode prompts without steering; the noise of each depends on its place in the list.
 
         Raises:
             PromptError: a prompt is empty, or longer than the model reads.
         """
         self._check(prompts)
-        # In a context of its own no map is on, so that the embeddings stay true when it comes off.
+        # No map is on in a new context, so the embeddings stay valid once the current map is off.
         conditioning = Context().run(self._denoiser.encode, list(prompts))
         noise = self._denoiser.noise(_generators(range(NOISE_SEED, NOISE_SEED + len(prompts))))
         latents, timestep = self._denoiser.first_step(noise, self.schedule)
         return DiffusionInputs(tuple(prompts), conditioning, latents, timestep)
 
     def forward(self, inputs: DiffusionInputs) -> None:
-        """Run the denoiser's first step; and, where hooks are on them, the text encoders before."""
+        """Run the denoiser's first step, preceded by the text encoders if any has hooks."""
         conditioning = inputs.conditioning
         if any(hooked(encoder) for encoder in self._encoders):
             conditioning = self._denoiser.encode(list(inputs.prompts))
@@ -224,8 +224,8 @@ class DiffusionModel:
             inputs.latents, inputs.timestep, conditioning, self.schedule.guidance
         )
 
-    def surprise(self, prompts: Sequence[str]) -> None:
-        """None: it reads no text."""
+    def perplexity(self, prompts: Sequence[str]) -> None:
+        """None: image models do not score text."""
 
     @torch.no_grad()
     def generate(
@@ -238,19 +238,19 @@ class DiffusionModel:
         timesteps: Sequence[int] | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
-        """One image for each prompt, with `steer` on.
+        """Generate one image per prompt, steered by `steer`.
 
-        The noise of an image depends on its seed only, so the same prompt and seed at two
-        strengths differ by the strength alone.
+        The noise of an image depends only on its seed, so two images with the same prompt and seed
+        differ only by their strength.
 
         Args:
             prompts: at least one.
             steer: (map, strength) pairs; a strength may be a tensor of one value per prompt.
             seed: one for all prompts, or one for each.
             steps: 1 to 50; the model's own by default.
-            timesteps: falling, where the scheduler takes them; the model's own by default.
-            batch_size: images that run at once; by default as many as half of the free memory
-                holds.
+            timesteps: decreasing, if the scheduler accepts them; the model's own by default.
+            batch_size: images generated at once; by default as many as fit into half of the free
+                memory.
 
         Raises:
             ConfigError: a setting is out of range.
@@ -294,7 +294,7 @@ class DiffusionModel:
 
         Args:
             prompts: the rows of the grid.
-            maps: (map, strength) pairs; the strength None is the one that is swept.
+            maps: (map, strength) pairs; a strength of None is swept.
             strengths: the columns of the grid.
             seed: one for all prompts, or one for each; the same along a row.
             settings: as for `generate`.
@@ -305,7 +305,7 @@ class DiffusionModel:
         return ImageGrid(list(prompts), [float(s) for s in strengths], rows)
 
     def reads(self, prompt: str) -> bool:
-        """Whether the prompt is not empty, and no longer than the model reads."""
+        """Whether the prompt is neither empty nor longer than the model reads."""
         try:
             self._check([prompt])
         except PromptError:
@@ -325,7 +325,7 @@ class DiffusionModel:
                     )
 
     def _fitting(self) -> int:
-        """How many images run at once within the memory budget."""
+        """How many images fit into the memory budget at once."""
         itemsize = next(self._denoiser.module.parameters()).dtype.itemsize
         one = self.size**2 * NUMBERS_A_PIXEL * itemsize
         return min(max(int(free_bytes(self.device) * BUDGET / one), 1), MOST_AT_ONCE)
@@ -351,5 +351,5 @@ class DiffusionModel:
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """On the CPU, whose stream is the same on every machine."""
+    """CPU generators, whose streams are the same on every machine."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -29,8 +29,8 @@ from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import GIB, loading
 from lineas_core.system.files import sha256_of
 
-# The checker of `models/safety.py` serves every class of pipeline, and a watermark would show as a
-# difference between two strengths.
+# Drop each pipeline's own checker, as `models/image/safety.py` works for every class, and the
+# watermark, which would show as a difference between two strengths.
 SETTINGS: dict[Any, dict[str, Any]] = {
     StableDiffusionPipeline: {
         "safety_checker": None,
@@ -46,7 +46,7 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
 }
-# What diffusers says of a small decoder in place of a large one, which is there on purpose.
+# Drop diffusers' warnings about a small decoder in place of a large one: it is used on purpose.
 for module in ("pipelines.pipeline_utils", "configuration_utils"):
     logging.getLogger(f"diffusers.{module}").addFilter(
         lambda record: "AutoencoderTiny" not in record.getMessage()
@@ -62,15 +62,15 @@ def load_pipeline(
     entry: CatalogEntry | None = None,
     tiny_vae: bool = False,
 ) -> Any:
-    """A pipeline of one of the three classes on `device`, its parts taking turns there if short.
+    """Load a pipeline of one of the three classes onto `device`, offloading if memory is short.
 
     Args:
         source: a folder, or a repository on the hub.
-        id: the name in errors.
+        id: the model's name in errors.
         device: where it runs.
-        dtype: of all weights.
-        entry: what to replace in it, and how much memory it needs.
-        tiny_vae: take the entry's small decoder.
+        dtype: dtype of all weights.
+        entry: the catalogue entry: which parts to replace, and how much memory it needs.
+        tiny_vae: use the entry's small decoder.
 
     Raises:
         ModelError: it cannot be found, is of another class, or does not fit.
@@ -93,18 +93,18 @@ def load_pipeline(
                 entry.tiny_vae, dtype=dtype, use_safetensors=True
             )
         diffusers.utils.logging.disable_progress_bar()
-        # Without pickles, which can run code.
+        # No pickles, as they can run code.
         pipeline = CLASSES[name].from_pretrained(source, dtype=dtype, use_safetensors=True, **parts)
         pipeline.set_progress_bar_config(disable=True)
         if entry and entry.scheduler:
             pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
         for part in ("unet", "vae"):
             if network := getattr(pipeline, part, None):
-                # The layout that convolutions run in; others are turned round before each.
+                # Convolutions run in this layout; any other is converted before each of them.
                 network.to(memory_format=torch.channels_last)
         for layer in pipeline.vae.modules():
             if isinstance(layer, nn.ReLU):
-                # Each stands behind a convolution or a sum, whose output nothing else reads.
+                # Safe, as each follows a convolution or a sum whose output nothing else reads.
                 layer.inplace = True
         if offload:
             pipeline.enable_model_cpu_offload(device=device)
@@ -113,17 +113,17 @@ def load_pipeline(
 
 
 def load_unet(base: str, repo: str, file: str, revision: str, dtype: torch.dtype) -> Any:
-    """The UNet of the pipeline `base` with the weights of a checkpoint, in `dtype`.
+    """Load a checkpoint into the UNet architecture of the pipeline `base`, in `dtype`.
 
     Args:
         base: a folder, or a repository on the hub; only the UNet's config is read.
         repo: a folder, or a repository on the hub.
-        file: in `repo`; .safetensors, or a state dict of torch.
-        revision: commit of a repository, or empty for its newest; a pickle needs one.
-        dtype: of the weights.
+        file: file in `repo`: .safetensors, or a torch state dict.
+        revision: commit of the repository; empty for the newest, except for a pickle.
+        dtype: dtype of the weights.
 
     Raises:
-        ModelError: the checkpoint is of another network, or a pickle that nothing vouches for.
+        ModelError: the checkpoint is of another network, or is a pickle that cannot be verified.
     """
     pickled = not file.endswith(".safetensors")
     if Path(repo).is_dir():
@@ -137,7 +137,7 @@ def load_unet(base: str, repo: str, file: str, revision: str, dtype: torch.dtype
         path = Path(hf_hub_download(repo, file, revision=revision or None))
         if pickled:
             _check_sum(path, repo, file, revision)
-    # A pickle can run code; with weights_only it can hold nothing but tensors.
+    # A pickle can run code; weights_only restricts it to tensors.
     weights = (
         torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
     )
@@ -157,8 +157,8 @@ def load_unet(base: str, repo: str, file: str, revision: str, dtype: torch.dtype
 
 
 def _check_sum(path: Path, repo: str, file: str, revision: str) -> None:
-    """Refuse a download whose SHA-256 is not the one that the pinned commit names for it."""
-    # The hub's cache keeps a large file under that sum, where the system has symbolic links.
+    """Refuse a download whose SHA-256 differs from the one in the pinned commit."""
+    # On systems with symbolic links, the hub's cache names large files by their SHA-256.
     wanted = path.resolve().name
     if not SHA256.fullmatch(wanted):
         wanted = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision)).etag or ""
@@ -171,10 +171,10 @@ def _check_sum(path: Path, repo: str, file: str, revision: str) -> None:
 
 
 def must_offload(entry: CatalogEntry, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the parts have to take turns on the GPU, by the memory that is free now.
+    """Whether parts have to be offloaded to the CPU, given the memory that is free now.
 
     Raises:
-        ModelError: there is too little memory either way; the message names what is needed.
+        ModelError: there is too little memory either way; the message says how much is needed.
     """
     on_host = psutil.virtual_memory().available / GIB
     on_device = torch.cuda.mem_get_info(device)[0] / GIB if device.type == "cuda" else None
@@ -187,14 +187,14 @@ def plan_memory(
     """`must_offload` for given free memory.
 
     Args:
-        entry: what the model needs in its own dtype.
-        device: its name, for the error.
-        dtype: of the weights.
-        on_host: GiB free for the CPU.
-        on_device: GiB free on a GPU; None where there is none.
+        entry: catalogue entry, with the memory that the model needs in its own dtype.
+        device: name of the device, for the error.
+        dtype: dtype of the weights.
+        on_host: free GiB of CPU memory.
+        on_device: free GiB of GPU memory; None without a GPU.
 
     Raises:
-        ModelError: there is too little.
+        ModelError: there is too little memory.
     """
     wider = 2 if dtype == torch.float32 and entry.dtype != "float32" else 1
     need, least = wider * entry.memory, wider * entry.memory_offloaded

@@ -15,7 +15,7 @@ Prompt = str | Sequence[Message]
 
 
 def has_chat(tokenizer: transformers.PreTrainedTokenizerBase) -> bool:
-    """Whether the model was tuned to answer messages, as its tokenizer tells."""
+    """Whether the model was tuned to answer messages: its tokenizer has a chat template."""
     return bool(tokenizer.chat_template)
 
 
@@ -27,9 +27,9 @@ def encode_chat(
     The template places the special tokens, so none are added.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         messages: at least one, each with "role" and "content".
-        index: of the prompt, for errors.
+        index: index of the prompt, for error messages.
 
     Raises:
         PromptError: the model has no chat template, or the template refuses the messages.

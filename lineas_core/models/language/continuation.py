@@ -1,4 +1,4 @@
-"""Many different lines at once that go on with one list."""
+"""Samples many continuations of one prefix, sharing its KV cache."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from lineas_core.errors import ConfigError
 from lineas_core.models.language.model import LanguageModel
 
-# Lines differ by their starts; more noise brings more nonsense than variety.
+# Lines already differ by their starts; more noise adds more nonsense than variety.
 TEMPERATURE = 0.4
 TOP_K = 40
 MOST_NEW_TOKENS = 30
@@ -29,10 +29,10 @@ class Written:
     """A line that a model wrote.
 
     Attributes:
-        text: its given start and what follows, up to the end of the sentence.
-        ended: whether the sentence came to an end.
-        ids: tokens of the given start, and of what follows.
-        loss: mean negative log-likelihood of what follows, in nats a token.
+        text: its given start and the continuation, up to the end of the sentence.
+        ended: whether the sentence is complete.
+        ids: tokens of the given start, and of the continuation.
+        loss: mean negative log-likelihood of the continuation, in nats per token.
     """
 
     text: str
@@ -42,15 +42,15 @@ class Written:
 
 
 class Continuer:
-    """Continues one list with many different lines at once; the list itself is read once.
+    """Continues one list with many different lines at once; the list itself is read only once.
 
     Args:
         model: any causal language model.
-        lead: the list, up to where a line begins.
-        room: tokens that may follow it.
+        lead: the list, up to the beginning of a line.
+        room: maximum number of tokens that follow it.
 
     Raises:
-        ConfigError: the model reads too few tokens for it.
+        ConfigError: the list and `room` exceed the model's context length.
     """
 
     def __init__(self, model: LanguageModel, lead: str, room: int = 2 * MOST_NEW_TOKENS) -> None:
@@ -77,14 +77,14 @@ class Continuer:
         whole_line: bool = False,
         most_tokens: int = MOST_NEW_TOKENS,
     ) -> list[Written]:
-        """A line for each start, in their order.
+        """Sample one line for each start, in order.
 
         Args:
-            starts: how each line begins, with the space before it.
-            seeds: of the noise of each line.
-            stop: asked after each token; when true, only lines that have ended come back.
-            whole_line: go on behind the end of a sentence.
-            most_tokens: of each line.
+            starts: the beginning of each line, including the space before it.
+            seeds: the noise seed of each line.
+            stop: polled after each token; if true, only lines that have ended are returned.
+            whole_line: continue past the end of a sentence.
+            most_tokens: maximum number of tokens per line.
         """
         given = [self.ids(start) for start in starts]
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -118,7 +118,7 @@ class Continuer:
             if not left or stop():
                 break
             if len(left) <= len(rows) // 2:
-                # Rows that have ended cost as much as others; half a batch is worth a copy.
+                # Rows that have ended cost as much as others: copy the rest once half have ended.
                 kept = torch.tensor(left, device=ids.device)
                 ids, mask, positions = ids[kept], mask[kept], positions[kept]
                 cache.batch_select_indices(kept)
@@ -129,7 +129,7 @@ class Continuer:
         return [lines[row] for row in sorted(lines)]
 
     def losses(self, lines: Sequence[Written]) -> list[float]:
-        """Mean loss of what follows each line's start, had it been written here."""
+        """Mean loss of each line's continuation after this list, without its start."""
         rows = self.token_losses([[*a, *b] for a, b in (line.ids for line in lines)])
         return [
             float(row[-len(line.ids[1]) :].mean()) for row, line in zip(rows, lines, strict=True)
@@ -137,7 +137,7 @@ class Continuer:
 
     @torch.no_grad()
     def token_losses(self, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Of each row of tokens, the loss of each but the first, in nats, float32 on the CPU."""
+        """For each row, the loss of every token but the first, in nats, float32 on the CPU."""
         ids, mask, positions, cache = self._batch(rows)
         logits = self._forward(ids, mask, positions, cache)
         return [
@@ -147,7 +147,7 @@ class Continuer:
 
     @torch.no_grad()
     def expected(self, starts: Sequence[str]) -> Tensor:
-        """Log-probabilities of the token behind each start, (starts, tokens)."""
+        """Log-probabilities of the token after each start, (starts, vocabulary)."""
         batch = self._batch([self.ids(start) for start in starts])
         return self._forward(*batch)[:, -1].log_softmax(-1)
 
@@ -156,11 +156,11 @@ class Continuer:
         return str(self._model.tokenizer.decode([token], skip_special_tokens=True))
 
     def ids(self, start: str) -> tuple[int, ...]:
-        """The tokens of a text that goes on with the list."""
+        """The tokens of a text that continues the list."""
         return tuple(self._model.tokenizer(start, add_special_tokens=False)["input_ids"])
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor, Any]:
-        """Token rows with padding between the list and them, and the list's cache for each."""
+        """Left-padded token rows, their mask and positions, and the list's cache for each row."""
         longest = max(map(len, rows))
         ids = torch.zeros(len(rows), longest, dtype=torch.long)
         mask = torch.ones(len(rows), self._length + longest, dtype=torch.long)
@@ -185,7 +185,7 @@ class Continuer:
         ends = ids[-1] in self._ends()
         line, newline, _ = text.partition("\n")
         end = None if whole_line else END.search(line)
-        # Only what follows shows whether a point ends a sentence or stands in a number.
+        # Only the text after it shows whether a full stop ends a sentence or is part of a number.
         if end and (end.end() < len(line) or newline or ends):
             return line[: end.end()].strip(), True
         return line.strip(), bool(newline) or ends

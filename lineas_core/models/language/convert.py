@@ -1,9 +1,10 @@
-"""Converts a packaged model, in a process of its own.
+"""Converts a packaged model in a separate process.
 
-Run as `python -m lineas_core.models.language.convert ID HOME`.
+Run as `python -m lineas_core.models.language.convert ID HOME`. Prints the index of each stage as it
+starts.
 
-transformers builds models under settings that hold for the whole process, so that a model which is
-loaded in another thread meanwhile would come out empty. Prints the index of each stage that begins.
+The process is separate because transformers changes process-wide settings while it builds a model:
+a model loaded by another thread in the meantime would come out empty.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lineas_core.models.shared.catalog import catalog
 
 
 def main(arguments: list[str]) -> int:
-    """Convert; 0 where the model is ready, 1 with the reason on standard error."""
+    """Convert; return 0 if the model is ready, or 1 with the reason on standard error."""
     name, home = arguments
     try:
         convert_model(catalog()[name], Path(home), lambda stage: print(stage, flush=True))

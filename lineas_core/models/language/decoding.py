@@ -1,4 +1,4 @@
-"""One batch of completions, which rows leave as they end."""
+"""Generates one batch of completions, removing rows as they end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from lineas_core.models.language.sampling import GumbelNoise
 
 TOKENS_A_LOOK = 3
-# A smaller batch is worth a copy of its cache, and of its maps, once so many rows have ended.
+# Share of ended rows from which a smaller batch is worth copying its cache and its maps.
 ENDED = 0.25
 
 Rows = list[int]
 
 
 class _Watch:
-    """Ends a stretch once enough rows have ended, and tells of the tokens on the way.
+    """Stopping criterion: ends a segment once enough rows have ended, and reports each token.
 
-    transformers calls it as one of its stopping criteria. It does not derive from them, whose
-    import takes seconds.
+    transformers calls it like one of its own stopping criteria. It does not derive from them, as
+    their import takes seconds.
     """
 
     def __init__(self, end: frozenset[int], tell: Callable[[Tensor], object]) -> None:
@@ -50,21 +50,21 @@ def decode(
     pad: int,
     tell: Callable[[list[list[int]]], object] | None = None,
 ) -> list[list[int]]:
-    """The tokens that follow each prompt, without the one that ends it.
+    """Generate the tokens that follow each prompt, without the end token.
 
-    transformers keeps a row in the batch until the last one has ended. Here a batch is written in
-    stretches: each ends when a quarter of its rows have, and the next goes on with the others and
+    transformers keeps a row in the batch until the last one has ended. Here a batch is generated in
+    segments: each ends when a quarter of its rows have, and the next continues with the others and
     their part of the key-value cache.
 
     Args:
         module: the model.
-        ids, mask: of the prompts, padded on their left, shape (n, tokens).
-        steered: puts the maps of some of the rows on, in the order given.
-        noise: a row for each prompt; None takes the likeliest token.
-        before_noise: logits processors that come first.
+        ids, mask: token ids and mask of the left-padded prompts, shape (n, tokens).
+        steered: context manager that applies the maps of the given rows, in the given order.
+        noise: one row per prompt; None for greedy decoding.
+        before_noise: logits processors that run before the noise.
         max_new_tokens: >= 1.
-        pad: id of the token that fills rows.
-        tell: called every few tokens with what all rows hold so far.
+        pad: id of the padding token.
+        tell: called every few tokens with the tokens of all rows so far.
     """
     ends = module.generation_config.eos_token_id
     end = frozenset([ends] if isinstance(ends, int) else ends or ())
@@ -117,5 +117,5 @@ def decode(
 
 
 def _until(tokens: list[int], end: frozenset[int]) -> list[int]:
-    """Tokens before the first that ends a text."""
+    """The tokens before the first end token."""
     return next((tokens[:i] for i, token in enumerate(tokens) if token in end), tokens)

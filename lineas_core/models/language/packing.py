@@ -1,16 +1,17 @@
-"""Batches without padding: the real tokens of all prompts, one prompt after the other.
+"""Batches without padding: the real tokens of all prompts, packed into one row.
 
-Norms, linear layers and hooks see one row of real tokens, and pay for no others. Attention alone
-has to know which token belongs to which prompt: there, and only there, prompts lie one a row.
+Norms, linear layers and hooks see one row of real tokens, so no time is spent on padding. Only
+attention has to know which token belongs to which prompt, so only there does each prompt get a row
+of its own.
 
-A model is told once, by `enable`, that its attention may be asked so; it computes what it did
-before. transformers looks its attention up by name, hence the two names registered here.
+`enable` switches a model's attention to packed batches, once; its outputs do not change.
+transformers looks up attention functions by name, hence the two names registered here.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,10 +28,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lineas_core.steering import one_row
 
-# Families whose tokens meet in attention only, and whose attention asks for its function by name.
+# Families that mix tokens only in attention, and look up their attention function by name.
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2")
 PREFIX = "packed_"
-# Pairs of places that cost as much as the kernels of one more group.
+# Number of token pairs that cost as much as the kernels of one more group.
 GROUP = 4096
 
 _current: ContextVar[Packing | None] = ContextVar("lineas_packing", default=None)
@@ -38,12 +39,12 @@ _current: ContextVar[Packing | None] = ContextVar("lineas_packing", default=None
 
 @dataclass(frozen=True)
 class Packing:
-    """Where each real token of a padded batch lies in the packed row, and back.
+    """Maps the real tokens of a padded batch to a packed row, and back.
 
     Attributes:
-        count: prompts.
-        longest: tokens of the longest.
-        places: of the real tokens in the flattened padded batch, short prompts first.
+        count: number of prompts.
+        longest: number of tokens of the longest prompt.
+        places: indices of the real tokens in the flattened padded batch, short prompts first.
     """
 
     count: int
@@ -68,10 +69,10 @@ class Packing:
 
     @cached_property
     def groups(self) -> list[Packing]:
-        """The packed row cut into prompts of like length, each a packing of its own.
+        """The packed row split into groups of prompts of similar length, each its own packing.
 
-        Attention pays for every pair of places in its batch, so short prompts had better not lie
-        beside long ones. A group more is worth it where it saves pairs enough.
+        The cost of attention grows with the number of token pairs in a padded batch, so short
+        prompts should not share one with long prompts. Another group is added if it saves enough.
         """
         lengths = sorted(self.lengths)
         cuts = min(
@@ -87,32 +88,32 @@ class Packing:
 
     @cached_property
     def positions(self) -> Int[Tensor, "1 real"]:
-        """Of each token in its prompt."""
+        """Position of each token in its prompt."""
         return (self.places % self.longest)[None]
 
     @cached_property
     def ends(self) -> Int[Tensor, " n"]:
-        """Where in the packed row each prompt has its last token."""
+        """Index in the packed row of each prompt's last token."""
         last = self.places.new_zeros(self.count)
         row = torch.arange(len(self.places), device=self.places.device)
         return last.scatter_reduce_(0, self.places // self.longest, row, "amax")
 
     @cached_property
     def averages(self) -> Float[Tensor, "n real"]:
-        """Times a packed row, the mean over each prompt's tokens."""
+        """The matrix that, times a packed row, gives the mean over each prompt's tokens."""
         prompts = torch.arange(self.count, device=self.places.device)[:, None]
         belongs = (self.places // self.longest == prompts).float()
         return belongs / belongs.sum(dim=1, keepdim=True)
 
     @cached_property
     def _sources(self) -> Int[Tensor, " padded"]:
-        """For each place of the padded batch its token in the packed row; at padding any."""
+        """Index in the packed row for each place of the padded batch; arbitrary at padding."""
         sources = self.places.new_zeros(self.count * self.longest)
         sources[self.places] = torch.arange(len(self.places), device=self.places.device)
         return sources
 
     def spread(self, packed: Tensor) -> Tensor:
-        """(real, ...) -> (n, longest, ...), with whatever at the padding."""
+        """(real, ...) -> (n, longest, ...), with arbitrary values at the padding."""
         flat = packed.flatten(1)
         rows: Tensor = _Spread.apply(
             flat, self._sources.to(flat.device), self.places.to(flat.device)
@@ -126,9 +127,9 @@ class Packing:
         return row.view(len(self.places), *padded.shape[2:])
 
     def mask(self, like: Tensor, window: int | None) -> Float[Tensor, "1 1 longest longest"]:
-        """What is added to attention's scores: nothing looks ahead, or back beyond the window.
+        """The mask added to attention scores: causal, and within the window if there is one.
 
-        Padding comes after the tokens, so no real token sees any.
+        Padding comes after the tokens, so no real token attends to it.
         """
         key = like.dtype, like.device, window
         if key not in self._masks:
@@ -142,7 +143,7 @@ class Packing:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within the block, and in this context only, tokens are taken as packed so."""
+        """Within the block, and in this context only, tokens are treated as packed this way."""
         token = _current.set(self)
         row = one_row.set((self.places // self.longest, self.count))
         try:
@@ -153,10 +154,10 @@ class Packing:
 
 
 class _Spread(torch.autograd.Function):
-    """Rows in another order, some of them for padding, whose gradient is zero.
+    """Packed to padded rows; the gradient of padding is ignored.
 
-    The gradient of an index is a sum over indices, which is slow. Here every row that counts is
-    taken exactly once, so that the gradient is an index again.
+    Backward of indexing is a sum over indices, which is slow. Here every real row is taken exactly
+    once, so backward is just another indexing.
     """
 
     @staticmethod
@@ -170,7 +171,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """The way back: padding is dropped, and has no gradient."""
+    """Padded to packed rows: drops the padding, whose gradient is zero."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, places: Tensor) -> Tensor:
@@ -183,7 +184,7 @@ class _Gather(torch.autograd.Function):
 
 
 def enable(module: transformers.PreTrainedModel) -> bool:
-    """Let a model's attention take packed batches, if it is of a family known to bear it."""
+    """Switch a model's attention to packed batches; return whether its family supports them."""
     config: Any = module.config
     kind = config._attn_implementation
     if kind.startswith(PREFIX):
@@ -198,7 +199,7 @@ def _attention(kind: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
     def attend(
         module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **settings: Any
     ) -> tuple[Tensor, Tensor | None]:
-        # Every family keeps its own plain attention beside its modules.
+        # Every family defines its own eager attention next to its modules.
         own = (
             ALL_ATTENTION_FUNCTIONS.get(kind)
             or vars(sys.modules[type(module).__module__])["eager_attention_forward"]
@@ -231,3 +232,35 @@ def _mask(kind: str) -> Callable[..., Any]:
 for _kind in ("eager", "sdpa"):
     ALL_ATTENTION_FUNCTIONS.register(PREFIX + _kind, _attention(_kind))
     ALL_MASK_ATTENTION_FUNCTIONS.register(PREFIX + _kind, _mask(_kind))
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Prompts as token ids, real tokens first, padding after them.
+
+    A causal model never looks ahead, so padding after a prompt does not affect its tokens.
+
+    Attributes:
+        ids: token ids.
+        mask: True at real tokens.
+        packs: whether the model runs them without padding.
+    """
+
+    ids: Int[Tensor, "n tokens"]
+    mask: Bool[Tensor, "n tokens"]
+    packs: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, indices: Sequence[int]) -> TokenRows:
+        """The given rows, without columns that are padding in all of them."""
+        chosen = torch.as_tensor(list(indices), device=self.ids.device)
+        mask = self.mask[chosen]
+        longest = int(mask.sum(dim=1).max())
+        return TokenRows(self.ids[chosen, :longest], mask[:, :longest], self.packs)
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How to run the rows without padding; None to run them with it."""
+        return Packing.of(self.mask) if self.packs and not bool(self.mask.all()) else None

@@ -1,11 +1,10 @@
-"""Frozen RMS norms that keep their input alone for the way back.
+"""Frozen RMSNorms that save only their input for backward.
 
     y = w * x / r      r = sqrt(mean(x^2) + eps)
     dL/dx = (g - x * mean(g * x) / r^2) / r      g = w * dL/dy
 
-(Zhang and Sennrich 2019.) Left to itself, autograd keeps three float32 copies of x for each norm
-and goes through twice the kernels. Forward the module's own code runs, so its outputs are what
-they were.
+(Zhang and Sennrich 2019.) By default, autograd saves three float32 copies of x per norm and runs
+twice as many kernels. Forward runs the module's own code, so its outputs do not change.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Class -> what it adds to its stored weight.
+# Class -> offset that it adds to its stored weight.
 OFFSETS = {"LlamaRMSNorm": 0.0, "MistralRMSNorm": 0.0, "Qwen2RMSNorm": 0.0, "Gemma2RMSNorm": 1.0}
 
 
 def lighten(module: nn.Module) -> None:
-    """Give every frozen RMS norm in a model the gradient above; others are left alone."""
+    """Give every frozen RMSNorm in a model the backward above; other norms do not change."""
     for norm in module.modules():
         if type(norm).__name__ in OFFSETS and not norm.weight.requires_grad:
             norm.forward = partial(_forward, norm)

@@ -1,6 +1,6 @@
-"""Sampling whose noise belongs to the seed, not to the batch.
+"""Sampling whose noise depends on the seed, not on the batch.
 
-transformers calls it as one of its own logits processors. It does not derive from them, whose
+transformers calls it like one of its own logits processors. It does not derive from them, as their
 import takes seconds.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# SplitMix64: the step from one number to the next, and shifts and factors of its finaliser.
+# SplitMix64: its increment, and the shifts and factors of its finaliser.
 GAMMA = 0x9E3779B97F4A7C15
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 LAST_SHIFT = 31
@@ -20,17 +20,17 @@ BITS = 23
 
 
 class GumbelNoise:
-    """Turns taking the likeliest token into sampling, with a stream of noise for each seed.
+    """Turns greedy decoding into sampling, with one noise stream per seed.
 
     `argmax_j (logit_j + g_j)` with g from the standard Gumbel distribution is a sample of
-    softmax(logits) (Gumbel 1954; Maddison et al. 2014). The noise of a token depends on the seed,
-    the step and the token alone, and is only drawn for the tokens that may be taken: at position j
-    it is made of the j-th number of a SplitMix64 stream (Steele, Lea and Flood 2014), which needs
-    none of those before.
+    softmax(logits) (Gumbel 1954; Maddison et al. 2014). The noise of a token depends only on the
+    seed, the step and the token, and is only drawn for candidate tokens: for token j it is computed
+    from the j-th number of a SplitMix64 stream (Steele, Lea and Flood 2014), which does not require
+    the numbers before it.
 
     Args:
         seeds: one for each row.
-        top_k: sample among the k likeliest tokens; 0 is all of them.
+        top_k: sample among the k likeliest tokens; 0 for all of them.
     """
 
     def __init__(self, seeds: Sequence[int], top_k: int = 0) -> None:
@@ -38,11 +38,11 @@ class GumbelNoise:
         self._step = 0
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
+        """Continue with these rows only, in this order."""
         self._seeds = [self._seeds[row] for row in rows]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Logits with the next noise of each row; -inf at tokens that may not be taken."""
+        """Add the next noise of each row to its logits; -inf at tokens outside the top k."""
         scores = scores.float()
         states = [_signed(_mixed(seed + self._step)) for seed in self._seeds]
         self._step += 1
@@ -68,7 +68,7 @@ def _signed(number: int) -> int:
 
 
 def _gumbel(states: Tensor, places: Tensor) -> Tensor:
-    """Standard Gumbel noise of the numbers at `places` of the streams `states`, both int64."""
+    """Standard Gumbel noise from the numbers at `places` of the streams `states`, both int64."""
     x = states + (places + 1) * _signed(GAMMA)
     for shift, factor in MIX:
         x = (x ^ _shifted(x, shift)) * _signed(factor)
@@ -79,6 +79,6 @@ def _gumbel(states: Tensor, places: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, shift: int) -> Tensor:
-    """x >> shift of the unsigned number; torch's own repeats the sign."""
+    """Logical right shift of an unsigned number; torch's own shift repeats the sign bit."""
     moved: Tensor = (x >> shift) & ((1 << (64 - shift)) - 1)
     return moved

@@ -1,1 +1,1 @@
-"""What language and image models have in common."""
+"""Code shared by language and image models."""

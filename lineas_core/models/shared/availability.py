@@ -1,4 +1,4 @@
-"""What a model asks of a machine before it runs: a GPU, a download."""
+"""What a model requires of a machine before it runs: a GPU, a download."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from lineas_core.models.shared.catalog import CatalogEntry
 
-# A language model of so many GiB or fewer answers on a CPU while a person waits.
+# Maximum GiB of a language model that is fast enough on a CPU for interactive use.
 CPU_MEMORY = 4.0
 _INDEX = "diffusion_pytorch_model{}.safetensors"
 
@@ -17,7 +17,7 @@ def embedded(entry: CatalogEntry) -> bool:
 
 
 def is_cached(entry: CatalogEntry) -> bool:
-    """Whether the largest part of its weights is in the hub's cache; no request is made."""
+    """Whether the largest part of its weights is in the hub's cache; makes no request."""
     if entry.kind == "language":
         files = [(entry.hub, "model.safetensors"), (entry.hub, "model.safetensors.index.json")]
     elif entry.unet_file:
@@ -33,11 +33,11 @@ def is_cached(entry: CatalogEntry) -> bool:
 
 
 def asks_for(entry: CatalogEntry, *, gpu: bool) -> str:
-    """What running it takes that is not here, in words; "" where nothing is missing.
+    """What is missing to run a model here, in words; "" if nothing is.
 
     Args:
-        entry: of the catalogue.
-        gpu: whether there is one.
+        entry: the catalogue entry.
+        gpu: whether the machine has a GPU.
 
     >>> from lineas_core.models.shared.catalog import catalog
     >>> asks_for(catalog()["emoji-onestep"], gpu=False)

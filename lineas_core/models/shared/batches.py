@@ -1,4 +1,4 @@
-"""Prompts, seeds and strengths of a run: one for all of them, one for each, or a grid of both."""
+"""Expands the prompts, seeds and strengths of a run: one for all, one each, or a grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LARGEST_SEED = 2**63 - 1
 
 
 class Cells(NamedTuple):
-    """The samples of a grid, row after row, as `generate` takes them."""
+    """The samples of a grid, row by row, as arguments of `generate`."""
 
     prompts: list[str]
     steer: list[tuple[SteeringMap, Strength]]
@@ -30,10 +30,10 @@ def cells_of(
     strengths: Sequence[float],
     seed: int | Sequence[int],
 ) -> Cells:
-    """Every prompt at every strength; the strength None is the one that is swept.
+    """Combine every prompt with every strength; a strength of None in `maps` is swept.
 
     Raises:
-        ConfigError: there is no strength, or not a seed for each prompt.
+        ConfigError: there are no strengths, or the number of seeds does not match.
     """
     if not strengths:
         raise ConfigError("strengths is empty; give at least one.")
@@ -46,7 +46,7 @@ def cells_of(
 
 
 def in_rows(items: Sequence[Item], columns: int) -> list[list[Item]]:
-    """One list for each row of a grid."""
+    """Split items into the rows of a grid."""
     return [list(items[i : i + columns]) for i in range(0, len(items), columns)]
 
 
@@ -54,7 +54,7 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
     """One seed for each of `count` prompts.
 
     Raises:
-        ConfigError: there are several, and not `count`; or one is out of range.
+        ConfigError: the number of seeds is not `count`, or one is out of range.
     """
     seeds = [seed] * count if isinstance(seed, int) else list(seed)
     if len(seeds) != count:
@@ -69,10 +69,10 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
 
 
 def rows_of(maps: Steering, part: Sequence[int], count: int) -> list[tuple[SteeringMap, Strength]]:
-    """The pairs for some of `count` samples: strengths that are per sample are cut down to them.
+    """The (map, strength) pairs for some of `count` samples, slicing per-sample strengths.
 
     Raises:
-        ConfigError: a map has several strengths, and not `count`.
+        ConfigError: a map has several strengths, but not `count` of them.
     """
     cut: list[tuple[SteeringMap, Strength]] = []
     for smap, strength in maps:

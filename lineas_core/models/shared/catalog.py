@@ -1,4 +1,4 @@
-"""The models that go by a short name, read from catalog.toml."""
+"""The catalogue of models with short names, read from catalog.toml."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineas_core.system.paths import packaged
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """One model of the catalogue; catalog.toml says what each field means."""
+    """One model of the catalogue; catalog.toml explains each field."""
 
     id: str
     title: str

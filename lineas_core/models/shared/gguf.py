@@ -1,9 +1,8 @@
-"""Model weights that come inside Python packages, converted once into LINEAS_HOME."""
+"""Converts model weights that ship inside Python packages, once, into LINEAS_HOME."""
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import struct
 import tempfile
@@ -15,10 +14,11 @@ import torch
 import transformers
 
 from lineas_core.errors import ModelError
+from lineas_core.system.files import flush
 
 
 def find_gguf(package: str) -> Path | None:
-    """The GGUF file that an installed package carries, found without importing the package."""
+    """The GGUF file in an installed package, found without importing the package."""
     spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -26,7 +26,7 @@ def find_gguf(package: str) -> Path | None:
     return next((file for folder in folders for file in sorted(folder.glob("*.gguf"))), None)
 
 
-# What a conversion does, in order.
+# Stages of a conversion, in order.
 STAGES = ("unpacking its weights", "copying them into a plain model", "writing it to disk")
 
 _converting = Lock()
@@ -35,19 +35,19 @@ _converting = Lock()
 def convert_gguf(
     source: Path, target: Path, on_stage: Callable[[int], object] = lambda stage: None
 ) -> None:
-    """Dequantise a GGUF language model into a plain float32 checkpoint folder, whole or not at all.
+    """Dequantise a GGUF language model into a plain float32 checkpoint folder, atomically.
 
-    The folder is made under another name and renamed once it is complete and on disk, so that
-    `target` exists only when it can be loaded. Of several calls in one process the first converts
-    and the others wait for it; of two processes one wins.
+    The folder is written under a temporary name and renamed once it is complete and on disk, so
+    that `target` exists only when it can be loaded. Of several calls in one process, the first
+    converts and the others wait for it; of two processes, one wins.
 
     Args:
         source: the GGUF file.
-        target: the folder; where it exists, nothing is done.
-        on_stage: called with the index in `STAGES` of what begins.
+        target: the folder; if it exists, nothing is done.
+        on_stage: called at the start of each stage with its index in `STAGES`.
 
     Raises:
-        ModelError: there is no room, or the file cannot be read.
+        ModelError: there is too little disk space, or the file cannot be read.
     """
     with _converting:
         if not target.is_dir():
@@ -63,7 +63,7 @@ def _convert(source: Path, target: Path, on_stage: Callable[[int], object]) -> N
             source.parent, gguf_file=source.name, dtype=torch.float32
         )
         on_stage(1)
-        # A model read from GGUF refuses to be saved; its weights in a fresh one do not.
+        # A model loaded from GGUF cannot be saved, so copy its weights into a fresh one.
         config = quantised.config
         del config.quantization_config
         plain = type(quantised)(config)
@@ -75,7 +75,7 @@ def _convert(source: Path, target: Path, on_stage: Callable[[int], object]) -> N
         tokenizer.save_pretrained(partial)
         for file in partial.rglob("*"):
             if file.is_file():
-                _flush(file)
+                flush(file)
         partial.chmod(0o755)
         try:
             partial.rename(target)
@@ -89,11 +89,3 @@ def _convert(source: Path, target: Path, on_stage: Callable[[int], object]) -> N
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _flush(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""What can go wrong while a model loads, said so that it can be mended."""
+"""Checks and error messages for loading models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.system.devices import free_bytes
 
 GIB = 2**30
-# A checkpoint may hold its weights in both forms; the first one is read.
+# A checkpoint may contain its weights in both formats; the first one is read.
 WEIGHTS = (".safetensors", ".bin")
 
 
@@ -32,11 +32,10 @@ def check_memory(
 
     Args:
         id: the model's name in the error.
-        source: a folder or a hub repository; its weights are taken for what is needed where the
-            catalogue does not say.
-        device: where it is to run.
-        dtype: of the weights; "auto" is the checkpoint's own.
-        entry: the catalogue's.
+        source: a folder or a hub repository; without an entry, the size of its weights counts.
+        device: where the model will run.
+        dtype: dtype of the weights; "auto" is the checkpoint's own.
+        entry: the catalogue entry, which says how much memory is needed.
 
     Raises:
         ModelError: there is too little memory; the message says how much is needed.
@@ -55,14 +54,14 @@ def check_memory(
 
 
 def weight_bytes(source: str) -> int:
-    """Size of a checkpoint's weight files; 0 where it cannot be told."""
+    """Size of a checkpoint's weight files in bytes; 0 if unknown."""
     if Path(source).is_dir():
         sizes = {file.name: file.stat().st_size for file in Path(source).iterdir()}
     else:
         try:
             files = HfApi().model_info(source, files_metadata=True).siblings or []
         except (OSError, ValueError, httpx.HTTPError):
-            # Offline, or no such repository: loading tells which.
+            # Offline, or no such repository: loading will report which.
             return 0
         sizes = {file.rfilename: file.size or 0 for file in files if "/" not in file.rfilename}
     totals = [sum(n for name, n in sizes.items() if name.endswith(end)) for end in WEIGHTS]
@@ -71,15 +70,15 @@ def weight_bytes(source: str) -> int:
 
 @contextmanager
 def loading(id: str, device: torch.device, remedy: str = "") -> Iterator[None]:
-    """Turn what transformers, diffusers and torch raise while loading into a ModelError.
+    """Turn exceptions of transformers, diffusers and torch while loading into a ModelError.
 
     Args:
         id: the model's name in the error.
-        device: where it is to run.
-        remedy: one more way to get it, added to the others.
+        device: where the model will run.
+        remedy: another way to get the model, appended to the message.
 
     Raises:
-        ModelError: the model cannot be found or read, or does not fit; the message says what helps.
+        ModelError: the model cannot be found or read, or does not fit; the message says what to do.
     """
     try:
         yield

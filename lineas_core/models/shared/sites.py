@@ -11,13 +11,13 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 
 from lineas_core.errors import SiteError
 
-# The longest preset has 70 characters. What `difflib` compares grows with the length as well.
+# The longest preset has 70 characters. The cost of `difflib` also grows with the length.
 LONGEST_PATTERN = 200
-# A usual expression takes a millisecond on all names of a model.
+# A typical expression takes a millisecond on all names of a model.
 MOST_SECONDS = 1.0
 
-# Presets are the paper's regular expressions; an architecture that names its modules
-# otherwise, or generates images, has its own here.
+# Presets are the paper's regular expressions; an architecture that names its modules differently,
+# or generates images, has its own below.
 PRESETS: dict[str, str] = {
     "post_layernorm": r".*post.*layernorm",
     "layernorm": r".*layernorm",
@@ -37,8 +37,8 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
         "resnet_norm": r"unet\..*resnets\.\d+\.norm\d",
         "text_norm": r"text_encoder.*norm\d?",
     },
-    # The norms of FLUX that put out tokens: not the linear layers inside its adaptive norms, nor
-    # those of queries and keys, whose four dimensions are no image's.
+    # The norms of FLUX that output tokens: not the linear layers inside its adaptive norms, nor the
+    # query and key norms, whose four dimensions are not those of an image.
     "FluxTransformer2DModel": {
         "norm": r"transformer\.(.*blocks\.\d+\.norm(\d(_context)?)?|norm_out)",
         "double_norm": r"transformer\.transformer_blocks\.\d+\.norm\d(_context)?",
@@ -49,7 +49,7 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
 
 
 def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[str]:
-    """The module names that a preset, or a regular expression, picks out, in their order.
+    """The module names that match a preset or a regular expression, in the order of `names`.
 
     Args:
         names: the model's module names.
@@ -73,7 +73,7 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
         reason = str(error).strip().splitlines()[-1].rpartition("rror: ")[2]
         raise SiteError(
             f"sites is {pattern!r}, which is not a regular expression ({reason}). Use a preset "
-            f"({', '.join(presets)}) or mend the expression."
+            f"({', '.join(presets)}) or fix the expression."
         ) from error
     end = time.monotonic() + MOST_SECONDS
     matched = []
@@ -95,22 +95,22 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
 
 
 def _compiled(pattern: str) -> Callable[[str], bool]:
-    """Whether a whole name matches.
+    """Compile an expression into a function that checks whether a whole name matches.
 
-    Expressions come from strangers, and `re` can take years over a short one. The engine that
-    pydantic brings takes a time that grows with the length of the name, and bounds the memory.
+    Expressions come from untrusted users, and `re` can take years on a short one. The Rust engine
+    that ships with pydantic takes time linear in the length of the name, and bounds its memory.
 
     Raises:
         SchemaError: it is not valid, or too large once compiled.
     """
     for text in (pattern, rf"\A(?:{pattern})\z"):
-        # The bare one first: `)|(` is made valid by what stands around it.
+        # Check the bare pattern first: the group around it would make `)|(` valid.
         checker = SchemaValidator(core_schema.str_schema(pattern=text, regex_engine="rust-regex"))
     return checker.isinstance_python
 
 
 def _nearest(names: Sequence[str], pattern: str, count: int = 5) -> list[str]:
-    """Module names most like `pattern`, one for all layers: `model.layers.*.mlp`."""
+    """Module names most similar to `pattern`, with layers merged: `model.layers.*.mlp`."""
     families = list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in names if name))
     # Whole names first, then names that end in something like the pattern's last part.
     last = re.split(r"\\?\.", pattern)[-1].strip("*?+^$")

@@ -1,1 +1,1 @@
-"""A language model writes prompts."""
+"""Writes prompts with a language model."""

@@ -1,4 +1,4 @@
-"""The prompts that a model has written so far, and which of them are kept."""
+"""Collects the prompts that a model writes, and selects those to keep."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from lineas_core.system.words import counted
 BATCH = 32
 SMALLEST_BATCH = 8
 TRIES_A_PROMPT = 16
-# Of what is wanted, how much more is written to choose from.
+# Extra prompts to write and choose from, as a multiple of the number wanted.
 SPARE = 3.0
-# First words -> how many prompts of a side may share them. More are written: the likeliest stay.
+# n -> maximum number of prompts per side that share their first n words. The likeliest are kept.
 SAME_BEGINNING = {2: 2, 3: 1}
-# As many prompts of a side may share so many last words.
+# The same for the last n words.
 SAME_END = {3: 1}
 SAME_WORD = 3
-# Of one side, how many prompts may share a frame.
+# Maximum number of prompts per side that share a frame.
 SAME_FRAME = 2
-# A word counts as the topic's own where so many targets hold it (metrics.own_words).
+# Number of targets that must contain a word for it to be the topic's own (metrics.own_words).
 WORD_TEXTS = 2
-# Nats a token that a word in its first two targets is worth.
+# Bonus, in nats per token, for each topic word that fewer than two targets contain so far.
 NEW_WORD = 1.2
 
 Clock = Callable[[], float]
@@ -37,19 +37,19 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class Draft:
-    """What has been written so far.
+    """The prompts written so far.
 
     Attributes:
         concept: what the target is about, or its style.
         source: the likeliest of the accepted source prompts, in the order they were written.
         target: likewise.
-        refused: reason -> how many were refused for it.
-        tried: how many were written.
-        seconds: since the start.
-        done: whether this is the last one.
-        message: once done, what to know: what is short and why, or what cannot be had.
-        frames: frame -> how many targets hang their topic on it; empty for captions.
-        own: words of the topic's own in the target, measured against the source.
+        refused: reason -> number of prompts refused for it.
+        tried: number of prompts written.
+        seconds: time since the start.
+        done: whether this is the last draft.
+        message: in the last draft, how many prompts are missing and why, and what to know.
+        frames: frame (`Topic.frame`) -> number of targets with it; empty for captions.
+        own: the topic's own words in the target, measured against the source.
     """
 
     concept: str
@@ -98,35 +98,35 @@ class Draft:
 
 @dataclass(frozen=True)
 class _Line:
-    """A prompt that may be kept.
+    """A candidate prompt.
 
     Attributes:
         text: the prompt.
-        loss: the smaller, the sooner it is kept.
-        most: what it shares with others -> how many of those kept may share it.
-        partner: the target that goes with a source.
-        frame: what it hangs its topic on.
-        words: of the topic's own, that it holds.
+        loss: prompts with a smaller loss are preferred.
+        limits: feature -> maximum number of kept prompts that share it.
+        partner: the target that belongs to a source.
+        frame: the words around its topic (`Topic.frame`).
+        words: the topic's own words in it.
     """
 
     text: str
     loss: float
-    most: Mapping[tuple[str, ...], int]
+    limits: Mapping[tuple[str, ...], int]
     partner: str
     frame: tuple[str, ...] = ()
     words: frozenset[str] = frozenset()
 
 
 class Sheet:
-    """Collects the prompts that were written, and keeps the likeliest that differ.
+    """Collects written prompts, and selects the likeliest that differ from each other.
 
     Args:
         concept: what they are about.
-        count: prompts a side that are wanted.
-        seconds: after which it is late.
-        should_stop: whether somebody asked for the end.
-        clock: seconds, from any start.
-        note: what the last draft says in any case.
+        count: number of prompts wanted per side.
+        seconds: time limit.
+        should_stop: returns whether the user asked to stop.
+        clock: returns the time in seconds, from any origin.
+        note: message to include in the last draft in any case.
     """
 
     def __init__(
@@ -139,30 +139,30 @@ class Sheet:
         note: str = "",
     ) -> None:
         self.concept, self._count, self._seconds = concept, count, seconds
-        self._asked, self._clock, self._begun = should_stop, clock, clock()
+        self._asked, self._clock, self._started = should_stop, clock, clock()
         self._note = note
         self._lines: dict[Side, list[_Line]] = {"source": [], "target": []}
-        # Chosen anew when a side has grown; each draft and each batch asks for them.
+        # Selected again only when a side has grown, because each draft and each batch needs them.
         self._kept: dict[Side, tuple[int, tuple[_Line, ...]]] = {}
         self._refused: Counter[str] = Counter()
         self._tried = 0
         self._room = count + int(SPARE * count)
 
     def stop(self) -> bool:
-        """Whether somebody asked for the end, or the time is up."""
+        """Whether the user asked to stop, or the time is up."""
         return self._stopped() or self._late()
 
     def ended(self, sides: Sequence[Side]) -> bool:
         """Whether there is nothing more to write."""
-        return all(map(self._full, sides)) or self._tired() or self.stop()
+        return all(map(self._full, sides)) or self._exhausted() or self.stop()
 
     def shortest(self) -> Side:
-        """The side that needs more."""
+        """The side that needs more prompts."""
         sides: tuple[Side, Side] = ("target", "source")
         return min(sides, key=lambda side: (self._full(side), len(self._lines[side])))
 
     def batch(self, side: Side) -> int:
-        """How many to write at once: more than what is missing, as about a quarter are refused."""
+        """How many to write at once: more than are missing, as about a quarter are refused."""
         missing = self._room - len(self._lines[side])
         return max(SMALLEST_BATCH, min(BATCH, missing * 3 // 2))
 
@@ -178,17 +178,17 @@ class Sheet:
         frame: tuple[str, ...] = (),
         own: frozenset[str] = frozenset(),
     ) -> None:
-        """Note a text that has no flaw.
+        """Add a written text to the candidates if it has no flaw, and count it.
 
         Args:
             side: source or target.
             text: what was written.
-            flaw: what is wrong with it already.
-            loss: the smaller, the sooner it is kept.
-            plain: keep few that are about the same things.
-            partner: the target that goes with a source.
-            frame: what it hangs its topic on; few that share one are kept.
-            own: words of the topic in it; those that few hold are kept sooner.
+            flaw: the flaw found so far; empty for none.
+            loss: texts with a smaller loss are preferred.
+            plain: limit the number of texts about the same things.
+            partner: the target that belongs to a source.
+            frame: the words around its topic; at most `SAME_FRAME` texts share one.
+            own: topic words in it; texts with words that few others contain are preferred.
         """
         self._tried += 1
         if not flaw and any(line.text == text for line in self._lines[side]):
@@ -197,17 +197,17 @@ class Sheet:
             self._refused[flaw] += 1
             return
         words = text.lower().split()
-        most = {("begins", *words[:n]): most for n, most in SAME_BEGINNING.items()}
-        most |= {("ends", *words[-n:]): most for n, most in SAME_END.items()}
+        limits = {("begins", *words[:n]): limit for n, limit in SAME_BEGINNING.items()}
+        limits |= {("ends", *words[-n:]): limit for n, limit in SAME_END.items()}
         if frame:
-            most["frame", *frame] = SAME_FRAME
+            limits["frame", *frame] = SAME_FRAME
         if plain:
             # Sentences about a concept share its words; everyday ones should be about many things.
-            most |= {("about", stem_of(word)): SAME_WORD for word in content_words(text)}
-        self._lines[side].append(_Line(text, loss, most, partner, frame, own))
+            limits |= {("about", stem_of(word)): SAME_WORD for word in content_words(text)}
+        self._lines[side].append(_Line(text, loss, limits, partner, frame, own))
 
     def draft(self, done: bool = False) -> Draft:
-        """What there is now."""
+        """The current draft."""
         source, target = self._best("source"), self._best("target")
         frames = Counter(line.frame for line in target if line.frame)
         sides = tuple(line.text for line in source), tuple(line.text for line in target)
@@ -218,7 +218,7 @@ class Sheet:
             target=sides[1] or tuple(line.partner for line in source),
             refused=dict(self._refused),
             tried=self._tried,
-            seconds=self._clock() - self._begun,
+            seconds=self._clock() - self._started,
             done=done,
             message=" ".join(filter(None, [self._shortfall(), self._note])) if done else "",
             frames=dict(frames),
@@ -241,7 +241,7 @@ class Sheet:
         left = set(range(len(lines)))
 
         def cost(i: int) -> tuple[float, int]:
-            # A word that one target holds already is not to stay alone.
+            # A word that one target already contains counts twice, so that a second one follows.
             new = sum(1 + held[word] for word in lines[i].words if held[word] < WORD_TEXTS)
             return lines[i].loss - NEW_WORD * new, i
 
@@ -249,12 +249,12 @@ class Sheet:
             i = min(left, key=cost)
             left.remove(i)
             line = lines[i]
-            if any(shared[key] >= most for key, most in line.most.items()):
+            if any(shared[key] >= limit for key, limit in line.limits.items()):
                 continue
             if first_like(line.text, [lines[j].text for j in chosen]) is not None:
                 continue
             chosen.append(i)
-            shared.update(line.most.keys())
+            shared.update(line.limits.keys())
             held.update(line.words)
         return tuple(lines[i] for i in sorted(chosen))
 
@@ -277,7 +277,7 @@ class Sheet:
         return self._asked is not None and self._asked()
 
     def _late(self) -> bool:
-        return self._clock() - self._begun >= self._seconds
+        return self._clock() - self._started >= self._seconds
 
-    def _tired(self) -> bool:
+    def _exhausted(self) -> bool:
         return self._tried >= 2 * TRIES_A_PROMPT * self._count

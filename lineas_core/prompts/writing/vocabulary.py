@@ -1,4 +1,4 @@
-"""The words that a language model uses of a topic, read off what it expects to come next."""
+"""Finds the words that a language model uses for a topic, from its next-token predictions."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from lineas_core.metrics.own_words import everyday_share
 from lineas_core.models.language.continuation import Continuer, Stop, Written
 from lineas_core.prompts.filters import STOP_WORDS, any_form, stem_of
 
-# Openings behind which a noun follows.
+# Openings that are followed by a noun.
 OPENINGS = (" The", " A", " Her", " When the", " We saw the", " At the", " She took the")
 FIRST_TOKENS = 80
 WORD_TOKENS = 4
 MOST_WORDS = 24
-# Nats by which a whole word is likelier behind sentences on the topic than behind everyday ones.
+# How much likelier a whole word must be after sentences on the topic than after everyday ones, in
+# nats.
 LEANS = 1.5
-# Of everyday texts, how many may hold a word of a topic.
+# Maximum share of everyday texts that contain a word of a topic.
 EVERYDAY = 0.02
 WORD = re.compile(r"The ([a-z]{4,14})(?=[\s.,])")
 
 
 def vocabulary(here: Continuer, there: Continuer, concept: str, stop: Stop) -> list[str]:
-    """Words of a topic, the likeliest first: one of each stem, none of the topic's name.
+    """Words of a topic, likeliest first: one per stem, without those of the topic's name.
 
-    First tokens are ranked by their share of the divergence of what is expected on the topic from
-    what is expected in everyday life, sum over openings of p log(p / q). The model completes each
-    to a word; a word stays where p / q of all its tokens is e^1.5 or more, and where at most 2% of
-    everyday texts hold it.
+    First tokens are ranked by their share of the KL divergence between the next-token
+    probabilities on the topic (p) and in everyday sentences (q), sum over openings of p log(p / q).
+    The model completes each token to a word. A word is kept if p / q over all its tokens is above
+    e^1.5 and at most 2% of everyday texts contain it.
 
     Args:
-        here: behind sentences on the topic.
-        there: behind everyday sentences.
-        concept: what the topic is called.
-        stop: asked between the steps; when true, nothing comes back.
+        here: continues sentences on the topic.
+        there: continues everyday sentences.
+        concept: name of the topic.
+        stop: polled between the steps; if true, the result is empty.
     """
     near, far = (c.expected(OPENINGS) for c in (here, there))
     tokens = (near.exp() * (near - far)).sum(0).topk(min(FIRST_TOKENS, near.shape[1])).indices

@@ -1,8 +1,8 @@
-"""A language model writes source and target prompts about a concept or in a style.
+"""Writes source and target prompts about a concept or in a style with a language model.
 
-The model continues short lists of sentences (few-shot); each line starts with words that are
-given, so that even a small model writes lines that differ. What it writes is sifted, it writes
-more than is wanted, and the likeliest are kept.
+The model continues short lists of sentences (few-shot). Each line starts with given words, so that
+even a small model writes different lines. It writes more lines than are wanted; flawed ones are
+dropped, and the likeliest are kept.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from lineas_core.prompts.writing.vocabulary import vocabulary
 from lineas_core.system.paths import packaged
 
 COUNT = 32
-# A batch that has begun is still judged, which takes seconds where others use the machine too.
+# A batch that has started is still judged, which takes seconds on a busy machine.
 SECONDS = 85.0
 MOST_CONCEPT_LETTERS = 80
 LESSONS = 2
 EVERYDAY = "everyday life"
-# Nats a token above which what a model wrote is mostly slips of its pen.
+# Loss, in nats per token, above which lines are mostly mistakes.
 ODD = 1.9
 MANNER = re.compile(
     r"\b(accent|dialect|slang|jargon|english|style|tone|speech|talk|voice|manner|rhymes?|"
@@ -39,7 +39,7 @@ MANNER = re.compile(
 )
 ABOUT_ONLY = (
     "{concept} is a way of speaking: these sentences are about it, not spoken in it. To train a "
-    "map that speaks so, paste or upload target prompts that do."
+    "map that speaks this way, paste or upload target prompts that do."
 )
 
 
@@ -55,26 +55,26 @@ def write_text_prompts(
 ) -> Iterator[Draft]:
     """Write everyday sentences (source) and sentences about a concept (target).
 
-    A target sentence holds the concept's words, or is judged to be about it: it is likelier,
-    token by token, behind sentences about the concept than behind everyday ones. A source
-    sentence is neither. Of a way of speaking ("a pirate accent") it writes about, not in it, and
-    the last draft says so.
+    A target sentence contains the concept's words, or is judged to be about it: its tokens are
+    likelier after sentences about the concept than after everyday ones. A source sentence is
+    neither. For a way of speaking ("a pirate accent"), the sentences are about it rather than in
+    it, and the last draft says so.
 
     Args:
-        model: any causal language model; 250 tokens are enough for it to read.
-        concept: a few words, as "volcanoes" or "jazz music".
-        count: prompts a side.
-        seed: same seed, same prompts, where the time does not end first.
-        seconds: after which the last draft tells what is short.
-        should_stop: asked after each token; when true, the last draft holds what there is.
-        clock: seconds, from any start.
+        model: any causal language model; a context of 250 tokens is enough.
+        concept: a few words, such as "volcanoes" or "jazz music".
+        count: prompts per side.
+        seed: the same seed gives the same prompts, unless the time runs out.
+        seconds: time limit, after which the last draft says how many prompts are missing.
+        should_stop: polled after each token; if true, the last draft has what was written so far.
+        clock: returns the time in seconds, from any origin.
 
     Yields:
         A draft after each batch; the last one is done.
 
     Raises:
         PromptError: the concept is empty or too long.
-        ConfigError: count is below 1, or the model reads too few tokens.
+        ConfigError: count is below 1, or the model's context is too short.
     """
     sheet = Sheet(
         _checked(concept, count), count, seconds, should_stop, clock, _manner_note(concept)
@@ -103,7 +103,7 @@ def write_text_prompts(
             gain = other - losses[i] if side == "target" else losses[i] - other
             flaws[i] = topic.flaw(side, lines[i].text, gain)
             if side == "target":
-                # What is likely only among the concept's words is often not a thought.
+                # A sentence that is likely only after the concept's words often makes no sense.
                 losses[i] = (losses[i] + other) / 2
         for line, flaw, loss in zip(lines, flaws, losses, strict=True):
             if side == "source":
@@ -126,24 +126,24 @@ def write_image_prompts(
     should_stop: Stop | None = None,
     clock: Clock = time.monotonic,
 ) -> Iterator[Draft]:
-    """Write short captions (source), and the same with style tags behind (target; LinEAS, Sec. 5).
+    """Write short captions (source), and the same with style tags added (target; LinEAS, Sec. 5).
 
     Args:
         model: any causal language model.
-        style: tags separated by commas, as "pixel art, 8-bit"; each target gets 1 to 3 of them.
-        subjects: things that the image model knows, as "a lion"; captions are of them only.
-        count: prompts a side.
-        seed: same seed, same prompts, where the time does not end first.
-        seconds: after which the last draft tells what is short.
-        should_stop: asked after each token; when true, the last draft holds what there is.
-        clock: seconds, from any start.
+        style: tags separated by commas, such as "pixel art, 8-bit"; each target gets 1 to 3.
+        subjects: what the image model knows, such as "a lion"; captions show nothing else.
+        count: prompts per side.
+        seed: the same seed gives the same prompts, unless the time runs out.
+        seconds: time limit, after which the last draft says how many prompts are missing.
+        should_stop: polled after each token; if true, the last draft has what was written so far.
+        clock: returns the time in seconds, from any origin.
 
     Yields:
         A draft after each batch; the last one is done.
 
     Raises:
         PromptError: the style is empty or too long.
-        ConfigError: count is below 1, or the model reads too few tokens.
+        ConfigError: count is below 1, or the model's context is too short.
     """
     sheet = Sheet(_checked(style, count), count, seconds, should_stop, clock)
     tags = [tag.strip() for tag in sheet.concept.split(",") if tag.strip()]
@@ -186,13 +186,13 @@ def _manner_note(concept: str) -> str:
 
 @cache
 def _given() -> dict[str, Any]:
-    """What the model goes on with; words.toml says what each part is."""
+    """The contents of words.toml, which explains each part."""
     text = packaged("prompts/writing/words.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
 
 def _lessons(part: str, concept: str) -> list[tuple[str, list[str]]]:
-    """Those of a part whose lines name nothing of the concept, at most two."""
+    """At most two example lists of a part, preferably without words of the concept."""
     forms = [any_form(word) for word in re.findall(r"[^\W\d_]{4,}", concept)]
     others = {
         name: lines
@@ -235,7 +235,7 @@ def _target_starts(concept: str, words: Sequence[str], rng: random.Random) -> It
 
 
 def _agreed(start: str) -> str:
-    """An article that fits its word: a crater, an eruption, some ashes."""
+    """Make articles agree with the next word: a crater, an eruption, some ashes."""
     start = re.sub(r"\b(?:a|every|another) (?=\w+[^s]s\b)", "some ", start)
     start = re.sub(r"\b(?:A|Every|Another) (?=\w+[^s]s\b)", "Some ", start)
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", start)
@@ -248,7 +248,7 @@ def _caption_starts(subjects: Sequence[str] | None, rng: random.Random) -> list[
 
 
 def _shuffled(pool: Callable[[], list[str]], rng: random.Random) -> Iterator[str]:
-    """All of a pool in random order, then all of a fresh one, without end."""
+    """Yield a pool in random order, then a fresh pool, endlessly."""
     while True:
         items = pool()
         rng.shuffle(items)

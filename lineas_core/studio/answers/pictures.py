@@ -13,8 +13,9 @@ from lineas_core.metrics.clip import clip_score, img_score
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.models.image.safety import is_withheld, withheld_note
 from lineas_core.models.load import as_image_model
-from lineas_core.scenes.grid import GridScores, make_grid, score_grid
+from lineas_core.scenes.grid import make_grid, score_grid
 from lineas_core.scenes.scene import Scene
+from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
 from lineas_core.system.lru import Recent

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lineas_core.scenes.grid import FAINT, INK, PAPER
+from lineas_core.scenes.drawing import FAINT, INK, PAPER
 from lineas_core.studio.jobs.frames import LOSSLESS_UP_TO, Frame
 
 MAX_FRAMES = 60

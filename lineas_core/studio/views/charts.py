@@ -20,7 +20,7 @@ from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.errors import MapError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
-from lineas_core.scenes.grid import GridScores
+from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.views.site_labels import site_labels
 from lineas_core.system.words import counted
 

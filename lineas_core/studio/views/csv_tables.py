@@ -14,7 +14,7 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.models.language.model import TextGrid
 from lineas_core.prompts.csv_injection import escaped
-from lineas_core.scenes.grid import GridScores
+from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.answers.readouts import Readout
 from lineas_core.system.files import write_whole
 

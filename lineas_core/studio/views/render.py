@@ -13,7 +13,7 @@ from lineas_core.diagnostics.report import HealthReport
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.scenes.grid import GridScores
+from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.components.data_urls import picture_url
 from lineas_core.studio.storage.store import MapRow
 from lineas_core.system.words import counted

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from lineas_core.errors import ConfigError
 from lineas_core.studio.access.limits import MIB
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.answers.answers import Answers
@@ -27,6 +28,7 @@ from lineas_core.studio.tabs.understand.layout import build_understand_tab
 from lineas_core.studio.web.api import add_api
 from lineas_core.studio.web.middleware import Guard
 from lineas_core.studio.web.opening import ArrivedOutputs, Opening
+from lineas_core.system.devices import describe_device
 from lineas_core.system.paths import packaged
 
 STYLE, SCRIPTS = "style.css", ("keys.js", "tour.js", "lightbox.js")
@@ -153,8 +155,25 @@ def launch_options(studio: Studio) -> dict[str, Any]:
     }
 
 
-def launch(home: Path | None = None, port: int | None = None) -> None:
-    """Build the page and serve it until stopped; the port is Gradio's choice by default."""
+def launch(
+    home: Path | None = None,
+    port: int | None = None,
+    *,
+    host: str | None = None,
+    open_browser: bool = False,
+) -> None:
+    """Build the page and serve it until stopped.
+
+    Args:
+        home: folder of what is made; LINEAS_HOME by default.
+        port: GRADIO_SERVER_PORT by default, or else the first free one from 7860.
+        host: address to serve on; GRADIO_SERVER_NAME by default, or else this machine only.
+        open_browser: whether to open the page in the browser.
+
+    Raises:
+        ConfigError: the address cannot be served on.
+    """
+    print(f"Device: {describe_device()}", flush=True)
     studio = Studio(Settings.from_environment(os.environ, home))
     try:
         # By default all Gradio apps of a machine share one folder, and serve each other's files.
@@ -162,6 +181,16 @@ def launch(home: Path | None = None, port: int | None = None) -> None:
         # Figures about the latest calls, which are summed up after each and shown to nobody.
         os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
         studio.preparation.start()
-        build_page(studio).launch(server_port=port, **launch_options(studio))
+        page = build_page(studio)
+        try:
+            page.launch(
+                server_name=host, server_port=port, inbrowser=open_browser, **launch_options(studio)
+            )
+        except OSError as error:
+            address = f"host is {host or 'by default'} and port {port or 'by default'}"
+            raise ConfigError(
+                f"{address}, and nothing can be served there: it is in use, or not an address of "
+                "this machine. Choose others."
+            ) from error
     finally:
         studio.close()

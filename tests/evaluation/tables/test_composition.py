@@ -21,9 +21,9 @@ SMALL = Sizes(concepts=("day", "night"), completions=8, tokens=6, refine_steps=1
 
 @pytest.fixture(scope="module")
 def quick(small_models: dict[str, Path]) -> lc.LanguageModel:
-    """The small model with a catalogue entry, as the embedded model has one, of few steps.
+    """The small model with a catalogue entry, like the embedded model's, with few steps.
 
-    It reads a token per byte, so the judge's question needs more room than other texts.
+    It has one token per byte, so the judge's question needs a longer context than other texts.
     """
     tiny = lc.load_model(str(small_models["llama"]), device="cpu")
     tiny.module.config.max_position_embeddings = 1024
@@ -41,19 +41,19 @@ def quick(small_models: dict[str, Path]) -> lc.LanguageModel:
 
 
 @pytest.fixture(scope="module")
-def told() -> list[str]:
+def log() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
 def results(
-    quick: lc.LanguageModel, told: list[str], tmp_path_factory: pytest.TempPathFactory
+    quick: lc.LanguageModel, log: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> pd.DataFrame:
-    return TABLE.measure(Bench(quick, tmp_path_factory.mktemp("bench"), told.append), SMALL, [3])
+    return TABLE.measure(Bench(quick, tmp_path_factory.mktemp("bench"), log.append), SMALL, [3])
 
 
 def test_every_pair_is_measured_in_both_orders_but_refined_once(
-    results: pd.DataFrame, told: list[str]
+    results: pd.DataFrame, log: list[str]
 ) -> None:
     alone = [("day", ""), ("night", "")]
     both_ways = [*alone, ("day", "night"), ("night", "day")]
@@ -68,7 +68,7 @@ def test_every_pair_is_measured_in_both_orders_but_refined_once(
         "lineas-sparse": both_ways,
         "lineas-refined": [("day", "night")],
     }
-    assert any(line.startswith("composition: 13 concepts and pairs") for line in told)
+    assert any(line.startswith("composition: 13 concepts and pairs") for line in log)
 
 
 def test_presence_is_that_of_the_composed_model_s_texts(
@@ -86,20 +86,20 @@ def test_presence_is_that_of_the_composed_model_s_texts(
 
     texts = quick.generate(openings, [(smap, 1.0) for smap in maps], seed=seeds, max_new_tokens=6)
     found = [concept_presence(texts, name) for name in ("night", "day")]
-    told = row("lineas", "night", "day")
-    # A random model writes no words; that these are the texts shows in their perplexity.
-    assert told["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
-    assert told["presence_first"] == sum(found[0]) / 8
-    assert told["presence_second"] == sum(found[1]) / 8
-    assert told["presence_both"] == sum(a and b for a, b in zip(*found, strict=True)) / 8
+    measured = row("lineas", "night", "day")
+    # A random model writes no real words, so compare the texts by their perplexity.
+    assert measured["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
+    assert measured["presence_first"] == sum(found[0]) / 8
+    assert measured["presence_second"] == sum(found[1]) / 8
+    assert measured["presence_both"] == sum(a and b for a, b in zip(*found, strict=True)) / 8
     one = refine(
         quick,
         list(zip(maps[::-1], sets[::-1], strict=True)),
         lc.TrainConfig.for_model(quick, seed=3, steps=1, rate=SMALL.refine_rate),
     )
     texts = quick.generate(openings, [(one, 1.0)], seed=seeds, max_new_tokens=6)
-    told = row("lineas-refined", "day", "night")
-    assert told["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
+    measured = row("lineas-refined", "day", "night")
+    assert measured["perplexity"] == pytest.approx(perplexity(quick, openings, texts))
 
 
 def test_the_judge_s_odds_are_those_of_the_answers(quick: lc.LanguageModel) -> None:
@@ -112,7 +112,7 @@ def test_the_judge_s_odds_are_those_of_the_answers(quick: lc.LanguageModel) -> N
         scores = quick.module(ids).logits[0].log_softmax(dim=-1)
         return sum(float(scores[i - 1, ids[0, i]]) for i in range(before, ids.shape[1]))
 
-    # Its tokens are bytes: the answers differ from their second on.
+    # Tokens are bytes: the answers differ from the second byte on.
     assert found == pytest.approx(score(" Y") - score(" N"), abs=1e-4)
     with pytest.raises(lc.ConfigError, match="begin alike"):
         quick.log_odds(["Yes?"], "No", "Not")

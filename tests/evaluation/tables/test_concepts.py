@@ -36,9 +36,9 @@ def test_completions_are_judged_by_the_unsteered_model(
 def test_the_table_covers_concepts_methods_seeds_and_strengths(
     tiny: lc.LanguageModel, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    results = TABLE.measure(Bench(tiny, tmp_path, told.append), SMALL, [0, 1])
-    assert len(results) == len(told) * 5 == 20
+    log: list[str] = []
+    results = TABLE.measure(Bench(tiny, tmp_path, log.append), SMALL, [0, 1])
+    assert len(results) == len(log) * 5 == 20
     assert results["concept"].tolist() == ["day"] * 10 + ["night"] * 10
     assert results["strength"].tolist() == [0, 0.25, 0.5, 0.75, 1] * 4
     plain = results[results["strength"] == 0].set_index(["concept", "seed"])["perplexity"]
@@ -90,12 +90,12 @@ def test_the_markdown_has_a_row_per_method_and_a_column_per_strength() -> None:
 def test_a_rate_that_diverges_is_lowered_and_no_further_than_needed(
     tiny: lc.LanguageModel, prompts: lc.PromptSet, tmp_path: Path
 ) -> None:
-    told: list[str] = []
+    log: list[str] = []
     config = lc.TrainConfig(steps=12, rate=20.0, batch_size=4, holdout=0.25)
-    bench = Bench(tiny, tmp_path, told.append)
+    bench = Bench(tiny, tmp_path, log.append)
     found = bench.fit("lineas", prompts, config).map
-    assert len(told) in (1, 2)
-    assert all("at a fifth of the rate" in line for line in told)
-    assert found.info.config["rate"] == pytest.approx(20.0 / 5 ** len(told))
+    assert len(log) in (1, 2)
+    assert all("at a fifth of the rate" in line for line in log)
+    assert found.info.config["rate"] == pytest.approx(20.0 / 5 ** len(log))
     with pytest.raises(lc.TrainingError):
         bench.fit("lineas", prompts, replace(config, rate=1e6))

@@ -27,7 +27,7 @@ SMALL = SparsitySizes(
 
 @pytest.fixture
 def quick(tiny: lc.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> lc.LanguageModel:
-    """The small model with shipped settings that take few steps."""
+    """The small model, with few steps in its shipped settings."""
     settings = {"steps": 3, "rate": 0.3, "batch_size": 40}
     monkeypatch.setattr(lc.LanguageModel, "train_defaults", settings)
     return tiny
@@ -35,13 +35,13 @@ def quick(tiny: lc.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> lc.Languag
 
 def test_the_sparsity_table_measures_what_it_says(quick: lc.LanguageModel, tmp_path: Path) -> None:
     table = find_table("sparsity")
-    told: list[str] = []
-    bench = Bench(quick, tmp_path, told.append)
+    log: list[str] = []
+    bench = Bench(quick, tmp_path, log.append)
     results = table.measure(bench, SMALL, [0])
     assert list(results["part"]) == ["curve"] * 4 + ["budget"] * 3
     assert list(results["map"][:4]) == ["untouched", "dense", "sparse", "sparse"]
     assert list(results["map"][4:]) == ["untouched", "dense", "sparse"]
-    assert len(told) == 2
+    assert len(log) == 2
     gammas = results.query("part == 'curve' and map == 'sparse'")["gamma"].tolist()
     assert gammas[1] == pytest.approx(0.5 * gammas[0])
 
@@ -63,12 +63,12 @@ def test_the_sparsity_table_measures_what_it_says(quick: lc.LanguageModel, tmp_p
     assert row["presence"] == sum(concept_presence(texts, "football")) / 4
     assert row["perplexity"] == pytest.approx(perplexity(quick, openings, texts), rel=1e-4)
     with lc.steer(quick, [(dense, 1.0)]):
-        plain = quick.surprise(lc.PromptSet.load("formality").target)
+        plain = quick.perplexity(lc.PromptSet.load("formality").target)
     assert row["utility"] == pytest.approx(plain, rel=1e-4)
 
-    # What is measured is not measured again, and a shorter run is another one.
+    # Measured cells are reused, and a run with fewer steps is a different cell.
     assert table.measure(bench, SMALL, [0]).equals(results)
-    assert len(told) == 2
+    assert len(log) == 2
 
     text = table.write(results)
     assert "| football | " in text
@@ -118,7 +118,7 @@ def test_the_layers_table_gives_the_support_of_every_site(
     for couple, own in results.groupby("couple"):
         assert own["site_support"].mean() == pytest.approx(own["total_support"].iloc[0])
         if couple == "0:1":
-            # Of a site that the group penalty leaves in, it leaves whole vectors.
+            # The group penalty keeps or removes whole sites.
             assert set(own["site_support"]) <= {0.0, 1.0}
     text = table.write(results)
     assert "| football | 1, 0 | " in text

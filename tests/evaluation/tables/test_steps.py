@@ -68,7 +68,7 @@ def test_the_table_has_a_row_for_everything_that_is_varied(
     assert results["prompts"].tolist() == [2, 6, 6, 6, 6, 6, 6, 6]
     assert results["steps done"].tolist()[:4] == [2, 2, 1, 3]
     assert (results["seconds"] > 0).all()
-    # The lone step's map, and what it closes, done again.
+    # Recompute the one-step map, and the share it closes.
     whole = lc.PromptSet.load("day")
     config = lc.TrainConfig.for_model(tiny, steps=1, holdout=0.0)
     smap = lc.fit("lineas", tiny, first_prompts(whole, 6, 0), config)

@@ -24,7 +24,7 @@ def painter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DiffusionModel:
         "lineas_core.models.image.model.TRAIN_DEFAULTS",
         {"optimizer": "adamw", "rate": 1e-3, "steps": 2, "sites": r"unet\.mid_block\..*norm.*"},
     )
-    # The small model reads sixteen letters.
+    # The small model reads at most sixteen letters.
     monkeypatch.setattr("lineas_core.evaluation.tables.styles.SUBJECTS", ("aa", "bb", "cc"))
     return model
 
@@ -56,7 +56,7 @@ def test_the_table_covers_blocks_methods_and_strengths(
     style = plain[plain["block"] == "style"]["clip"].tolist()
     assert style[0] == pytest.approx(style[1])
 
-    # The injection at full strength, done again.
+    # Recompute the injection at full strength.
     prompts = removal_set(ink)
     smap = lc.fit("lineas", painter, prompts)
     lines = prompts.split(0.2, 0)[1].target
@@ -80,18 +80,18 @@ def test_the_table_covers_blocks_methods_and_strengths(
 def test_a_map_without_an_inverse_has_no_injection(
     painter: DiffusionModel, ink: str, tmp_path: Path
 ) -> None:
-    told: list[str] = []
-    bench = Bench(painter, tmp_path / "bench", told.append)
+    log: list[str] = []
+    bench = Bench(painter, tmp_path / "bench", log.append)
     prompts, config = removal_set(ink), lc.TrainConfig.for_model(painter, seed=0)
     site = "unet.mid_block.attentions.0.norm"
     singular = lc.SteeringMap({site: lc.Affine(torch.zeros(16), torch.ones(16))})
-    # Kept as if it had been learned.
+    # Store it in the cache as if it had been learned.
     key = {"method": "lineas", "prompts": prompts.hash(), "config": repr(config)}
     bench.learned(key, lambda: singular)
     sizes = Sizes(styles=(), removals=(ink,), methods=("lineas",), pictures=2)
     results = TABLE.measure(bench, sizes, [0])
     assert set(results["block"]) == {"removal"}
-    assert "cannot be inverted" in told[-1]
+    assert "cannot be inverted" in log[-1]
 
 
 def test_removal_sets_name_the_concept_in_their_source() -> None:
@@ -111,7 +111,7 @@ def test_gain_at_equal_image_compares_curves_not_strengths() -> None:
             for i, (image, score) in enumerate(points)
         ]
 
-    # On the line 1 - image, and a tenth above it but for the start; strengths do not match.
+    # One curve on the line 1 - image, the other 0.1 above it except at the start.
     theirs = rows("b", [(1.0, 0.0), (0.9, 0.1), (0.4, 0.6)])
     ours = rows("a", [(1.0, 0.1), (0.6, 0.5), (0.2, 0.9)])
     gains = gain_at_equal_image(pd.DataFrame(ours + theirs), "a", "b")
@@ -119,7 +119,7 @@ def test_gain_at_equal_image_compares_curves_not_strengths() -> None:
 
 
 def test_gain_at_equal_image_takes_the_best_strength_that_leaves_enough_of_the_picture() -> None:
-    # IMGScore falls and rises again, as it does where a map overshoots.
+    # IMGScore falls and rises again, as when a map overshoots.
     points = {"a": [(1.0, 0.0), (0.5, 0.2), (0.8, 0.4)], "b": [(1.0, 0.1), (0.7, 0.05), (0.5, 0.3)]}
     results = pd.DataFrame(
         {"set": "x", "method": method, "strength": i, "image": image, "clip": score}

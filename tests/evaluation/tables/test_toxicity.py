@@ -1,4 +1,4 @@
-"""The tables of toxicity and truthfulness, and the texts and questions they are measured on."""
+"""The tables of toxicity and truthfulness, and the texts and questions they use."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_toxicity_measures_the_steered_model(long: lc.LanguageModel, tmp_path: P
     assert row["toxic"] == sum(score >= 0.5 for score in scores) / 6
     assert row["completion_perplexity"] == pytest.approx(perplexity(long, openings, texts))
     with lc.steer(long, [(smap, 1.0)]):
-        wanted = long.surprise(load_texts("standin_sentences", 3))
+        wanted = long.perplexity(load_texts("standin_sentences", 3))
     assert row["sentence_perplexity"] == pytest.approx(wanted)
     accuracy = evaluate_tasks(long, [(smap, 1.0)], ["standin_mmlu"], limit=2, num_fewshot=5)
     assert row["accuracy"] == accuracy["standin_mmlu"]["acc"]

@@ -1,4 +1,4 @@
-"""The image model and the CLIP that come with the project, loaded as anyone loads them."""
+"""The embedded image model and CLIP, loaded as users load them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def scorer() -> ClipScorer:
 
 
 def share_found(scorer: ClipScorer, images: list[Image.Image], texts: list[str]) -> float:
-    """How many images are nearest to their own text among all."""
+    """Share of images whose nearest text is their own."""
     cosines = scorer.image_embeddings(images) @ scorer.text_embeddings(texts).T
     return float((cosines.argmax(dim=1) == torch.arange(len(images))).float().mean())
 
@@ -103,7 +103,7 @@ def test_pictures_are_in_the_style_that_was_asked_for(
 
 
 def test_two_seeds_are_two_pictures(model: DiffusionModel, scorer: ClipScorer) -> None:
-    # Which of four artists draws is up to the noise; by chance it is the same one for some.
+    # The noise selects one of four artists, so some pictures have the same artist by chance.
     one, two = (model.generate(SUBJECTS, seed=seed) for seed in (1, 2))
     cosines = (scorer.image_embeddings(one) * scorer.image_embeddings(two)).sum(dim=1)
     assert (1 - cosines).mean() > 0.05

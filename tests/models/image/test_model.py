@@ -49,7 +49,7 @@ from tests.helpers.pipelines import (
     small_unet_xl,
 )
 
-# diffusers' Euler schedulers make arrays of tensors in a way that numpy 2 dislikes.
+# diffusers' Euler schedulers convert tensors to arrays in a way that numpy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
@@ -63,7 +63,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
-    """The catalogue's image models, with small weights in the place of the large ones."""
+    """The catalogue's image models, with small weights instead of the large ones."""
     checkpoints = small["xl"].parent / "checkpoints"
     checkpoints.mkdir()
     found: dict[str, CatalogEntry] = {}
@@ -87,7 +87,7 @@ def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small take many times longer when threads wait for each other."""
+    """Use one thread: networks this small are many times slower with thread synchronisation."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -220,7 +220,7 @@ def test_a_checkpoint_of_another_network_or_with_code_in_it_is_refused(
 
 
 def put_in_cache(cache: Path, repo: str, revision: str, file: str, data: bytes) -> Path:
-    """What a download leaves in the hub's cache; the file that holds the data."""
+    """Put a file into the hub's cache as a download does; returns the file with the data."""
     folder = cache / f"models--{repo.replace('/', '--')}"
     blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
     link = folder / "snapshots" / revision / file
@@ -340,7 +340,7 @@ def test_a_map_trains_on_sites_of_any_part(
 
 def test_embeddings_are_made_once_and_the_pass_ends_at_the_last_site(emoji: DiffusionModel) -> None:
     pipeline = emoji.pipeline
-    # Hooks on a text encoder would make it run again, so this looks at what comes before it.
+    # Forward hooks on a text encoder would make it run again, so count with a pre-hook.
     seen: list[int] = []
     pipeline.text_encoder.register_forward_pre_hook(lambda *_: seen.append(1))
     first, last = Spy(pipeline.unet.conv_in), Spy(pipeline.unet.conv_out)

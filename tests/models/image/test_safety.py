@@ -1,4 +1,4 @@
-"""The safety checker: loaded as from the hub, small, and compared with the class of diffusers."""
+"""The safety checker: a small one in the hub's layout, compared with diffusers' class."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def save_checker(
     strict: float = 0.999,
     spared: Image.Image | None = None,
 ) -> Path:
-    """A small checker, one of whose concepts is the embedding of each of these pictures.
+    """Save a small checker with one concept per flagged picture: its embedding.
 
-    Beside a spared picture it is what tells them apart, however alike they are.
+    If a picture is spared, the concept is the difference to its embedding instead, which separates
+    the two even if they are similar.
     """
     vision = {
         "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
@@ -48,7 +49,7 @@ def save_checker(
             torch.nn.init.normal_(parameter, 0.0, 0.3)
     reader = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     with torch.no_grad():
-        # Nothing reaches a cosine of 2; a picture has one of 1 with itself.
+        # A threshold of 2 disables a concept, since cosines are at most 1.
         network.concept_embeds_weights.fill_(2.0)
         network.special_care_embeds_weights.fill_(2.0)
         for number, image in enumerate(flagged):
@@ -68,7 +69,7 @@ def save_checker(
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """The same small models in every run: some draw two pictures that no checker tells apart."""
+    """Fix the seed: some random models draw two pictures that no checker can distinguish."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield
@@ -86,7 +87,7 @@ def test_a_flagged_picture_is_withheld_and_another_is_not(checker: SafetyChecker
     assert second is BLUE
     assert first.size == RED.size
     assert first.getpixel((0, 0)) == safety.GREY
-    # The word on it.
+    # It has text on it.
     assert len(first.getcolors()) > 2
     assert (is_withheld(first), is_withheld(second)) == (True, False)
 

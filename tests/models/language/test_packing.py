@@ -1,4 +1,4 @@
-"""Batches without padding, against the same tokens in rows."""
+"""Packed batches (no padding) against the same tokens in padded rows."""
 
 from __future__ import annotations
 

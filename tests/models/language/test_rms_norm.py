@@ -1,4 +1,4 @@
-"""The gradient of frozen norms, against the one that autograd finds through the same modules."""
+"""The gradient of frozen norms, against autograd's through the original modules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAMILIES = ("llama", "mistral", "qwen2", "gemma2")
 
 
 def a_norm(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Of a loaded model, with weights that are not all alike."""
+    """A norm of a loaded model, with random weights."""
     module = lc.load_model(str(folder), device="cpu").module.to(dtype)
     norm = next(m for m in module.modules() if type(m).__name__ in OFFSETS)
     with torch.no_grad():

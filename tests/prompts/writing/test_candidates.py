@@ -1,4 +1,4 @@
-"""What is kept of what was written."""
+"""Which of the generated candidates are kept."""
 
 import random
 from itertools import count as counting
@@ -114,7 +114,9 @@ def test_no_frame_is_kept_more_than_twice_and_others_take_its_place() -> None:
 
 def test_a_frame_merges_people_articles_and_what_tells() -> None:
     topic = Topic("volcanoes", ["lava"])
-    told = {topic.frame(f"{who} about volcanoes.") for who in ("I read a book", "She gave a talk")}
-    assert len(told) == 1
+    frames = {
+        topic.frame(f"{who} about volcanoes.") for who in ("I read a book", "She gave a talk")
+    }
+    assert len(frames) == 1
     assert topic.frame("The lava cooled.") == topic.frame("Our lava cooled.")
     assert topic.frame("The lava cooled.") != topic.frame("The lava burned.")

@@ -1,4 +1,4 @@
-"""The writer: its arithmetic on a small random model, its sentences on the embedded one."""
+"""The prompt writer: arithmetic on a small random model, sentences on the embedded one."""
 
 import json
 import re
@@ -24,7 +24,7 @@ from lineas_core.prompts.writing.writer import write_image_prompts, write_text_p
 
 @pytest.fixture(scope="module")
 def roomy(small_models, tmp_path_factory) -> lc.LanguageModel:
-    """A small random model that reads enough for the lists."""
+    """A small random model with a context long enough for the lists."""
     folder = tmp_path_factory.mktemp("roomy") / "llama"
     shutil.copytree(small_models["llama"], folder)
     config = json.loads((folder / "config.json").read_text())
@@ -50,7 +50,7 @@ def test_it_stops_when_asked(roomy, calls: int) -> None:
     drafts = list(write_text_prompts(roomy, "bees", should_stop=lambda: next(asked) >= calls))
     assert drafts[-1].done
     assert "before it was stopped" in drafts[-1].message
-    # Once true, it is asked by the loop, by the message, and not by another batch.
+    # Once it returns true, only the loop and the message call it again, not another batch.
     assert next(asked) <= calls + 8
 
 

@@ -554,7 +554,7 @@ def test_a_map_that_cannot_be_measured_is_kept(
     config = lc.TrainConfig(steps=2, rate=0.01)
     trainer = lc.Trainer(tiny, prompts, config)
     trainer.step()
-    monkeypatch.setattr(tiny, "surprise", lambda texts: 1 / 0)
+    monkeypatch.setattr(tiny, "perplexity", lambda texts: 1 / 0)
     checked = measure_run(tiny, prompts, config, trainer.state, recommend=True)
     assert checked.health is None
     # Not their digests, which hold the second in which each was made.

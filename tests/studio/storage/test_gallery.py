@@ -73,6 +73,6 @@ def test_topics_fit_the_language_model(smollm2: lc.LanguageModel) -> None:
     for entry in TEXTS:
         smap, topic = load(entry), lc.PromptSet.load(entry["prompts"]).target
         assert set(smap.sites) == set(smollm2.sites(smollm2.default_sites))
-        untouched = smollm2.surprise(topic)
+        untouched = smollm2.perplexity(topic)
         with lc.steer(smollm2, [(smap, entry["recommended"])]):
-            assert smollm2.surprise(topic) < 0.97 * untouched
+            assert smollm2.perplexity(topic) < 0.97 * untouched

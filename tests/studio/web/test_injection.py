@@ -17,7 +17,7 @@ import lineas_core as lc
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.models.language.model import TextGrid
-from lineas_core.scenes.grid import GridScores
+from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.readouts import Readout
 from lineas_core.studio.app import Studio

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lineas_core.studio.storage.recovery.integrity import flaw_of, open_to_read, version_of
 from lineas_core.studio.storage.schema import MIGRATIONS
+from lineas_core.system.files import flush
 
 KEPT = 7
 # The number says which is newer, for a clock may be set back.
@@ -81,8 +82,7 @@ def copy_database(source: sqlite3.Connection, path: Path) -> None:
         source.backup(copy)
         # So that all of it is in one file.
         copy.execute("PRAGMA journal_mode = DELETE")
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
+    flush(path)
 
 
 def _number(path: Path) -> int:

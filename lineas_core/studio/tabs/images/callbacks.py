@@ -13,7 +13,8 @@ import gradio as gr
 from lineas_core.errors import ConfigError, LineasError
 from lineas_core.models.image.safety import withheld_note
 from lineas_core.prompts.subjects import SUBJECTS
-from lineas_core.scenes.grid import draw_film, draw_grid, write_sidecar
+from lineas_core.scenes.drawing import draw_film, draw_grid
+from lineas_core.scenes.grid import write_sidecar
 from lineas_core.scenes.scene import Scene, UsedMap
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of

@@ -16,7 +16,7 @@ from lineas_core.hub.maps import install_map, push_map
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.scenes.bundle import Bundle, read_bundle, write_bundle
-from lineas_core.scenes.grid import draw_grid
+from lineas_core.scenes.drawing import draw_grid
 from lineas_core.scenes.scene import Scene
 from lineas_core.scenes.snippet import snippet
 from lineas_core.studio.access.error_messages import with_messages
