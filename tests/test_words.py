@@ -6,7 +6,7 @@ import pytest
 
 from lineas_core.errors import ConfigError
 from lineas_core.prompts.files import read_prompt_file
-from lineas_core.studio.answers.texts import whole
+from lineas_core.studio.answers.fields import whole
 from lineas_core.system.words import counted
 
 

@@ -18,16 +18,16 @@ class Effects:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._measure = inference.on_gpu(self._measure_here)
+        self._effects = inference.on_gpu(self._effects_here)
 
     def shares(self, mix: Mix, model: str, prompts: Sequence[str]) -> dict[str, float | None]:
         """Map id -> share of its effect that is left; empty for fewer than two maps."""
         if len(mix.maps) < 2:
             return {}
         with self._inference.serving(model):
-            found = self._measure(mix, model, list(prompts))
+            found = self._effects(mix, model, list(prompts))
         return {row.id: effect.share for row, effect in zip(mix.rows, found, strict=True)}
 
-    def _measure_here(self, mix: Mix, model: str, prompts: list[str]) -> list[Effect]:
+    def _effects_here(self, mix: Mix, model: str, prompts: list[str]) -> list[Effect]:
         pooling = mix.maps[0].info.config.get("pooling", "mean")
         return effects(self._inference.model(model), prompts, mix.steer, pooling=pooling)
