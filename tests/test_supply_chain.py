@@ -223,7 +223,8 @@ def test_the_notices_name_all_weights_and_data() -> None:
         path.relative_to(checkout()).as_posix()
         for top in ("assets", "prompts", "lineas_core", "docs")
         for path in sorted((checkout() / top).rglob("*"))
-        if path.is_file() and path.suffix not in (".py", ".pyc", ".pyi", ".js", ".css", ".md")
+        if path.is_file()
+        and path.suffix not in (".py", ".pyc", ".pyi", ".typed", ".js", ".css", ".md")
     ]
     assert len(data) > 40
     assert [file for file in data if file not in named and not file.startswith(folders)] == []
