@@ -40,7 +40,8 @@ __all__ = ["CLIP_PIXELS", "CONFIG", "Trainer", "augment", "normalise", "shrink"]
 
 CLIP_PIXELS = 64
 RATE = 1.5e-3
-# Share of captions that name only the look, because CLIPScore compares with a look alone.
+# Share of captions with a look that name only the look, because CLIPScore compares with a look
+# alone. None in batches of one look.
 LOOK_ONLY = 0.12
 MEAN = STD = (0.5, 0.5, 0.5)
 CONFIG: dict[str, Any] = {
