@@ -48,7 +48,7 @@ MAP_NAME = re.compile(r"\w[\w .()+,'-]{0,99}\.safetensors")
 README = """This bundle was made by LinEAS Studio {version}. It holds what makes a result again:
 the prompts, strengths and seeds (manifest.json) and the maps (maps/).
 
-    lineas unbundle THIS_FILE.zip --to folder
+    python -m lineas_core unbundle THIS_FILE.zip --to folder
     cd folder && python scene.py
 
 or drop it on the Library tab of the Studio. Model: {model}
