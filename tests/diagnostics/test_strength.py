@@ -221,6 +221,7 @@ def test_without_a_concept_or_a_clip_images_are_judged_by_distance(
     assert "to the target" in found.reason
 
 
+@pytest.mark.thorough
 @pytest.mark.embedded
 def test_a_style_of_the_embedded_model_is_shown_at_a_high_strength() -> None:
     model = lc.load_model("emoji-onestep", device="cpu")

@@ -100,6 +100,7 @@ def test_a_concept_is_not_among_its_own_lessons(roomy, monkeypatch) -> None:
         assert target.replace(concept, "everyday life") == source
 
 
+@pytest.mark.thorough
 @pytest.mark.embedded
 def test_the_embedded_model_writes_about_a_concept(smollm2) -> None:
     drafts = list(write_text_prompts(smollm2, "chess", count=8, seed=1, seconds=400))
@@ -119,6 +120,7 @@ def test_the_embedded_model_writes_about_a_concept(smollm2) -> None:
     assert all(first_like(text, last.target) is None for text in last.source)
 
 
+@pytest.mark.thorough
 @pytest.mark.embedded
 def test_a_topic_nobody_listed_has_its_own_words_and_no_stock_frame(smollm2) -> None:
     *_, last = write_text_prompts(smollm2, "volcanoes", seed=0, seconds=400)

@@ -68,6 +68,7 @@ def test_looks_fit_the_image_model_and_show_at_the_recommended_strength() -> Non
         assert after > before + 0.02, entry["id"]
 
 
+@pytest.mark.thorough
 @pytest.mark.embedded
 def test_topics_fit_the_language_model(smollm2: lc.LanguageModel) -> None:
     for entry in TEXTS:

@@ -111,6 +111,7 @@ def test_mistakes_in_a_chat_become_messages(
         list(chats.ask(ANN, writer, rack(), [], "ab", 0, 5))
 
 
+@pytest.mark.thorough
 @pytest.mark.embedded
 def test_the_first_text_on_a_fresh_home_says_what_it_waits_for(tmp_path: Path) -> None:
     from lineas_core.studio.access.settings import Settings

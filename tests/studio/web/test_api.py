@@ -313,6 +313,7 @@ def test_the_docs_name_every_function_and_the_tools_address() -> None:
     assert server == {"url": "http://127.0.0.1:7860/gradio_api/mcp/"}
 
 
+@pytest.mark.thorough
 @pytest.mark.embedded
 def test_the_example_of_the_docs_runs(
     app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
