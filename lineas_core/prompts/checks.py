@@ -10,11 +10,15 @@ from functools import lru_cache
 from typing import Literal
 
 from lineas_core.prompts.prompt_set import LONG_PROMPT, Side
+from lineas_core.system.words import folded
 
 MOST_COMPARED = 500
 MOST_LETTERS_COMPARED = 200
 SHARED_WORDS = 0.8
 SHARED_LETTERS = 0.9
+
+# The same lines are compared again and again.
+_fold = lru_cache(maxsize=4 * MOST_COMPARED)(folded)
 
 Kind = Literal["duplicate", "near-duplicate", "long", "empty"]
 
@@ -52,7 +56,7 @@ def line_marks(source: Sequence[str], target: Sequence[str]) -> list[LineMark]:
             found = _mark(side, number, lines, first)
             if found:
                 marks.append(LineMark(side, number, *found))
-            first.setdefault(_folded(line), (side, number))
+            first.setdefault(_fold(line), (side, number))
     return marks
 
 
@@ -65,7 +69,7 @@ def first_like(text: str, others: Sequence[str]) -> int | None:
     >>> first_like("A tall lion sleeps", ["a wolf", "a tall lion sleeps."])
     1
     """
-    words, letters = _words(text), _folded(text)
+    words, letters = _words(text), _fold(text)
     places = _places(letters)
     matcher = SequenceMatcher(None, "", letters, autojunk=False)
     for i, other in enumerate(others):
@@ -75,14 +79,14 @@ def first_like(text: str, others: Sequence[str]) -> int | None:
             return i
         if max(len(letters), len(other)) > MOST_LETTERS_COMPARED:
             continue
-        matcher.set_seq1(_folded(other))
+        matcher.set_seq1(_fold(other))
         quick: tuple[Callable[[], float], ...] = (matcher.real_quick_ratio, matcher.quick_ratio)
         if not letters or any(bound() < SHARED_LETTERS for bound in quick):
             continue
         # `ratio` takes milliseconds for two texts with the same letters in a different order. Bound
         # it first: it matches at most as many letters as the longest common subsequence.
-        shared = 2 * _common(places, len(letters), _folded(other))
-        total = len(letters) + len(_folded(other))
+        shared = 2 * _common(places, len(letters), _fold(other))
+        total = len(letters) + len(_fold(other))
         if shared >= SHARED_LETTERS * total and matcher.ratio() >= SHARED_LETTERS:
             return i
     return None
@@ -94,7 +98,7 @@ def _mark(
     line = lines[number - 1]
     if re.fullmatch(r"[\s\ufeff]*", line):
         return "empty", "is empty; write a prompt or remove it."
-    earlier = first.get(_folded(line))
+    earlier = first.get(_fold(line))
     if earlier:
         return "duplicate", f"repeats {earlier[0]} line {earlier[1]}; change or remove it."
     if len(line) > LONG_PROMPT:
@@ -106,11 +110,6 @@ def _mark(
 
 
 # Cached, because the same lines are compared again and again.
-@lru_cache(maxsize=4 * MOST_COMPARED)
-def _folded(text: str) -> str:
-    return " ".join(text.split()).casefold()
-
-
 @lru_cache(maxsize=4 * MOST_COMPARED)
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.casefold()))

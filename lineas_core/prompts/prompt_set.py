@@ -15,7 +15,7 @@ from typing import Literal
 from lineas_core.errors import PromptError
 from lineas_core.system.files import parse_json, why, write_whole
 from lineas_core.system.paths import shipped
-from lineas_core.system.words import counted
+from lineas_core.system.words import counted, folded
 
 FEWEST = 4
 LONG_PROMPT = 400
@@ -292,13 +292,13 @@ def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIs
             if not is_whole(text):
                 message = "holds half a character (a lone surrogate); write it again."
                 issues.append(PromptIssue("error", side, number, message))
-            if text and text.casefold() in first_seen:
+            if text and folded(text) in first_seen:
                 issues.append(
                     PromptIssue(
-                        "warning", side, number, f"repeats line {first_seen[text.casefold()]}."
+                        "warning", side, number, f"repeats line {first_seen[folded(text)]}."
                     )
                 )
-            first_seen.setdefault(text.casefold(), number)
+            first_seen.setdefault(folded(text), number)
     if source and sorted(map(str.strip, source)) == sorted(map(str.strip, target)):
         issues.append(
             PromptIssue(

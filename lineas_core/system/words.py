@@ -1,4 +1,4 @@
-"""Singular and plural forms for messages."""
+"""Words of messages in singular and plural, and texts as they are compared."""
 
 from __future__ import annotations
 
@@ -15,3 +15,12 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     ('1 map', '2 maps', '0 entries')
     """
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
+def folded(text: str) -> str:
+    """Text as it is compared: case folded, every run of whitespace one space.
+
+    >>> folded("  A  CAT ") == folded("a cat")
+    True
+    """
+    return " ".join(text.split()).casefold()

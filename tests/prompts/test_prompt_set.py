@@ -16,7 +16,7 @@ FOUR = ["a b", "b c", "c d", "d e"]
 
 
 def test_problems_are_found_with_their_lines() -> None:
-    source = ["one", "two", " ", "ONE ", "x" * 500, "y" * 5000]
+    source = ["one  word", "two", " ", "ONE word ", "x" * 500, "y" * 5000]
     found = [str(issue) for issue in check_prompts(source, FOUR[:3])]
     assert found == [
         "error: source line 3: is empty; remove it.",

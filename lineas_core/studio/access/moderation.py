@@ -24,6 +24,7 @@ from lineas_core.models.load import Model, load_model
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.system.lru import Recent
+from lineas_core.system.words import folded
 
 # The shipped sets whose source is what nobody should be steered towards.
 ONE_WAY = ("toxicity",)
@@ -118,9 +119,9 @@ def load_for_visitors(name: str, home: Path, *, safety_checker: bool) -> Model:
 def _judged(source: Sequence[str], target: Sequence[str]) -> Lean:
     harmful = _harmful_lines()
     before, after = _toxicity(source), _toxicity(target)
-    if after - before > MARGIN or not harmful.isdisjoint(map(_plain, target)):
+    if after - before > MARGIN or not harmful.isdisjoint(map(folded, target)):
         return "harmful"
-    if before - after > MARGIN or not harmful.isdisjoint(map(_plain, source)):
+    if before - after > MARGIN or not harmful.isdisjoint(map(folded, source)):
         return "one-way"
     return "none"
 
@@ -130,13 +131,9 @@ def _toxicity(lines: Sequence[str]) -> float:
     return fmean(load_toxicity_scorer(PROFANITY).score(lines))
 
 
-def _plain(line: str) -> str:
-    return " ".join(line.casefold().split())
-
-
 @cache
 def _harmful_lines() -> frozenset[str]:
-    return frozenset(_plain(line) for name in ONE_WAY for line in PromptSet.load(name).source)
+    return frozenset(folded(line) for name in ONE_WAY for line in PromptSet.load(name).source)
 
 
 def _lean_of_hash(prompt_hash: str) -> Lean:

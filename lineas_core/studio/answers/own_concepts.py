@@ -11,6 +11,7 @@ from lineas_core.metrics.concepts import concept_words
 from lineas_core.metrics.own_words import TELLING, own_words
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.storage.store import MapRow
+from lineas_core.system.words import folded
 
 MAX_FIELD = 4000
 
@@ -46,7 +47,7 @@ def own_concepts(rows: Sequence[MapRow], field: str = "") -> tuple[OwnConcept, .
         name = row.concept
         if not name or name in concept_words() or row.prompts is None or name in found:
             continue
-        words = edited.get(_key(name))
+        words = edited.get(folded(name))
         if words is None:
             words = own_words(row.prompts.source, row.prompts.target, name, TELLING)
         found[name] = OwnConcept(name, words, row.prompts)
@@ -70,9 +71,5 @@ def _read(field: str) -> Mapping[str, tuple[str, ...]]:
                 "words separated by commas."
             )
         listed = (" ".join(re.findall(r"[\w'-]+", word.lower())) for word in words.split(","))
-        found[_key(name)] = tuple(dict.fromkeys(filter(None, listed)))
+        found[folded(name)] = tuple(dict.fromkeys(filter(None, listed)))
     return found
-
-
-def _key(name: str) -> str:
-    return " ".join(name.split()).casefold()
