@@ -19,6 +19,20 @@ from rich.table import Table
 
 from lineas_core.cli import fold, sharing, studio, write
 from lineas_core.cli.options import (
+    DEFAULT_STRENGTHS,
+    AsJson,
+    Device,
+    FixedMapsOrNone,
+    GridFile,
+    MapFile,
+    ModelName,
+    NewMapFile,
+    Seed,
+    Strengths,
+    SweptMaps,
+    Temperature,
+    Texts,
+    Tokens,
     fixed_maps,
     load,
     load_image,
@@ -43,20 +57,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-ModelName = Annotated[str, typer.Option("--model", "-m", help="Short name, folder or hub id.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
-MapSpecs = Annotated[
-    list[str] | None,
-    typer.Option("--map", help="FILE or FILE@STRENGTH; repeat to compose in order."),
-]
-
 
 @app.command()
 def train(
     prompts: Annotated[str, typer.Argument(help="A shipped set's name, or a JSON file.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The map file to write.")],
+    output: NewMapFile,
     model: ModelName = "smollm2",
     method: Annotated[
         str, typer.Option(help="lineas, lin-act, or another of docs/methods.md.")
@@ -117,11 +122,11 @@ def train(
 
 @app.command()
 def generate(
-    prompt: Annotated[list[str], typer.Argument(help="One or more texts to continue.")],
-    maps: MapSpecs = None,
+    prompt: Texts,
+    maps: FixedMapsOrNone = None,
     model: ModelName = "smollm2",
-    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
-    temperature: Annotated[float, typer.Option(help="0 picks the likeliest token.")] = 1.0,
+    tokens: Tokens = 80,
+    temperature: Temperature = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -140,14 +145,12 @@ def generate(
 
 @app.command()
 def sweep(
-    prompt: Annotated[list[str], typer.Argument(help="One or more texts to continue.")],
-    maps: Annotated[
-        list[str], typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there.")
-    ],
-    strengths: Annotated[str, typer.Option(help="Separated by commas.")] = "0,0.25,0.5,0.75,1",
+    prompt: Texts,
+    maps: SweptMaps,
+    strengths: Strengths = DEFAULT_STRENGTHS,
     model: ModelName = "smollm2",
-    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
-    temperature: Annotated[float, typer.Option(help="0 picks the likeliest token.")] = 1.0,
+    tokens: Tokens = 80,
+    temperature: Temperature = 1.0,
     seed: Seed = 0,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -175,11 +178,9 @@ def sweep(
 @app.command()
 def picture(
     prompt: Annotated[list[str], typer.Argument(help="One or more things to picture.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The grid, as PNG.")],
-    maps: Annotated[
-        list[str], typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there.")
-    ],
-    strengths: Annotated[str, typer.Option(help="Separated by commas.")] = "0,0.25,0.5,0.75,1",
+    output: GridFile,
+    maps: SweptMaps,
+    strengths: Strengths = DEFAULT_STRENGTHS,
     model: ModelName = "emoji-onestep",
     seed: Seed = 0,
     device: Device = "auto",
@@ -206,7 +207,7 @@ def picture(
 @app.command()
 def again(
     recipe: Annotated[Path, typer.Argument(help="The JSON file that came with a grid.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The grid, as PNG.")],
+    output: GridFile,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -221,9 +222,7 @@ def again(
 
 
 @app.command()
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A map file.")], as_json: AsJson = False
-) -> None:
+def inspect(file: MapFile, as_json: AsJson = False) -> None:
     """Show the contents of a map file."""
     from lineas_core.maps.steering_map import SteeringMap
 

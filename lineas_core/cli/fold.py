@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from lineas_core.cli.options import fixed_maps, load
+from lineas_core.cli.options import AsJson, Device, FixedMaps, ModelName, fixed_maps, load
 from lineas_core.cli.terminal import show
 
 
@@ -20,18 +20,14 @@ def register(app: typer.Typer) -> None:
 
 
 def fold(
-    maps: Annotated[
-        list[str], typer.Option("--map", help="FILE or FILE@STRENGTH; the first applies first.")
-    ],
+    maps: FixedMaps,
     to: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Short name, folder or hub id.")
-    ] = "smollm2",
+    model: ModelName = "smollm2",
     peft: Annotated[
         bool, typer.Option("--peft", help="Write an adapter of PEFT, not a checkpoint.")
     ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Write maps into the model's weights, as a folder that transformers or diffusers can load."""
     from lineas_core.export.checkpoint import fold as fold_map

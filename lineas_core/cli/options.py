@@ -1,4 +1,4 @@
-"""Parse command-line values into maps, models and settings.
+"""Options that several commands share, and their values as maps, models and settings.
 
 Slow imports are inside the functions that need them, so that --help is fast.
 """
@@ -6,7 +6,9 @@ Slow imports are inside the functions that need them, so that --help is fast.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from lineas_core.cli.terminal import console, plain
 from lineas_core.errors import ConfigError
@@ -16,6 +18,27 @@ if TYPE_CHECKING:
     from lineas_core.models.image.model import DiffusionModel
     from lineas_core.models.language.model import LanguageModel
     from lineas_core.models.load import Model
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="Short name, folder or hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+_FIXED = typer.Option("--map", help="FILE or FILE@STRENGTH; the first applies first.")
+_SWEPT = typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there.")
+FixedMaps = Annotated[list[str], _FIXED]
+FixedMapsOrNone = Annotated[list[str] | None, _FIXED]
+SweptMaps = Annotated[list[str], _SWEPT]
+SweptMapsOrNone = Annotated[list[str] | None, _SWEPT]
+Strengths = Annotated[str, typer.Option(help="Strengths of the sweep, separated by commas.")]
+Tokens = Annotated[int, typer.Option(help="Maximum number of new tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 picks the likeliest token.")]
+Texts = Annotated[list[str], typer.Argument(help="One or more texts to continue.")]
+GridFile = Annotated[Path, typer.Option("--output", "-o", help="The grid, as PNG.")]
+MapFile = Annotated[Path, typer.Argument(help="A map file.")]
+NewMapFile = Annotated[Path, typer.Option("--output", "-o", help="The map file to write.")]
+Repository = Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")]
+DEFAULT_STRENGTHS = "0,0.25,0.5,0.75,1"
 
 
 def numbers(text: str) -> list[float]:

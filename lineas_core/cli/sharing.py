@@ -12,15 +12,28 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from lineas_core.cli.options import load, numbers, split_spec
+from lineas_core.cli.options import (
+    DEFAULT_STRENGTHS,
+    AsJson,
+    Device,
+    MapFile,
+    ModelName,
+    NewMapFile,
+    Repository,
+    Seed,
+    Strengths,
+    SweptMapsOrNone,
+    Tokens,
+    load,
+    numbers,
+    split_spec,
+)
 from lineas_core.cli.terminal import console, plain, show
 from lineas_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lineas_core.models.load import Model
     from lineas_core.scenes.bundle import Bundle
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,22 +45,15 @@ def register(app: typer.Typer) -> None:
 def bundle(
     prompt: Annotated[list[str], typer.Argument(help="Texts to continue, or things to picture.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle, a zip file.")],
-    maps: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="FILE is swept; FILE@STRENGTH stays there."),
-    ] = None,
-    strengths: Annotated[
-        str, typer.Option(help="Strengths of the sweep, separated by commas.")
-    ] = "0,0.25,0.5,0.75,1",
-    model: Annotated[
-        str, typer.Option("--model", "-m", help="Short name, folder or hub id.")
-    ] = "smollm2",
+    maps: SweptMapsOrNone = None,
+    strengths: Strengths = DEFAULT_STRENGTHS,
+    model: ModelName = "smollm2",
     prompts: Annotated[
         str, typer.Option(help="The prompt set that the map was learned from, to include.")
     ] = "",
-    tokens: Annotated[int, typer.Option(help="Maximum number of new tokens.")] = 80,
-    seed: Annotated[int, typer.Option(help="Same seed, same result.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    tokens: Tokens = 80,
+    seed: Seed = 0,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Generate a result and save it as a bundle: one file with all that reproduces it."""
@@ -107,8 +113,8 @@ def unbundle(
 
 
 def push(
-    file: Annotated[Path, typer.Argument(help="A map file.")],
-    repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
+    file: MapFile,
+    repo: Repository,
     public: Annotated[bool, typer.Option("--public", help="Let everyone see it.")] = False,
     title: Annotated[str, typer.Option(help="Title of the card.")] = "",
     license: Annotated[str, typer.Option(help="Licence of the map, such as apache-2.0.")] = "",
@@ -124,8 +130,8 @@ def push(
 
 
 def install(
-    repo: Annotated[str, typer.Argument(help="USER/NAME on the Hugging Face Hub.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The map file to write.")],
+    repo: Repository,
+    output: NewMapFile,
     revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "",
     file: Annotated[str, typer.Option(help="The map's name there; the card's by default.")] = "",
     digest: Annotated[str, typer.Option(help="The map's digest, if you know it.")] = "",

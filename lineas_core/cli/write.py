@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lineas_core.cli.options import load_text
+from lineas_core.cli.options import AsJson, Device, load_text
 from lineas_core.cli.terminal import InterruptFlag, console, show
 from lineas_core.errors import ConfigError
 from lineas_core.system.files import write_whole
@@ -35,8 +35,8 @@ def write(
     count: Annotated[int, typer.Option(help="Prompts per side.")] = 32,
     seconds: Annotated[float, typer.Option(help="Stop after this long.")] = 85.0,
     seed: Annotated[int, typer.Option(help="Same seed, same prompts.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Write a prompt set with a language model. Ctrl-C saves the prompts written so far."""
     from lineas_core.prompts.files import write_prompts
