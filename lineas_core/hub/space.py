@@ -73,7 +73,8 @@ def prepare_space(folder: Path, root: Path | None = None, *, gpu: bool = False) 
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise ConfigError(f"{folder} is not empty. Give the name of a new folder.")
-        hidden = shutil.ignore_patterns("__pycache__", ".*", "*.partial", SHIPPED)
+        # Gradio writes a .pyi file beside each component of ours when it is first imported.
+        hidden = shutil.ignore_patterns("__pycache__", ".*", "*.partial", "*.pyi", SHIPPED)
         for source in (package, *(root / name for name in FOLDERS)):
             shutil.copytree(source, folder / source.name, ignore=hidden)
         for name in FILES:

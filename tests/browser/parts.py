@@ -247,6 +247,9 @@ def serious(page: Page) -> list[str]:
     """What axe-core finds that is serious or critical."""
     # Nothing that fades in or out, such as a toast, may be taken for faint text.
     page.mouse.move(0, 0)
+    page.wait_for_function(
+        "() => document.getAnimations().every((each) => !(each instanceof CSSTransition))"
+    )
     found = Axe().run(page, context={"exclude": EXCLUDED}).response["violations"]
     return [
         f"{rule['id']} {node['target']}: {node['failureSummary']}"
