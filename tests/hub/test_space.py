@@ -30,8 +30,8 @@ def project(tmp_path: Path) -> Path:
     for name in ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "requirements.lock"):
         shutil.copyfile(checkout() / name, root / name)
     for name in ("lineas_core/a.py", "lineas_core/studio/web/style.css", "prompts/a.json",
-                 "lineas_core/__pycache__/a.pyc", "lineas_core/a.pyi", "lineas_core/.secret", "tests/test_a.py",
-                 ".env"):  # fmt: skip
+                 "lineas_core/__pycache__/a.pyc", "lineas_core/a.pyi", "lineas_core/.secret",
+                 "tests/test_a.py", ".env"):  # fmt: skip
         (root / name).write_text("{}")
     (root / "assets" / "small.safetensors").write_bytes(bytes(10 * 2**20))
     (root / "assets" / "large.safetensors").write_bytes(bytes(10 * 2**20 + 1))
