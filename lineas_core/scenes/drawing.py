@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -54,13 +55,18 @@ def draw_film(grid: ImageGrid, cell: int = 160) -> bytes:
         )
         frames.append(frame)
     there_and_back = frames + frames[-2:0:-1]
+    return looping_gif(there_and_back, [SECONDS_A_FRAME] * len(there_and_back))
+
+
+def looping_gif(pictures: Sequence[Image.Image], seconds: Sequence[float]) -> bytes:
+    """A GIF that shows each picture for its seconds, again and again."""
     file = io.BytesIO()
-    there_and_back[0].save(
+    pictures[0].save(
         file,
         "GIF",
         save_all=True,
-        append_images=there_and_back[1:],
-        duration=round(1000 * SECONDS_A_FRAME),
+        append_images=pictures[1:],
+        duration=[round(1000 * each) for each in seconds],
         loop=0,
     )
     return file.getvalue()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lineas_core.scenes.drawing import FAINT, INK, PAPER
+from lineas_core.scenes.drawing import FAINT, INK, PAPER, looping_gif
 from lineas_core.studio.jobs.frames import LOSSLESS_UP_TO, Frame
 
 MAX_FRAMES = 60
@@ -47,16 +46,7 @@ def _encode(frames: Sequence[Frame]) -> bytes:
     colours = Image.Quantize.FASTOCTREE
     pictures = [_draw(frames, i).quantize(method=colours) for i in range(len(frames))]
     seconds = [SECONDS_PER_FRAME] * (len(frames) - 1) + [SECONDS_AT_THE_END]
-    file = io.BytesIO()
-    pictures[0].save(
-        file,
-        "GIF",
-        save_all=True,
-        append_images=pictures[1:],
-        duration=[round(1000 * s) for s in seconds],
-        loop=0,
-    )
-    return file.getvalue()
+    return looping_gif(pictures, seconds)
 
 
 def _draw(frames: Sequence[Frame], index: int) -> Image.Image:
