@@ -21,8 +21,8 @@ OWN = 8.0
 # Texts about volcanoes say "earth" now and then, but so do others.
 TELLING = 32.0
 # Most words that occur in only one sentence are there by chance: "bench", "borrowed".
-FEWEST_TEXTS = 2
-MOST_WORDS = 60
+MIN_TEXTS = 2
+MAX_WORDS = 60
 
 
 @cache
@@ -64,7 +64,7 @@ def own_words(
     total, everyday = _background()
     found: list[tuple[float, str]] = []
     for stem, word in best.items():
-        if sides[0][stem] < FEWEST_TEXTS:
+        if sides[0][stem] < MIN_TEXTS:
             continue
         if any(form.fullmatch(word) for form in forms):
             continue
@@ -76,7 +76,7 @@ def own_words(
         if odds[0] - odds[1] > math.log(ratio):
             found.append((odds[0] - odds[1], word))
     found.sort(key=lambda item: (-item[0], item[1]))
-    return (*dict.fromkeys(named), *(word for _, word in found[:MOST_WORDS]))
+    return (*dict.fromkeys(named), *(word for _, word in found[:MAX_WORDS]))
 
 
 def everyday_share(word: str) -> float:

@@ -20,7 +20,7 @@ ROBERTA = "s-nlp/roberta_toxicity_classifier"
 TOXIC_LABEL = "toxic"
 BATCH = 32
 # Maximum length that the classifier was trained on; longer texts are truncated.
-MOST_TOKENS = 512
+MAX_TOKENS = 512
 
 
 class ProfanityScorer:
@@ -103,7 +103,7 @@ class ClassifierScorer:
                 list(texts[start : start + BATCH]),
                 padding=True,
                 truncation=True,
-                max_length=min(MOST_TOKENS, self._tokenizer.model_max_length),
+                max_length=min(MAX_TOKENS, self._tokenizer.model_max_length),
                 return_tensors="pt",
             ).to(self._model.device)
             logits = self._model(**batch).logits.float()

@@ -1,63 +1,52 @@
-"""Finds repeated, long and empty lines in a table of prompts."""
+"""Finds the lines of a table of prompts that need a look, near duplicates among them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
-from typing import Literal
 
-from lineas_core.prompts.prompt_set import LONG_PROMPT, Side
+from lineas_core.prompts.prompt_set import PromptIssue, Side, check_prompts
 from lineas_core.system.words import folded
 
-MOST_COMPARED = 500
-MOST_LETTERS_COMPARED = 200
+MAX_COMPARED = 500
+MAX_LETTERS_COMPARED = 200
 SHARED_WORDS = 0.8
 SHARED_LETTERS = 0.9
 
 # The same lines are compared again and again.
-_fold = lru_cache(maxsize=4 * MOST_COMPARED)(folded)
-
-Kind = Literal["duplicate", "near-duplicate", "long", "empty"]
+_fold = lru_cache(maxsize=4 * MAX_COMPARED)(folded)
 
 
-@dataclass(frozen=True)
-class LineMark:
-    """A problem with one line in a table of prompts.
+def line_issues(source: Sequence[str], target: Sequence[str]) -> list[PromptIssue]:
+    """The issues of single lines, near duplicates (`first_like`) included.
 
-    Attributes:
-        side: source or target.
-        line: line number, from 1.
-        kind: the kind of problem.
-        message: text to show after "source line 3".
+    Near duplicates are only searched for in the first 500 lines of a side, and not for lines that
+    have another problem.
+
+    >>> [str(i) for i in line_issues(["a tall lion sleeps", "a dog", "A  dog"], [""])]
+    ... # doctest: +NORMALIZE_WHITESPACE
+    ['warning: source line 3: repeats source line 2; change or remove it.',
+     'error: target line 1: is empty; write a prompt or remove it.']
     """
-
-    side: Side
-    line: int
-    kind: Kind
-    message: str
-
-
-def line_marks(source: Sequence[str], target: Sequence[str]) -> list[LineMark]:
-    """Find the problems of both sides, at most one per line.
-
-    Near duplicates (`first_like`) are only searched for in the first 500 lines of a side.
-
-    >>> [(m.side, m.line, m.kind) for m in line_marks(["a cat", "a dog", "A  cat"], [""])]
-    [('source', 3, 'duplicate'), ('target', 1, 'empty')]
-    """
-    marks: list[LineMark] = []
-    first: dict[str, tuple[Side, int]] = {}
+    found: dict[tuple[Side, int], list[PromptIssue]] = {}
+    for issue in check_prompts(source, target):
+        if issue.line is not None:
+            found.setdefault((issue.side, issue.line), []).append(issue)
+    issues: list[PromptIssue] = []
     sides: tuple[tuple[Side, Sequence[str]], ...] = (("source", source), ("target", target))
     for side, lines in sides:
         for number, line in enumerate(lines, start=1):
-            found = _mark(side, number, lines, first)
-            if found:
-                marks.append(LineMark(side, number, *found))
-            first.setdefault(_fold(line), (side, number))
-    return marks
+            here = found.get((side, number), [])
+            issues += here
+            if here or number > MAX_COMPARED:
+                continue
+            like = first_like(line, lines[: number - 1])
+            if like is not None:
+                message = f"almost repeats line {like + 1}; change or remove it."
+                issues.append(PromptIssue("warning", side, number, message))
+    return issues
 
 
 def first_like(text: str, others: Sequence[str]) -> int | None:
@@ -77,7 +66,7 @@ def first_like(text: str, others: Sequence[str]) -> int | None:
         union = len(words | theirs)
         if union and len(words & theirs) >= SHARED_WORDS * union:
             return i
-        if max(len(letters), len(other)) > MOST_LETTERS_COMPARED:
+        if max(len(letters), len(other)) > MAX_LETTERS_COMPARED:
             continue
         matcher.set_seq1(_fold(other))
         quick: tuple[Callable[[], float], ...] = (matcher.real_quick_ratio, matcher.quick_ratio)
@@ -92,30 +81,13 @@ def first_like(text: str, others: Sequence[str]) -> int | None:
     return None
 
 
-def _mark(
-    side: Side, number: int, lines: Sequence[str], first: dict[str, tuple[Side, int]]
-) -> tuple[Kind, str] | None:
-    line = lines[number - 1]
-    if re.fullmatch(r"[\s\ufeff]*", line):
-        return "empty", "is empty; write a prompt or remove it."
-    earlier = first.get(_fold(line))
-    if earlier:
-        return "duplicate", f"repeats {earlier[0]} line {earlier[1]}; change or remove it."
-    if len(line) > LONG_PROMPT:
-        return "long", f"has {len(line)} characters; prompts over {LONG_PROMPT} slow training."
-    like = first_like(line, lines[: number - 1]) if number <= MOST_COMPARED else None
-    if like is not None:
-        return "near-duplicate", f"almost repeats line {like + 1}; change or remove it."
-    return None
-
-
 # Cached, because the same lines are compared again and again.
-@lru_cache(maxsize=4 * MOST_COMPARED)
+@lru_cache(maxsize=4 * MAX_COMPARED)
 def _words(text: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", text.casefold()))
 
 
-@lru_cache(maxsize=4 * MOST_COMPARED)
+@lru_cache(maxsize=4 * MAX_COMPARED)
 def _places(text: str) -> dict[str, int]:
     """Letter -> its positions, as a bit mask."""
     places: dict[str, int] = {}

@@ -34,9 +34,9 @@ IGNORED = ("", "id", "idx", "index", "no", "nr", "n", "number", "row", "note", "
            "unnamed 0", "license", "weight", "seed")  # fmt: skip
 NOUNS = re.compile(r"\b(prompt|text|sentence|caption|line|string|column)s?\b")
 NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?\s*%?")
-MOST_COLUMNS = 64
-MOST_OFFERS = 24
-MOST_VALUES = 6
+MAX_COLUMNS = 64
+MAX_OFFERS = 24
+MAX_VALUES = 6
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,9 @@ def read_columns(
         UnclearColumnsError: the user has to choose.
         PromptFileError: no column contains texts.
     """
-    if len(columns) > MOST_COLUMNS:
+    if len(columns) > MAX_COLUMNS:
         raise PromptFileError(
-            f"{lines.name} has {len(columns)} columns; the limit is {MOST_COLUMNS}. Keep the "
+            f"{lines.name} has {len(columns)} columns; the limit is {MAX_COLUMNS}. Keep the "
             "columns source and target."
         )
     if picked is None and named and is_sliders(columns):
@@ -257,7 +257,7 @@ class _Table:
         for name in self._columns:
             if role(name) in SIDE_NAMES and role(name) != "split" and self._aligned:
                 values = {_value(v) for _, v in self._columns[name]} - {""}
-                if 1 < len(values) <= MOST_VALUES and name != text:
+                if 1 < len(values) <= MAX_VALUES and name != text:
                     return name
         return None
 
@@ -296,12 +296,12 @@ class _Table:
                 numbers = [n for _, v in cells if (n := _number(v)) is not None]
                 if name == text or len(values) < 2:
                     continue
-                if len(values) <= MOST_VALUES and 2 * len(values) <= len(cells):
+                if len(values) <= MAX_VALUES and 2 * len(values) <= len(cells):
                     parts += [Part(text, name, value) for value in sorted(values)]
                 elif len(numbers) > len(cells) // 2 and 0 <= min(numbers) <= max(numbers) <= 1:
                     parts += [Part(text, name, "0.5", "below"), Part(text, name, "0.5", "from")]
         found = []
-        for part in parts[:MOST_OFFERS]:
+        for part in parts[:MAX_OFFERS]:
             cells = list(part.cells(self._columns))
             if cells:
                 found.append((part, _sample(cells)))

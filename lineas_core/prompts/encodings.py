@@ -32,7 +32,7 @@ TITLES = {"utf-16-le": "UTF-16", "utf-16-be": "UTF-16", "utf-32-le": "UTF-32",
           "utf-32-be": "UTF-32"}  # fmt: skip
 # UTF-16 without a byte order mark: in Latin text every other byte is 0. In other scripts, only
 # spaces and line ends have a 0 byte, and those are more than 1 in 50 characters.
-FEWEST_ZEROS = 0.01
+MIN_ZEROS = 0.01
 # Does not occur in Western languages: three accented letters in a row, an accented capital inside a
 # word, a symbol inside a word, or four non-ASCII characters in a row.
 FOREIGN = re.compile(
@@ -87,7 +87,7 @@ def _marked(name: str, data: bytes, encoding: str) -> tuple[str, tuple[str, ...]
 
 def _without_mark(name: str, data: bytes) -> tuple[str, tuple[str, ...]]:
     even, odd = data[::2].count(0), data[1::2].count(0)
-    if len(data) % 2 == 0 and max(even, odd) >= FEWEST_ZEROS * len(data) and not min(even, odd):
+    if len(data) % 2 == 0 and max(even, odd) >= MIN_ZEROS * len(data) and not min(even, odd):
         encoding = "utf-16-le" if odd else "utf-16-be"
         try:
             return data.decode(encoding), _encoding_note(name, TITLES[encoding])

@@ -23,17 +23,17 @@ from lineas_core.prompts.lines import (
     split,
     title_of_name,
 )
-from lineas_core.prompts.prompt_set import MOST_LINES, PromptSet, Side
+from lineas_core.prompts.prompt_set import MAX_LINES, PromptSet, Side
 from lineas_core.prompts.records import find_data, read_data
 from lineas_core.prompts.tables import find_table
 
 __all__ = [
-    "MOST_BYTES", "MOST_LINES", "Part", "Picked", "PromptLines", "UnclearColumnsError",
+    "MAX_BYTES", "MAX_LINES", "Part", "Picked", "PromptLines", "UnclearColumnsError",
     "read_pasted", "read_prompt_file", "side_of_name", "title_of_name", "write_prompts",
 ]  # fmt: skip
 
 # Two sides of 2,000 sentences fit; a larger file is not a list of prompts.
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 PASTED = "The pasted text"
 FENCE = re.compile(r"\s*```\w*\s*")
 
@@ -126,9 +126,9 @@ def _unfenced(text: str) -> str:
 
 
 def _check_size(name: str, size: int) -> None:
-    if size > MOST_BYTES:
+    if size > MAX_BYTES:
         raise PromptFileError(
-            f"{name} has {size:,} bytes; the limit is {MOST_BYTES:,} (1 MiB). Remove prompts."
+            f"{name} has {size:,} bytes; the limit is {MAX_BYTES:,} (1 MiB). Remove prompts."
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lineas_core.prompts.prompt_set import Side
 
-FEWEST_WORDS, MOST_WORDS = 5, 30
+MIN_WORDS, MAX_WORDS = 5, 30
 # Thresholds on how much likelier a sentence is after sentences about the concept than after
 # everyday ones, in nats per token. In five shipped sets (50 + 50 each), 86% of the target and 12%
 # of the source sentences exceed 0.1; 60% and none exceed 0.35.
@@ -59,7 +59,7 @@ def sentence_flaw(text: str) -> str:
     >>> sentence_flaw("The ship ship sank at dawn."), sentence_flaw("The old ship sank at dawn.")
     ('odd', '')
     """
-    if not FEWEST_WORDS <= len(text.split()) <= MOST_WORDS:
+    if not MIN_WORDS <= len(text.split()) <= MAX_WORDS:
         return "length"
     if META.search(text):
         return "about the task"

@@ -9,17 +9,17 @@ from pathlib import PurePath
 from typing import Any
 
 from lineas_core.errors import PromptFileError
-from lineas_core.prompts.prompt_set import LONGEST_PROMPT, MOST_LINES, Side, is_whole
+from lineas_core.prompts.prompt_set import MAX_LINES, MAX_PROMPT, Side, is_whole
 from lineas_core.system.words import counted
 
 # Column -> (location, value) of each cell, top to bottom.
 Columns = Mapping[str, Sequence[tuple[str, Any]]]
 
 # Limit on lines and cells, including empty ones: a file of only line breaks takes time to read too.
-MOST_PLACES = 10_000
+MAX_PLACES = 10_000
 # Maximum number of characters that a note or an error quotes.
-MOST_SHOWN = 200
-LONGEST_TITLE = 120
+MAX_SHOWN = 200
+MAX_TITLE = 120
 
 SIDES: tuple[Side, Side] = ("source", "target")
 # Words in a file name that determine its side; the last one counts.
@@ -101,16 +101,16 @@ class Collector:
                 f"{self.name} {where}: {side} is {value!r:.80}; it must be a text."
             )
         self._places += 1
-        if self._places > MOST_PLACES:
+        if self._places > MAX_PLACES:
             raise PromptFileError(
-                f"{self.name} {where}: more than {MOST_PLACES} lines or cells; that is the limit. "
+                f"{self.name} {where}: more than {MAX_PLACES} lines or cells; that is the limit. "
                 "Remove the empty ones."
             )
         text = clean(value or "")
-        if len(text) > LONGEST_PROMPT:
+        if len(text) > MAX_PROMPT:
             raise PromptFileError(
                 f"{self.name} {where}: {side} has {len(text)} characters; shorten it to "
-                f"{LONGEST_PROMPT} at most."
+                f"{MAX_PROMPT} at most."
             )
         if not is_whole(text):
             raise PromptFileError(
@@ -121,9 +121,9 @@ class Collector:
             self._empty += 1
             return
         self._texts[side].append(text)
-        if len(self._texts[side]) > MOST_LINES:
+        if len(self._texts[side]) > MAX_LINES:
             raise PromptFileError(
-                f"{self.name} {where}: more than {MOST_LINES} {side} prompts; that is the limit. "
+                f"{self.name} {where}: more than {MAX_LINES} {side} prompts; that is the limit. "
                 "Remove some."
             )
 
@@ -222,7 +222,7 @@ def title_of_name(name: str) -> str:
     """
     parts = re.split(r"([\s_.-]+)", PurePath(name).stem)
     kept = ["" if part.lower() in NAME_WORDS else part for part in parts]
-    return re.sub(r"\s+", " ", "".join(kept).strip(" _.-"))[:LONGEST_TITLE]
+    return re.sub(r"\s+", " ", "".join(kept).strip(" _.-"))[:MAX_TITLE]
 
 
 def split(text: str) -> list[str]:
@@ -237,6 +237,6 @@ def clean(text: str) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Join names with commas, truncated to `MOST_SHOWN` characters."""
+    """Join names with commas, truncated to `MAX_SHOWN` characters."""
     text = ", ".join(names)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Literal
@@ -17,16 +17,16 @@ from lineas_core.system.files import parse_json, why, write_whole
 from lineas_core.system.paths import shipped
 from lineas_core.system.words import counted, folded
 
-FEWEST = 4
+MIN_PROMPTS = 4
 LONG_PROMPT = 400
-LONGEST_PROMPT = 4000
+MAX_PROMPT = 4000
 # Per side. The papers learn from 32 prompts, and each further one adds a row to every step.
-MOST_LINES = 2000
+MAX_LINES = 2000
 # Both sides with the maximum number of prompts at their maximum length, four bytes per character.
-MOST_SET_BYTES = 2 * MOST_LINES * LONGEST_PROMPT * 4
+MAX_SET_BYTES = 2 * MAX_LINES * MAX_PROMPT * 4
 # Limit for name, title, concept and license, which are repeated in maps and pages.
-LONGEST_TEXT = 4000
-MOST_ERRORS = 50
+MAX_TEXT = 4000
+MAX_ERRORS = 50
 
 Side = Literal["source", "target"]
 
@@ -84,16 +84,16 @@ class PromptSet:
     def __post_init__(self) -> None:
         for key in ("name", "title", "concept", "license"):
             text = getattr(self, key)
-            if len(text) > LONGEST_TEXT:
+            if len(text) > MAX_TEXT:
                 raise PromptError(
-                    f"{key} has {len(text)} characters; shorten it to {LONGEST_TEXT} at most."
+                    f"{key} has {len(text)} characters; shorten it to {MAX_TEXT} at most."
                 )
             if not is_whole(text):
                 raise PromptError(f"{key} holds half a character; write it again.")
         errors = [str(i) for i in check_prompts(self.source, self.target) if i.level == "error"]
         if errors:
-            more = len(errors) - MOST_ERRORS
-            shown = [*errors[:MOST_ERRORS], *([f"and {more} more"] if more > 0 else [])]
+            more = len(errors) - MAX_ERRORS
+            shown = [*errors[:MAX_ERRORS], *([f"and {more} more"] if more > 0 else [])]
             raise PromptError(f"Prompt set {self.name!r} cannot be used:\n" + "\n".join(shown))
 
     @classmethod
@@ -112,7 +112,7 @@ class PromptSet:
                 source = shipped[str(path)]
             with source.open("rb") as file:
                 # One byte over the limit is enough to refuse the file.
-                data = file.read(MOST_SET_BYTES + 1)
+                data = file.read(MAX_SET_BYTES + 1)
         except FileNotFoundError as error:
             raise PromptError(
                 f"There is no prompt set {source.name!r:.200}. Give a JSON file or one of: "
@@ -161,9 +161,9 @@ class PromptSet:
         Raises:
             PromptError: it is not a prompt set, or cannot be used.
         """
-        if len(data) > MOST_SET_BYTES:
+        if len(data) > MAX_SET_BYTES:
             raise PromptError(
-                f"{file} has more than {MOST_SET_BYTES:,} bytes; that is the limit. Remove some."
+                f"{file} has more than {MAX_SET_BYTES:,} bytes; that is the limit. Remove some."
             )
         try:
             raw = parse_json(data.decode("utf-8-sig"))
@@ -250,72 +250,58 @@ class Sides:
 
 
 def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIssue]:
-    """Find all errors and warnings in two lists of prompts, with line numbers from 1."""
+    """Find all errors and warnings in two lists of prompts; those of one line come line by line."""
     issues: list[PromptIssue] = []
+    first: dict[str, tuple[Side, int]] = {}
     sides: tuple[tuple[Side, Sequence[str]], ...] = (("source", source), ("target", target))
     for side, lines in sides:
-        if len(lines) < FEWEST:
-            issues.append(
-                PromptIssue(
-                    "error",
-                    side,
-                    None,
-                    f"has {counted(len(lines), 'prompt')}; give {FEWEST} or more.",
-                )
-            )
-        if len(lines) > MOST_LINES:
-            message = f"has {len(lines)} prompts; {MOST_LINES} are the most. Remove some."
+        if len(lines) < MIN_PROMPTS:
+            message = f"has {counted(len(lines), 'prompt')}; give {MIN_PROMPTS} or more."
             issues.append(PromptIssue("error", side, None, message))
-        first_seen: dict[str, int] = {}
+        if len(lines) > MAX_LINES:
+            message = f"has {len(lines)} prompts; {MAX_LINES} are the most. Remove some."
+            issues.append(PromptIssue("error", side, None, message))
         for number, line in enumerate(lines, start=1):
-            text = line.strip()
-            if not text:
-                issues.append(PromptIssue("error", side, number, "is empty; remove it."))
-            elif len(text) > LONGEST_PROMPT:
-                issues.append(
-                    PromptIssue(
-                        "error",
-                        side,
-                        number,
-                        f"has {len(text)} characters; shorten it to {LONGEST_PROMPT} at most.",
-                    )
+            earlier = first.setdefault(folded(line), (side, number))
+            issues += [
+                PromptIssue(level, side, number, message)
+                for level, message in _line_problems(
+                    line, None if earlier == (side, number) else earlier
                 )
-            elif len(text) > LONG_PROMPT:
-                issues.append(
-                    PromptIssue(
-                        "warning",
-                        side,
-                        number,
-                        f"has {len(text)} characters; prompts over {LONG_PROMPT} slow training.",
-                    )
-                )
-            if not is_whole(text):
-                message = "holds half a character (a lone surrogate); write it again."
-                issues.append(PromptIssue("error", side, number, message))
-            if text and folded(text) in first_seen:
-                issues.append(
-                    PromptIssue(
-                        "warning", side, number, f"repeats line {first_seen[folded(text)]}."
-                    )
-                )
-            first_seen.setdefault(folded(text), number)
+            ]
     if source and sorted(map(str.strip, source)) == sorted(map(str.strip, target)):
-        issues.append(
-            PromptIssue(
-                "error", "target", None, "is the same as source; there is nothing to learn."
-            )
-        )
+        message = "is the same as source; there is nothing to learn."
+        issues.append(PromptIssue("error", "target", None, message))
     elif len(source) != len(target):
-        issues.append(
-            PromptIssue(
-                "warning",
-                "target",
-                None,
-                f"has {counted(len(target), 'prompt')} and source {len(source)}; equal "
-                f"numbers learn best.",
-            )
+        message = (
+            f"has {counted(len(target), 'prompt')} and source {len(source)}; equal numbers "
+            "learn best."
         )
+        issues.append(PromptIssue("warning", "target", None, message))
     return issues
+
+
+def _line_problems(
+    line: str, earlier: tuple[Side, int] | None
+) -> Iterator[tuple[Literal["error", "warning"], str]]:
+    """The problems of one line.
+
+    Args:
+        line: a prompt.
+        earlier: side and number of the first line that is the same but for case and spacing.
+    """
+    text = line.strip().strip("\ufeff").strip()
+    if not text:
+        yield "error", "is empty; write a prompt or remove it."
+        return
+    if len(text) > MAX_PROMPT:
+        yield "error", f"has {len(text)} characters; shorten it to {MAX_PROMPT} at most."
+    elif len(text) > LONG_PROMPT:
+        yield "warning", f"has {len(text)} characters; prompts over {LONG_PROMPT} slow training."
+    if not is_whole(text):
+        yield "error", "holds half a character (a lone surrogate); write it again."
+    if earlier:
+        yield "warning", f"repeats {earlier[0]} line {earlier[1]}; change or remove it."
 
 
 def is_whole(text: str) -> bool:

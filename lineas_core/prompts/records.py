@@ -11,8 +11,8 @@ import yaml
 from lineas_core.errors import PromptFileError
 from lineas_core.prompts.columns import PAIR_NAMES, TEXT_NAMES, Picked, read_columns, role
 from lineas_core.prompts.lines import (
-    LONGEST_TITLE,
-    MOST_PLACES,
+    MAX_PLACES,
+    MAX_TITLE,
     SIDES,
     Collector,
     clean,
@@ -20,11 +20,11 @@ from lineas_core.prompts.lines import (
     split,
 )
 from lineas_core.prompts.prompt_set import is_whole
-from lineas_core.system.files import DEEPEST_JSON, parse_json
+from lineas_core.system.files import MAX_JSON_DEPTH, parse_json
 from lineas_core.system.words import counted
 
 # YAML is slow to parse, and lists of prompts for sliders are only a few kilobytes.
-MOST_YAML = 1 << 18
+MAX_YAML = 1 << 18
 LINES = (".jsonl", ".ndjson")
 SET_FIELDS = {"name", "title", "modality", "concept", "license"}
 # Only JSON begins like this: with a quoted key, or a list of objects or of quoted texts.
@@ -118,11 +118,11 @@ def _or_none(line: str) -> Any:
 
 
 def _yaml(name: str, text: str, called: bool) -> Any:
-    if len(text) > MOST_YAML:
+    if len(text) > MAX_YAML:
         if not called:
             return None
         raise PromptFileError(
-            f"{name} has {len(text):,} characters of YAML; the limit is {MOST_YAML:,}. Give JSON."
+            f"{name} has {len(text):,} characters of YAML; the limit is {MAX_YAML:,}. Give JSON."
         )
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     depth = 0
@@ -132,8 +132,8 @@ def _yaml(name: str, text: str, called: bool) -> Any:
                 raise PromptFileError(f"{name} has an alias (*{event.anchor}); write it out.")
             depth += isinstance(event, yaml.CollectionStartEvent)
             depth -= isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST_JSON:
-                raise yaml.YAMLError(f"it is nested deeper than {DEEPEST_JSON} levels")
+            if depth > MAX_JSON_DEPTH:
+                raise yaml.YAMLError(f"it is nested deeper than {MAX_JSON_DEPTH} levels")
         value = yaml.load(text, Loader=loader)  # the base loader creates only strings
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         if isinstance(error, PromptFileError) and called:
@@ -210,9 +210,9 @@ def _read_object(lines: Collector, data: dict[str, Any], picked: Picked | None) 
                 for v in value]  # fmt: skip
         _read_records(lines, [(f"{key} item {n}", v) for n, v in enumerate(rows, 1)], picked)
         return
-    if sum(map(len, lists.values())) > MOST_PLACES * 4:
+    if sum(map(len, lists.values())) > MAX_PLACES * 4:
         raise PromptFileError(
-            f"{lines.name} has more than {MOST_PLACES * 4} items; that is the limit. Remove some."
+            f"{lines.name} has more than {MAX_PLACES * 4} items; that is the limit. Remove some."
         )
     columns = {
         key: [(f"{key} item {n}", v) for n, v in enumerate(value, start=1)]
@@ -237,9 +237,9 @@ def _read_records(lines: Collector, records: list[tuple[str, Any]], picked: Pick
         for where, text in records:
             lines.add(side, text, where)
         return
-    if len(records) > MOST_PLACES:
+    if len(records) > MAX_PLACES:
         raise PromptFileError(
-            f"{lines.name} has more than {MOST_PLACES} lines or items; that is the limit. "
+            f"{lines.name} has more than {MAX_PLACES} lines or items; that is the limit. "
             "Remove some."
         )
     if records and all(isinstance(r, list) and len(r) == 2 for _, r in records):
@@ -272,7 +272,7 @@ def _fields(data: dict[str, Any]) -> dict[str, str]:
 
     def text(key: str) -> str:
         value = data.get(key)
-        return clean(value)[:LONGEST_TITLE] if isinstance(value, str) and is_whole(value) else ""
+        return clean(value)[:MAX_TITLE] if isinstance(value, str) and is_whole(value) else ""
 
     modality = text("modality") if text("modality") in ("text", "image") else ""
     return {

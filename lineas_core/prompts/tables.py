@@ -17,11 +17,11 @@ from lineas_core.prompts.columns import (
     is_texty,
     role,
 )
-from lineas_core.prompts.lines import MOST_PLACES, SIDES, clean, split
+from lineas_core.prompts.lines import MAX_PLACES, SIDES, clean, split
 
 # Limit for the first line of a table, which is a few names, not a whole file full of commas.
-LONGEST_HEADER = 2000
-LONGEST_NAME = 40
+MAX_HEADER = 2000
+MAX_NAME = 40
 # The first line in which Excel declares the separator.
 EXCEL = re.compile(r"\s*\"?sep=(.)\"?\s*", re.IGNORECASE)
 RULE = re.compile(r"\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*")
@@ -68,11 +68,11 @@ def find_table(name: str, text: str, *, surely: bool) -> TextTable | None:
     header = lines[start]
     if header.strip().startswith("|"):
         return _markdown(lines)
-    if len(header) > LONGEST_HEADER:
+    if len(header) > MAX_HEADER:
         if surely and excel is None and re.match(r"\s*\"?(source|target)\b", header, re.IGNORECASE):
             raise PromptFileError(
                 f"{name} line {start + 1}: its header has {len(header)} characters; "
-                f"the limit is {LONGEST_HEADER}. Keep the columns source and target."
+                f"the limit is {MAX_HEADER}. Keep the columns source and target."
             )
         return None
     for separator in excel[1] if excel else "\t;,|" if surely else "\t;,":
@@ -194,7 +194,7 @@ def _is_header(first: list[str], rest: list[tuple[str, list[str]]]) -> bool:
     names = [clean(cell) for cell in first]
     if len(set(names)) < len(names) or not rest:
         return False
-    if not all(0 < len(n) <= LONGEST_NAME and is_texty([("", n)]) for n in names):
+    if not all(0 < len(n) <= MAX_NAME and is_texty([("", n)]) for n in names):
         return False
     longer = []
     for n, name in enumerate(names):
@@ -220,9 +220,9 @@ def _rows(text: str, separator: str) -> list[tuple[str, list[str]]]:
     for row in reader:
         if any(cell.strip() for cell in row):
             rows.append((f"line {reader.line_num}", row))
-            if len(rows) > MOST_PLACES + 1:
+            if len(rows) > MAX_PLACES + 1:
                 raise PromptFileError(
-                    f"The table has more than {MOST_PLACES} lines; that is the limit. Remove some."
+                    f"The table has more than {MAX_PLACES} lines; that is the limit. Remove some."
                 )
     return rows
 
@@ -241,7 +241,7 @@ def _line_of(text: str, separator: str) -> int:
 def _markdown(lines: list[str]) -> TextTable | None:
     """Parse a Markdown table: bars at both ends of each line, and a rule below the header."""
     filled = [(n, line.strip()) for n, line in enumerate(lines, start=1) if line.strip()]
-    if len(filled) < 3 or len(filled[1][1]) > LONGEST_HEADER or not RULE.fullmatch(filled[1][1]):
+    if len(filled) < 3 or len(filled[1][1]) > MAX_HEADER or not RULE.fullmatch(filled[1][1]):
         return None
     if not all(line.startswith("|") and line.endswith("|") for _, line in filled):
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lineas_core.errors import ConfigError
-from lineas_core.models.shared.batches import LARGEST_SEED
+from lineas_core.models.shared.batches import MAX_SEED
 from lineas_core.system.words import counted
 
 
@@ -74,8 +74,8 @@ class Scene:
             if not math.isfinite(number):
                 raise ConfigError(f"{number} is not a finite number; strengths must be.")
         for seed in self.seeds:
-            if not 0 <= seed <= LARGEST_SEED:
-                raise ConfigError(f"seed is {seed}; choose 0 to {LARGEST_SEED}.")
+            if not 0 <= seed <= MAX_SEED:
+                raise ConfigError(f"seed is {seed}; choose 0 to {MAX_SEED}.")
         if isinstance(self.seed, tuple) and len(self.seed) != len(self.prompts):
             raise ConfigError(
                 f"{counted(len(self.seed), 'seed')} for {counted(len(self.prompts), 'prompt')}; "

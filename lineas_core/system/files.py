@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # Settings and results nest four deep; far deeper nesting is an attempt to exhaust the stack.
-DEEPEST_JSON = 16
+MAX_JSON_DEPTH = 16
 
 
 @contextlib.contextmanager
@@ -113,7 +113,7 @@ def parse_json(text: str) -> Any:
     ...
     ValueError: it is nested deeper than 16 levels
     """
-    too_deep = f"it is nested deeper than {DEEPEST_JSON} levels"
+    too_deep = f"it is nested deeper than {MAX_JSON_DEPTH} levels"
     try:
         value = json.loads(text)
     except RecursionError as error:
@@ -121,7 +121,7 @@ def parse_json(text: str) -> Any:
     level, depth = [value], 0
     while level := [part for part in level if isinstance(part, list | dict)]:
         depth += 1
-        if depth > DEEPEST_JSON:
+        if depth > MAX_JSON_DEPTH:
             raise ValueError(too_deep)
         level = [
             child for part in level for child in (part.values() if isinstance(part, dict) else part)

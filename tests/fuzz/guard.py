@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 # CPU time, so that tests do not fail on a busy machine.
 MAX_CPU_SECONDS = 2.0
-LONGEST_MESSAGE = 4000
+MAX_MESSAGE = 4000
 TELLTALE = ("Traceback", 'File "', "/tmp", "/home", str(checkout()), "site-packages")
 
 
@@ -47,7 +47,7 @@ def promised(call: Callable[[], Result]) -> Result | None:
     except LineasError as error:
         message = str(error)
         assert message.strip(), "an empty message"
-        assert len(message) <= LONGEST_MESSAGE, message[:500]
+        assert len(message) <= MAX_MESSAGE, message[:500]
         told = [word for word in TELLTALE if word in message]
         assert not told, message
         message.encode()

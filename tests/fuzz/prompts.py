@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 
-from lineas_core.prompts.checks import line_marks
-from lineas_core.prompts.files import MOST_BYTES, read_pasted, read_prompt_file, write_prompts
+from lineas_core.prompts.checks import line_issues
+from lineas_core.prompts.files import MAX_BYTES, read_pasted, read_prompt_file, write_prompts
 from lineas_core.prompts.prompt_set import PromptSet
 from tests.fuzz.guard import promised
 from tests.fuzz.mutations import (
@@ -62,7 +62,7 @@ def check(name: str, data: bytes) -> bool:
     for lines in (read, pasted):
         if lines is not None:
             assert all(text == text.strip() != "" for text in lines.source + lines.target)
-            promised(lambda lines=lines: line_marks(lines.source[:100], lines.target[:100]))
+            promised(lambda lines=lines: line_issues(lines.source[:100], lines.target[:100]))
             made = promised(lambda lines=lines: PromptSet("n", [*lines.source], [*lines.target]))
             if made is not None:
                 _comes_back(made)
@@ -78,7 +78,7 @@ def _comes_back(prompts: PromptSet) -> None:
     for format in ("json", "csv"):
         ((name, data),) = write_prompts(prompts, format).items()
         # A valid set may be too large for one file.
-        if len(data) <= MOST_BYTES:
+        if len(data) <= MAX_BYTES:
             read = read_prompt_file(name, data)
             assert (read.source, read.target) == wanted
     text = data.decode("utf-8-sig")

@@ -26,7 +26,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from lineas_core.errors import SiteError
-from lineas_core.models.shared.sites import LONGEST_PATTERN, match_sites
+from lineas_core.models.shared.sites import MAX_PATTERN, match_sites
 from lineas_core.system.paths import checkout
 from tests.fuzz import bundles, maps, prompts
 from tests.fuzz.guard import promised
@@ -106,8 +106,8 @@ def test_patterns(parts: list[str]) -> None:
 
 
 def test_long_patterns_are_refused() -> None:
-    with pytest.raises(SiteError, match=f"{LONGEST_PATTERN} are the most"):
-        match_sites(SITES, "a" * (LONGEST_PATTERN + 1), "llama")
+    with pytest.raises(SiteError, match=f"{MAX_PATTERN} are the most"):
+        match_sites(SITES, "a" * (MAX_PATTERN + 1), "llama")
 
 
 # Each runs in its own process, which loads the whole library, so only one runs by default.

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli.sharing import register
+from lineas_core.cli.deploy import register
 from lineas_core.hub.maps import HubError
 from lineas_core.hub.space import CPU_INDEX, prepare_space, upload_space
 from lineas_core.system.paths import checkout

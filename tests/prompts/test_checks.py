@@ -1,23 +1,28 @@
 """Warnings for a table of prompts: repeats are compared with difflib and word counts."""
 
 import random
+import re
 from difflib import SequenceMatcher
 
-from lineas_core.prompts.checks import MOST_COMPARED, first_like, line_marks
+from lineas_core.prompts.checks import MAX_COMPARED, first_like, line_issues
 from tests.fuzz.guard import limited
 
 
-def test_marks_name_side_line_and_kind() -> None:
+def test_issues_name_side_line_and_problem() -> None:
     source = ["A cat sat on a mat.", "", "a  CAT sat on a mat.", "A cat sat on the mat.", "x" * 401]
-    marks = line_marks(source, ["Fresh words here", "A cat sat on a mat."])
-    assert [(m.side, m.line, m.kind) for m in marks] == [
-        ("source", 2, "empty"),
-        ("source", 3, "duplicate"),
-        ("source", 4, "near-duplicate"),
-        ("source", 5, "long"),
-        ("target", 2, "duplicate"),
-    ]
-    assert marks[1].message == "repeats source line 1; change or remove it."
+    found = [str(i) for i in line_issues(source, ["Fresh words here", "A cat sat on a mat."])]
+    for issue, wanted in zip(
+        found,
+        [
+            r"error: source line 2: is empty",
+            r"warning: source line 3: repeats source line 1\b",
+            r"warning: source line 4: almost repeats line 1\b",
+            r"warning: source line 5: has 401 characters",
+            r"warning: target line 2: repeats source line 1\b",
+        ],
+        strict=True,
+    ):
+        assert re.match(wanted, issue)
 
 
 def test_near_duplicates_are_those_of_the_definition() -> None:
@@ -36,10 +41,10 @@ def test_near_duplicates_are_those_of_the_definition() -> None:
 
 
 def test_near_duplicates_are_looked_for_among_the_first_lines_only() -> None:
-    lines = [chr(0x4E00 + n) * 3 for n in range(MOST_COMPARED - 1)]
+    lines = [chr(0x4E00 + n) * 3 for n in range(MAX_COMPARED - 1)]
     late = ["a lamp by the old sea", "a lamp by the old seas"]
-    assert [m.line for m in line_marks([*lines[1:], *late], [])] == [MOST_COMPARED]
-    assert line_marks([*lines, "one more", *late], []) == []
+    assert [m.line for m in line_issues([*lines[1:], *late], [])] == [MAX_COMPARED]
+    assert line_issues([*lines, "one more", *late], []) == []
 
 
 def test_lines_of_the_same_letters_in_other_orders_take_no_time() -> None:
@@ -49,4 +54,4 @@ def test_lines_of_the_same_letters_in_other_orders_take_no_time() -> None:
         rng.shuffle(letters)
         lines.append("".join(letters))
     with limited():
-        assert line_marks(lines, []) == []
+        assert line_issues(lines, []) == []

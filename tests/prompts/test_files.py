@@ -10,8 +10,8 @@ import pytest
 import lineas_core as lc
 from lineas_core.errors import PromptError, PromptFileError
 from lineas_core.prompts.files import (
-    MOST_BYTES,
-    MOST_LINES,
+    MAX_BYTES,
+    MAX_LINES,
     Picked,
     UnclearColumnsError,
     read_pasted,
@@ -159,9 +159,9 @@ def test_errors_name_the_file_the_place_and_the_remedy(name, data, message) -> N
 
 def test_limits() -> None:
     with pytest.raises(PromptError, match="1,048,576"):
-        read_prompt_file("a.txt", b"x" * (MOST_BYTES + 1))
-    lines = [f"line {n}" for n in range(MOST_LINES)]
-    assert len(read_prompt_file("a.txt", "\n".join(lines).encode()).source) == MOST_LINES
+        read_prompt_file("a.txt", b"x" * (MAX_BYTES + 1))
+    lines = [f"line {n}" for n in range(MAX_LINES)]
+    assert len(read_prompt_file("a.txt", "\n".join(lines).encode()).source) == MAX_LINES
     with pytest.raises(PromptError, match="line 2001: more than 2000"):
         read_prompt_file("a.txt", "\n".join([*lines, "one more"]).encode())
     with pytest.raises(PromptError, match="more than 2000"):

@@ -19,8 +19,8 @@ def test_problems_are_found_with_their_lines() -> None:
     source = ["one  word", "two", " ", "ONE word ", "x" * 500, "y" * 5000]
     found = [str(issue) for issue in check_prompts(source, FOUR[:3])]
     assert found == [
-        "error: source line 3: is empty; remove it.",
-        "warning: source line 4: repeats line 1.",
+        "error: source line 3: is empty; write a prompt or remove it.",
+        "warning: source line 4: repeats source line 1; change or remove it.",
         "warning: source line 5: has 500 characters; prompts over 400 slow training.",
         "error: source line 6: has 5000 characters; shorten it to 4000 at most.",
         "error: target: has 3 prompts; give 4 or more.",

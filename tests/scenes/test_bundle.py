@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli.sharing import register
+from lineas_core.cli.bundles import register
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.scenes.bundle import (
     Bundle,

@@ -23,7 +23,7 @@ from lineas_core.evaluation.report import Table, markdown, with_spread
 from lineas_core.evaluation.tables.concepts import complete, presence
 from lineas_core.methods.early_stop import train_until, warm_start
 from lineas_core.methods.names import TITLES
-from lineas_core.prompts.prompt_set import FEWEST, PromptSet
+from lineas_core.prompts.prompt_set import MIN_PROMPTS, PromptSet
 from lineas_core.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def first_prompts(prompts: PromptSet, count: int, seed: int) -> PromptSet:
             f"{count} prompts a side are asked for; {prompts.name!r} has {available} that are not "
             "held out. Choose 1 or more and no more than that, or give a file with more prompts."
         )
-    times = math.ceil(FEWEST / count)
+    times = math.ceil(MIN_PROMPTS / count)
     generator = torch.Generator().manual_seed(seed)
     source, target = (
         [lines[i] for i in torch.randperm(len(lines), generator=generator)[:count].tolist()] * times

@@ -24,13 +24,13 @@ from lineas_core.steering import hooked
 from lineas_core.steering import steer as steering
 from lineas_core.system.devices import free_bytes
 
-MOST_STEPS = 50
+MAX_STEPS = 50
 # Numbers per pixel held at the peak of generation, in the decoder: about 4 GiB for an image of
 # 1024 x 1024 in half precision.
 NUMBERS_A_PIXEL = 2048
 # Share of the free memory to use; the rest is left for other users of the device.
 BUDGET = 0.5
-MOST_AT_ONCE = 64
+MAX_AT_ONCE = 64
 # For models outside the catalogue; the paper steers few-step models.
 DEFAULT_STEPS = 4
 # The paper's settings for images.
@@ -328,7 +328,7 @@ class DiffusionModel:
         """How many images fit into the memory budget at once."""
         itemsize = next(self._denoiser.module.parameters()).dtype.itemsize
         one = self.size**2 * NUMBERS_A_PIXEL * itemsize
-        return min(max(int(free_bytes(self.device) * BUDGET / one), 1), MOST_AT_ONCE)
+        return min(max(int(free_bytes(self.device) * BUDGET / one), 1), MAX_AT_ONCE)
 
     def _schedule(self, steps: int | None, timesteps: Sequence[int] | None) -> Schedule:
         if timesteps is not None:
@@ -345,8 +345,8 @@ class DiffusionModel:
             return Schedule(len(timesteps), tuple(timesteps), self.schedule.guidance)
         if steps is None:
             return self.schedule
-        if not 1 <= steps <= MOST_STEPS:
-            raise ConfigError(f"steps is {steps}; choose 1 to {MOST_STEPS}.")
+        if not 1 <= steps <= MAX_STEPS:
+            raise ConfigError(f"steps is {steps}; choose 1 to {MAX_STEPS}.")
         return Schedule(steps, (), self.schedule.guidance)
 
 

@@ -18,7 +18,7 @@ from lineas_core.models.language.model import LanguageModel
 # Lines already differ by their starts; more noise adds more nonsense than variety.
 TEMPERATURE = 0.4
 TOP_K = 40
-MOST_NEW_TOKENS = 30
+MAX_NEW_TOKENS = 30
 END = re.compile(r"(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)(?<!\bMt)(?<!\b[A-Z])[.!?…]+(?=\s|$)")
 
 Stop = Callable[[], bool]
@@ -53,7 +53,7 @@ class Continuer:
         ConfigError: the list and `room` exceed the model's context length.
     """
 
-    def __init__(self, model: LanguageModel, lead: str, room: int = 2 * MOST_NEW_TOKENS) -> None:
+    def __init__(self, model: LanguageModel, lead: str, room: int = 2 * MAX_NEW_TOKENS) -> None:
         self._model = model
         ids = model.tokenizer(lead)["input_ids"]
         limit = getattr(model.module.config, "max_position_embeddings", None)
@@ -75,7 +75,7 @@ class Continuer:
         stop: Stop,
         *,
         whole_line: bool = False,
-        most_tokens: int = MOST_NEW_TOKENS,
+        most_tokens: int = MAX_NEW_TOKENS,
     ) -> list[Written]:
         """Sample one line for each start, in order.
 

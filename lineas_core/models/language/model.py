@@ -25,7 +25,7 @@ from lineas_core.models.shared.loading import check_memory, loading
 from lineas_core.models.shared.sites import match_sites
 from lineas_core.steering import steer as steering
 
-MOST_NEW_TOKENS = 2048
+MAX_NEW_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ class LanguageModel:
             SiteError: a map does not fit this model.
         """
         seeds = seeds_for(seed, len(prompts))
-        if not 1 <= max_new_tokens <= MOST_NEW_TOKENS:
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MOST_NEW_TOKENS}.")
+        if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
+            raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}.")
         if not temperature >= 0 or top_k < 0 or batch_size < 1:
             raise ConfigError(
                 f"temperature {temperature}, top_k {top_k}, batch_size {batch_size}: "

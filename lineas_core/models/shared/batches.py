@@ -13,7 +13,7 @@ from lineas_core.maps.steering_map import Steering, SteeringMap, Strength
 from lineas_core.system.words import counted
 
 Item = TypeVar("Item")
-LARGEST_SEED = 2**63 - 1
+MAX_SEED = 2**63 - 1
 
 
 class Cells(NamedTuple):
@@ -63,8 +63,8 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
             f"one for each."
         )
     for number in seeds:
-        if not 0 <= number <= LARGEST_SEED:
-            raise ConfigError(f"seed is {number}; choose 0 to {LARGEST_SEED}.")
+        if not 0 <= number <= MAX_SEED:
+            raise ConfigError(f"seed is {number}; choose 0 to {MAX_SEED}.")
     return seeds
 
 

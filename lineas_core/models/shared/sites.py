@@ -12,9 +12,9 @@ from pydantic_core import SchemaError, SchemaValidator, core_schema
 from lineas_core.errors import SiteError
 
 # The longest preset has 70 characters. The cost of `difflib` also grows with the length.
-LONGEST_PATTERN = 200
+MAX_PATTERN = 200
 # A typical expression takes a millisecond on all names of a model.
-MOST_SECONDS = 1.0
+MAX_SECONDS = 1.0
 
 # Presets are the paper's regular expressions; an architecture that names its modules differently,
 # or generates images, has its own below.
@@ -62,9 +62,9 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
             message lists the nearest module names.
     """
     presets = PRESETS_BY_ARCHITECTURE.get(architecture, PRESETS)
-    if len(pattern) > LONGEST_PATTERN:
+    if len(pattern) > MAX_PATTERN:
         raise SiteError(
-            f"sites has {len(pattern)} characters; {LONGEST_PATTERN} are the most. Use a preset "
+            f"sites has {len(pattern)} characters; {MAX_PATTERN} are the most. Use a preset "
             f"({', '.join(presets)}) or a shorter expression."
         )
     try:
@@ -75,7 +75,7 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
             f"sites is {pattern!r}, which is not a regular expression ({reason}). Use a preset "
             f"({', '.join(presets)}) or fix the expression."
         ) from error
-    end = time.monotonic() + MOST_SECONDS
+    end = time.monotonic() + MAX_SECONDS
     matched = []
     for name in names:
         if matches(name):

@@ -16,7 +16,7 @@ from lineas_core.prompts.prompt_set import PromptSet, Side
 from lineas_core.system.words import counted
 
 BATCH = 32
-SMALLEST_BATCH = 8
+MIN_BATCH = 8
 TRIES_A_PROMPT = 16
 # Extra prompts to write and choose from, as a multiple of the number wanted.
 SPARE = 3.0
@@ -164,7 +164,7 @@ class Sheet:
     def batch(self, side: Side) -> int:
         """How many to write at once: more than are missing, as about a quarter are refused."""
         missing = self._room - len(self._lines[side])
-        return max(SMALLEST_BATCH, min(BATCH, missing * 3 // 2))
+        return max(MIN_BATCH, min(BATCH, missing * 3 // 2))
 
     def take(
         self,

@@ -12,7 +12,7 @@ from lineas_core.prompts.filters import STOP_WORDS, any_form, stem_of
 OPENINGS = (" The", " A", " Her", " When the", " We saw the", " At the", " She took the")
 FIRST_TOKENS = 80
 WORD_TOKENS = 4
-MOST_WORDS = 24
+MAX_WORDS = 24
 # How much likelier a whole word must be after sentences on the topic than after everyday ones, in
 # nats.
 LEANS = 1.5
@@ -56,4 +56,4 @@ def vocabulary(here: Continuer, there: Continuer, concept: str, stop: Stop) -> l
         (other - own) * len(row.ids[1])
         for row, own, other in zip(rows, here.losses(rows), there.losses(rows), strict=True)
     ]
-    return [w for w, gain in zip(words, gains, strict=True) if gain > LEANS][:MOST_WORDS]
+    return [w for w, gain in zip(words, gains, strict=True) if gain > LEANS][:MAX_WORDS]

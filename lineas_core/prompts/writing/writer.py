@@ -27,7 +27,7 @@ from lineas_core.system.paths import packaged
 COUNT = 32
 # A batch that has started is still judged, which takes seconds on a busy machine.
 SECONDS = 85.0
-MOST_CONCEPT_LETTERS = 80
+MAX_CONCEPT_LETTERS = 80
 LESSONS = 2
 EVERYDAY = "everyday life"
 # Loss, in nats per token, above which lines are mostly mistakes.
@@ -170,9 +170,9 @@ def _checked(concept: str, count: int) -> str:
     words = " ".join(concept.split()).rstrip(" .")
     if not words:
         raise PromptError("concept is empty; say in a few words what the prompts are to be about.")
-    if len(words) > MOST_CONCEPT_LETTERS:
+    if len(words) > MAX_CONCEPT_LETTERS:
         raise PromptError(
-            f"concept has {len(words)} characters; shorten it to {MOST_CONCEPT_LETTERS} at most."
+            f"concept has {len(words)} characters; shorten it to {MAX_CONCEPT_LETTERS} at most."
         )
     if count < 1:
         raise ConfigError(f"count is {count}; choose 1 or more.")

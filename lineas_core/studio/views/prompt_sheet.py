@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from lineas_core.prompts.checks import line_marks
+from lineas_core.prompts.checks import line_issues
 from lineas_core.system.words import counted
 
 WANTED = 32
@@ -23,8 +23,8 @@ def prompt_sheet(
     """
     rows = max(len(source), len(target), 1)
     marks: dict[int, list[str]] = {}
-    for mark in line_marks(source, target):
-        marks.setdefault(mark.line, []).append(f"{mark.side}: {mark.message}")
+    for issue in line_issues(source, target):
+        marks.setdefault(issue.line or 1, []).append(f"{issue.side}: {issue.message}")
     table = [
         [
             source[n] if n < len(source) else "",

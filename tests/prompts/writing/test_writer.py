@@ -15,7 +15,7 @@ import lineas_core as lc
 from lineas_core.cli.write import register
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.models.language.continuation import Continuer
-from lineas_core.prompts.checks import first_like, line_marks
+from lineas_core.prompts.checks import first_like, line_issues
 from lineas_core.prompts.filters import any_form, sentence_flaw
 from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.prompts.writing.candidates import Draft
@@ -111,7 +111,7 @@ def test_the_embedded_model_writes_about_a_concept(smollm2) -> None:
     for before, after in pairwise(drafts):
         assert len(before.source) <= len(after.source)
         assert len(before.target) <= len(after.target)
-    assert line_marks(last.source, last.target) == []
+    assert line_issues(last.source, last.target) == []
     assert all(sentence_flaw(text) == "" for text in last.source + last.target)
     assert not any(re.search("chess", text, re.IGNORECASE) for text in last.source)
     forms = [any_form(word) for word in last.own]

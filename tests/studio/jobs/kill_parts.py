@@ -35,7 +35,7 @@ from tests.helpers.models import random_map
 OWNER = "ada"
 BASE = {"rate": 0.05, "batch_size": 4, "holdout": 0.25}
 VARIANTS = ({"steps": 3, **BASE}, {"steps": 8, **BASE}, {"steps": 14, **BASE, "seed": 1})
-MOST_ACTS = 8
+MAX_ACTS = 8
 
 
 def learned(smap: lc.SteeringMap) -> str:
@@ -68,7 +68,7 @@ class Process:
         """Queue, save, import, rename and delete at random, while jobs train, until killed."""
         jobs, library = self._open()
         dice = random.Random(seed)
-        for number in range(MOST_ACTS):
+        for number in range(MAX_ACTS):
             match dice.choice(("queue", "queue", "keep", "import", "prompts", "rename", "delete")):
                 case "queue":
                     variant = dice.randrange(len(VARIANTS))

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lineas_core.errors import PromptError
 from lineas_core.prompts.files import (
-    MOST_BYTES,
+    MAX_BYTES,
     UnclearColumnsError,
     read_pasted,
     side_of_name,
@@ -102,7 +102,7 @@ class UploadCallbacks:
                 side = "target" if found["source"] or filled == "source" else "source"
             with file.open("rb") as opened:
                 # One byte over what is allowed is enough to refuse it.
-                unread = UnclearTable(file.name, opened.read(MOST_BYTES + 1), side)
+                unread = UnclearTable(file.name, opened.read(MAX_BYTES + 1), side)
             try:
                 lines = unread.read()
             except UnclearColumnsError as error:

@@ -1,12 +1,8 @@
-"""`lineas bundle | unbundle | push | install | deploy`: share results and maps.
-
-Slow imports are inside the functions that need them, so that --help is fast.
-"""
+"""`lineas bundle | unbundle`: a result and all that reproduces it, in one file."""
 
 from __future__ import annotations
 
 import io
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,10 +12,7 @@ from lineas_core.cli.options import (
     DEFAULT_STRENGTHS,
     AsJson,
     Device,
-    MapFile,
     ModelName,
-    NewMapFile,
-    Repository,
     Seed,
     Strengths,
     SweptMapsOrNone,
@@ -38,7 +31,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
-    for command in (bundle, unbundle, push, install, deploy):
+    for command in (bundle, unbundle):
         app.command()(command)
 
 
@@ -110,78 +103,6 @@ def unbundle(
         },
         as_json,
     )
-
-
-def push(
-    file: MapFile,
-    repo: Repository,
-    public: Annotated[bool, typer.Option("--public", help="Let everyone see it.")] = False,
-    title: Annotated[str, typer.Option(help="Title of the card.")] = "",
-    license: Annotated[str, typer.Option(help="Licence of the map, such as apache-2.0.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Upload a map and its card with your own login (`hf auth login`)."""
-    from huggingface_hub import get_token
-
-    from lineas_core.hub.maps import push_map
-
-    url = push_map(file, repo, token=get_token(), private=not public, title=title, license=license)
-    show({"url": url}, as_json)
-
-
-def install(
-    repo: Repository,
-    output: NewMapFile,
-    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "",
-    file: Annotated[str, typer.Option(help="The map's name there; the card's by default.")] = "",
-    digest: Annotated[str, typer.Option(help="The map's digest, if you know it.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """Download a map and verify it against its card."""
-    from dataclasses import asdict
-
-    from huggingface_hub import get_token
-
-    from lineas_core.hub.maps import install_map
-
-    smap, origin = install_map(
-        repo,
-        revision=revision or None,
-        filename=file or None,
-        token=get_token(),
-        expected_digest=digest or None,
-    )
-    smap.save(output)
-    show({"map": str(output), **asdict(origin), "digest": smap.digest()}, as_json)
-
-
-def deploy(
-    space: Annotated[str, typer.Argument(help="USER/SPACE on the Hugging Face Hub.")],
-    to: Annotated[
-        Path | None, typer.Option(help="Only prepare the Space's files here; upload nothing.")
-    ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Only you can open it.")] = False,
-    demo: Annotated[bool, typer.Option("--demo", help="Limit what visitors may do.")] = False,
-    gpu: Annotated[
-        bool, typer.Option("--gpu", help="For hardware with a GPU, or ZeroGPU: torch with CUDA.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Prepare the Studio as a Hugging Face Space, and upload it."""
-    from huggingface_hub import get_token
-
-    from lineas_core.hub.space import prepare_space, upload_space
-
-    if to is not None:
-        files = prepare_space(to, gpu=gpu)
-        show({"folder": str(to), "files": len(files)}, as_json)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        prepare_space(Path(folder), gpu=gpu)
-        url = upload_space(
-            Path(folder), space, token=get_token(), private=private, demo=demo, gpu=gpu
-        )
-    show({"url": url}, as_json)
 
 
 def _with_result(made: Bundle, model: Model) -> Bundle:

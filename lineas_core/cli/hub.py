@@ -1,0 +1,59 @@
+"""`lineas push | install`: maps on the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lineas_core.cli.options import AsJson, MapFile, NewMapFile, Repository
+from lineas_core.cli.terminal import show
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to `app`."""
+    for command in (push, install):
+        app.command()(command)
+
+
+def push(
+    file: MapFile,
+    repo: Repository,
+    public: Annotated[bool, typer.Option("--public", help="Let everyone see it.")] = False,
+    title: Annotated[str, typer.Option(help="Title of the card.")] = "",
+    license: Annotated[str, typer.Option(help="Licence of the map, such as apache-2.0.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Upload a map and its card with your own login (`hf auth login`)."""
+    from huggingface_hub import get_token
+
+    from lineas_core.hub.maps import push_map
+
+    url = push_map(file, repo, token=get_token(), private=not public, title=title, license=license)
+    show({"url": url}, as_json)
+
+
+def install(
+    repo: Repository,
+    output: NewMapFile,
+    revision: Annotated[str, typer.Option(help="Branch, tag or commit.")] = "",
+    file: Annotated[str, typer.Option(help="The map's name there; the card's by default.")] = "",
+    digest: Annotated[str, typer.Option(help="The map's digest, if you know it.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Download a map and verify it against its card."""
+    from dataclasses import asdict
+
+    from huggingface_hub import get_token
+
+    from lineas_core.hub.maps import install_map
+
+    smap, origin = install_map(
+        repo,
+        revision=revision or None,
+        filename=file or None,
+        token=get_token(),
+        expected_digest=digest or None,
+    )
+    smap.save(output)
+    show({"map": str(output), **asdict(origin), "digest": smap.digest()}, as_json)
