@@ -43,7 +43,7 @@ from lineas_core.studio.storage.store import JobRow, StoreError
 from lineas_core.system.paths import packaged
 
 DAY = 86_400.0
-# Seconds after which what was uploaded, or made for a download, is removed.
+# Age in seconds at which uploads, and files made for download, are removed.
 KEPT_FOR = 3600
 
 
@@ -51,8 +51,9 @@ class Studio:
     """The app's state: models, maps, jobs.
 
     Args:
-        settings: the host's.
-        environment: tells whether GPUs are lent by the call.
+        settings: the host's settings.
+        environment: environment variables, which say whether this is a ZeroGPU Space;
+            `os.environ` by default.
     """
 
     def __init__(self, settings: Settings, environment: Mapping[str, str] | None = None) -> None:
@@ -62,7 +63,7 @@ class Studio:
         self._alone = _only_one(home)
         opened = open_state(home, wal=not settings.network_disk, gallery=packaged("gallery"))
         self.store, self.library = opened.store, opened.library
-        # For the person whose machine it is; strangers have no use for it.
+        # Recovery notes are for the host; a public Space does not show them to its visitors.
         self.mended = [] if settings.demo else list(opened.notes)
         load = functools.partial(load_for_visitors, safety_checker=settings.safety_checker)
         self.model_cache = ModelCache(home, load, only_catalog=settings.demo)
@@ -87,7 +88,7 @@ class Studio:
         )
         self.jobs.prune(settings.keep_days * DAY)
         self.library.purge(settings.keep_days * DAY)
-        # Gradio serves what it has copied from the one into the other, and nothing else.
+        # Gradio copies downloads into the uploads folder, and serves only files in that folder.
         self.downloads = tempfile.TemporaryDirectory(prefix="lineas-downloads-")
         self.uploads = tempfile.TemporaryDirectory(prefix="lineas-uploads-")
         self.limits = Limits(
@@ -98,7 +99,7 @@ class Studio:
         )
 
     def close(self) -> None:
-        """Stop the worker, whose job goes on at the next start, and drop the downloads."""
+        """Stop the worker and delete downloads and uploads; its job resumes at the next start."""
         self.preparation.stop()
         self.jobs.close()
         self.store.close()
@@ -107,7 +108,7 @@ class Studio:
         self.uploads.cleanup()
 
     def download_folder(self) -> Path:
-        """A new folder for what one visitor downloads; those of an hour ago are removed."""
+        """A new folder for one visitor's download; folders older than an hour are deleted."""
         for folder in Path(self.downloads.name).iterdir():
             with suppress(OSError):
                 if time.time() - folder.stat().st_mtime > KEPT_FOR:
@@ -115,7 +116,7 @@ class Studio:
         return Path(tempfile.mkdtemp(dir=self.downloads.name))
 
     def model_choices(self, modality: str) -> list[tuple[str, str]]:
-        """(title, id) of `catalog_models`; a title says what the model still needs."""
+        """(title, id) pairs of `catalog_models`; a title includes what the model still needs."""
         gpu = torch.cuda.is_available() or lends_gpu(self.environment)
         return [
             (f"{entry.title} · {asked}" if asked else entry.title, entry.id)
@@ -124,10 +125,10 @@ class Studio:
         ]
 
     def mix(self, owner: str, rack: RackState, model: str) -> Mix:
-        """The maps that the rack puts on a model, for an answer that counts as a request.
+        """The maps that the rack applies to a model. Counts as a request for an answer.
 
         Raises:
-            LimitError: the visitor has asked for too much.
+            LimitError: the visitor, or all visitors, made too many requests within a minute.
             ConfigError: too many maps are on.
             MapError: a map's file is damaged, or has no inverse.
         """
@@ -135,7 +136,7 @@ class Studio:
         return mix_of(rack, self.library, owner, model, guarded=self.settings.demo)
 
     def check_images(self, model: str, count: int) -> None:
-        """Refuse an answer of more images than the host allows.
+        """Refuse an answer with more images or pixels than the host allows.
 
         Raises:
             LimitError: there would be too many images or pixels.
@@ -145,7 +146,7 @@ class Studio:
         self.limits.check_images(count, size or as_image_model(self.model_cache.get(model)).size)
 
     def revision(self, model: str) -> str:
-        """Of the weights that the model was loaded from."""
+        """The revision of the weights that the model was loaded from."""
         return model_revision(self.model_cache.get(model))
 
     def train(
@@ -161,17 +162,17 @@ class Studio:
         """Queue a training job within the host's limits.
 
         Args:
-            owner: of the job and its map.
-            model: the name it is loaded by.
+            owner: the owner of the job and of its map.
+            model: the name to load the model by.
             prompts: the source and target.
             changes: settings that differ from the model's shipped ones.
-            preview_prompt: of the frames; chosen by `Jobs.start` by default.
+            preview_prompt: the prompt of the preview frames; chosen by `Jobs.start` by default.
             method: a key of `TITLES`.
 
         Raises:
             ConfigError: there are too many steps, or the model or method is not available here.
             ContentError: on a public Space, the prompts lean towards harm.
-            LimitError: another limit is passed.
+            LimitError: another limit is exceeded.
             JobError: the queue is full.
         """
         if changes.get("steps", 1) > self.settings.max_steps:
@@ -189,7 +190,7 @@ class Studio:
         )
 
     def _track(self, job: JobRow) -> None:
-        """A job's curves to trackio."""
+        """Log the loss and support curves of a job to trackio."""
         from lineas_core.training.tracking import log_run, open_tracker
 
         tracker = open_tracker("trackio", self.settings.trackio, name=f"{job.title} {job.id[:8]}")
@@ -197,10 +198,10 @@ class Studio:
 
 
 def _only_one(home: Path) -> FileLock:
-    """Hold the folder: a second process would take this one's running job for an interrupted one.
+    """Lock the folder; a second process would treat the running job of this one as interrupted.
 
     Raises:
-        StoreError: another process holds it, or it cannot be written.
+        StoreError: another process holds the lock, or the folder cannot be written.
     """
     lock = FileLock(home / "studio.lock", timeout=0)
     with store_errors(home / "studio.db"):

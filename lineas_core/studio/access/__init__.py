@@ -1,1 +1,1 @@
-"""Who may do what: settings, visitors, limits, moderation."""
+"""Access control: settings, visitors, limits, moderation, error messages."""

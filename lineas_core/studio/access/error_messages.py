@@ -1,4 +1,4 @@
-"""Errors of callbacks as messages: an error of the library is shown, any other goes to the log."""
+"""Messages for exceptions in callbacks: the library's errors are shown, all others are logged."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ log = logging.getLogger(__name__)
 
 
 def with_messages(function: Callable[P, R]) -> Callable[P, R]:
-    """Show an error of the library as a message on the page; any other goes to the log."""
-    # The page takes messages for HTML, and they hold what visitors wrote.
+    """Wrap a callback: the library's errors become messages on the page, others are logged."""
+    # The page renders messages as HTML, and they may contain text from visitors.
     return _guarded(function, lambda text: escape(text, quote=False))
 
 
 def with_plain_messages(function: Callable[P, R]) -> Callable[P, R]:
-    """The same for clients, which take messages as they are."""
+    """Wrap a callback as `with_messages` does, without HTML escaping, for API clients."""
     return _guarded(function, str)
 
 

@@ -1,6 +1,6 @@
-"""What a visitor may ask for, and all visitors together; who asks for more is told when to come.
+"""Limits on requests and storage, for one visitor and for all; errors say when to try again.
 
-A key costs nothing to make, so every limit of a visitor has one of all visitors beside it.
+Anyone can create a new key for free, so every limit per visitor has a counterpart for all visitors.
 """
 
 from __future__ import annotations
@@ -24,51 +24,51 @@ from lineas_core.system.words import counted
 
 MINUTE, DAY = 60.0, 86_400.0
 MIB = 2**20
-# A walk through the folder is not made for every file of a row of uploads.
+# Cache the total size this long, instead of walking the folders for each of a series of uploads.
 SECONDS_BETWEEN_WALKS = 5.0
 
 
 class LimitError(LineasError, RuntimeError):
-    """A limit of the host is reached; the message names it, and says when there is room again."""
+    """A limit of the host is exceeded; the message names it, and says when there is room again."""
 
 
 class Rate:
-    """So many requests a minute: a bucket that a minute fills, and that each request takes one of.
+    """A token bucket: it holds `most` requests, refills within a minute, and starts full.
 
-    Somebody who was quiet for a minute may ask for a minute's requests at once.
+    After a minute without requests, a whole minute's requests may therefore come at once.
 
     Args:
-        most: requests a minute.
-        now: seconds on a monotonic clock.
+        most: maximum number of requests per minute.
+        now: the current time, in seconds on a monotonic clock.
     """
 
     def __init__(self, most: int, now: float) -> None:
         self._most, self._left, self._seen = most, float(most), now
 
     def wait(self, now: float) -> float:
-        """Seconds until there is room for a request; 0.0 where there is."""
+        """Seconds until a request is allowed; 0.0 if it is allowed now."""
         self._left = min(self._most, self._left + (now - self._seen) * self._most / MINUTE)
         self._seen = now
         return 0.0 if self._left >= 1 else (1 - self._left) * MINUTE / self._most
 
     def take(self) -> None:
-        """Count a request that there was room for."""
+        """Count a request that `wait` allowed."""
         self._left -= 1
 
     @property
     def full(self) -> bool:
-        """Whether no request has to be remembered."""
+        """Whether the bucket is full, so that a new one could replace it."""
         return self._left >= self._most
 
 
 class Limits:
-    """The host's limits, as they stand now.
+    """Checks requests and storage against the host's limits.
 
     Args:
         settings: the limits.
-        store: tells whose the maps are.
-        library: tells the prompt sets.
-        folders: outside LINEAS_HOME that count too.
+        store: holds the owners of the maps, and the prompt sets.
+        library: purged of deleted maps when a visitor's storage is full.
+        folders: folders outside LINEAS_HOME that count towards the total.
         clock: a monotonic clock, in seconds.
     """
 
@@ -85,13 +85,13 @@ class Limits:
         self._lock = threading.Lock()
         self._all = Rate(settings.requests_in_all, clock())
         self._rates: dict[str, Rate] = {}
-        # Map id -> owner and bytes: a map's file never changes.
+        # Map id -> (owner, bytes). Can be cached, since a map's file never changes.
         self._maps: dict[str, tuple[str, int]] = {}
         self._walked, self._total = -math.inf, 0
 
     @property
     def visitors(self) -> int:
-        """How many visitors' requests are remembered."""
+        """Number of visitors whose requests are tracked."""
         return len(self._rates)
 
     def admit(self, owner: str) -> None:
@@ -117,7 +117,7 @@ class Limits:
                 )
             rate.take()
             self._all.take()
-            # Keys without end would fill the memory; those that are quiet are as good as new.
+            # Bound the memory: a full bucket is the same as a new one, so drop it.
             if len(self._rates) > settings.requests_in_all:
                 for other in [*self._rates]:
                     self._rates[other].wait(now)
@@ -142,8 +142,8 @@ class Limits:
         """Refuse an answer of too many images, or too large ones.
 
         Args:
-            count: of the images.
-            size: pixels on a side.
+            count: number of images.
+            size: side of an image, in pixels.
 
         Raises:
             LimitError: there would be too many images or pixels.
@@ -164,18 +164,18 @@ class Limits:
             )
 
     def check_room(self, owner: str, more: int = 0) -> None:
-        """Refuse to keep more than there is room for.
+        """Refuse to store more than the visitor, or all visitors together, may.
 
         Args:
-            owner: whose it would be.
-            more: bytes that are to be added.
+            owner: the visitor who would own the added data.
+            more: bytes to be added.
 
         Raises:
-            LimitError: the visitor's share, or the room of all, is used up.
+            LimitError: the limit of the visitor, or that of all visitors, would be exceeded.
         """
         taken, most = self.bytes_of(owner), self._settings.max_mebibytes
         if taken + more > most * MIB:
-            # Else an app that is never restarted would never remove anything.
+            # The only other purge is at startup, and an app may run for months.
             self._library.purge(self._settings.keep_days * DAY)
             taken = self.bytes_of(owner)
         if taken + more > most * MIB:
@@ -188,10 +188,10 @@ class Limits:
         self.check_total(more)
 
     def check_total(self, more: int = 0) -> None:
-        """Refuse to keep more than there is room for in all.
+        """Refuse to store more than all visitors together may.
 
         Raises:
-            LimitError: the room of all visitors is used up.
+            LimitError: the limit of all visitors would be exceeded.
         """
         total, most = self.total_bytes(), self._settings.mebibytes_in_all
         if total + more > most * MIB:
@@ -202,7 +202,7 @@ class Limits:
             )
 
     def bytes_of(self, owner: str) -> int:
-        """What a visitor's maps and prompt sets take, deleted ones included."""
+        """Size of a visitor's maps and prompt sets in bytes, including deleted ones."""
         ids = self._store.map_ids()
         with self._lock:
             for gone in self._maps.keys() - ids:
@@ -216,7 +216,7 @@ class Limits:
         return maps + self._store.prompt_bytes(owner)
 
     def total_bytes(self) -> int:
-        """What LINEAS_HOME, without the models, and the uploads take; a few seconds old at most."""
+        """Bytes in LINEAS_HOME, without its models, and in `folders`; at most a few seconds old."""
         with self._lock:
             now = self._clock()
             if now - self._walked >= SECONDS_BETWEEN_WALKS:
@@ -227,12 +227,12 @@ class Limits:
 
 
 def size_of(prompts: PromptSet) -> int:
-    """Bytes that a prompt set takes in the database, about."""
+    """Approximate size of a prompt set in the database, in bytes."""
     return len(json.dumps(asdict(prompts)))
 
 
 def _bytes_below(folder: Path) -> int:
-    """Of the files in a folder; those that vanish meanwhile are not counted."""
+    """Bytes of the files in a folder without `models`; files removed meanwhile do not count."""
     total = 0
     for place, folders, files in os.walk(folder):
         if Path(place) == folder and "models" in folders:

@@ -1,9 +1,9 @@
-"""What a public Space refuses to teach or to steer towards, and the check of its pictures.
+"""Moderation of a public Space: refuse harmful training and steering, and check images.
 
-A prompt set leans towards harm where its target is clearly more toxic than its source, or holds
-lines that a one-way set steers away from. Such a set trains no map, and a map of it steers nothing.
-A set that leans the other way is one-way: its maps steer, but neither inverted nor at a negative
-strength. SECURITY.md says what this does not catch.
+A prompt set leans towards harm if its target is clearly more toxic than its source, or contains
+lines that a one-way set steers away from. Such a set cannot be trained on, and its maps cannot be
+applied. A set that leans the other way is one-way: its maps can be applied, but neither inverted
+nor at a negative strength. SECURITY.md says what this does not catch.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.system.lru import Recent
 from lineas_core.system.words import folded
 
-# The shipped sets whose source is what nobody should be steered towards.
+# Shipped sets whose source no map should steer towards.
 ONE_WAY = ("toxicity",)
-# Between the mean toxicities of the two sides. Shipped sets that are not one-way differ by 0.08 at
-# most, and the toxicity set by 0.37.
+# Threshold on the difference of the two sides' mean toxicities. For shipped sets that are not
+# one-way the difference is at most 0.08, for the toxicity set it is 0.37.
 MARGIN = 0.2
 
 Lean = Literal["harmful", "none", "one-way"]
 
-# By hash, for a slider asks again and again, and prompts may be long.
+# Cached, since every slider move checks its maps; keyed by hash, since prompts may be long.
 _leans: Recent[Lean] = Recent(256)
 
 
 class ContentError(LineasError, ValueError):
-    """A public Space does not do this, for what it would bring out."""
+    """A public Space refuses this because of the content it would produce."""
 
 
 def check_target(prompts: PromptSet) -> None:
-    """Refuse to teach what a set's target shows.
+    """Refuse to train on a set that leans towards harm.
 
     Raises:
         ContentError: the set leans towards harm.
@@ -59,16 +59,17 @@ def check_target(prompts: PromptSet) -> None:
 def check_steering(
     smap: SteeringMap, prompts: PromptSet | None, strength: float, *, inverse: bool
 ) -> None:
-    """Refuse to put a map on where it would steer towards harm.
+    """Refuse to apply a map that would steer towards harm.
 
     Args:
         smap: the map as it is stored.
-        prompts: that it was made from, where they are known.
-        strength: that it is put on at.
-        inverse: whether its inverse takes its place.
+        prompts: the prompts that it was learned from, if they are known.
+        strength: the strength that it is applied at.
+        inverse: whether its inverse is applied instead.
 
     Raises:
-        ContentError: its prompts lean towards harm, or away from it and it is reversed.
+        ContentError: its prompts lean towards harm; or they are one-way, and the map is inverted
+            or at a negative strength.
     """
     lean = _lean_of_hash(smap.info.prompt_hash)
     if lean == "none" and prompts is not None:
@@ -87,7 +88,7 @@ def check_steering(
 
 
 def lean_of(prompts: PromptSet) -> Lean:
-    """Which way a set leans; see the module."""
+    """Classify a prompt set as the module's docstring defines."""
     key = prompts.hash()
     lean = _leans.get(key)
     if lean is None:
@@ -97,19 +98,19 @@ def lean_of(prompts: PromptSet) -> Lean:
 
 
 def load_for_visitors(name: str, home: Path, *, safety_checker: bool) -> Model:
-    """`load_model`, with a safety checker on an image model that is not embedded.
+    """Load a model, with a safety checker if it is an image model that is not embedded.
 
     Args:
-        name: of the model.
+        name: the name of the model.
         home: where converted models are kept.
-        safety_checker: whether pictures are checked.
+        safety_checker: whether images are checked.
 
     Raises:
-        ModelError: the model, or the checker that its pictures have to pass, cannot be loaded.
+        ModelError: the model, or the safety checker that its images must pass, cannot be loaded.
     """
     model = load_model(name, home=home)
     entry = catalog().get(name)
-    # The embedded ones draw emoji, and nothing that the checker knows.
+    # Embedded models draw only emoji, so there is nothing for the checker to detect.
     embedded = entry is not None and bool(entry.folder)
     if safety_checker and isinstance(model, DiffusionModel) and not embedded:
         model.checker = SafetyChecker.load(model.device)
@@ -127,7 +128,7 @@ def _judged(source: Sequence[str], target: Sequence[str]) -> Lean:
 
 
 def _toxicity(lines: Sequence[str]) -> float:
-    # Always the scorer that ships: the margin was chosen for it.
+    # Always use the shipped scorer, since MARGIN was chosen for it.
     return fmean(load_toxicity_scorer(PROFANITY).score(lines))
 
 

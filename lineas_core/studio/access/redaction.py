@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 
-# A path of two parts or more. An address has a colon or a slash before its first slash.
+# An absolute path of at least two parts. In a URL, `:` or `/` precedes the first slashes.
 _PATH = re.compile(r"(?<![\w:/.~])/(?:[^\s/'\"<>]+/)+([^\s/'\"<>,;:)]*)")
-# On Windows: C:\ or \\server\, and folders whose names may have spaces.
+# A Windows path: it starts with C:\ or \\server\, and its folder names may contain spaces.
 _WINDOWS_PATH = re.compile(
     r"(?<!\w)(?:[A-Za-z]:[\\/]|\\\\)(?:[^\\/:*?'\"<>|\n]+[\\/])+([^\s\\/:*?'\"<>|,;)]*)"
 )
 
 
 def without_paths(text: str) -> str:
-    """The text with the last part only of every absolute path.
+    """The text with every absolute path shortened to its last part.
 
     >>> without_paths("/data/maps/a.safetensors is damaged; see https://hf.co/docs/hub.")
     '…/a.safetensors is damaged; see https://hf.co/docs/hub.'

@@ -1,4 +1,4 @@
-"""The app's settings: environment variables, read once, as one frozen value."""
+"""The app's settings, read once from environment variables into a frozen dataclass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lineas_core.system.home import SPACE_STORAGE, lineas_home
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
-# Of a machine that strangers share: what one visitor, or a row of them, may ask for.
+# Limits that `for_strangers` halves: those of one visitor or job, and the length of the queue.
 HALVED = ("max_queued", "max_jobs", "max_steps", "max_requests", "max_mebibytes")
 
 
@@ -22,7 +22,7 @@ def _setting(variable: str, default: Any, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a host may choose. Every field is one environment variable.
+    """Settings of the host. Every field is one environment variable.
 
     >>> Settings.from_environment({"LINEAS_MOST_JOBS": "3"}).max_jobs
     3
@@ -79,7 +79,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], home: Path | None = None) -> Settings:
-        """Read the variables.
+        """Read the settings from environment variables.
 
         Args:
             environment: such as `os.environ`.
@@ -89,7 +89,7 @@ class Settings:
             ConfigError: a variable has no usable value; the message names it.
         """
         folder = home or lineas_home(environment)
-        # A Space's storage is a mount, whose locks write-ahead logging does not survive.
+        # A Space's storage is a network mount, and WAL does not work with the locks of one.
         values: dict[str, Any] = {"home": folder, "network_disk": folder == SPACE_STORAGE}
         for setting in fields(cls):
             variable = setting.metadata.get("variable", "")
@@ -99,7 +99,7 @@ class Settings:
         return settings.for_strangers() if settings.demo else settings
 
     def for_strangers(self) -> Settings:
-        """With half the limits and the safety checker, for a machine that strangers share."""
+        """A copy with the limits of `HALVED` halved and the safety checker, for a public Space."""
         halves = {name: max(1, getattr(self, name) // 2) for name in HALVED}
         return replace(self, **halves, safety_checker=True)
 

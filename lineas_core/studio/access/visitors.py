@@ -1,4 +1,4 @@
-"""Who is on the page: a secret key in their browser, and the owner that it stands for."""
+"""Visitor identity: a secret key in the browser, and the owner id derived from it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
 def new_key() -> str:
-    """A secret for a visitor who has none yet."""
+    """A new secret key for a visitor who has none yet."""
     return secrets.token_urlsafe(24)
 
 
 def owner_of(key: str) -> str:
-    """The owner of what a visitor makes; the key cannot be told from it.
+    """The owner id of a visitor's data, a hash of the key that does not reveal it.
 
     Raises:
-        ConfigError: the key is not one.
+        ConfigError: the key is malformed.
     """
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise ConfigError(

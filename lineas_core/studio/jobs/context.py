@@ -1,4 +1,4 @@
-"""What all training jobs are run with: the database, the library, the models and the device."""
+"""What all training jobs share: the database, the library, the models and the device."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ T = TypeVar("T")
 class SliceRunner(Protocol):
     """Calls `function(model, *args, **kwargs)` on the device and returns its result.
 
-    The function is `run_slice`, `run_fit`, `measure_run` or `measure_map`. Everything but the model
-    can be pickled; the model is found again by its id. `run_slice` is given its `budget` in
-    seconds; the preparation before and a preview after it take some more.
+    The function is `run_slice`, `run_fit`, `measure_run` or `measure_map`. All arguments but the
+    model can be pickled; the model is looked up by its id. `run_slice` gets a `budget` in seconds,
+    which does not include the preparation before its steps and a preview after them.
     """
 
     def __call__(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
-        """Call it."""
+        """Call `function` and return its result."""
         ...
 
 
@@ -36,12 +36,12 @@ class JobContext:
     """What all jobs share.
 
     Attributes:
-        store: has the jobs' rows.
-        library: keeps the maps they learn.
+        store: holds the jobs' rows.
+        library: holds the maps that the jobs learn.
         load_model: name -> model.
-        priority: training waits for sliders between its steps.
-        files: where checkpoints and frames are.
-        slice_runner: where slices of training run; in the worker by default.
+        priority: makes training wait for answers between its steps.
+        files: paths of checkpoints and frames.
+        slice_runner: runs slices of training; by default they run in the worker.
         clock: a monotonic clock, in seconds.
     """
 
@@ -56,7 +56,7 @@ class JobContext:
 
 @runtime_checkable
 class RunJob(Protocol):
-    """Takes a claimed job to its end; `run.run_job` does."""
+    """Runs a claimed job to its end. Implemented by `run.run_job`."""
 
     def __call__(
         self,
@@ -66,5 +66,5 @@ class RunJob(Protocol):
         watchdog: Watchdog,
         closing: Callable[[], bool],
     ) -> str:
-        """Why it failed, where the database could not be told; "" otherwise."""
+        """Why the job failed, if that could not be written to the database; "" otherwise."""
         ...

@@ -14,17 +14,17 @@ MAX_BYTES = 4 * 2**20
 SECONDS_PER_FRAME = 0.25
 SECONDS_AT_THE_END = 2.0
 ACCENT = (99, 102, 241)
-# In pixels: a picture's side, a text's column, the head, the curve, the space between.
+# In pixels: side of an image, width of a text column, height of header and curve, gap.
 TILE, COLUMN, HEAD, CURVE, GAP = 224, 300, 28, 44, 10
 LINES = 11
 
 
 def draw_training_film(frames: Sequence[Frame], max_bytes: int = MAX_BYTES) -> bytes:
-    """A looping GIF: unsteered beside steered, step after step, and the loss below.
+    """A looping GIF of the unsteered beside the steered sample, with the loss curve below.
 
     Args:
-        frames: at least one; beyond 60, some at even distances are taken.
-        max_bytes: that the file may have; fewer frames are taken until it does.
+        frames: at least one; if there are more than 60, 60 evenly spaced ones are used.
+        max_bytes: maximum size of the file; frames are dropped until it fits, or one is left.
     """
     count = min(len(frames), MAX_FRAMES)
     while True:
@@ -35,14 +35,14 @@ def draw_training_film(frames: Sequence[Frame], max_bytes: int = MAX_BYTES) -> b
 
 
 def _spread(frames: Sequence[Frame], count: int) -> list[Frame]:
-    """`count` of the frames at even distances, the last among them, and the first if count > 1."""
+    """`count` evenly spaced frames, including the last one, and the first one if count > 1."""
     if count == 1:
         return [frames[-1]]
     return [frames[round(i * (len(frames) - 1) / (count - 1))] for i in range(count)]
 
 
 def _encode(frames: Sequence[Frame]) -> bytes:
-    # Pillow's own choice of colours looks no better here, and takes a hundred times as long.
+    # Pillow's default quantizer looks no better here, and takes a hundred times as long.
     colours = Image.Quantize.FASTOCTREE
     pictures = [_draw(frames, i).quantize(method=colours) for i in range(len(frames))]
     seconds = [SECONDS_PER_FRAME] * (len(frames) - 1) + [SECONDS_AT_THE_END]
@@ -50,7 +50,7 @@ def _encode(frames: Sequence[Frame]) -> bytes:
 
 
 def _draw(frames: Sequence[Frame], index: int) -> Image.Image:
-    """One picture of the film."""
+    """Draw the picture of frame `index`."""
     frame = frames[index]
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     pictured = isinstance(frame.steered, Image.Image)
@@ -63,7 +63,7 @@ def _draw(frames: Sequence[Frame], index: int) -> Image.Image:
         left = GAP + column * (width + GAP)
         pen.text((left, HEAD / 2), title, INK if column else FAINT, font, anchor="lm")
         if isinstance(sample, Image.Image):
-            # Small pictures keep their pixels, as the page shows them.
+            # Scale small images without interpolation, as the page does.
             way = (
                 Image.Resampling.NEAREST
                 if sample.width <= LOSSLESS_UP_TO
@@ -82,7 +82,7 @@ def _draw(frames: Sequence[Frame], index: int) -> Image.Image:
 def _draw_curve(
     pen: ImageDraw.ImageDraw, frames: Sequence[Frame], index: int, box: tuple[int, int, int, int]
 ) -> None:
-    """The loss up to frame `index`, on axes that hold it up to the last."""
+    """Draw the loss up to frame `index`, on axes scaled to all frames."""
     left, top, right, bottom = box
     pen.line((left, bottom, right, bottom), FAINT)
     first, last = frames[0].step, frames[-1].step
@@ -106,7 +106,7 @@ def _wrapped(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     width: int,
 ) -> str:
-    """The text in lines that fit; words longer than a line are cut."""
+    """Text wrapped to `width` pixels and cut to `LINES` lines; longer words are broken."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()

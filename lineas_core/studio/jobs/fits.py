@@ -1,4 +1,4 @@
-"""Maps of the methods that have no steps: each is fitted in one go, as one slice of a job."""
+"""Fit maps by the methods that have no steps; a fit is a single slice of a job."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SECONDS_BETWEEN_LOOKS = 0.5
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """What a fit gives.
+    """Result of a fit.
 
     Attributes:
-        map: the map; None if it was stopped.
-        seconds: that it took.
-        preview: what the map does to the preview prompt; None without one.
+        map: the map; None if the fit was stopped.
+        seconds: duration of the fit.
+        preview: the preview prompt's output without and with the map; None without a prompt.
     """
 
     map: SteeringMap | None
@@ -54,11 +54,11 @@ def run_fit(
     Args:
         model: its weights are not changed.
         prompts: the source and target.
-        config: the settings; a method reads of them what applies to it.
+        config: the settings; a method reads those that apply to it.
         method: a key of `TITLES`.
-        should_stop: asked about twice a second.
-        give_way: called as often.
-        preview_prompt: of the frame; "" makes none.
+        should_stop: called about twice a second; the fit stops if it returns True.
+        give_way: called about twice a second, to let answers run first.
+        preview_prompt: the prompt of the preview frame; "" makes no frame.
         clock: a monotonic clock, in seconds.
     """
     began = clock()
@@ -70,14 +70,14 @@ def run_fit(
     except _StoppedError:
         return FitResult(None, clock() - began)
     seconds = clock() - began
-    # There is no loss: a frame of a fit is never one of a film.
+    # A fit has no loss, hence NaN; its frame is never part of a film.
     event = StepEvent(1, 1, math.nan, {}, smap.support(), seconds, 0.0)
     preview = Previews(model, preview_prompt, clock=clock).make(smap, event)
     return FitResult(smap, seconds, preview)
 
 
 class _StoppedError(Exception):
-    """Unwinds a fit that is to stop."""
+    """Raised inside the model to stop a fit."""
 
 
 @contextmanager
@@ -88,9 +88,9 @@ def _looking_up(
     give_way: Callable[[], object] | None,
     clock: Callable[[], float],
 ) -> Iterator[None]:
-    """Within the block the model stops its work now and then, to be stopped or to wait.
+    """Call `should_stop` and `give_way` about twice a second from hooks on the model's sites.
 
-    A method does not know of jobs, but all of them run the model.
+    The methods know nothing about jobs, but all of them run the model.
     """
     looked = clock()
 

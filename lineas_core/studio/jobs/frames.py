@@ -1,4 +1,4 @@
-"""Preview frames of a training run, on disk: a JSON file each, and a picture or two."""
+"""Preview frames of a training run on disk: a JSON file each, and WEBP files of the images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineas_core.system.files import write_whole
 
 Sample = str | Image.Image
 
-# Small pictures, whose every pixel is seen, are kept exactly.
+# Images up to this size in pixels are stored losslessly, since their single pixels are visible.
 LOSSLESS_UP_TO = 128
 
 log = logging.getLogger(__name__)
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Frame:
-    """What a map in training does to one prompt, after one step.
+    """One prompt's output with and without the map in training, after one step.
 
     Attributes:
-        step: steps done.
-        loss: before that step.
+        step: number of steps done.
+        loss: the loss before that step.
         support: share of the coordinates that the map changes.
-        unsteered: the untouched model's text or picture.
-        steered: the same with the map at strength 1, on the same seed.
+        unsteered: the untouched model's text or image.
+        steered: the same with the map at strength 1, from the same seed.
     """
 
     step: int
@@ -40,11 +40,11 @@ class Frame:
 
 
 def save_frame(folder: Path, frame: Frame) -> Path:
-    """Write a frame, whole or not at all.
+    """Write a frame atomically.
 
     Returns:
-        Its JSON file, named by the step. Pictures lie beside it as WEBP files, the unsteered one
-        once for all frames.
+        Path of its JSON file, named after the step. Images are WEBP files beside it; the unsteered
+        one is written once for all frames.
 
     Raises:
         OSError: the folder cannot be written.
@@ -59,22 +59,22 @@ def save_frame(folder: Path, frame: Frame) -> Path:
         "unsteered": _keep(folder, "unsteered", frame.unsteered),
         "steered": _keep(folder, stem, frame.steered),
     }
-    # Last: a frame whose JSON is there has its pictures.
+    # Write the JSON last, so that a frame with a JSON file has its images.
     write_whole(path, json.dumps(contents, ensure_ascii=False).encode())
     return path
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """JSON files of the frames in `folder`, first step first; none where there is no folder."""
+    """JSON files of the frames in `folder`, sorted by step; empty if there is no such folder."""
     return sorted(folder.glob("[0-9]*.json"))
 
 
 def load_frame(path: Path) -> Frame:
-    """Read a frame by its JSON file.
+    """Read a frame from its JSON file.
 
     Raises:
-        OSError: a file of it is missing or no picture.
-        ValueError: the JSON file holds something else.
+        OSError: one of its files is missing or is not an image.
+        ValueError: the JSON file is not that of a frame.
     """
     raw = json.loads(path.read_text(encoding="utf-8"))
     try:
@@ -90,7 +90,7 @@ def load_frame(path: Path) -> Frame:
 
 
 def load_frames(folder: Path) -> list[Frame]:
-    """All frames in `folder` that can be read, first step first."""
+    """All readable frames in `folder`, sorted by step."""
     frames = []
     for path in frame_files(folder):
         try:
@@ -101,7 +101,7 @@ def load_frames(folder: Path) -> list[Frame]:
 
 
 def _keep(folder: Path, stem: str, sample: Sample) -> str | dict[str, str]:
-    """What the JSON file holds of a sample: a text, or the name of the picture's file."""
+    """Store a sample. Returns what the JSON file holds: the text, or the image's file name."""
     if isinstance(sample, str):
         return sample
     name = f"{stem}.webp"

@@ -1,4 +1,4 @@
-"""Where the files of training jobs are: checkpoints, their sidecars, and preview frames."""
+"""Paths of the files of training jobs: checkpoints, their sidecars, and preview frames."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class JobFiles:
-    """Paths of the jobs' files; none of them need exist.
+    """Paths of the jobs' files, which need not exist.
 
     Attributes:
-        home: the folder that they are below.
+        home: the folder that contains them.
     """
 
     home: Path
@@ -22,7 +22,7 @@ class JobFiles:
         return self.home / "checkpoints" / f"{job_id}.safetensors"
 
     def sidecar(self, job_id: str) -> Path:
-        """The file beside a job's checkpoint that says which job it is."""
+        """The file beside a job's checkpoint that holds the job's row."""
         return self.home / "checkpoints" / f"{job_id}.json"
 
     def frames(self, job_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""Slices of training on a lent GPU: each call asks for as long as earlier ones took."""
+"""Slices of training on a lent GPU; each call requests a duration based on earlier calls."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ from lineas_core.training.state import TrainState
 
 T = TypeVar("T")
 
-# A shorter call is served sooner.
+# Minimum duration to request. Shorter calls are served sooner.
 MIN_SECONDS = 5
-# A call may take so many times what is expected before it is cut off.
+# Requested over expected duration; a call that takes longer than requested is cut off.
 MARGIN = 1.5
 
 
 def slices_on_gpu(model_cache: ModelCache, environment: Mapping[str, str]) -> SliceRunner | None:
-    """Where slices of training run: inside GPU functions on a ZeroGPU Space, else in the worker.
+    """A runner of slices inside GPU functions on a ZeroGPU Space; None elsewhere.
+
+    With None, slices run in the worker.
 
     Args:
-        model_cache: where the other process finds the model by its id.
+        model_cache: where the other process looks up the model by its id.
         environment: such as `os.environ`.
     """
     if not lends_gpu(environment):
@@ -44,20 +46,20 @@ def slices_on_gpu(model_cache: ModelCache, environment: Mapping[str, str]) -> Sl
 
 
 class _Lent:
-    """Calls where a GPU is lent, each for as long as earlier ones say that it will take.
+    """Runs calls on a lent GPU, requesting a duration estimated from earlier calls.
 
     Args:
-        call: takes a model's id, a function and its arguments.
+        call: takes a model's id, a function, and its positional and keyword arguments.
         environment: such as `os.environ`.
     """
 
     def __init__(self, call: Callable[..., Any], environment: Mapping[str, str]) -> None:
-        # Model and function -> the most seconds that a call took beside its training steps.
+        # (model id, function name) -> maximum seconds that a call took besides training steps.
         self._beside: dict[tuple[str, str], float] = {}
         self._call = on_gpu(call, environment, self._seconds)
 
     def run(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
-        """A `SliceRunner`."""
+        """Run a function as `SliceRunner` describes, and record how long the call took."""
         began = time.monotonic()
         found: T = self._call(model.id, function, args, kwargs)
         took = time.monotonic() - began
@@ -71,7 +73,7 @@ class _Lent:
         self, model: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
     ) -> int:
         beside = self._beside.get((model, function.__name__))
-        # How long a fit takes is the method's; what another one took tells nothing.
+        # The duration of a fit depends on its method, so earlier fits do not predict it.
         if beside is None or function is run_fit:
             return SECONDS
         steps = expected_seconds(*args, **kwargs) if function is run_slice else 0.0

@@ -1,4 +1,4 @@
-"""What a learned map does: its health, its calibration and the strength to start with."""
+"""Measure a learned map: its health, its calibration and the recommended strength."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class MeasuredMap:
-    """A run's map, and what it does to held-out prompts, where that could be measured."""
+    """A map, and its health and recommended strength; None where they were not measured."""
 
     map: SteeringMap
     health: HealthReport | None
@@ -37,7 +37,7 @@ class MeasuredMap:
 def measure_run(
     model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
 ) -> MeasuredMap:
-    """The map of a run as it stands, its health, and the strength to start with if it is asked."""
+    """The current map of a training run, measured by `measure_map`."""
     smap = SteeringMap(state.sites, describe_map(model, prompts, STEPWISE, config))
     return measure_map(model, prompts, config, smap, recommend=recommend)
 
@@ -45,7 +45,15 @@ def measure_run(
 def measure_map(
     model: Model, prompts: PromptSet, config: TrainConfig, smap: SteeringMap, *, recommend: bool
 ) -> MeasuredMap:
-    """A map with its health; with its calibration and the strength to start with if it is asked."""
+    """Measure a map on held-out prompts: its health, and what `recommend` adds.
+
+    Args:
+        model: the model that the map is for.
+        prompts: the source and target; split as for training.
+        config: the settings of the training.
+        smap: the map.
+        recommend: also measure the calibration and recommend a strength.
+    """
     training, held_out = prompts.split(config.holdout, config.seed)
     health, strength = None, None
     how: dict[str, Any] = {"pooling": config.pooling, "batch_size": config.batch_size}
@@ -62,6 +70,6 @@ def measure_map(
             curve = calibrate(model, smap, held_out.source, sweep=sweep)
             smap = with_calibration(smap, curve)
     except Exception:
-        # What was learned is not lost because it could not be measured.
+        # Keep the map even if measuring it fails.
         log.exception("a map is kept without all of its figures")
     return MeasuredMap(smap, health, strength)

@@ -1,4 +1,4 @@
-"""What a map in training does to one prompt: a frame every few seconds."""
+"""Preview frames of a map in training: one prompt, unsteered and steered, every few seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lineas_core.studio.jobs.frames import Frame, Sample
 from lineas_core.training.events import StepEvent
 
 SECONDS_BETWEEN = 3.0
-# Seconds of training for each second of a preview, so that previews take a fifth of the time.
+# Seconds of training per second of previews, so that previews take at most a fifth of the time.
 TRAINING_TO_PREVIEW = 4.0
 NEW_TOKENS = 24
 SEED = 0
@@ -22,12 +22,13 @@ log = logging.getLogger(__name__)
 
 
 class Previews:
-    """Makes the frames of one run.
+    """Makes the preview frames of one run.
 
     Args:
-        model: that is trained on.
-        prompt: what is written on, or pictured; "" makes no frames.
-        unsteered: of an earlier part of the run; made at the first frame by default.
+        model: the model that the map is trained for.
+        prompt: the prompt to continue or to draw; "" makes no frames.
+        unsteered: the unsteered sample of an earlier part of the run; generated for the first
+            frame by default.
         clock: a monotonic clock, in seconds.
     """
 
@@ -43,11 +44,11 @@ class Previews:
         self._next = 0.0
 
     def due(self, trained: float) -> bool:
-        """Whether it is time for a frame, after that many seconds of training."""
+        """Whether a frame is due after `trained` seconds of training."""
         return bool(self._prompt) and trained >= self._next
 
     def make(self, smap: SteeringMap, event: StepEvent) -> Frame | None:
-        """The frame after a step; None where the model cannot make it, and no more are due."""
+        """The frame after a step; None if the model cannot make it, and then no more are due."""
         if not self._prompt:
             return None
         began = self._clock()
@@ -56,7 +57,7 @@ class Previews:
                 self._unsteered = self._sample(())
             steered = self._sample([(smap, 1.0)])
         except (RuntimeError, ValueError):
-            # Too long a prompt, or too little memory: training itself is not touched by it.
+            # The prompt is too long, or memory too small; training itself is not affected.
             log.warning("no preview of %r on %s", self._prompt, self._model.id, exc_info=True)
             self._prompt = ""
             return None

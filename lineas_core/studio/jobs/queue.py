@@ -1,4 +1,4 @@
-"""Training in the background: a queue in the database, and one worker that goes through it."""
+"""Background training: a queue of jobs in the database, and one worker that runs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lineas_core.system.words import counted
 from lineas_core.training.config import TrainConfig
 
 OPENING = "Once upon a time"
-# Settings that only a training in steps reads.
+# Settings that only stepwise training reads.
 OF_STEPS = ("steps", "rate", "optimizer", "gamma", "l1", "group", "prox_step")
 
 
@@ -34,19 +34,19 @@ class JobError(LineasError, RuntimeError):
 
 
 class Jobs:
-    """Runs training jobs one after the other; what they are and how far is in the store.
+    """Runs training jobs one after the other; the store holds their settings and progress.
 
-    One process at a time may work on a store: at its start, what runs is taken for interrupted.
+    Only one process at a time may use a store: at startup, running jobs are marked interrupted.
 
     Args:
         context: what all jobs share.
-        run_job: takes a claimed job to its end; called in the worker.
+        run_job: runs a claimed job to its end; called in the worker.
         autostart: start the worker; without it, each call of `work` runs one job.
-        forget_model: lets the next job load a model anew after one that hangs; without it the
-            queue stops there.
-        on_end: called in the worker with each job that has ended for good.
-        max_queued: jobs that may wait, of all visitors.
-        max_per_visitor: jobs of one visitor that may wait or run.
+        forget_model: drops the model of a job that hangs from the cache, so that the next job
+            loads it again; without it a job that hangs stops the queue.
+        on_end: called in the worker with each job that has reached a final status.
+        max_queued: maximum number of waiting jobs of all visitors.
+        max_per_visitor: maximum number of waiting and running jobs of one visitor.
         clock: seconds since 1970.
     """
 
@@ -87,18 +87,20 @@ class Jobs:
         """Queue a job.
 
         Args:
-            owner: of the job and its map.
-            model: the name it is loaded by.
+            owner: the owner of the job and of its map.
+            model: the name to load the model by.
             prompts: the source and target.
             changes: settings that differ from the model's shipped ones.
             method: a key of `TITLES`.
-            preview_prompt: of the frames; an opening, or the first source prompt, by default.
-            title: what people read; that of the prompts, and the method, by default.
-            parent: id of the job that this one tries again.
+            preview_prompt: the prompt of the preview frames; by default `OPENING` for text, and
+                the first source prompt for images.
+            title: the displayed title; by default that of the prompts, with the method if it is
+                not the stepwise one.
+            parent: id of the job that this one retries.
 
         Raises:
             ConfigError: there is no such setting or method, or a value is out of range.
-            JobError: the queue is full, or the visitor has as many jobs as one may.
+            JobError: the queue is full, or the visitor has `max_per_visitor` unfinished jobs.
         """
         config = _config(model, method, changes)
         job = JobRow(
@@ -120,12 +122,12 @@ class Jobs:
         return job
 
     def get(self, job_id: str, owner: str) -> JobRow | None:
-        """The owner's job of that id, as it is now."""
+        """The current row of the owner's job with that id; None if there is none."""
         job = self._store.job(job_id)
         return job if job is not None and job.owner == owner else None
 
     def unfinished(self, owner: str, model: str | None = None) -> JobRow | None:
-        """The owner's job, on that model or any, that runs or whose turn comes first."""
+        """The owner's running or next job, of `model` if it is given; None if there is none."""
         jobs = self._store.unfinished(owner)
         return next((job for job in jobs if model in (None, job.model)), None)
 
@@ -134,13 +136,13 @@ class Jobs:
         return self._store.jobs(owner, limit)
 
     def cancel(self, job_id: str, owner: str) -> bool:
-        """End the owner's job: one that waits at once, one that runs within a step.
+        """Cancel the owner's job: a waiting one at once, a running one within a step.
 
-        What it has learned is kept as a map; so a job that waits after a restart, and has steps
-        behind it, ends when the worker is free to check its map.
+        What it has learned is kept as a map. A job that waits after a restart and has done steps
+        therefore ends only when the worker is free to check its map.
 
         Returns:
-            Whether the job had not ended.
+            True if there is such a job and it had not ended.
         """
         job = self.get(job_id, owner)
         if job is None:
@@ -150,10 +152,10 @@ class Jobs:
         return self._store.ask_to_stop(job_id)
 
     def retry(self, job_id: str, owner: str) -> JobRow:
-        """Queue a job like one that failed or was cancelled, from its start.
+        """Queue a new job with the settings of a failed or cancelled one, from the first step.
 
         Raises:
-            JobError: there is no such job, or it did neither; or as for `start`.
+            JobError: there is no such job, it neither failed nor was cancelled, or as for `start`.
         """
         job = self.get(job_id, owner)
         if job is None:
@@ -175,14 +177,14 @@ class Jobs:
         )
 
     def position(self, job_id: str) -> int:
-        """The job's place in the queue: 1 is next, 0 is not in it."""
+        """The job's position in the queue: 1 if it is next, 0 if it is not in the queue."""
         return self._store.position(job_id)
 
     def eta(self, job_id: str) -> float | None:
-        """Seconds until the job's last step; None where it has ended or nothing was measured.
+        """Estimated seconds until the job's last step; None if it ended or nothing was measured.
 
-        From its own steps, or, for one that waits, from those of the model's newest job, after
-        all that come before it.
+        The estimate of a running job comes from its own steps, that of a waiting job from the
+        steps of the model's newest job, plus the estimates of all jobs before it.
         """
         total = 0.0
         for job in self._store.unfinished():
@@ -195,11 +197,11 @@ class Jobs:
         return None
 
     def frames(self, job_id: str, owner: str) -> list[Path]:
-        """JSON files of the job's preview frames (`load_frame` reads one), first step first."""
+        """JSON files of the job's preview frames, sorted by step; `load_frame` reads one."""
         return frame_files(self._files.frames(job_id)) if self.get(job_id, owner) else []
 
     def film(self, job_id: str, owner: str) -> bytes | None:
-        """The job's frames as a GIF; None while there are none, and of a method without steps."""
+        """The job's frames as a GIF; None if there are none yet or the method has no steps."""
         job = self.get(job_id, owner)
         if job is None or not job.stepwise:
             return None
@@ -207,16 +209,16 @@ class Jobs:
         return draw_training_film(frames) if frames else None
 
     def prune(self, keep_seconds: float) -> None:
-        """Remove checkpoints and frames of jobs that ended longer ago than that.
+        """Remove checkpoints and frames of jobs that ended more than `keep_seconds` ago.
 
-        So are files of that age whose job is not known. Nothing goes until the clock has gone on
-        evenly for as long; see `Store.steady_for`.
+        Files of that age whose job is unknown are removed too. Nothing is removed until the clock
+        has run evenly for that long; see `Store.steady_for`.
         """
         if self._store.steady_for(keep_seconds) < keep_seconds:
             return
         before = self._clock() - keep_seconds
         for path in list(self._files.all()):
-            # A process that was killed in the middle of writing leaves `.<id>.….partial`.
+            # A process that was killed while writing leaves `.<id>.….partial`.
             job = self._store.job(path.name.lstrip(".").partition(".")[0])
             ended = job.finished if job is not None else path.stat().st_mtime
             if ended and ended < before:
@@ -226,11 +228,11 @@ class Jobs:
                     path.unlink(missing_ok=True)
 
     def work(self) -> bool:
-        """Run the next job of the queue to its end; returns whether there was one."""
+        """Run the next job of the queue to its end. Returns whether there was one."""
         return self._worker.work()
 
     def close(self) -> None:
-        """Stop after the current step; the job waits, from there, for the next start."""
+        """Stop after the current step; the job resumes from there at the next start."""
         self._worker.close()
 
     def _run(self, job: JobRow, watchdog: Watchdog) -> str:
@@ -239,7 +241,7 @@ class Jobs:
         )
 
     def _ended(self, job: JobRow) -> None:
-        # What is over must not come back with its sidecar, were the database lost.
+        # If the database is lost, recovery must not queue an ended job again from its sidecar.
         self._files.sidecar(job.id).unlink(missing_ok=True)
         if self._on_end is not None:
             self._on_end(job)
@@ -276,7 +278,7 @@ class Jobs:
 
 
 def _config(model: str, method: str, changes: Mapping[str, Any]) -> TrainConfig:
-    """The settings as far as they are known without the model, so that mistakes show at once."""
+    """Validate the settings before the model is loaded, so that mistakes are reported at once."""
     check_method(method)
     if method != STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
         raise ConfigError(
@@ -291,7 +293,7 @@ def _config(model: str, method: str, changes: Mapping[str, Any]) -> TrainConfig:
 
 
 def _title(prompts: PromptSet, method: str) -> str:
-    """That of the prompts; a method that is not the usual one is named."""
+    """The title of the prompts, followed by the method unless it is the stepwise one."""
     title, named = prompts.title or prompts.name, f" · {TITLES[method]}"
     if method == STEPWISE:
         return title[:MAX_TITLE]

@@ -1,4 +1,4 @@
-"""One job's run: loading, slices of training or a fit, the health check, the map that is kept."""
+"""Run one job: load the model, train in slices or fit, check the map's health, save the map."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ def run_job(
     watchdog: Watchdog,
     closing: Callable[[], bool],
 ) -> str:
-    """Take a claimed job to its end, or back into the queue if the program is closing.
+    """Run a claimed job to its end, or put it back into the queue if the program is closing.
 
-    Whatever goes wrong becomes the job's message; what is unexpected goes to the log as well.
+    Any error becomes the job's message; unexpected ones are also logged.
 
     Args:
-        job: running, as `Store.claim_next` gave it.
+        job: a running job, as returned by `Store.claim_next`.
         context: what all jobs share.
         watchdog: notified of each step.
-        closing: asked before each step whether the program is closing.
+        closing: called before each step; returns whether the program is closing.
 
     Returns:
-        Why it failed, where the database could not be told; "" otherwise.
+        Why the job failed, if that could not be written to the database; "" otherwise.
     """
     run = _Run(job, context, watchdog, closing)
     try:
@@ -69,7 +69,7 @@ def run_job(
 
 
 def _why(error: Exception, folder: Path) -> str:
-    """Why a job failed, in words."""
+    """The message that says why a job failed."""
     if is_full(error):
         return no_room(folder)
     if isinstance(error, LineasError):
@@ -81,7 +81,7 @@ def _why(error: Exception, folder: Path) -> str:
 
 
 class _Run:
-    """One run of a job, which keeps its row up to date."""
+    """One run of a job. Keeps the job's row up to date."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class _Run:
         self._checkpoint = context.files.checkpoint(job.id)
         self._sidecar = context.files.sidecar(job.id)
         self._frames = context.files.frames(job.id)
-        # Of this and those before it, since the newest checkpoint.
+        # Number of attempts since the newest checkpoint, including this one.
         self._attempts = job.attempts
         self._losses, self._supports = list(job.losses), list(job.supports)
         self._newest: StepEvent | None = None
@@ -103,7 +103,7 @@ class _Run:
         self._unsteered: Sample | None = None
 
     def go(self) -> None:
-        """Load the model, train or fit, measure the map, keep it."""
+        """Load the model, train or fit a map, measure it and save it."""
         model = self._context.load_model(self._job.model)
         self._watchdog.beat()
         config = TrainConfig.for_model(model, **self._job.changes)
@@ -168,11 +168,11 @@ class _Run:
         )
 
     def _put_back(self) -> None:
-        # The program closes, which is not the job's fault: the attempt does not count.
+        # The program is closing, which is not a failure of the job: do not count the attempt.
         self._store.transition(self._job.id, {"running"}, "queued", attempts=self._attempts - 1)
 
     def _call(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
-        """Call it where the device is."""
+        """Call `function` on the device: directly, or with the slice runner."""
         if self._slices is None:
             return function(model, *args, **kwargs)
         return self._slices(function, model, *args, **kwargs)
@@ -181,7 +181,7 @@ class _Run:
         return self._watchdog.given_up or self._closing() or self._store.stop_asked(self._job.id)
 
     def _give_way(self) -> None:
-        """A method without steps looks up now and then, which shows that it goes on."""
+        """Let answers run first, and report to the watchdog that a fit is making progress."""
         self._context.priority.give_way()
         self._watchdog.beat()
 
@@ -226,7 +226,7 @@ class _Run:
         state: TrainState | None,
         message: str = "",
     ) -> None:
-        """Check and keep the map, if a step was made, and end the job."""
+        """Measure and save the map, if any step was done, and end the job."""
         job = self._job
         if state is None or not state.losses:
             self._store.transition(job.id, {"running"}, status, message=message)
@@ -257,10 +257,10 @@ class _Run:
         losses: Sequence[float] = (),
         message: str = "",
     ) -> None:
-        """Check and keep a map, and end the job with it."""
+        """Measure and save a map, and end the job with it."""
         job = self._job
         self._watchdog.beat()
-        # A program that was killed between keeping the map and saying so has kept it already.
+        # If the program was killed after saving the map and before ending the job, use that map.
         row = self._context.library.map_of_job(job.id, job.owner)
         if row is None:
             measured = measure()
@@ -287,7 +287,7 @@ class _Run:
         )
 
     def _resume(self) -> TrainState | None:
-        """The checkpoint, if there is one that can be read."""
+        """The state in the checkpoint; None if it is missing or cannot be read."""
         if not self._checkpoint.exists():
             return None
         try:
@@ -297,10 +297,10 @@ class _Run:
             return None
 
     def _on_step(self, event: StepEvent) -> None:
-        """Note a step, and write it into the row if the last update is old enough."""
+        """Record a step, and write it to the row if the last update is old enough."""
         if self._slices is None:
             self._watchdog.step()
-        # A run that goes on from a checkpoint makes some steps again that the row knows.
+        # A run that resumes from a checkpoint repeats some steps that are already in the row.
         self._losses[event.step - 1 :] = [event.loss]
         self._supports[event.step - 1 :] = [event.support]
         self._newest = event
@@ -327,17 +327,17 @@ class _Run:
         )
 
     def _keep_state(self, state: TrainState) -> None:
-        # The row first: a checkpoint does not hold the supports of its steps.
+        # Update the row first: a checkpoint does not hold the supports of its steps.
         self._update_row()
         try:
             if not self._sidecar.exists():
                 write_row(self._sidecar, self._job)
             state.save(self._checkpoint)
         except (OSError, SafetensorError, TrainingError):
-            # It only guards against a restart; without it training would start anew.
+            # Only a restart needs the checkpoint; without it training starts anew.
             log.warning("job %s has no checkpoint", self._job.id, exc_info=True)
             return
-        # The program may die as often as it likes while the job gets on.
+        # Limit only restarts without progress: a new checkpoint resets the attempts.
         if self._attempts > 1 and len(state.losses) > self._job.step:
             self._attempts = 1
             self._store.progress(self._job.id, attempts=1)

@@ -1,7 +1,7 @@
-"""Slices of a training run: each starts from a `TrainState` and gives back another.
+"""Slices of a training run: each starts from a `TrainState` and returns another.
 
-So a slice may run in another process, where a GPU is lent for a while only; where it need not, one
-slice has no end but the last step. Either way the map is, bit for bit, that of an undisturbed run.
+A slice may therefore run in another process, where a GPU is lent for a limited time; otherwise a
+single slice runs to the last step. Either way the map is bit for bit that of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class SliceResult:
-    """What a slice of training gives.
+    """Result of a slice of training.
 
     Attributes:
-        state: after its last step, on the CPU.
-        events: of its steps; empty where `on_event` took them.
-        done: all steps of the run are done.
+        state: the state after its last step, on the CPU.
+        events: one event per step; empty if `on_event` received them.
+        done: whether all steps of the run are done.
         preview: the last frame, if one was made.
-        diverged: what to tell a person if the loss went off; `state` is then the last good one.
+        diverged: message for the user if the loss diverged; `state` is then the last good one.
     """
 
     state: TrainState
@@ -62,22 +62,22 @@ def run_slice(
     unsteered: Sample | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> SliceResult:
-    """Train from `state` until all is done, the time is up, or `should_stop` says so.
+    """Train from `state` until all steps are done, the budget is spent, or `should_stop` is true.
 
     Args:
         model: its weights are not changed.
         prompts: the source and target.
         config: the settings.
-        state: to go on from; one of another run is ignored, and training starts anew.
-        budget: seconds after which no further step begins; at least one is made.
-        should_stop: asked before each step.
+        state: the state to resume from; one of another run is ignored, and training starts anew.
+        budget: seconds after which no further step begins; at least one step is done.
+        should_stop: called before each step.
         on_event: called after each step.
         give_way: called before each step.
-        on_state: given the state every two seconds of training.
-        on_preview: given a frame after the first step and about every three seconds; without it
-            there is one at the end of the slice only.
-        preview_prompt: of the frames; "" makes none.
-        unsteered: the untouched model's answer to it, where it is known.
+        on_state: called with the state every two seconds of training.
+        on_preview: called with a frame after the first step and about every three seconds; without
+            it only one frame is made, at the end of the slice.
+        preview_prompt: the prompt of the preview frames; "" makes no frames.
+        unsteered: the untouched model's output for that prompt, if it is known.
         clock: a monotonic clock, in seconds.
     """
     try:
@@ -134,9 +134,9 @@ def expected_seconds(
     budget: float,
     **_: object,
 ) -> float:
-    """Of the steps of a slice with these arguments, by the pace of those before it.
+    """Estimated seconds of the steps of a slice with these arguments, from the pace so far.
 
-    The last one may begin just before the budget is spent.
+    The last step may begin just before the budget is spent, so it is added to the budget.
     """
     if state is None or not state.losses:
         return budget

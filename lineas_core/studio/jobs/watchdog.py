@@ -1,4 +1,4 @@
-"""A watchdog for the work on a job: another thread notices a step that does not end."""
+"""A watchdog for a job's work, with which another thread detects a step that hangs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# A step may take so many times the median of those before it, and so many seconds in any case.
+# A step is overdue after TIMES times the median of the previous steps, and at least MIN_SECONDS.
 TIMES, MIN_SECONDS = 20.0, 300.0
-# The first steps, and what is none, such as a fit, a health check or waiting for a lent GPU.
+# Limit of the first steps, and of all other work: a fit, a health check, waiting for a lent GPU.
 OTHER_SECONDS = 1800.0
 MAX_REMEMBERED = 101
 
 
 class Watchdog:
-    """When the work on one job moved last, and whether it may take that long.
+    """Records the progress of one job, and reports when the current step is overdue.
 
     Args:
         clock: a monotonic clock, in seconds.
@@ -30,12 +30,12 @@ class Watchdog:
         self._given_up = threading.Event()
 
     def beat(self) -> None:
-        """Some work other than a step has ended; loading comes before the first."""
+        """Record the end of work other than a step; the first call follows loading the model."""
         with self._lock:
             self._last, self._stepping = self._clock(), False
 
     def step(self) -> None:
-        """A step has ended, and another follows."""
+        """Record the end of a step that is followed by another one."""
         with self._lock:
             now = self._clock()
             if self._last is not None and self._stepping:
@@ -43,7 +43,7 @@ class Watchdog:
             self._last, self._stepping = now, True
 
     def overdue(self) -> str:
-        """Why the work seems to hang, in words; "" while it does not."""
+        """A message that says why the work seems to hang; "" if it does not."""
         with self._lock:
             if self._last is None:
                 return ""
@@ -62,10 +62,10 @@ class Watchdog:
 
     @property
     def given_up(self) -> bool:
-        """Whether it was abandoned."""
+        """Whether the work was abandoned."""
         return self._given_up.is_set()
 
     @property
     def _usual(self) -> float:
-        """Seconds between two steps; 0.0 where that is not known yet."""
+        """Median seconds per step; 0.0 if not known yet."""
         return statistics.median(self._steps) if self._steps else 0.0

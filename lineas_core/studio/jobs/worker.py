@@ -1,4 +1,4 @@
-"""The thread that runs one job after the other, and the one that watches it."""
+"""The worker thread, which runs one job after the other, and the thread that watches it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.storage.store import JobRow, Store
 
 SECONDS_BETWEEN_LOOKS = 1.0
-# Each thread that hangs keeps its model in memory.
+# Maximum number of hung threads; each keeps its model in memory.
 MAX_HUNG = 3
 HOUR = 3600.0
 MAX_GAP = 30 * 24 * HOUR
@@ -21,18 +21,18 @@ log = logging.getLogger(__name__)
 
 
 class JobWorker:
-    """Takes up jobs in their turn.
+    """Runs the jobs of the queue, one at a time.
 
-    A thread of Python's cannot be stopped from outside. One that hangs is left to itself: its job
-    fails, its model is forgotten, for hooks of the step that hangs are still on it, and another
-    thread goes on with the other jobs.
+    Python cannot stop a thread from outside, so a thread that hangs is abandoned: its job fails,
+    its model is dropped from the cache, because hooks of the hung step are still attached to it,
+    and a new thread runs the remaining jobs.
 
     Args:
-        store: of the jobs.
-        run: takes a claimed job to its end; gives why it failed where the row could not be told.
-        forget_model: lets the next job load that model anew; without it a job that hangs stops
-            the queue.
-        on_end: called with each job that has ended for good.
+        store: the database of the jobs.
+        run: runs a claimed job to its end; returns why it failed if its row could not be updated.
+        forget_model: drops a model from the cache, so that the next job loads it again; without
+            it a job that hangs stops the queue.
+        on_end: called with each job that has reached a final status.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class JobWorker:
         self._thread: threading.Thread | None = None
         self._watch: threading.Thread | None = None
         self._hung: list[threading.Thread] = []
-        # Why jobs failed, where it cannot be written into their rows yet, as on a full disk.
+        # Job id -> why it failed, if that could not be written to its row yet (say, a full disk).
         self._unsaid: dict[str, str] = {}
 
     @property
@@ -58,20 +58,20 @@ class JobWorker:
         return self._closing.is_set()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the worker thread and the thread that watches it."""
         self._start_thread()
         self._watch = threading.Thread(target=self._look_on, name="watch", daemon=True)
         self._watch.start()
 
     def wake(self) -> None:
-        """There is a job."""
+        """Wake the worker, after a job was queued."""
         self._wake.set()
 
     def close(self) -> None:
-        """Stop after the current step."""
+        """Stop after the current step and join the threads, except those that hang."""
         self._closing.set()
         self._wake.set()
-        # Not for ever: the thread is another one, or none, once it is known to hang.
+        # Join with a timeout: if the thread hangs, `look` replaces it or sets it to None.
         while (thread := self._thread) is not None and thread.is_alive():
             thread.join(SECONDS_BETWEEN_LOOKS)
         self._gone.set()
@@ -79,7 +79,7 @@ class JobWorker:
             self._watch.join()
 
     def work(self) -> bool:
-        """Run the next job of the queue to its end; returns whether there was one."""
+        """Run the next job of the queue to its end. Returns whether there was one."""
         for job_id, why in list(self._unsaid.items()):
             self._fail(job_id, why)
         job = self._store.claim_next()
@@ -98,7 +98,7 @@ class JobWorker:
         return True
 
     def look(self) -> None:
-        """Fail the job whose work hangs, and go on with the others where that is possible."""
+        """Fail the current job if it hangs, and continue with the other jobs if possible."""
         if (at_work := self._at_work) is None:
             return
         job, watchdog = at_work
@@ -113,7 +113,7 @@ class JobWorker:
         message = f"{why} It hangs, and was given up. {then} What hangs is freed by a restart only."
         log.error("job %s: %s", job.id, message)
         if not self._fail(job.id, message) and job.id not in self._unsaid:
-            return  # It has ended just now.
+            return  # The job ended in the meantime.
         watchdog.give_up()
         self._at_work = None
         if self._thread is not None:
@@ -128,7 +128,7 @@ class JobWorker:
         return [thread for thread in self._hung if thread.is_alive()]
 
     def _fail(self, job_id: str, why: str) -> bool:
-        """Say in its row that a job has failed; what cannot be said now is said later."""
+        """Mark a job as failed; if its row cannot be written, `work` tries again later."""
         try:
             failed = self._store.transition(job_id, {"running"}, "failed", message=why)
         except LineasError:
@@ -169,7 +169,7 @@ class JobWorker:
                 self.look()
                 if time.monotonic() - noted >= HOUR:
                     noted = time.monotonic()
-                    # An app that runs for months is no gap in what is known of the clock.
+                    # Note the time each hour: months without a note would count as a clock jump.
                     self._store.steady_for(MAX_GAP)
             except Exception:
                 log.exception("the look at the worker failed")

@@ -1,1 +1,1 @@
-"""The device that training and answers share: whose turn it is, and the models on it."""
+"""The device that training and answers share: priority, loaded models, lent GPUs."""

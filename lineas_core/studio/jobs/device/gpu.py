@@ -1,7 +1,7 @@
-"""ZeroGPU: on a Space that lends a GPU by the call, GPU work runs inside `spaces.GPU` functions.
+"""ZeroGPU: on a Space that lends a GPU per call, GPU work runs inside `spaces.GPU` functions.
 
-There a call runs in another process, its arguments and its result are pickled, and it is cut off
-after the seconds it has asked for. Elsewhere the same functions run as they are.
+Such a call runs in another process, its arguments and its result are pickled, and it is cut off
+after the duration that it requested. Elsewhere the same functions run unchanged.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# Asked for where nothing else is known.
+# Duration to request if no estimate is known.
 SECONDS = 60
 
 
@@ -26,12 +26,12 @@ def on_gpu(
     environment: Mapping[str, str],
     seconds: int | Callable[P, int] = SECONDS,
 ) -> Callable[P, R]:
-    """The function as it must be called for its GPU work.
+    """Wrap a function in `spaces.GPU` on a ZeroGPU Space; elsewhere return it unchanged.
 
     Args:
-        function: takes and returns what can be pickled.
+        function: its arguments and result must be picklable.
         environment: such as `os.environ`.
-        seconds: it may take at most; a function of the same arguments says so for each call.
+        seconds: maximum duration of a call, or a function of the same arguments that returns it.
     """
     if not lends_gpu(environment):
         return function

@@ -1,4 +1,4 @@
-"""Models as answers use them: loaded, on the device, and ahead of training."""
+"""Run models for answers: loaded, on the device, with priority over training."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Inference:
     """Runs models for answers.
 
     Args:
-        models: loads them by name.
-        preparation: of the embedded language model.
-        priority: training waits while an answer is computed.
-        environment: tells whether GPUs are lent by the call.
+        models: loads models by name.
+        preparation: the conversion of the embedded language model.
+        priority: makes training wait while an answer is computed.
+        environment: environment variables, which say whether this is a ZeroGPU Space.
     """
 
     def __init__(
@@ -37,34 +37,34 @@ class Inference:
         self._environment = environment
 
     def on_gpu(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function as it must be called for its GPU work; see `gpu.py`."""
+        """Wrap a function for its GPU work; see `gpu.on_gpu`."""
         return on_gpu(function, self._environment)
 
     def waits(self, name: str) -> Iterator[Waiting]:
-        """How far the model is, until it can be loaded; see `Preparation.waits`."""
+        """Yield progress until the model can be loaded; see `Preparation.waits`."""
         return self._preparation.waits(name)
 
     def load(self, name: str) -> None:
-        """Have the model in memory: what a process with a lent GPU loads is gone with it."""
+        """Load the model in this process: what a lent GPU's process loads is lost when it ends."""
         for _ in self.waits(name):
             pass
         self._models.get(name)
 
     def model(self, name: str) -> Model:
-        """The model of that name, in the process that calls."""
+        """The model of that name, loaded in the calling process."""
         return self._models.get(name)
 
     def has(self, name: str) -> bool:
-        """Whether the model is in memory already."""
+        """Whether the model is already in memory."""
         return self._models.has(name)
 
     @contextmanager
     def serving(self, name: str) -> Iterator[None]:
-        """Within the block the model is loaded, and training waits."""
+        """Make training wait, and have the model loaded, within the block."""
         with self._priority.sliders():
             self.load(name)
             yield
 
     def give_way(self) -> None:
-        """Wait until nobody waits for an answer; for work that nobody asked for."""
+        """Wait while answers are pending, as training does; for work that no visitor requested."""
         self._priority.give_way()

@@ -1,4 +1,4 @@
-"""The models in memory: one of each kind, loaded at first use."""
+"""The models in memory: at most one per modality, loaded at first use."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from lineas_core.models.shared.catalog import CatalogEntry, catalog
 
 
 class ModelCache:
-    """Models by name.
+    """Loads models by name and keeps the latest one of each modality.
 
     Args:
         home: where converted models are kept.
-        load: name, home -> model.
-        only_catalog: refuse all but the catalogue's models, which a visitor could name.
+        load: (name, home) -> model.
+        only_catalog: refuse models outside the catalogue, which a visitor could otherwise name.
     """
 
     def __init__(
@@ -32,23 +32,23 @@ class ModelCache:
         self._loading = threading.Lock()
 
     def has(self, name: str) -> bool:
-        """Whether the model is in memory already."""
+        """Whether the model is already in memory."""
         return name in self._models
 
     def check(self, name: str) -> None:
         """Refuse a model that may not be loaded here.
 
         Raises:
-            ConfigError: it is not one of the catalogue's, where only they may be loaded.
+            ConfigError: only models of the catalogue may be loaded, and it is not one of them.
         """
         if self._only_catalog and name not in catalog():
             raise ConfigError(f"model is {name!r}; this Space has {', '.join(catalog())}.")
 
     def get(self, name: str) -> Model:
-        """The model of that name; another of its kind makes room for it.
+        """The model of that name, loaded if needed; another model of its modality is dropped.
 
         Raises:
-            ConfigError: it is not one of the catalogue's, where only they may be loaded.
+            ConfigError: only models of the catalogue may be loaded, and it is not one of them.
             ModelError: it cannot be loaded.
         """
         self.check(name)
@@ -59,7 +59,7 @@ class ModelCache:
             if name not in self._models:
                 entry = catalog().get(name)
                 if entry is not None:
-                    # The old one goes first: two do not always fit.
+                    # Drop the old model before loading: two do not always fit in memory.
                     self._drop("text" if entry.kind == "language" else "image")
                 model = self._load(name, self._home)
                 self._drop(model.modality)
@@ -67,7 +67,7 @@ class ModelCache:
             return self._models[name]
 
     def forget(self, name: str) -> None:
-        """Have a model loaded anew when it is asked for next."""
+        """Drop a model, so that the next `get` loads it again."""
         with self._loading:
             self._models = {n: m for n, m in self._models.items() if n != name}
 

@@ -1,4 +1,4 @@
-"""The embedded language model, made ready in the background while the app starts."""
+"""Convert the embedded language model in the background while the app starts."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from lineas_core.system.paths import checkout
 
 log = logging.getLogger(__name__)
 
-# Seconds between two looks at how far the conversion is.
 CONVERT = "lineas_core.models.language.convert"
+# Seconds between two reports of the conversion's progress.
 LOOK = 0.5
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """What an answer waits for.
+    """Progress of the conversion that an answer waits for.
 
     Attributes:
         words: what is being done.
-        share: of the stages that are behind, 0 to 1.
-        seconds: since it began.
+        share: share of the stages done, 0 to 1.
+        seconds: time since the conversion began.
     """
 
     words: str
@@ -39,14 +39,14 @@ class Waiting:
 
 
 class Preparation:
-    """Converts a packaged model once, beside everything else.
+    """Converts a packaged model once, in a subprocess.
 
-    A conversion that fails is logged and left to the first call that needs the model, which fails
-    with the same error where the person who asked can read it.
+    A failed conversion is logged. The first call that needs the model then fails with the same
+    error, which is shown to the user who made it.
 
     Args:
         entry: the model.
-        home: that it is converted into.
+        home: the folder that it is converted into.
         clock: a monotonic clock, in seconds.
     """
 
@@ -60,7 +60,7 @@ class Preparation:
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Begin, where the model is not converted yet."""
+        """Start the conversion if the model is not converted yet."""
         if not needs_converting(self._entry, self._home):
             return
         self._ready.clear()
@@ -75,13 +75,13 @@ class Preparation:
         threading.Thread(target=self._watch, args=(self._process,), daemon=True).start()
 
     def stop(self) -> None:
-        """End a conversion that is under way; the next start begins it anew."""
+        """Terminate a running conversion; the next start begins it again."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._ready.wait()
 
     def waits(self, model: str) -> Iterator[Waiting]:
-        """How far the model is, every half second until it can be loaded; nothing if it can."""
+        """Yield progress every half second until the model can be loaded; nothing if it can."""
         while model == self._entry.id and not self._ready.is_set():
             yield Waiting(
                 f"{self._entry.title} is made ready, once: {STAGES[self._stage]}",

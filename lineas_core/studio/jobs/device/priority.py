@@ -1,4 +1,4 @@
-"""Who comes first on one device: training waits for sliders between its steps."""
+"""Priority on a shared device: between its steps, training waits for answers to sliders."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PATIENCE = 2.0
 
 
 class Priority:
-    """Who may use the device now.
+    """Makes training wait while answers are pending.
 
     Args:
-        patience: seconds for which training gives way before each step, at most; so that it goes
-            on, slowly, however many sliders are moved.
+        patience: maximum seconds that training waits before each step, so that it continues,
+            slowly, however many sliders are moved.
         clock: a monotonic clock, in seconds.
     """
 
@@ -28,7 +28,7 @@ class Priority:
 
     @contextmanager
     def sliders(self) -> Iterator[None]:
-        """Within the block somebody waits for an answer; blocks may overlap."""
+        """Mark an answer as pending within the block; blocks may overlap."""
         with self._changed:
             self._sliding += 1
         try:
@@ -39,7 +39,7 @@ class Priority:
                 self._changed.notify_all()
 
     def give_way(self) -> None:
-        """Wait until nobody waits for an answer, or patience is at its end."""
+        """Wait until no answer is pending, for at most `patience` seconds."""
         with self._changed:
             deadline = self._clock() + self._patience
             while self._sliding and (left := deadline - self._clock()) > 0:
