@@ -1,1 +1,1 @@
-"""Parts of the page that draw themselves in the browser."""
+"""Reusable page components, including those that render in JavaScript."""

@@ -1,4 +1,4 @@
-"""A picture before and after, with a bar between that the keyboard moves too."""
+"""A before/after picture slider that also works with the keyboard."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from PIL import Image
 from lineas_core.studio.components.data_urls import picture_url
 from lineas_core.system.paths import packaged
 
-# Wide enough for the frame on a screen of two pixels a point.
+# Fills the frame on a display with two device pixels per CSS pixel.
 MAX_PIXELS = 680
 SCRIPT = packaged("studio/components/before_after.js")
 
 
 class BeforeAfter(gr.HTML):
-    """Two pictures of one size on top of each other.
+    """Two overlaid pictures of the same size, divided by a movable bar.
 
-    Its value is a pair of images, or None. Gradio's own ImageSlider has a bar without a role,
-    which no key moves.
+    Its value is a pair of images, or None. It replaces Gradio's ImageSlider, whose bar has no ARIA
+    role and cannot be moved with the keyboard.
 
     Args:
-        label: of the bar, for screen readers.
-        elem_id: of the component.
-        render: whether it is on the page; Gradio makes others, for each `gr.skip()` and its docs.
+        label: accessible name of the bar, for screen readers.
+        elem_id: HTML id of the component.
+        render: whether to place it on the page; Gradio also creates instances that are not placed,
+            for each `gr.skip()` and for its docs.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class BeforeAfter(gr.HTML):
         )
 
     def postprocess(self, value: Any) -> Any:
-        """The two images as what the page shows."""
+        """The two images as data URLs, as the HTML template expects them."""
         if value is None:
             return None
         before, after = (_url(image) for image in value)

@@ -1,4 +1,4 @@
-"""Choices among what may come and go while the page is open: maps and prompt sets."""
+"""A dropdown for maps and prompt sets, which may be added or deleted while the page is open."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import gradio as gr
 
 
 class Choice(gr.Dropdown):
-    """A list whose choices answers change.
+    """A dropdown whose choices are updated by callbacks.
 
-    What the page sends was on its list, but perhaps not on the newest one, which is still on its
-    way; Gradio's own list refuses that with an error of its own. The callbacks look the choice up
-    for its owner, and say what to do where it is gone.
+    The value that the page sends was among the choices it shows, but a newer list of choices may
+    not have reached the page yet. `gr.Dropdown` rejects such a value with an error of its own. Here
+    it is accepted: the callbacks look it up for its owner and, if it no longer exists, say what to
+    do.
     """
 
-    # The page draws Gradio's component.
+    # The page renders Gradio's own dropdown.
     is_template = True
 
     def preprocess(self, payload: Any) -> str | None:
-        """The choice, as it was made."""
+        """The chosen value without checking that it is among the current choices."""
         return payload if isinstance(payload, str) else None

@@ -1,4 +1,4 @@
-"""A button that makes a table and downloads it."""
+"""A button that writes a table to a file and downloads it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import gradio as gr
 def csv_button(
     name: str, make: Callable[..., str], inputs: Sequence[Any], label: str = "CSV"
 ) -> gr.Button:
-    """A button that has a table written when it is pressed, and then downloads it.
+    """A button that writes a table to a file when it is clicked, and then downloads the file.
 
     Args:
-        name: unique on the page.
+        name: HTML id of the button, unique on the page.
         make: inputs -> path of the file.
-        inputs: components.
-        label: on the button.
+        inputs: components whose values `make` receives.
+        label: text on the button.
     """
     button = gr.Button(label, size="sm", elem_id=name, min_width=80, elem_classes="ls-csv")
-    # A download button gives what it has when it is clicked: this one is clicked when there is
-    # something.
+    # A download button serves the file that it holds when it is clicked, so a script clicks this
+    # hidden one after the file has been written.
     file = gr.DownloadButton("CSV", visible="hidden", elem_id=f"{name}-file")
     take = f"() => {{ setTimeout(() => document.querySelector('#{name}-file')?.click(), 50); }}"
     button.click(

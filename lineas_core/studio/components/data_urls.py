@@ -1,4 +1,4 @@
-"""Pictures as data URLs, for HTML that carries them."""
+"""Pictures as data URLs, to embed them in HTML."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 
 from PIL import Image
 
-# Small pictures, whose every pixel is seen, are kept exactly.
+# Pictures up to this width in pixels are lossless: at that size every pixel is visible.
 LOSSLESS_UP_TO = 128
 
 

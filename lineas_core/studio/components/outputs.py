@@ -1,4 +1,6 @@
-"""Outputs of callbacks by name: a callback returns a `NamedTuple`, and its layout fills one in.
+"""Named outputs of callbacks.
+
+A callback returns a `NamedTuple` of values, and the layout passes one of components as outputs:
 
 class Shown(NamedTuple):
     picture: Any
@@ -17,7 +19,7 @@ Outputs = TypeVar("Outputs", bound=tuple)  # type: ignore[type-arg]
 
 
 def unchanged(kind: type[Outputs]) -> Outputs:
-    """Outputs of that kind, none of which changes what is on the page.
+    """Outputs of the given class that leave every component unchanged.
 
     Args:
         kind: a `NamedTuple` class.

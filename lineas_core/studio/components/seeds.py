@@ -1,4 +1,4 @@
-"""The seed of a tab: a number, a button that draws another, and a lock."""
+"""The seed field of a tab: a number, a button that draws a new one, and a lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-# Another seed than the one shown; the same while it is locked.
+# Draws a seed that differs from the one shown; returns the same one while it is locked.
 DRAW = """(seed, locked) => {
     let next = seed;
     while (!locked && next === seed) next = Math.floor(Math.random() * 10000);
@@ -17,12 +17,12 @@ HOLD = '(locked) => ({ __type__: "update", interactive: !locked })'
 
 @dataclass(frozen=True)
 class SeedField:
-    """The components of a seed.
+    """The components of a seed field.
 
     Attributes:
         seed: the number.
-        draw: draws another one, and nothing else.
-        lock: while it is ticked the seed changes only where somebody types one.
+        draw: button that draws a new seed and changes nothing else.
+        lock: checkbox; while it is ticked, the seed changes only if the visitor types one.
     """
 
     seed: gr.Number
@@ -31,7 +31,7 @@ class SeedField:
 
 
 def build_seed(value: int, elem_id: str) -> SeedField:
-    """Lay the field out; its button is without effect while the lock is on."""
+    """Lay out the field; its button is disabled while the lock is ticked."""
     with gr.Row(elem_classes="ls-seed"):
         seed = gr.Number(value, label="Seed", precision=0, min_width=80, elem_id=elem_id, scale=2)
         draw = gr.Button("New seed", size="sm", min_width=80, elem_id=f"{elem_id}-draw", scale=1)

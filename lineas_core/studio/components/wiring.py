@@ -1,9 +1,9 @@
-"""JavaScript by which the page's components tell its scene (`scene.js`) what has changed."""
+"""JavaScript with which components notify the page's scene (`scene.js`) of changes."""
 
 from __future__ import annotations
 
-# What the page's storage holds, and whether this is the same page loaded again: then what was on
-# the screen comes back, and else the address comes first.
+# Reads the session from the browser's storage, and whether the same page was reloaded. After a
+# reload the previous screen is restored; otherwise the address takes precedence.
 STORED = """(key) => {
     const read = (name) => {
         try { return window[name].getItem("lineas-session") ?? ""; } catch { return ""; }
@@ -16,24 +16,24 @@ STORED = """(key) => {
 
 
 def field(kind: str, name: str) -> str:
-    """Tell it a field's value."""
+    """JavaScript that sends a field's value to the scene."""
     return f"(value) => {{ {_tell('field', f'[{kind!r}, {name!r}, value]')} }}"
 
 
 def field_and_follow(kind: str, name: str) -> str:
-    """Tell it a field's value, and have what is on the screen follow."""
+    """JavaScript that sends a field's value to the scene and updates the visible view."""
     return (
         f"(value) => {{ {_tell('field', f'[{kind!r}, {name!r}, value]')} {_tell('follow', '0')} }}"
     )
 
 
 def again(kind: str) -> str:
-    """Ask for a view anew, though its question may be the same."""
+    """JavaScript that requests a view again, even if its question has not changed."""
     return f"() => {{ {_tell('again', repr(kind))} }}"
 
 
 def opened(tab: str) -> str:
-    """Tell it that a tab is open."""
+    """JavaScript that tells the scene which tab is open."""
     return f"() => {{ {_tell('tab', repr(tab))} }}"
 
 

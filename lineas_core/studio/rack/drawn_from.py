@@ -1,6 +1,7 @@
-"""What a view on the page was drawn from: written into it with the answer, never before.
+"""The question that a view on the page answers, embedded in the view's HTML.
 
-The page compares it with its scene (`scene.js`), and so knows which views are current.
+It is written together with the answer, never before. The page compares it with its scene
+(`scene.js`) to decide which views are current.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from lineas_core.studio.rack.mix import Mix
 def question_of(
     mix: Mix, model: str, prompts: str, seed: float, tokens: float = 0, *, swept: int = 0
 ) -> list[Any]:
-    """What a view answers, as the page writes it too: its fields as they stand, and its maps.
+    """The question that a view answers: its fields, unparsed, and its maps.
+
+    `question` in `scene.js` builds a list of the same form.
 
     Args:
         mix: the maps that are on.
-        model: that they are put on.
+        model: the model that they steer.
         prompts: the text of the field.
-        seed: of the noise or the sampling.
-        tokens: of a text; 0 of pictures.
-        swept: maps, from the first on, whose strengths are no part of it.
+        seed: seed of the noise or the sampling.
+        tokens: number of tokens of a text; 0 for pictures.
+        swept: number of maps, counted from the first, whose strengths are swept and therefore left
+            out of the question.
     """
     maps = [
         [row.id, None if n < swept else strength, inverse]
@@ -35,14 +39,14 @@ def question_of(
 
 
 def drawn(html: str, kind: Literal["image", "text"], question: list[Any], again: str = "") -> str:
-    """A view that carries what it was drawn from.
+    """The HTML of a view, with the question that it answers as an attribute.
 
     Args:
-        html: what it shows.
-        kind: of its model.
-        question: what it answers.
-        again: selector of the button that makes it anew, for a view that does not follow the scene
-            by itself; it then says so when it is not current.
+        html: the contents of the view.
+        kind: modality of its model.
+        question: the question that it answers, from `question_of`.
+        again: CSS selector of the button that regenerates the view, if it does not update by itself
+            when the scene changes; such a view shows a notice while it is out of date.
     """
     carried = escape(json.dumps(question), quote=True)
     if not again:

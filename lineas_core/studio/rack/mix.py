@@ -1,4 +1,4 @@
-"""What the rack puts on a model: maps, each at its strength, with the rows they come from."""
+"""The maps that the rack applies to a model, with their strengths and library rows."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from lineas_core.studio.storage.store import MapRow
 
 @dataclass(frozen=True)
 class Mix:
-    """Maps that are on, first applied first.
+    """The maps that are on, in the order in which they are applied.
 
     Attributes:
-        rows: where they come from.
-        maps: the maps, inverted where that was asked for.
-        strengths: of each.
-        inverses: whether each is the inverse of its row's.
+        rows: the library row of each map.
+        maps: the maps, inverted where the rack says so.
+        strengths: the strength of each map.
+        inverses: whether each map is the inverse of the one that its row stores.
     """
 
     rows: tuple[MapRow, ...] = ()
@@ -29,17 +29,17 @@ class Mix:
 
     @property
     def steer(self) -> list[tuple[SteeringMap, float]]:
-        """As `generate` takes them."""
+        """The (map, strength) pairs, as `generate` takes them."""
         return list(zip(self.maps, self.strengths, strict=True))
 
     @property
     def concepts(self) -> list[str]:
-        """What the maps are about, each once."""
+        """The concepts of the maps, without duplicates."""
         return list(dict.fromkeys(row.concept for row in self.rows if row.concept))
 
     @property
     def titles(self) -> str:
-        """In words, as "Watercolor 0.80 + Neon 0.30"."""
+        """The titles and strengths of the maps, such as "Watercolor 0.80 + Neon 0.30"."""
         return " + ".join(
             f"{row.title}{' inverse' if inverse else ''} {strength:.2f}"
             for row, strength, inverse in zip(self.rows, self.strengths, self.inverses, strict=True)
@@ -49,14 +49,14 @@ class Mix:
 def mix_of(
     rack: RackState, library: Library, owner: str, model: str, *, guarded: bool = False
 ) -> Mix:
-    """The maps that the rack puts on `model`, out of those that the owner may use.
+    """The maps that the rack applies to `model`, limited to those that the owner may use.
 
     Args:
-        rack: which maps, in which order, how strong.
-        library: where they are.
-        owner: who asks.
-        model: that they are put on.
-        guarded: refuse those that steer towards harm (`moderation.py`).
+        rack: the maps, their order and their strengths.
+        library: the library that stores them.
+        owner: the visitor who uses them.
+        model: the model that they are applied to.
+        guarded: refuse maps that steer towards harm (`moderation.py`).
 
     Raises:
         ConfigError: too many are on.

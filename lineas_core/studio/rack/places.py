@@ -1,4 +1,4 @@
-"""Places of maps on the rack: where a map is put, and where an undo puts it back."""
+"""Positions of maps on the rack: where a map is added, and where an undo restores it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RackPlace:
     Attributes:
         slot: its switch and strength.
         before: ids of all maps that were applied before it.
-        solo: whether it was the only one that steered.
+        solo: whether it was soloed, so that no other map steered.
     """
 
     slot: Slot
@@ -27,7 +27,7 @@ class RackPlace:
 
 
 def places_of(rack: RackState, ids: Collection[str]) -> dict[str, RackPlace]:
-    """The places of those maps that are on the rack, by their ids."""
+    """The places of the maps in `ids` by id; maps that are not on the rack are left out."""
     names = tuple(slot.id for slot in rack.slots)
     return {
         slot.id: RackPlace(slot, names[:n], rack.solo == slot.id)
@@ -37,7 +37,7 @@ def places_of(rack: RackState, ids: Collection[str]) -> dict[str, RackPlace]:
 
 
 def put_back(rack: RackState, place: RackPlace) -> RackState:
-    """The rack with the map at its place: after those that came before it and are there still."""
+    """The rack with the map restored, after the maps that preceded it and are still there."""
     rest = [slot for slot in rack.slots if slot.id != place.slot.id]
     at = max((n + 1 for n, slot in enumerate(rest) if slot.id in place.before), default=0)
     slots = (*rest[:at], place.slot, *rest[at:])
@@ -45,7 +45,7 @@ def put_back(rack: RackState, place: RackPlace) -> RackState:
 
 
 def put_on(rack: RackState, row: MapRow) -> RackState:
-    """The rack with the map on: where it is, or at the end."""
+    """The rack with the map switched on, at its current position or else at the end."""
     slots = tuple(replace(s, on=True) if s.id == row.id else s for s in rack.slots)
     if all(slot.id != row.id for slot in slots):
         slots += (Slot(row.id, True, row.first_strength),)
@@ -53,7 +53,7 @@ def put_on(rack: RackState, row: MapRow) -> RackState:
 
 
 def first_rack(rows: Sequence[MapRow]) -> RackState:
-    """The first maps of each kind, of which the very first is on."""
+    """A rack of the first `FIRST_MAPS` maps of each modality; the first of each is on."""
     slots: list[Slot] = []
     for modality in ("image", "text"):
         mine = [row for row in rows if row.modality == modality][:FIRST_MAPS]

@@ -1,4 +1,4 @@
-"""The rack: which maps are on, in which order, how strong; and the page's component for it."""
+"""The rack: which maps are on, their order and strengths, and the page component for it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Slot:
     """A map on the rack.
 
     Attributes:
-        id: of the map.
+        id: id of the map.
         on: whether it steers.
         strength: -1 to 2.
-        inverse: whether the map's inverse takes its place.
+        inverse: whether to apply the map's inverse instead of the map.
     """
 
     id: str
@@ -38,14 +38,14 @@ class Slot:
 
 @dataclass(frozen=True)
 class RackState:
-    """What the sliders say.
+    """The state of the rack.
 
     Attributes:
-        slots: first applied first, of both kinds of model.
+        slots: the maps of both modalities, in the order in which they are applied.
         solo: id of the only map that steers, or "".
         beyond: whether strengths outside 0 to 1 are offered.
-        modality: the kind of map that is shown.
-        even: whether equal steps of a slider move the output by equal parts of its way.
+        modality: the modality whose maps are shown.
+        even: whether equal steps of a slider change the output by equal amounts.
     """
 
     slots: tuple[Slot, ...] = ()
@@ -56,7 +56,7 @@ class RackState:
 
     @classmethod
     def from_page(cls, value: Any) -> RackState:
-        """What the component sent, or a link held.
+        """The state that the component sent, or that a link contains.
 
         Raises:
             ConfigError: it is not a rack, or a strength is out of range.
@@ -90,7 +90,7 @@ class RackState:
         )
 
     def active(self, ids: Iterable[str]) -> list[Slot]:
-        """The slots that steer, among the maps of `ids`.
+        """The slots that steer, limited to the maps in `ids`.
 
         Raises:
             ConfigError: too many are on.
@@ -105,7 +105,7 @@ class RackState:
         return found
 
     def to_page(self) -> dict[str, Any]:
-        """The state as the component and links hold it."""
+        """The state in the format of the component and of links."""
         return {
             "rows": [asdict(slot) for slot in self.slots],
             "solo": self.solo,
@@ -127,18 +127,19 @@ def patch(
     tab: str = "",
     models: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """News for the rack on the page; what is left out stays as it is there.
+    """An update for the rack on the page; it leaves unchanged whatever is omitted.
 
     Args:
-        rows: every map that may be put on it.
-        state: in place of what the sliders say.
-        add: ids to put on top, in place of the others of their kind.
-        effects: map id -> share of its effect that is left beside the others.
-        live: whether it may ask while a slider moves.
-        ask: whether it is to ask for an answer now, as if a slider had been let go.
+        rows: every map that may be put on the rack.
+        state: replaces the state of the rack.
+        add: ids of maps to switch on at the top; the others of their modality are switched off.
+        effects: map id -> share of its effect that is left when combined with the other maps.
+        live: whether the rack may request answers while a slider is moving.
+        ask: whether the rack requests an answer now, as if a slider had been released.
         fields: "image" or "text" -> the prompts, seed and tokens of that tab.
         models: "image" or "text" -> the model of that tab.
-        tab: that is open, when the page has arrived; what is on the screen is asked for then.
+        tab: the tab that is open, sent once the page has loaded; the page then requests what is on
+            the screen.
     """
     news: dict[str, Any] = {"from": "server"}
     if rows is not None:
@@ -175,7 +176,7 @@ def patch(
 
 
 def build_rack(elem_id: str) -> gr.HTML:
-    """The component. Its value is a JSON object: a patch from the server, a state from the page."""
+    """The rack component; its value is JSON: a patch from the server, or a state from the page."""
     return gr.HTML(
         patch(),
         html_template='<div class="rack"></div>',

@@ -1,4 +1,4 @@
-"""What is on the screen, as a value: for snippets, bundles and links."""
+"""The state of the screen as a value, for snippets, bundles and links."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABS = ("image", "text", "train", "compare", "understand", "library")
 
 
 class ScreenFields(NamedTuple):
-    """The fields of the two tabs that steer: their components, or what these hold."""
+    """The fields of the two steering tabs: either the components or their values."""
 
     image_model: Any
     image_prompts: Any
@@ -34,20 +34,20 @@ class ScreenFields(NamedTuple):
 
 @dataclass(frozen=True)
 class Screen:
-    """What the two tabs that steer show.
+    """The state of the two steering tabs.
 
     Attributes:
         rack: the maps and their strengths.
-        image_model: of the image tab.
-        image_prompts: its text field.
-        image_seed: its seed.
-        text_model: of the text tab.
-        text_prompt: its prompt.
-        text_seed: its seed.
-        tokens: it writes at most.
-        tab: that is open, one of `TABS`; empty where that is not told.
-        titles: id of a map on the rack -> its title, for who does not have it.
-        digests: id of a map on the rack -> its digest, by which it is found among others' maps.
+        image_model: model of the image tab.
+        image_prompts: text of the image tab's prompt field.
+        image_seed: seed of the image tab.
+        text_model: model of the text tab.
+        text_prompt: prompt of the text tab.
+        text_seed: seed of the text tab.
+        tokens: maximum number of tokens that the text tab generates.
+        tab: the tab that is open, one of `TABS`; empty if unknown.
+        titles: id of a map on the rack -> its title, to name it to a recipient who lacks it.
+        digests: id of a map on the rack -> its digest, to find it in another visitor's library.
     """
 
     rack: RackState
@@ -64,12 +64,12 @@ class Screen:
 
     @property
     def model(self) -> str:
-        """Of the tab that was shown last."""
+        """The model of the tab that was shown last."""
         return self.image_model if self.rack.modality == "image" else self.text_model
 
     @classmethod
     def from_link(cls, code: str) -> Screen:
-        """The screen that `to_link` wrote.
+        """The screen that `to_link` encoded.
 
         Raises:
             ConfigError: the link is damaged.
@@ -85,10 +85,10 @@ class Screen:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Screen:
-        """The screen that a link holds, or the browser's storage.
+        """The screen stored as JSON in a link or in the browser's storage.
 
         Raises:
-            ConfigError: it is none.
+            ConfigError: the text is not a screen.
         """
         try:
             raw = json.loads(text)
@@ -112,9 +112,9 @@ class Screen:
             raise ConfigError(f"This is not a screen ({error}).") from error
 
     def settled(self, rows: Iterable[MapRow]) -> tuple[Screen, list[str]]:
-        """The screen with the maps that somebody has, and the titles of those that they do not.
+        """The screen limited to the maps in `rows`, and the titles of the maps that are missing.
 
-        A map of another id and the same digest is the same map.
+        A map with another id but the same digest is the same map.
         """
         rows = list(rows)
         ids, twins = {row.id for row in rows}, {row.digest: row.id for row in rows}
@@ -132,7 +132,7 @@ class Screen:
         return replace(self, rack=rack), missing
 
     def named(self, rows: Iterable[MapRow]) -> Screen:
-        """The screen with the maps of its rack that are among `rows`, their titles and digests."""
+        """The screen limited to the maps in `rows`, with their titles and digests filled in."""
         known = {row.id: row for row in rows}
         slots = tuple(slot for slot in self.rack.slots if slot.id in known)
         return replace(
@@ -144,7 +144,7 @@ class Screen:
 
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
-        """What the fields of either tab hold, but for the models."""
+        """The values of each tab's fields, except the models."""
         return {
             "image": {"prompts": self.image_prompts, "seed": self.image_seed},
             "text": {"prompts": self.text_prompt, "seed": self.text_seed, "tokens": self.tokens},
@@ -152,14 +152,14 @@ class Screen:
 
     @property
     def values(self) -> ScreenFields:
-        """What the fields of both tabs hold."""
+        """The values of the fields of both tabs."""
         return ScreenFields(
             self.image_model, self.image_prompts, self.image_seed, self.text_model,
             self.text_prompt, self.text_seed, self.tokens,
         )  # fmt: skip
 
     def to_link(self) -> str:
-        """The screen as letters, digits, - and _, for an address."""
+        """The screen encoded in letters, digits, - and _, for use in a URL."""
         text = json.dumps({**asdict(self), "rack": self.rack.to_page()}, separators=(",", ":"))
         return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
@@ -167,12 +167,12 @@ class Screen:
 def scene_of(
     screen: Screen, mix: Mix, prompts: Sequence[str]
 ) -> tuple[Scene, dict[str, SteeringMap]]:
-    """What runs, and its maps by file name: those of the rack as they act, inverses included.
+    """The scene of the tab shown last, and its maps by file name, already inverted where needed.
 
     Args:
         screen: the screen.
-        mix: the rack's maps on its model.
-        prompts: of the tab that was shown last.
+        mix: the maps that the rack applies to the screen's model.
+        prompts: the prompts of the tab that was shown last.
     """
     files: dict[str, SteeringMap] = {}
     used: list[UsedMap] = []

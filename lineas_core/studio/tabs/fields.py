@@ -1,4 +1,4 @@
-"""Fields that several tabs have, and what the page needs of a tab that steers."""
+"""Fields shared by several tabs, and the parts of a steering tab that the page uses."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ OPENINGS = ["My friends and I", "Once upon a time", "People often talk about", "
 
 @dataclass(frozen=True)
 class SteerTab:
-    """What the page and links need of a tab that steers.
+    """The components of a steering tab that the page and links use.
 
     Attributes:
         tab: the tab itself.
-        model: the field of its model.
-        prompts: the field of its prompts.
-        seed: the field of its seed.
-        asked: the inputs of an answer: visitor, model, rack, prompts, seed and, of a text, tokens.
+        model: its model field.
+        prompts: its prompt field.
+        seed: its seed field.
+        asked: the inputs of its callback: visitor, model, rack, prompts, seed and, for text,
+            tokens.
     """
 
     tab: gr.Tab
@@ -32,5 +33,5 @@ class SteerTab:
 
 
 def method_choices() -> list[tuple[str, str]]:
-    """(title, name) of every method."""
+    """The (title, name) pair of every method."""
     return [(title, name) for name, title in TITLES.items()]

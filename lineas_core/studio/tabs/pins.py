@@ -1,4 +1,4 @@
-"""Pins: results that the browser keeps with their scene, and how one is shown again."""
+"""Pins: results that the browser stores with their scene, and the callback that restores one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineas_core.studio.rack.rack import Modality, RackState, patch
 
 
 class PictureScene(NamedTuple):
-    """The rack and fields of a picture's scene."""
+    """The rack and fields of the scene of a picture."""
 
     rack: Any
     model: Any
@@ -25,7 +25,7 @@ class PictureScene(NamedTuple):
 
 
 class TextScene(NamedTuple):
-    """The rack and fields of a text's scene."""
+    """The rack and fields of the scene of a text."""
 
     rack: Any
     model: Any
@@ -38,7 +38,7 @@ class PinCallbacks:
     """Callbacks of the pins.
 
     Args:
-        studio: the maps.
+        studio: gives access to the maps.
     """
 
     def __init__(self, studio: Studio) -> None:
@@ -46,7 +46,7 @@ class PinCallbacks:
 
     @with_messages
     def again(self, key: str, asked: Any) -> PictureScene | TextScene:
-        """A pin's scene as it was; that of a picture has no tokens."""
+        """The scene stored in a pin; only the scene of a text has tokens."""
         owner = owner_of(key)
         try:
             scene = asked["scene"]
@@ -78,14 +78,14 @@ def build_pins(
     source: str,
     scene: PictureScene | TextScene,
 ) -> None:
-    """The strip of pins under a result.
+    """Lay out and wire the strip of pins below a result.
 
     Args:
-        studio: the state.
-        key: of the visitor.
-        kind: of the results.
-        source: id of the component that shows them, made by `scene_tag.with_scene`.
-        scene: the rack and the fields.
+        studio: the shared state of the app.
+        key: key of the visitor.
+        kind: modality of the results.
+        source: id of the component that shows the results, made by `scene_tag.with_scene`.
+        scene: the components that a restored pin sets: the rack and the fields.
     """
     pins = gr.HTML(
         {},

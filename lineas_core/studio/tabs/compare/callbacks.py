@@ -1,4 +1,4 @@
-"""What the compare tab does: two methods trained on the same prompts, two maps side by side."""
+"""Callbacks of the compare tab: train two methods on the same prompts, show two maps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LETTERS = ("A", "B")
 
 
 class MapOutputs(NamedTuple):
-    """The two maps, their figures, and the fields of what they are shown on."""
+    """The two maps, their figures, and the prompt fields for pictures and for text."""
 
     a: Any
     b: Any
@@ -39,7 +39,7 @@ class MapOutputs(NamedTuple):
 
 
 class TakenOutputs(NamedTuple):
-    """What `MapOutputs` has, and the rack."""
+    """The fields of `MapOutputs`, followed by the rack."""
 
     a: Any
     b: Any
@@ -50,7 +50,7 @@ class TakenOutputs(NamedTuple):
 
 
 class ProgressOutputs(NamedTuple):
-    """The two jobs: their ids, how far they are, and the maps once both have ended."""
+    """The ids and progress of the two jobs, and their maps once both have ended."""
 
     jobs: Any
     timer: Any
@@ -64,8 +64,8 @@ class CompareCallbacks:
     """Callbacks of the compare tab.
 
     Args:
-        studio: the state.
-        answers: pictures, texts and prompt sets.
+        studio: the shared state of the app.
+        answers: generates pictures and texts, and gives access to the prompt sets.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -75,17 +75,18 @@ class CompareCallbacks:
 
     @with_messages
     def open(self, key: str, a: str | None, b: str | None) -> MapOutputs:
-        """Every map for A, those of its model for B, their figures, and which prompts to ask for.
+        """List every map for A and the maps of the same model for B, with figures and prompt field.
 
-        What is chosen stays so; else A is the newest map.
+        Choices that still exist are kept; otherwise A is the newest map.
         """
         return self._chosen(owner_of(key), a, b)
 
     @with_messages
     def relist(self, key: str, a: str | None, b: str | None) -> MapOutputs:
-        """As `open`, after a change of the library: what is still there is only offered anew.
+        """As `open`, after the library changed; if both choices still exist, only update the lists.
 
-        A choice that is made while this answer is on its way is not taken back by it.
+        The values are then left out, so that this answer does not revert a choice that the visitor
+        makes before it arrives.
         """
         owner = owner_of(key)
         rows, first, others, second = self._offered(owner, a, b)
@@ -97,7 +98,7 @@ class CompareCallbacks:
 
     @with_messages
     def sets(self, key: str, kind: str) -> tuple[Any, Any]:
-        """Models and prompt sets to train on."""
+        """List the models and prompt sets to train on."""
         models = self._studio.model_choices(kind)
         found = self._prompts.choices(owner_of(key), kind)
         return (
@@ -109,7 +110,7 @@ class CompareCallbacks:
     def train(
         self, key: str, model: str, chosen: str | None, method_a: str, method_b: str
     ) -> ProgressOutputs:
-        """Queue a job of each method, or neither."""
+        """Queue one job per method; if queueing the second fails, the first is cancelled."""
         owner = owner_of(key)
         if method_a == method_b:
             raise ConfigError(f"Both are {TITLES[method_a]}; choose two methods.")
@@ -126,13 +127,13 @@ class CompareCallbacks:
 
     @with_messages
     def poll(self, key: str, asked: list[str]) -> ProgressOutputs:
-        """How far the two jobs are."""
+        """The progress of the two jobs."""
         owner = owner_of(key)
         return self._progress(owner, self._jobs(owner, asked))
 
     @with_messages
     def cancel(self, key: str, asked: list[str]) -> ProgressOutputs:
-        """Stop both; what they have learned is kept."""
+        """Stop both jobs; their maps are kept as trained so far."""
         owner = owner_of(key)
         for job in asked:
             self._studio.jobs.cancel(job, owner)
@@ -140,7 +141,7 @@ class CompareCallbacks:
 
     @with_messages
     def take(self, key: str, trained: list[str], rack: Any) -> TakenOutputs:
-        """The two new maps: chosen here, and on the rack, where one is heard at a time."""
+        """Choose the two new maps here and put them on the rack, with the first one soloed."""
         if not trained:
             return unchanged(TakenOutputs)
         owner = owner_of(key)
@@ -163,7 +164,7 @@ class CompareCallbacks:
         opening: str,
         seed: float,
     ) -> Iterator[str]:
-        """The untouched model, map A and map B beside each other."""
+        """Show the results of the untouched model, map A and map B side by side."""
         if not a or not b:
             raise ConfigError("Two maps are needed; choose A and B, or train two methods above.")
         owner = owner_of(key)
@@ -203,7 +204,7 @@ class CompareCallbacks:
 
     @with_messages
     def table(self, key: str, a: str | None, b: str | None) -> str:
-        """The two maps' figures as a CSV file."""
+        """Write the figures of the two maps to a CSV file."""
         if not a or not b:
             raise ConfigError("Two maps are needed; choose A and B, or train two methods above.")
         owner = owner_of(key)
@@ -221,7 +222,7 @@ class CompareCallbacks:
     def _offered(
         self, owner: str, a: str | None, b: str | None
     ) -> tuple[list[MapRow], MapRow | None, list[MapRow], MapRow | None]:
-        """Maps for A and which one it is, then maps for B and which one it is."""
+        """The maps offered for A and the one chosen, then the same for B."""
         rows = self._studio.library.maps(owner)
         first = next((row for row in rows if row.id == a), rows[0] if rows else None)
         others = [row for row in rows if first and row.model == first.model and row != first]

@@ -1,4 +1,4 @@
-"""The compare tab: two methods trained on the same prompts, two maps side by side."""
+"""Layout of the compare tab: train two methods on the same prompts, show two maps."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOTHING = '<p class="ls-hint">Choose two maps, and press Show.</p>'
 def build_compare_tab(
     studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab
 ) -> None:
-    """Lay out the tab, and wire it."""
+    """Lay out the tab and wire it."""
     callbacks = CompareCallbacks(studio, answers)
     jobs, trained = gr.State([]), gr.State([])
     timer = gr.Timer(1.0, active=False)
@@ -90,7 +90,7 @@ def build_compare_tab(
         "concurrency_id": "sliders",
         **quiet,
     }
-    # One dependency for every trigger: a late answer never takes the place of a newer one.
+    # One dependency for every trigger, so that a late answer never replaces a newer one.
     gr.on(
         [run.click, strength.release, seed.submit, opening.submit, pictured.blur],
         trigger_mode="always_last",

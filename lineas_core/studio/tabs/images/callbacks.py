@@ -1,4 +1,4 @@
-"""What the image tab does."""
+"""Callbacks of the image tab."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from lineas_core.studio.views.csv_tables import score_rows, write_csv
 from lineas_core.system.files import replacing, write_whole
 
 SURPRISES = 4
-# Answers under this come while a slider still moves.
+# If an answer takes less than this, answers are also requested while a slider is moving.
 LIVE_SECONDS = 0.4
 ORDER = random.Random(0).sample(SUBJECTS, len(SUBJECTS))
 
 
 class LookOutputs(NamedTuple):
-    """What a look at the prompts changes on the page."""
+    """Outputs of `look`."""
 
     pictures: Any
     before_after: Any
@@ -45,7 +45,7 @@ class LookOutputs(NamedTuple):
 
 
 class GridOutputs(NamedTuple):
-    """What a grid changes on the page."""
+    """Outputs of `grid` and `crossed`."""
 
     table: Any
     outcome: Any
@@ -60,8 +60,8 @@ class ImageCallbacks:
     """Callbacks of the image tab.
 
     Args:
-        studio: the models and maps.
-        answers: the pictures.
+        studio: gives access to the models and maps.
+        answers: generates the pictures.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -69,14 +69,14 @@ class ImageCallbacks:
 
     @with_messages
     def surprise(self, shown: str) -> str:
-        """Other prompts than those shown, a line each; all have come up before one comes again."""
+        """New prompts, one per line; every subject appears once before any repeats."""
         last = shown.strip().splitlines()[-1:]
         start = ORDER.index(last[0]) + 1 if last and last[0] in ORDER else 0
         return "\n".join(ORDER[(start + i) % len(ORDER)] for i in range(SURPRISES))
 
     @with_messages
     def look(self, key: str, model: str, rack: Any, prompts: str, seed: float) -> LookOutputs:
-        """Every prompt with the rack's maps on, the first one before and after, and rack news."""
+        """Steered pictures of every prompt, the first one before and after, and a rack update."""
         began = time.perf_counter()
         mix = self._mix(key, model, rack)
         found = self._answers.pictures.look(mix, model, lines_of(prompts), whole("seed", seed))
@@ -94,19 +94,19 @@ class ImageCallbacks:
 
     @with_messages
     def effects(self, key: str, model: str, rack: Any, prompts: str) -> Any:
-        """How much of each map's effect is left beside the others, for the rack."""
+        """A rack update with the share of each map's effect that is left beside the others."""
         mix = self._mix(key, model, rack)
         try:
             return patch(effects=self._answers.effects.shares(mix, model, lines_of(prompts)))
         except LineasError:
-            # `look` is asked the same and tells the visitor.
+            # `look` receives the same inputs and reports the error to the visitor.
             return gr.skip()
 
     @with_messages
     def grid(
         self, key: str, model: str, rack: Any, prompts: str, seed: float, *options: Any
     ) -> GridOutputs:
-        """Every prompt, or the first one on several seeds, over strengths of the first map."""
+        """A grid over the first map's strengths: every prompt, or the first on several seeds."""
         chosen = GridOptions.from_page(*options) if options else GridOptions()
         mix = self._mix(key, model, rack)
         if not mix.maps:
@@ -120,7 +120,7 @@ class ImageCallbacks:
     def crossed(
         self, key: str, model: str, rack: Any, prompts: str, seed: float, *options: Any
     ) -> GridOutputs:
-        """The first prompt: strengths of the first map across, of the second one down."""
+        """A grid of the first prompt: strengths of the first map across, of the second map down."""
         chosen = GridOptions.from_page(*options) if options else GridOptions()
         mix = self._mix(key, model, rack)
         if len(mix.maps) < 2:
@@ -166,14 +166,14 @@ def swept_scene(
     sweep: int,
     options: GridOptions = GridOptions(),
 ) -> Scene:
-    """The grid in which the first `sweep` maps are swept and the others stay.
+    """The scene of a grid that sweeps the first `sweep` maps and keeps the others fixed.
 
     Args:
         mix: the maps that are on.
-        model: that they are put on.
-        prompts: a row for each, where rows are prompts.
-        seed: of the noise, or of the first row.
-        sweep: 1 or 2.
+        model: the model that they are applied to.
+        prompts: one per row; if the rows are seeds, only the first prompt is used.
+        seed: seed of the noise; if the rows are seeds, of the first row.
+        sweep: number of maps that are swept, 1 or 2.
         options: strengths and rows.
     """
     seeds: int | tuple[int, ...] = seed

@@ -1,4 +1,4 @@
-"""Which strengths a grid goes over, and what its rows are."""
+"""Options of a grid: the strengths that it sweeps, and what its rows are."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ Rows = Literal["prompts", "seeds"]
 
 @dataclass(frozen=True)
 class GridOptions:
-    """What a grid goes over.
+    """The rows and columns of a grid.
 
     Attributes:
-        strengths: of the first map: the columns of every grid.
-        rows: a row for each prompt, or for each seed from the one shown on.
-        seeds: rows of the latter.
-        down: strengths of the second map: the rows of a grid of two maps.
+        strengths: strengths of the first map, the columns of every grid; empty for the default.
+        rows: "prompts" for a row per prompt, "seeds" for a row per seed, counted up from the one
+            shown.
+        seeds: number of rows if the rows are seeds.
+        down: strengths of the second map, the rows of a grid of two maps; empty for the default.
     """
 
     strengths: tuple[float, ...] = ()
@@ -38,7 +39,7 @@ class GridOptions:
 
     @classmethod
     def from_page(cls, strengths: str, rows: str, seeds: float | None, down: str) -> GridOptions:
-        """The fields' values; an empty field of strengths leaves the usual ones.
+        """Read the options from the fields; an empty field of strengths selects the default ones.
 
         Raises:
             ConfigError: a strength or the number of seeds cannot be used; the message names it.
@@ -50,23 +51,23 @@ class GridOptions:
             strengths_of("Strengths", strengths),
             "seeds" if rows == "seeds" else "prompts",
             count,
-            # 0 first: all cells are compared with the first row's untouched picture.
+            # 0 first: all cells are compared with the untouched picture in the first row.
             tuple(sorted(strengths_of("Strengths of the second map", down), key=lambda s: s != 0)),
         )
 
 
 def strengths_of(field: str, text: str) -> tuple[float, ...]:
-    """The strengths of a text field, in order, each once; 0 is added, which IMGScore needs.
+    """The strengths in a text field, sorted and without duplicates; 0 is added for IMGScore.
 
     >>> strengths_of("Strengths", "1, 0.5 -0.5;1")
     (-0.5, 0.0, 0.5, 1.0)
 
     Args:
-        field: its label.
-        text: numbers with commas, semicolons or spaces between; empty gives none.
+        field: label of the field, for error messages.
+        text: numbers separated by commas, semicolons or spaces; an empty text gives an empty tuple.
 
     Raises:
-        ConfigError: something in it is no strength, or there are too many.
+        ConfigError: an entry is not a valid strength, or there are too many.
     """
     found = {0.0}
     for word in (words := re.split(r"[\s,;]+", text.strip(" \t\r\n,;"))):
@@ -89,9 +90,9 @@ def strengths_of(field: str, text: str) -> tuple[float, ...]:
 
 
 def build_grid_options() -> list[Any]:
-    """The fields, folded away; their values are what `GridOptions.from_page` takes."""
+    """Lay out the fields, collapsed; their values are the arguments of `GridOptions.from_page`."""
     with gr.Accordion("Grid options", open=False, elem_id="grid-options"), gr.Row():
-        # Without a value a field that was never unfolded sends none, which is no text.
+        # Set a value: a field that was never expanded would otherwise send None instead of a text.
         strengths = gr.Textbox(
             "", label="Strengths", placeholder=", ".join(f"{s:g}" for s in STRENGTHS),
             info="0 is always among them", elem_id="grid-strengths", min_width=180,

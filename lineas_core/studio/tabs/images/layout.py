@@ -1,4 +1,4 @@
-"""The image tab: what is where, and which callback each control calls."""
+"""Layout of the image tab, and the callback of each control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lineas_core.studio.tabs.pins import PictureScene, build_pins
 def build_image_tab(
     studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab
 ) -> SteerTab:
-    """Lay out the tab, and wire it to the rack."""
+    """Lay out the tab and wire it to the rack."""
     callbacks = ImageCallbacks(studio, answers)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):
@@ -81,8 +81,8 @@ def build_image_tab(
         picture=picture, recipe=recipe, film=film, scores=scores,
     )  # fmt: skip
     gr.on([run.click, seed.submit], None, None, None, js=again("image"))
-    # One dependency for both triggers: while an answer is made only the newest question waits, so
-    # a late answer never takes the place of a newer one.
+    # One dependency for both triggers: while an answer is computed, only the newest question is
+    # queued, so a late answer never replaces a newer one.
     gr.on(
         [rack.input, rack.release],
         callbacks.look,

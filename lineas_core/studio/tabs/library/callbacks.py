@@ -1,4 +1,4 @@
-"""What the library tab does with the visitor's maps: find, name, delete, bring back."""
+"""Callbacks of the library tab on the visitor's maps: search, rename, delete, restore."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class DescribedOutputs(NamedTuple):
-    """The chosen maps in words, and the fields of the first."""
+    """Descriptions of the chosen maps, and the title and tags of the first."""
 
     card: Any
     title: Any
@@ -28,7 +28,7 @@ class DescribedOutputs(NamedTuple):
 
 
 class TickedOutputs(NamedTuple):
-    """The ids of the chosen maps, and what `DescribedOutputs` has."""
+    """The ids of the chosen maps, followed by the fields of `DescribedOutputs`."""
 
     chosen: Any
     card: Any
@@ -37,7 +37,7 @@ class TickedOutputs(NamedTuple):
 
 
 class DeletedOutputs(NamedTuple):
-    """What an undo has to know, and news for the list and the rack."""
+    """The state that an undo needs, and updates for the list and the rack."""
 
     deleted: Any
     maps: Any
@@ -48,8 +48,8 @@ class LibraryCallbacks:
     """Callbacks on maps.
 
     Args:
-        studio: the maps.
-        answers: how they look.
+        studio: gives access to the maps.
+        answers: gives access to their glances, which show how the maps look.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -59,7 +59,7 @@ class LibraryCallbacks:
     def listed(
         self, key: str, search: str, chosen: Sequence[str] | None
     ) -> tuple[dict[str, Any], list[str]]:
-        """The maps that the search finds, for the list; those chosen stay so."""
+        """A list update with the maps that match the search, and the chosen ids among them."""
         rows = self._studio.library.maps(owner_of(key), search=search)
         ids = {row.id for row in rows}
         still = [map_id for map_id in chosen or () if map_id in ids]
@@ -69,7 +69,7 @@ class LibraryCallbacks:
 
     @with_messages
     def glances(self, key: str) -> Iterator[dict[str, Any]]:
-        """How the maps look that nobody has looked at yet, one after the other."""
+        """Generate the missing glances one by one, yielding a list update for each."""
         owner = owner_of(key)
         for row in self._studio.library.maps(owner):
             if self._glances.can_make(row) and self._glances.kept(row) is None:
@@ -88,13 +88,13 @@ class LibraryCallbacks:
 
     @with_messages
     def ticked(self, key: str, maps: Any) -> TickedOutputs:
-        """The ids that are ticked in the list, and those maps in words."""
+        """The ids that are ticked in the list, and the descriptions of those maps."""
         chosen = [str(map_id) for map_id in (maps or {}).get("chosen", ())]
         return TickedOutputs(chosen, *self.describe(key, chosen))
 
     @with_messages
     def describe(self, key: str, chosen: Sequence[str]) -> DescribedOutputs:
-        """The chosen maps in words; title and tags of the first, to change."""
+        """Descriptions of the chosen maps, and the title and tags of the first, to edit."""
         rows = [self._studio.library.row(map_id, owner_of(key)) for map_id in chosen or ()]
         if not rows:
             hint = '<p class="ls-hint">Tick a map to rename, export or delete it.</p>'
@@ -104,7 +104,7 @@ class LibraryCallbacks:
 
     @with_messages
     def rename(self, key: str, chosen: Sequence[str], title: str, tags: str) -> Any:
-        """Give the first chosen map a title and tags."""
+        """Set the title and tags of the first chosen map."""
         owner, map_id = owner_of(key), first_of(chosen)
         self._studio.library.rename(map_id, owner, title)
         self._studio.library.tag(map_id, owner, tags.split(","))
@@ -114,7 +114,7 @@ class LibraryCallbacks:
     def delete(
         self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
     ) -> DeletedOutputs:
-        """Take maps out of view: what an undo has to know, news for the list, the rack."""
+        """Soft-delete maps; the state that an undo needs, and updates for the list and the rack."""
         owner = owner_of(key)
         first_of(chosen)
         places = places_of(RackState.from_page(rack), chosen)
@@ -130,7 +130,7 @@ class LibraryCallbacks:
     def undo(
         self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
     ) -> tuple[dict[str, Any], Any]:
-        """Bring maps back, and onto the rack where they were: news for the list, the rack."""
+        """Restore maps, also to their places on the rack; updates for the list and the rack."""
         owner, state = owner_of(key), RackState.from_page(rack)
         for map_id in chosen:
             self._studio.library.undelete(map_id, owner)

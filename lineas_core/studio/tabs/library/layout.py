@@ -1,4 +1,4 @@
-"""The library tab: the visitor's maps, and what is taken in and out."""
+"""Layout of the library tab: the visitor's maps, import, export and sharing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lineas_core.studio.tabs.library.callbacks import (
 from lineas_core.studio.tabs.library.map_list import build_map_list
 from lineas_core.studio.tabs.library.sharing import ImportedOutputs, SharingCallbacks
 
-# The address becomes the link, so that it can also be taken from there.
+# Sets the page address to the link, so that it can also be copied from the address bar.
 TO_ADDRESS = """(code) => {
     const url = new URL(code, window.location.href);
     window.history.replaceState(null, "", url);
@@ -35,18 +35,18 @@ def build_library_tab(
     tab: gr.Tab,
     fields: ScreenFields,
 ) -> None:
-    """Lay out the tab, and wire it.
+    """Lay out the tab and wire it.
 
     Args:
-        studio: the state.
-        answers: what the screen shows.
-        key: of the visitor.
-        rack: the maps.
-        tab: that this is.
-        fields: the components of the other tabs.
+        studio: the shared state of the app.
+        answers: generates the results that the screen shows.
+        key: key of the visitor.
+        rack: the component of the rack.
+        tab: the tab to fill.
+        fields: the components of the steering tabs.
     """
     library, sharing = LibraryCallbacks(studio, answers), SharingCallbacks(studio, answers)
-    # Where the deleted maps were on the rack.
+    # The places that deleted maps had on the rack.
     deleted = gr.State({})
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=320):
@@ -102,7 +102,7 @@ def build_library_tab(
                     info="For private repositories and uploads; not kept",
                     elem_id="hub-token",
                 )
-                # Logins are there on a Space whose card asks for them.
+                # Login is available only on a Space whose card enables OAuth.
                 if "OAUTH_CLIENT_ID" in studio.environment:
                     gr.LoginButton(size="sm")
                 with gr.Row():

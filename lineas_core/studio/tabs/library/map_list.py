@@ -1,4 +1,4 @@
-"""The list of maps in the library: the page's component, and the updates it is sent."""
+"""The list of maps in the library: the page component, and the updates sent to it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from lineas_core.studio.views.map_cards import line_of
 
 
 def build_map_list(elem_id: str) -> gr.HTML:
-    """The component. Its value is a JSON object: a patch from the server, or what is asked of it.
+    """The list component; its value is JSON: a patch from the server, or a request from the page.
 
-    `input`: other maps are ticked (`chosen`). `select`, `delete`, `undo`: a map (`id`) is to be put
-    on the rack, deleted, brought back.
+    `input`: the ticked maps changed (`chosen`). `select`, `delete`, `undo`: put a map (`id`) on the
+    rack, delete it, restore it.
     """
     return gr.HTML(
         list_patch(),
@@ -38,14 +38,14 @@ def list_patch(
     gone: Sequence[MapRow] = (),
     back: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """News for the list; what is left out stays as it is there.
+    """An update for the list; it leaves unchanged whatever is omitted.
 
     Args:
-        rows: all that is listed, in order.
-        chosen: ids that are ticked.
-        glances: id -> how the map looks (`Glances`).
-        gone: maps that were deleted just now; their places offer to undo that.
-        back: ids of maps that have come back.
+        rows: all maps to list, in order.
+        chosen: ids of the ticked maps.
+        glances: map id -> its glance, which shows how the map looks (`Glances`).
+        gone: maps that were just deleted; an undo button is shown in place of each.
+        back: ids of maps that were restored.
     """
     news: dict[str, Any] = {"from": "server"}
     if rows is not None:

@@ -1,4 +1,4 @@
-"""What the library tab takes in and out: map files, bundles, snippets, links, the Hub."""
+"""Import and export in the library tab: map files, bundles, snippets, links, the Hub."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_IMPORT = 64 * 2**20
 
 
 class ImportedOutputs(NamedTuple):
-    """What an import changes on the page: what is said of it, the rack, and fields of a scene."""
+    """Outputs of an import: its message, the rack, and the fields of the imported scene."""
 
     said: Any
     rack: Any
@@ -51,11 +51,11 @@ class ImportedOutputs(NamedTuple):
 
 
 class SharingCallbacks:
-    """Callbacks on what is taken in and out.
+    """Callbacks of import and export.
 
     Args:
-        studio: the maps.
-        answers: what the screen shows.
+        studio: gives access to the maps.
+        answers: generates the results that the screen shows.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -64,7 +64,7 @@ class SharingCallbacks:
 
     @with_messages
     def export(self, key: str, chosen: Sequence[str]) -> Any:
-        """The chosen maps as files."""
+        """Write the chosen maps to files."""
         owner = owner_of(key)
         first_of(chosen)
         self._studio.limits.admit(owner)
@@ -79,7 +79,7 @@ class SharingCallbacks:
 
     @with_messages
     def take_in(self, key: str, files: Sequence[str] | None) -> ImportedOutputs:
-        """Map files and bundles; a bundle also puts its scene on the screen."""
+        """Import map files and bundles; a bundle also sets the rack and fields to its scene."""
         owner, scene = owner_of(key), None
         self._studio.limits.admit(owner)
         rows: list[MapRow] = []
@@ -115,7 +115,7 @@ class SharingCallbacks:
 
     @with_messages
     def bundle(self, key: str, *screen: Any) -> Any:
-        """All that makes the screen's result again, in one zip file, with the result."""
+        """Write a zip file with the screen's result and everything needed to reproduce it."""
         shown, mix, prompts = self._screen(owner_of(key), screen)
         scene, maps = scene_of(shown, mix, prompts)
         grid, texts = self._result(scene, mix)
@@ -134,7 +134,7 @@ class SharingCallbacks:
 
     @with_messages
     def code(self, key: str, *screen: Any) -> tuple[str, Any]:
-        """Python for what is on the screen, and the map files that it loads."""
+        """Python code that reproduces what is on the screen, and the map files that it loads."""
         shown, mix, prompts = self._screen(owner_of(key), screen)
         scene, maps = scene_of(shown, mix, prompts)
         folder = self._studio.download_folder()
@@ -143,7 +143,7 @@ class SharingCallbacks:
 
     @with_messages
     def link(self, key: str, *screen: Any) -> str:
-        """The screen as the end of an address."""
+        """The screen encoded as the query string of a URL."""
         owner = owner_of(key)
         shown, _, _ = self._screen(owner, screen)
         return f"?scene={shown.named(self._studio.library.maps(owner)).to_link()}"
@@ -173,7 +173,7 @@ class SharingCallbacks:
     def install(
         self, key: str, repo: str, token: str, login: gr.OAuthToken | None = None
     ) -> tuple[str, Any]:
-        """Fetch a map from the Hub."""
+        """Install a map from the Hub."""
         owner = owner_of(key)
         self._studio.limits.admit(owner)
         self._studio.limits.check_room(owner)
@@ -187,7 +187,7 @@ class SharingCallbacks:
         )
 
     def _unpack(self, owner: str, bundle: Bundle) -> list[MapRow]:
-        """The bundle's maps in the library, in the scene's order; those it has are not doubled."""
+        """Add the bundle's maps to the library, unless already there; their rows in scene order."""
         known = {row.digest: row for row in self._studio.library.maps(owner)}
         rows: list[MapRow] = []
         for used in bundle.scene.maps:
@@ -200,7 +200,7 @@ class SharingCallbacks:
         return rows
 
     def _scene(self, owner: str, scene: Scene, rows: Sequence[MapRow]) -> ImportedOutputs:
-        """The rack and the fields of the scene's tab."""
+        """Outputs that set the rack and the fields of the scene's tab."""
         slots = tuple(
             Slot(row.id, True, 1.0 if used.strength is None else used.strength)
             for row, used in zip(rows, scene.maps, strict=True)
@@ -238,7 +238,7 @@ class SharingCallbacks:
     def _result(
         self, scene: Scene, mix: Mix
     ) -> tuple[bytes | None, tuple[tuple[str, ...], ...] | None]:
-        """What the scene shows: a picture of its grid, or its texts."""
+        """The result of the scene: its grid as a PNG, or its texts."""
         seed, prompts = scene.seeds[0], list(scene.prompts)
         if scene.modality == "text":
             pair = self._texts.whole_pair(mix, scene.model, prompts[0], seed, scene.max_new_tokens)

@@ -1,4 +1,4 @@
-"""What the text tab does when it completes a text."""
+"""Callbacks of the text tab in completion mode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lineas_core.studio.views.csv_tables import text_rows, write_csv
 
 
 class ModeOutputs(NamedTuple):
-    """The parts of the tab that only one of its modes shows."""
+    """The parts of the tab that are visible in only one of its modes."""
 
     pair: Any
     beginning: Any
@@ -36,8 +36,8 @@ class TextCallbacks:
     """Callbacks of the text tab.
 
     Args:
-        studio: the models and maps.
-        answers: the texts.
+        studio: gives access to the models and maps.
+        answers: generates the texts.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -54,7 +54,7 @@ class TextCallbacks:
         tokens: float,
         words: str = "",
     ) -> Iterator[str]:
-        """The unsteered completion beside the steered one, on one seed, as they are written."""
+        """Stream the unsteered and the steered completion, both with the same seed."""
         mix = self._mix(key, model, rack)
         own = own_concepts(mix.rows, words)
         length = checked_length(prompt, tokens)
@@ -88,7 +88,7 @@ class TextCallbacks:
         samples: float,
         words: str = "",
     ) -> tuple[str, Any]:
-        """Completions on several seeds while the first map goes from 0 to 1, and their CSV."""
+        """Completions on several seeds as the first map goes from 0 to 1, and their CSV file."""
         mix = self._mix(key, model, rack)
         own = own_concepts(mix.rows, words)
         first = whole("seed", seed)
@@ -104,7 +104,7 @@ class TextCallbacks:
 
     @with_messages
     def words(self, key: str, model: str, rack: Any, shown: str) -> str:
-        """What counts as each concept that has no published list: as edited, else its prompts'."""
+        """The words of each concept without a published list: as edited, else from its prompts."""
         return as_field(own_concepts(self._mix(key, model, rack).rows, shown))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What the text tab does when it chats."""
+"""Callbacks of the text tab in chat mode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lineas_core.studio.views import completions
 
 
 class ChatOutputs(NamedTuple):
-    """What a chat changes on the page."""
+    """Outputs of the chat callbacks."""
 
     turns: Any
     shown: Any
@@ -29,8 +29,8 @@ class ChatCallbacks:
     """Callbacks of the chat.
 
     Args:
-        studio: the models and maps.
-        answers: the model's answers.
+        studio: gives access to the models and maps.
+        answers: generates the model's answers.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -40,14 +40,14 @@ class ChatCallbacks:
     def ask(
         self, key: str, model: str, rack: Any, chat: Any, question: str, seed: float, tokens: float
     ) -> Iterator[ChatOutputs]:
-        """The untouched and the steered answer to one more question, as they are written."""
+        """Stream the untouched and the steered answer to a new question."""
         yield from self._ask(key, model, rack, from_page(chat), question.strip(), seed, tokens)
 
     @with_messages
     def again(
         self, key: str, model: str, rack: Any, chat: Any, question: str, seed: float, tokens: float
     ) -> Iterator[ChatOutputs]:
-        """The last question once more, with the maps as they are on now."""
+        """Answer the last question again, with the maps that are on now."""
         turns = from_page(chat)
         if not turns:
             raise ConfigError("There is no question to answer again; ask one first.")
@@ -57,14 +57,14 @@ class ChatCallbacks:
 
     @with_messages
     def undo(self, chat: Any) -> ChatOutputs:
-        """Take the last turn back; its question returns to the field."""
+        """Remove the last turn and put its question back into the field."""
         turns = from_page(chat)
         question = turns[-1].question if turns else ""
         return ChatOutputs(to_page(turns[:-1]), completions.chat(turns[:-1]), question)
 
     @with_messages
     def new(self) -> ChatOutputs:
-        """An empty conversation."""
+        """Start an empty conversation."""
         return ChatOutputs([], completions.chat(()), "")
 
     def _ask(

@@ -1,4 +1,4 @@
-"""The chat of the text tab: what is where."""
+"""Layout of the chat in the text tab."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class ChatFields:
     """The components of the chat.
 
     Attributes:
-        column: all of it, hidden until chat mode is chosen.
+        column: column around the whole chat, hidden until chat mode is chosen.
         turns: the conversation.
         shown: the conversation as HTML.
-        question: the field of the next question.
-        again: answers the last question once more.
-        undo: takes the last turn back.
-        new: begins an empty conversation.
-        stop: ends an answer that is being written.
+        question: field for the next question.
+        again: button that answers the last question again.
+        undo: button that removes the last turn.
+        new: button that starts an empty conversation.
+        stop: button that cancels the answer being generated.
     """
 
     column: gr.Column
@@ -35,7 +35,7 @@ class ChatFields:
 
 
 def lay_out_chat() -> ChatFields:
-    """Lay the chat out."""
+    """Lay out the chat."""
     turns = gr.State([])
     with gr.Column(visible=False, elem_id="chat") as column:
         shown = gr.HTML(completions.chat(()), elem_id="chat-turns", min_height=180)

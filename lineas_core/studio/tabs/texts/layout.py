@@ -1,4 +1,4 @@
-"""The text tab: what is where, and which callback each control calls."""
+"""Layout of the text tab, and the callback of each control."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lineas_core.studio.views import completions
 def build_text_tab(
     studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab
 ) -> SteerTab:
-    """Lay out the tab, and wire it to the rack."""
+    """Lay out the tab and wire it to the rack."""
     callbacks = TextCallbacks(studio, answers)
     mode = gr.Radio(
         [("Complete a text", "complete"), ("Chat", "chat")],
@@ -97,7 +97,7 @@ def build_text_tab(
         api_visibility="private",
     )
     asked = [key, model, rack, prompt, seed, tokens]
-    # Only the scene asks: a late answer never takes the place of a newer one.
+    # Only the scene sends requests, so that a late answer never replaces a newer one.
     gr.on([run.click, prompt.submit, seed.submit], None, None, None, js=again("text"))
     writing = rack.submit(
         callbacks.compare,
@@ -134,10 +134,10 @@ def _wire_chat(
     """Wire the chat.
 
     Args:
-        callbacks: of the chat.
-        chat: its components.
+        callbacks: callbacks of the chat.
+        chat: components of the chat.
         first: the inputs before the conversation and the question.
-        last: those after them.
+        last: the inputs after them.
     """
     asked = [*first, chat.turns, chat.question, *last]
     outputs = [*ChatOutputs(turns=chat.turns, shown=chat.shown, question=chat.question)]

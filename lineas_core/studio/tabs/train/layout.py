@@ -1,4 +1,4 @@
-"""The train tab: prompts at the left, training and its live frames at the right."""
+"""Layout of the train tab: prompts on the left, training with live frames on the right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lineas_core.studio.tabs.train.uploads import PromptOutputs, UploadCallbacks
 from lineas_core.studio.tabs.train.writing import WritingCallbacks, WrittenOutputs
 from lineas_core.studio.views import job_cards
 
-# Puts the job into the address, so that the page finds it when it is opened again.
+# Adds the job to the address, so that the page shows it again when it is reopened.
 REMEMBER_JOB = """(seen) => {
     const url = new URL(window.location);
     if (seen?.job) url.searchParams.set("job", seen.job); else return;
@@ -34,14 +34,14 @@ REMEMBER_JOB = """(seen) => {
     window.parent?.postMessage({ queryString: url.search.slice(1) }, "*");
 }"""
 
-# The tab on which the job's map steers.
+# Opens the tab of the job's modality, where its map steers.
 OPEN_STEERED = """() => {
     const text = document.querySelector("#progress [data-kind]")?.dataset.kind === "text";
     const name = text ? "Text" : "Images";
     const tabs = [...document.querySelectorAll("[role=tab]")];
     tabs.find((tab) => tab.textContent.trim() === name)?.click();
 }"""
-# Its prompts in focus, as soon as it is there.
+# Focuses the prompt field of that tab as soon as the field is visible.
 FOCUS_PROMPTS = """() => {
     const focus = (tries) => {
         const field = [...document.querySelectorAll("#prompt textarea, #image-prompts textarea")]
@@ -56,7 +56,7 @@ TAKE_FILM = "() => { setTimeout(() => document.querySelector('#reel')?.click(), 
 
 @dataclass(frozen=True)
 class TrainTab:
-    """What the page needs of the tab: fills it when the page opens."""
+    """The parts of the tab that the page uses to fill it on load."""
 
     outputs: JobOutputs
     callbacks: TrainingCallbacks
@@ -66,7 +66,7 @@ class TrainTab:
 def build_train_tab(
     studio: Studio, answers: Answers, key: gr.BrowserState, rack: gr.HTML
 ) -> TrainTab:
-    """Lay out the tab, and wire it."""
+    """Lay out the tab and wire it."""
     prompts, uploads = PromptCallbacks(studio, answers), UploadCallbacks(answers)
     writing, styling = WritingCallbacks(studio, answers), StyleCallbacks(answers)
     training, staging = TrainingCallbacks(studio), StageCallbacks(studio, answers)
@@ -120,7 +120,7 @@ def build_train_tab(
                         of_source = gr.Dropdown([], label="From (source)", elem_id="from-column")
                         of_target = gr.Dropdown([], label="To (target)", elem_id="to-column")
                     use = gr.Button("Use these columns", size="md", elem_id="use-columns")
-                # The side that the last upload or paste filled alone.
+                # The side that the last upload or paste filled, if it filled only one.
                 filled = gr.State("")
                 pasted = gr.Textbox(
                     label="Or paste lines, CSV or JSON", lines=3, elem_id="paste-text"
@@ -135,7 +135,7 @@ def build_train_tab(
                 type="array",
                 interactive=True,
                 static_columns=[2],
-                # The numbers of the rows have a width of their own.
+                # Less than 100% in total, because the row numbers have a width of their own.
                 column_widths=["34%", "34%", "17%"],
                 wrap=True,
                 max_height=420,
@@ -188,8 +188,8 @@ def build_train_tab(
             stage = lay_out_stage()
             live = gr.HTML(job_cards.live(None, None), elem_id="live")
             film = gr.Button("Film of the training", visible=False, size="sm", elem_id="film")
-            # A download button gives what it has when it is clicked: this one is clicked when the
-            # film is made.
+            # A download button serves the file that it holds when it is clicked, so a script clicks
+            # this hidden one after the film has been written.
             reel = gr.DownloadButton("Film", visible="hidden", elem_id="reel")
             csv_button("training-csv", training.curves, [key, seen], "Curves (CSV)")
             health = gr.HTML(elem_id="health")
@@ -237,7 +237,7 @@ def build_train_tab(
     gr.on([model.change, concept.blur, concept.submit], styling.show, of, told, **looked)
     styles.input(styling.choose, styles, chosen, **quiet)
     model.change(prompts.list_for_model, [key, modality, model, chosen], chosen, **quiet)
-    # Of a set from the list nothing was uploaded.
+    # Choosing a set from the list discards the report of the last upload.
     chosen.input(uploads.clear, None, [*filled_in], **quiet)
     table.input(prompts.mark, table, [table, counts], trigger_mode="always_last", **quiet)
     use.click(

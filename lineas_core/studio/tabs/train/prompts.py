@@ -1,4 +1,4 @@
-"""What the train tab does with prompt sets: choose, mark, save, delete, download."""
+"""Callbacks of the train tab on prompt sets: choose, mark, save, delete, download."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ChosenOutputs(NamedTuple):
 
 
 class RemovedOutputs(NamedTuple):
-    """The list of sets, what was deleted, and the button that brings it back."""
+    """The list of sets, the id of the deleted set, and the button that restores it."""
 
     chosen: Any
     deleted: Any
@@ -53,8 +53,8 @@ class PromptCallbacks:
     """Callbacks on prompt sets.
 
     Args:
-        studio: the library.
-        answers: the prompt sets.
+        studio: gives access to the library.
+        answers: gives access to the prompt sets.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -62,7 +62,7 @@ class PromptCallbacks:
 
     @with_messages
     def choose(self, key: str, chosen: str | None) -> ChosenOutputs:
-        """Table, marks, name, concept and preview prompt of a set."""
+        """The table, counts, name, concept and preview prompt of a set."""
         if not chosen or chosen == UNSAVED:
             return unchanged(ChosenOutputs)
         prompts = self._prompts.find(owner_of(key), chosen)
@@ -78,7 +78,7 @@ class PromptCallbacks:
 
     @with_messages
     def mark(self, table: Table) -> tuple[Any, str]:
-        """The table with a note at each line that needs one, and the counts."""
+        """The table with a note on each line that has an issue, and the counts."""
         source, target = sides_of(table)
         shown, marks = prompt_sheet(source, target)
         same = [list(map(str, row)) for row in table] == shown
@@ -88,7 +88,7 @@ class PromptCallbacks:
     def save(
         self, key: str, modality: Modality, name: str, concept: str, table: Table
     ) -> tuple[Any, str]:
-        """Keep the table as a set of the visitor's."""
+        """Save the table as one of the visitor's prompt sets."""
         owner = owner_of(key)
         prompts = prompt_set(modality, name, concept, table)
         self._studio.limits.check_room(owner, size_of(prompts))
@@ -99,7 +99,7 @@ class PromptCallbacks:
 
     @with_messages
     def delete(self, key: str, modality: Modality, chosen: str) -> RemovedOutputs:
-        """Take a set of the visitor's out of the list; what was deleted, to bring it back."""
+        """Delete one of the visitor's sets; its id is returned, so that it can be restored."""
         owner = owner_of(key)
         if not chosen or chosen == UNSAVED:
             raise PromptError("These prompts are not saved as a set; there is none to delete.")
@@ -115,7 +115,7 @@ class PromptCallbacks:
 
     @with_messages
     def undelete(self, key: str, modality: Modality, deleted: str) -> tuple[Any, Any]:
-        """Bring back the set that was deleted last."""
+        """Restore the set that was deleted last."""
         owner = owner_of(key)
         row = self._studio.library.undelete_prompts(deleted, owner)
         choices = self._prompts.choices(owner, modality)
@@ -123,7 +123,7 @@ class PromptCallbacks:
 
     @with_messages
     def download(self, modality: Modality, name: str, concept: str, table: Table) -> list[str]:
-        """The table as a JSON and a CSV file."""
+        """Write the table to a JSON file and a CSV file."""
         prompts = prompt_set(modality, name, concept, table)
         folder = self._studio.download_folder()
         files = {**write_prompts(prompts, "json"), **write_prompts(prompts, "csv")}
@@ -131,12 +131,12 @@ class PromptCallbacks:
 
     @staticmethod
     def show_files() -> Any:
-        """Show the field of files that a download filled."""
+        """Show the file field after `download` has filled it."""
         return gr.update(visible=True)
 
     @with_messages
     def list_for_kind(self, key: str, modality: str, chosen: str | None) -> Any:
-        """The sets for another kind of model; what a visitor brought stays chosen."""
+        """List the sets of another modality; unsaved prompts stay chosen."""
         choices = self._prompts.choices(owner_of(key), modality)
         if kept := _unsaved(chosen):
             return gr.update(choices=[*kept, *choices], value=UNSAVED)
@@ -144,11 +144,11 @@ class PromptCallbacks:
 
     @with_messages
     def list_for_model(self, key: str, modality: str, model: str, chosen: str | None) -> Any:
-        """The sets in the order that suits another model."""
+        """List the sets in the order that suits another model."""
         choices = self._prompts.choices(owner_of(key), modality, model)
         return gr.update(choices=[*_unsaved(chosen), *choices])
 
 
 def _unsaved(chosen: str | None) -> list[tuple[str, str]]:
-    """What a visitor brought stays in the list, whatever else changes."""
+    """The choice for unsaved prompts if it is the chosen one, to keep it in the list."""
     return [(UNSAVED_TITLE, UNSAVED)] if chosen == UNSAVED else []

@@ -1,4 +1,4 @@
-"""The job that the train tab shows, and its map."""
+"""The job shown in the train tab, and its map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lineas_core.studio.storage.store import JobRow, MapRow
 
 @dataclass(frozen=True)
 class ShownJob:
-    """What the page shows of a job, so that it is not sent twice."""
+    """The state of a job that the page already shows, so that it is not sent twice."""
 
     job: str = ""
     seq: int = -1
@@ -19,7 +19,7 @@ class ShownJob:
 
     @classmethod
     def from_page(cls, value: Any) -> ShownJob:
-        """What the page sent back; nothing, where that is not one of these."""
+        """The state that the page sent back; the default, which names no job, if it is invalid."""
         try:
             return cls(str(value["job"]), int(value["seq"]), bool(value["running"]))
         except (KeyError, TypeError, ValueError, OverflowError):
@@ -27,6 +27,6 @@ class ShownJob:
 
 
 def map_on_stage(library: Library, job: JobRow, owner: str) -> MapRow | None:
-    """The map of a job of the owner's that has ended; None if it has none, or it was deleted."""
+    """The map of the owner's finished job; None if there is no such map, or it was deleted."""
     row = library.map_of_job(job.id, owner) if job.finished else None
     return row if row is not None and row.deleted is None else None

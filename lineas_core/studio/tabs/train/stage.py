@@ -1,4 +1,4 @@
-"""The stage of the train tab: what the map of an ended job does, at any strength."""
+"""Callbacks of the stage in the train tab: the effect of an ended job's map at any strength."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HINT = '<p class="ls-hint ls-caption" role="status">Trying the map on the prompt
 
 
 class StageOutputs(NamedTuple):
-    """The stage as it opens."""
+    """Outputs that open or hide the stage."""
 
     panel: Any
     strength: Any
@@ -35,7 +35,7 @@ class StageOutputs(NamedTuple):
 
 
 class LoadedOutputs(NamedTuple):
-    """The fields that the prompts of a job came from."""
+    """The fields that the prompts of a job are loaded into."""
 
     modality: Any
     model: Any
@@ -51,8 +51,8 @@ class StageCallbacks:
     """Callbacks of the stage.
 
     Args:
-        studio: the maps and jobs.
-        answers: what a map does.
+        studio: gives access to the maps and jobs.
+        answers: generates the pictures and texts.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -60,7 +60,7 @@ class StageCallbacks:
 
     @with_messages
     def open(self, key: str, shown: Any, staged: str) -> StageOutputs:
-        """The stage opens when the job has ended with a map, at the strength recommended for it."""
+        """Open the stage once the job has ended with a map, at the strength recommended for it."""
         job, row = self._found(key, ShownJob.from_page(shown).job)
         if job is None or row is None:
             return StageOutputs(gr.update(visible=False), gr.skip(), None, "", "")
@@ -76,10 +76,10 @@ class StageCallbacks:
 
     @with_messages
     def draw(self, key: str, staged: str, strength: float) -> tuple[Any, Any]:
-        """The preview prompt untouched and with the job's map alone at that strength.
+        """The preview prompt without steering, and with only the job's map at the given strength.
 
         Returns:
-            The two pictures, or None; and what is said of them, or the two texts.
+            The two pictures, or None for text; and their caption, or the two texts.
         """
         job, row = self._found(key, staged)
         if job is None or row is None:
@@ -105,7 +105,7 @@ class StageCallbacks:
 
     @with_messages
     def prompts(self, key: str, shown: Any) -> LoadedOutputs:
-        """The job's kind, model and prompts, back into the fields that they came from."""
+        """Load the job's modality, model and prompts into the fields again."""
         job = self._studio.jobs.get(ShownJob.from_page(shown).job, owner_of(key))
         if job is None:
             raise ConfigError("There is no such job any more. Train one.")
@@ -126,7 +126,7 @@ class StageCallbacks:
         )
 
     def _found(self, key: str, job_id: str) -> tuple[JobRow | None, MapRow | None]:
-        """The job, and its map once it has ended, if that is still there."""
+        """The job, and its map if the job has ended and the map still exists."""
         owner = owner_of(key)
         job = self._studio.jobs.get(job_id, owner) if job_id else None
         return job, None if job is None else map_on_stage(self._studio.library, job, owner)

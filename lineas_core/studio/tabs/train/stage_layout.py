@@ -1,4 +1,4 @@
-"""The stage of the train tab: what is where."""
+"""Layout of the stage in the train tab."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class StageFields:
     """The components of the stage.
 
     Attributes:
-        panel: all of it, hidden until there is a map.
+        panel: column around the whole stage, hidden until there is a map.
         staged: id of the job whose map is shown.
-        picture: untouched beside steered.
+        picture: the untouched and the steered picture.
         said: the caption, or the two texts.
-        strength: of the map.
-        keep: puts the map on the rack.
-        other: the same, and then asks for other prompts.
-        again: loads the job's prompts into the table.
+        strength: strength of the map.
+        keep: button that puts the map on the rack.
+        other: button that does the same, and then focuses the prompt field of the map's tab.
+        again: button that loads the job's prompts into the table.
     """
 
     panel: gr.Column
@@ -35,7 +35,7 @@ class StageFields:
 
 
 def lay_out_stage() -> StageFields:
-    """Lay the stage out."""
+    """Lay out the stage."""
     staged = gr.State("")
     with gr.Column(visible=False, elem_id="stage") as panel:
         picture = BeforeAfter("How much of the picture is untouched", "stage-picture")

@@ -1,4 +1,4 @@
-"""The line under the prompt set: whether the model reads the prompts, and knows the style."""
+"""The line below the prompt set: whether the model can read the prompts and knows the style."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LOOKING = "Looking whether the model knows this style…"
 
 
 class StyleCallbacks:
-    """Callbacks that say, of what is to be trained, what can be known before.
+    """Callbacks that report, before training, what is known about the model and the style.
 
     Args:
-        answers: what the models know.
+        answers: gives access to the styles that models know.
     """
 
     def __init__(self, answers: Answers) -> None:
@@ -31,16 +31,17 @@ class StyleCallbacks:
 
     @staticmethod
     def choose(name: str) -> str:
-        """The shipped set that leads to a style, whose name the choice is."""
+        """The name of the shipped set that steers towards the chosen style: the choice itself."""
         return name
 
     def show(
         self, modality: str, model: str, concept: str, table: Sequence[Sequence[Any]]
     ) -> Iterator[tuple[str, Any]]:
-        """The line, and the styles that the model knows, as choices where they help.
+        """Yield the line, and an update of the list of styles that the model knows.
 
-        What takes time comes second. A model that is neither embedded nor in memory is not loaded
-        for this.
+        The list is shown if the model does not know the style, or draws it without any map. An
+        answer that takes time is yielded second. A model that is neither embedded nor in memory is
+        not loaded for this.
         """
         rows = [[str(cell or "").strip() for cell in row[:2]] for row in table]
         source, target = ([row[n] for row in rows if len(row) > n and row[n]] for n in (0, 1))

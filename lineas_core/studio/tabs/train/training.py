@@ -1,4 +1,4 @@
-"""What the page does with training jobs: start, watch, cancel, try again."""
+"""Callbacks on training jobs: start, poll, cancel, retry."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RECENT = 6
 
 
 class JobOutputs(NamedTuple):
-    """What the train tab shows of a job."""
+    """The outputs that show a job in the train tab."""
 
     seen: Any
     timer: Any
@@ -47,7 +47,7 @@ class JobOutputs(NamedTuple):
 
 
 class ShippedFields(NamedTuple):
-    """The settings of a training that have fields."""
+    """The training settings that have a field."""
 
     steps: Any
     rate: Any
@@ -58,7 +58,7 @@ class TrainingCallbacks:
     """Callbacks on jobs.
 
     Args:
-        studio: the state.
+        studio: the shared state of the app.
     """
 
     def __init__(self, studio: Studio) -> None:
@@ -79,9 +79,9 @@ class TrainingCallbacks:
         gamma: float | None,
         method: str = STEPWISE,
     ) -> JobOutputs:
-        """Queue a job on the table's prompts; empty settings are the model's shipped ones.
+        """Queue a job on the prompts in the table; empty settings take the model's shipped values.
 
-        The numbers are those of a training in steps: a method without steps leaves them.
+        Steps, rate and gamma apply to stepwise training only; other methods ignore them.
         """
         owner = owner_of(key)
         changes: dict[str, Any] = {}
@@ -104,18 +104,18 @@ class TrainingCallbacks:
 
     @with_messages
     def models_of(self, modality: str) -> Any:
-        """The models of a kind, the first of them chosen."""
+        """An update of the model list for a modality, with its first model chosen."""
         choices = self._studio.model_choices(modality)
         return gr.update(choices=choices, value=choices[0][1])
 
     @staticmethod
     def settings_of(method: str) -> tuple[Any, Any]:
-        """The settings that the method reads, and what is said of them."""
+        """Show the settings that the method reads, and describe them."""
         return gr.update(visible=method == STEPWISE), job_cards.settings(method)
 
     @with_messages
     def poll(self, key: str, shown: Any) -> JobOutputs:
-        """What has changed since the page looked last."""
+        """The changes since the previous poll."""
         seen = ShownJob.from_page(shown)
         job = self._studio.jobs.get(seen.job, owner_of(key)) if seen.job else None
         if job is not None and job.seq == seen.seq and job.status != "queued":
@@ -124,39 +124,39 @@ class TrainingCallbacks:
 
     @with_messages
     def cancel(self, key: str, shown: Any) -> JobOutputs:
-        """Stop a job within a step; its map is kept."""
+        """Stop a job within one step; its map is kept."""
         seen = ShownJob.from_page(shown)
         self._studio.jobs.cancel(seen.job, owner_of(key))
         return self._shown(key, self._studio.jobs.get(seen.job, owner_of(key)), seen)
 
     @with_messages
     def retry(self, key: str, shown: Any) -> JobOutputs:
-        """The same job again."""
+        """Queue the same job again."""
         seen, owner = ShownJob.from_page(shown), owner_of(key)
         self._studio.limits.admit(owner)
         return self._shown(key, self._studio.jobs.retry(seen.job, owner), ShownJob())
 
     @with_messages
     def open(self, key: str, job_id: str) -> JobOutputs:
-        """A job by its id, as a link holds it; else the visitor's running one, if any."""
+        """Show the job whose id is in the link; otherwise the visitor's unfinished job, if any."""
         owner = owner_of(key)
         job = self._studio.jobs.get(job_id, owner) if job_id else None
         return self._shown(key, job or self._studio.jobs.unfinished(owner), ShownJob())
 
     @with_messages
     def keep(self, key: str, shown: Any) -> Any:
-        """The job's map onto the rack, on, in place of the others of its kind."""
+        """Put the job's map on the rack, switched on, and switch off the others of its modality."""
         owner = owner_of(key)
         job = self._studio.jobs.get(ShownJob.from_page(shown).job, owner)
         if job is None or not job.map_id:
             raise ConfigError("This job has no map. Train first.")
-        # Deleted meanwhile: the message says so.
+        # Raises with an explanation if the map has been deleted meanwhile.
         self._studio.library.row(job.map_id, owner)
         return patch(rows=self._studio.library.maps(owner), add=[job.map_id], ask=True)
 
     @with_messages
     def film(self, key: str, shown: Any) -> str:
-        """The job's frames as a GIF, to download."""
+        """Write the job's frames to a GIF for download."""
         seen, owner = ShownJob.from_page(shown), owner_of(key)
         self._studio.limits.admit(owner)
         film = self._studio.jobs.film(seen.job, owner)
@@ -166,7 +166,7 @@ class TrainingCallbacks:
 
     @with_messages
     def curves(self, key: str, shown: Any) -> str:
-        """The job's losses and support by step, as a CSV file."""
+        """Write the job's losses and support by step to a CSV file."""
         seen, owner = ShownJob.from_page(shown), owner_of(key)
         job = self._studio.jobs.get(seen.job, owner) if seen.job else None
         if job is None or not job.losses:
@@ -178,7 +178,7 @@ class TrainingCallbacks:
         owner, jobs = owner_of(key), self._studio.jobs
         running = job is not None and not job.finished
         rack: Any = gr.skip()
-        # What was cancelled is unfinished: its map waits for Keep it on.
+        # The map of a cancelled job is not fully trained, so it is added only by "Keep it on".
         if job is not None and job.map_id and job.status == "done" and seen.running:
             rows = self._studio.library.maps(owner)
             rack = patch(rows=rows, add=[job.map_id])
@@ -205,13 +205,13 @@ class TrainingCallbacks:
 
 
 def shipped_settings(model: str) -> TrainConfig:
-    """What a training on the model takes where nothing else is asked for."""
+    """The default training settings of a model."""
     entry = catalog().get(model)
     return TrainConfig(**(entry.train if entry else {}))
 
 
 def shipped_fields(model: str) -> ShippedFields:
-    """Steps, learning rate and sparsity of `shipped_settings`, for their fields."""
+    """Steps, learning rate and sparsity of `shipped_settings`, as values of their fields."""
     shipped = shipped_settings(model)
     return ShippedFields(steps=shipped.steps, rate=shipped.rate, gamma=shipped.gamma)
 

@@ -1,4 +1,4 @@
-"""An uploaded or pasted table that does not say which of its columns are prompts."""
+"""An uploaded or pasted table whose prompt columns are unclear."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from lineas_core.prompts.prompt_set import Side
 
 @dataclass(frozen=True)
 class UnclearTable:
-    """A table that waits for an answer.
+    """A table that is kept until the visitor chooses its prompt columns.
 
     Attributes:
-        name: of the file; empty for a pasted text.
-        data: what the file holds, or the text.
-        side: where it was pasted to.
+        name: file name; empty for pasted text.
+        data: contents of the file, or the pasted text.
+        side: side of lines that do not name one; None if the file name gives it.
     """
 
     name: str
@@ -31,7 +31,7 @@ class UnclearTable:
     side: Side | None = None
 
     def read(self, picked: Picked | None = None) -> PromptLines:
-        """What it holds, if `picked` says which columns.
+        """The prompts of the table, from the columns in `picked`.
 
         Raises:
             PromptFileError: as for `read_prompt_file`.
@@ -41,7 +41,7 @@ class UnclearTable:
         return read_pasted(self.data.decode(), self.side, picked)
 
     def offers(self) -> tuple[tuple[Part, str], ...]:
-        """The parts to choose from, with a sample of each."""
+        """The parts of the table to choose from, each with a sample."""
         try:
             self.read()
         except UnclearColumnsError as error:
@@ -49,7 +49,7 @@ class UnclearTable:
         return ()
 
     def answered(self, source: str | None, target: str | None) -> PromptLines:
-        """The prompts, by the parts that were chosen: their places among the offers.
+        """The prompts of the chosen parts, which are given as indices into `offers()`.
 
         Raises:
             PromptError: nothing was chosen, or the same for both.

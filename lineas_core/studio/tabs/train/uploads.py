@@ -1,4 +1,4 @@
-"""What the train tab does with prompts that are uploaded or pasted."""
+"""Callbacks of the train tab on uploaded and pasted prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lineas_core.studio.views.prompt_sheet import columns_question, prompt_sheet
 
 
 class PromptOutputs(NamedTuple):
-    """What uploading, pasting and answering change on the page."""
+    """Outputs of `paste`, `answer` and `clear`."""
 
     table: Any
     counts: Any
@@ -43,7 +43,7 @@ class PromptOutputs(NamedTuple):
 
 
 class UploadedOutputs(NamedTuple):
-    """What `PromptOutputs` has, and the field of the files."""
+    """The fields of `PromptOutputs`, followed by the file field."""
 
     table: Any
     counts: Any
@@ -64,7 +64,7 @@ class UploadCallbacks:
     """Callbacks on uploads.
 
     Args:
-        answers: the prompt sets.
+        answers: gives access to the prompt sets.
     """
 
     def __init__(self, answers: Answers) -> None:
@@ -74,22 +74,22 @@ class UploadCallbacks:
     def upload(
         self, key: str, modality: str, files: Sequence[str] | None, table: Table, filled: str
     ) -> UploadedOutputs:
-        """The prompts of the files, each judged alone.
+        """Read prompts from the uploaded files; an error in one does not affect the others.
 
-        A side that a file gives takes the place of the table's. The set is called as the files say,
-        or as they are named: never as the set that was there.
+        A side found in the files replaces that side of the table. The new set takes the title given
+        in the files, or else their file names; it never keeps the title of the previous set.
 
         Args:
-            key: the visitor's.
-            modality: of what is steered.
-            files: what was uploaded.
-            table: of the page.
-            filled: the side that the upload before filled alone, to which lines go no more that do
-                not say theirs.
+            key: key of the visitor.
+            modality: modality of the model that is steered.
+            files: paths of the uploaded files.
+            table: contents of the prompt table.
+            filled: the side that the previous upload filled, if it filled only one; lines that do
+                not name their side then go to the other one.
 
         Returns:
-            What changes; no file stays in the field, so that a bad one does not stand in the way
-            of the next.
+            The changes to the page. They clear the file field, so that an invalid file does not
+            block the next upload.
         """
         found: dict[str, list[str]] = {"source": [], "target": []}
         titles: list[str] = []
@@ -101,7 +101,7 @@ class UploadCallbacks:
             if side_of_name(file.name) is None:
                 side = "target" if found["source"] or filled == "source" else "source"
             with file.open("rb") as opened:
-                # One byte over what is allowed is enough to refuse it.
+                # Reading one byte more than the limit is enough to reject a larger file.
                 unread = UnclearTable(file.name, opened.read(MAX_BYTES + 1), side)
             try:
                 lines = unread.read()
@@ -130,9 +130,10 @@ class UploadCallbacks:
         self, key: str, modality: str, text: str, side: Literal["source", "target"], table: Table,
         filled: str,
     ) -> PromptOutputs:  # fmt: skip
-        """The prompts of pasted text.
+        """Read prompts from pasted text.
 
-        A text that gives one side goes to `side`, whatever it says; one that gives both, to both.
+        A text that contains one side goes to `side`, even if it names the other one. A text that
+        contains both sides fills both.
         """
         if not text.strip():
             raise PromptError("Nothing was pasted; put a prompt on each line, CSV or JSON.")
@@ -148,7 +149,7 @@ class UploadCallbacks:
         if found[other] and not found[side]:
             found = {side: found[other], other: []}
             notes.append(f"The text calls its lines {other}; they went to {side}, as you said.")
-        # The other side of what is being pasted may have a name already.
+        # If the other side was pasted before this one, the set may already have a name.
         named = self._named(
             key, modality, found, table, lines.title or "Pasted prompts", lines.concept,
             goes_on=filled not in ("", side),
@@ -161,7 +162,7 @@ class UploadCallbacks:
         self, key: str, modality: str, table: Table, waiting: UnclearTable | None,
         source: str | None, target: str | None,
     ) -> PromptOutputs:  # fmt: skip
-        """The prompts of the columns that a visitor chose."""
+        """Read prompts from the columns that the visitor chose."""
         if waiting is None:
             raise PromptError("No file waits for an answer; upload it again.")
         lines = waiting.answered(source, target)
@@ -183,16 +184,17 @@ class UploadCallbacks:
         *,
         goes_on: bool = False,
     ) -> PromptOutputs:
-        """The fields for prompts that no list has yet.
+        """Outputs that show new prompts, which are not saved as a set yet.
 
         Args:
-            key: the visitor's.
-            modality: of the list of sets.
+            key: key of the visitor.
+            modality: modality of the list of sets.
             found: side -> prompts.
-            table: that they go into.
-            title: of the set from now on.
-            concept: likewise; empty where nobody said.
-            goes_on: whether they complete what came before, whose names stay.
+            table: the table that they are written to.
+            title: new title of the set.
+            concept: new concept of the set; empty if none was given.
+            goes_on: whether the prompts complete the previous upload, whose title stays, and whose
+                concept stays unless a new one is given.
         """
         before = dict(zip(("source", "target"), sides_of(table), strict=True))
         notes = []
@@ -222,7 +224,7 @@ class UploadCallbacks:
 
     @staticmethod
     def clear() -> PromptOutputs:
-        """Forget the last upload, as when a set of the list is chosen."""
+        """Discard the report and state of the last upload, as when another set is chosen."""
         return _asked(_unfilled(""), "", None)
 
 
@@ -231,7 +233,7 @@ def _unfilled(filled: str) -> PromptOutputs:
 
 
 def _asked(outputs: PromptOutputs, report: str, waiting: UnclearTable | None) -> PromptOutputs:
-    """The outputs with a report, and the question about a table; it is hidden where none waits."""
+    """The outputs with a report and the question about a waiting table, hidden if there is none."""
     if waiting is None:
         return outputs._replace(
             report=report, waiting=None, panel=gr.update(visible=False), question=""

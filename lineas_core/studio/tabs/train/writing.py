@@ -1,4 +1,4 @@
-"""What the train tab does when a language model writes the prompts."""
+"""Callbacks of the train tab with which a language model writes the prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lineas_core.studio.views.prompt_sheet import prompt_sheet
 
 
 class WrittenOutputs(NamedTuple):
-    """The table and fields of the prompts that are written."""
+    """The table and fields of the generated prompts."""
 
     table: Any
     counts: Any
@@ -31,8 +31,8 @@ class WritingCallbacks:
     """Callbacks of the writer.
 
     Args:
-        studio: the limits.
-        answers: the prompts that are written.
+        studio: gives access to the limits.
+        answers: generates the prompts.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -42,7 +42,7 @@ class WritingCallbacks:
     def write(
         self, key: str, modality: Modality, concept: str, seed: float, writer: str
     ) -> Iterator[WrittenOutputs]:
-        """A language model writes the prompts; they come as they are accepted."""
+        """Write prompts with a language model, yielding them as they are accepted."""
         owner = owner_of(key)
         choices = [(UNSAVED_TITLE, UNSAVED), *self._answers.prompts.choices(owner, modality)]
         self._studio.limits.admit(owner)

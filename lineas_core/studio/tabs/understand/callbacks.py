@@ -1,4 +1,4 @@
-"""What the understand tab does: one map, layer by layer, and how two compare."""
+"""Callbacks of the understand tab: show a map layer by layer, and compare two maps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineas_core.studio.views import charts, csv_tables, map_cards, render
 
 
 class InsightOutputs(NamedTuple):
-    """What is shown of a map."""
+    """The outputs that describe a map."""
 
     health: Any
     support: Any
@@ -31,7 +31,7 @@ class UnderstandCallbacks:
     """Callbacks of the tab.
 
     Args:
-        studio: the state.
+        studio: the shared state of the app.
     """
 
     def __init__(self, studio: Studio) -> None:
@@ -39,7 +39,7 @@ class UnderstandCallbacks:
 
     @with_messages
     def choices(self, key: str, chosen: str | None, other: str | None) -> tuple[Any, Any]:
-        """Every map, for both dropdowns."""
+        """List every map in both dropdowns."""
         rows = self._studio.library.maps(owner_of(key))
         labels = [(map_cards.label_of(row), row.id) for row in rows]
         ids = [row.id for row in rows]
@@ -51,7 +51,7 @@ class UnderstandCallbacks:
 
     @with_messages
     def show(self, key: str, chosen: str | None) -> InsightOutputs:
-        """Health, charts, strongest neurons and origin of a map."""
+        """The health, charts, strongest neurons and origin of a map."""
         if not chosen:
             return unchanged(InsightOutputs)
         owner = owner_of(key)
@@ -75,7 +75,7 @@ class UnderstandCallbacks:
 
     @with_messages
     def table(self, key: str, chosen: str | None, what: str) -> str:
-        """A CSV file of a map: "layers", "losses" or "neurons", as the charts show them."""
+        """Write a CSV file of a map's "layers", "losses" or "neurons", as the charts show them."""
         if not chosen:
             raise ConfigError("No map is chosen; choose one of the list.")
         owner = owner_of(key)
@@ -92,7 +92,7 @@ class UnderstandCallbacks:
 
     @with_messages
     def compare(self, key: str, chosen: str | None, other: str | None) -> tuple[Any, str]:
-        """Two maps beside each other."""
+        """The chart that compares two maps, and its description."""
         if not chosen or not other:
             return gr.update(visible=False), ""
         owner = owner_of(key)

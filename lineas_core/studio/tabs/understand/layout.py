@@ -1,4 +1,4 @@
-"""The understand tab: what is where, and which callback each control calls."""
+"""Layout of the understand tab, and the callback of each control."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lineas_core.studio.tabs.understand.callbacks import InsightOutputs, Underst
 
 
 def build_understand_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, tab: gr.Tab) -> None:
-    """Lay out the tab, and wire it."""
+    """Lay out the tab and wire it."""
     callbacks = UnderstandCallbacks(studio)
     with gr.Row():
         chosen = Choice([], label="Map", elem_id="understand-map", scale=2)
@@ -59,7 +59,7 @@ def build_understand_tab(studio: Studio, key: gr.BrowserState, rack: gr.HTML, ta
         origin=origin,
     )
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    # The rack asks when maps have come or gone while the tab is open.
+    # The rack triggers this when maps are added or deleted while the tab is open.
     gr.on(
         [tab.select, rack.like], callbacks.choices, [key, chosen, other], [chosen, other], **quiet
     )
