@@ -1,1 +1,1 @@
-"""Pictures, texts and their readouts, made once for tabs, API and Compare."""
+"""Images, texts and their readouts, shared by the tabs, the API and Compare."""

@@ -1,4 +1,4 @@
-"""All answers of a Studio, made once and shared by its tabs and its API."""
+"""Everything a Studio generates and measures, shared by its tabs and its API."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from lineas_core.studio.storage.library import Library
 
 
 class Answers:
-    """What the Studio generates and measures.
+    """Everything the Studio generates and measures.
 
-    To be made once, before the page is served: what it remembers then serves every call, and
-    ZeroGPU has to know its GPU functions at the start.
+    Create it once, before the page is served: its caches are shared by all calls, and ZeroGPU
+    must register the GPU functions at startup.
 
     Args:
-        inference: the models.
-        library: the maps and prompt sets.
+        inference: loads and runs the models.
+        library: stores the maps and prompt sets.
         guarded: refuse maps that steer towards harm, as `mix_of` does.
     """
 

@@ -1,4 +1,4 @@
-"""Answers in a conversation, with and without maps."""
+"""Chat answers, with and without maps."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lineas_core.studio.rack.mix import Mix
 
 
 class Chats:
-    """Answers questions.
+    """Generate chat answers.
 
     Args:
-        inference: the models.
+        inference: loads and runs the models.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -26,15 +26,15 @@ class Chats:
     def answers(
         self, mix: Mix, model: str, turns: Sequence[Turn], question: str, seed: int, tokens: int
     ) -> Iterator[tuple[Sequence[str], bool]]:
-        """The untouched and the steered answer, as they are written, and whether they are whole.
+        """Stream the unsteered and the steered answer, and whether they are complete.
 
         Args:
             mix: the maps that are on.
             model: a language model's name.
-            turns: what was said before.
-            question: that is answered.
-            seed: of both answers.
-            tokens: to write.
+            turns: the conversation so far.
+            question: the question to answer.
+            seed: sampling seed of both answers.
+            tokens: maximum number of tokens to generate.
 
         Raises:
             PromptError: the model has no chat template.

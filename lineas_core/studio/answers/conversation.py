@@ -1,4 +1,4 @@
-"""A conversation with two answers to each question, as the page holds it."""
+"""A conversation with two answers per question, and its JSON form on the page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAX_TURNS = 12
 
 @dataclass(frozen=True)
 class Turn:
-    """One question and its answers.
+    """One question and its two answers.
 
     Attributes:
-        question: what was asked.
-        untouched: the answer of the model as it is.
+        question: the user's question.
+        untouched: the answer of the unsteered model.
         steered: the answer with the maps on.
-        maps: which maps, at which strengths, in words; "" where none was on.
+        maps: description of the maps and their strengths; "" if no map was on.
     """
 
     question: str
@@ -30,10 +30,10 @@ class Turn:
 
 
 def from_page(value: Any) -> tuple[Turn, ...]:
-    """The turns that `to_page` wrote.
+    """Parse the turns that `to_page` wrote.
 
     Raises:
-        ConfigError: they are not turns.
+        ConfigError: the value is not a list of turns.
     """
     try:
         return tuple(Turn(**{name: str(text) for name, text in raw.items()}) for raw in value or ())
@@ -44,12 +44,15 @@ def from_page(value: Any) -> tuple[Turn, ...]:
 
 
 def to_page(turns: Sequence[Turn]) -> list[dict[str, str]]:
-    """The turns as the page holds them."""
+    """Convert the turns to the list of dicts that the page stores."""
     return [asdict(turn) for turn in turns]
 
 
 def messages(turns: Sequence[Turn], question: str, *, steered: bool) -> list[Message]:
-    """What one of the two models has read when it answers the question: its own answers."""
+    """The messages that the steered or the unsteered model answers.
+
+    They contain only that model's own earlier answers.
+    """
     found: list[Message] = []
     for turn in turns:
         found.append({"role": "user", "content": turn.question})

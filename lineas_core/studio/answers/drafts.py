@@ -1,4 +1,4 @@
-"""Prompt sets that a language model writes."""
+"""Prompt sets written by a language model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lineas_core.studio.jobs.device.inference import Inference
 
 
 class Drafts:
-    """Writes prompt sets.
+    """Write prompt sets with a language model.
 
     Args:
-        inference: the models.
+        inference: loads and runs the models.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -24,13 +24,13 @@ class Drafts:
         self._drafts = inference.on_gpu(self._drafts_here)
 
     def write(self, writer: str, modality: Modality, concept: str, seed: int) -> Iterator[Draft]:
-        """The set so far, each time that more prompts are accepted.
+        """Yield the prompt set so far, each time more prompts are accepted.
 
         Args:
             writer: a language model's name.
-            modality: of the model that the prompts are for.
-            concept: what they are to be about.
-            seed: of what is sampled.
+            modality: modality of the model that the prompts are for.
+            concept: the concept that the prompts should express.
+            seed: sampling seed.
         """
         with self._inference.serving(writer):
             yield from self._drafts(writer, modality, concept, seed)

@@ -1,4 +1,4 @@
-"""How much of each map's effect is left beside the others."""
+"""How much of each map's effect remains when several maps are on together."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from lineas_core.studio.rack.mix import Mix
 
 
 class Effects:
-    """Measures maps that are on together.
+    """Measure the interference between maps that are on together.
 
     Args:
-        inference: the models.
+        inference: loads and runs the models.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -21,7 +21,7 @@ class Effects:
         self._effects = inference.on_gpu(self._effects_here)
 
     def shares(self, mix: Mix, model: str, prompts: Sequence[str]) -> dict[str, float | None]:
-        """Map id -> share of its effect that is left; empty for fewer than two maps."""
+        """Map id -> share of its effect that remains; empty for fewer than two maps."""
         if len(mix.maps) < 2:
             return {}
         with self._inference.serving(model):

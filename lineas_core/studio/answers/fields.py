@@ -1,4 +1,4 @@
-"""What the page's fields hold, checked."""
+"""Validation of the page's input fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MAX_PROMPTS = 8
 
 
 def checked_length(prompt: str, tokens: float) -> int:
-    """Tokens to write.
+    """Validate the prompt and return the maximum number of tokens to generate.
 
     Raises:
         PromptError: the prompt is empty.
@@ -24,10 +24,10 @@ def checked_length(prompt: str, tokens: float) -> int:
 
 
 def whole(name: str, value: float | None) -> int:
-    """A field's whole number.
+    """Convert the value of the field `name` to an integer.
 
     Raises:
-        ConfigError: the field is empty, or holds none.
+        ConfigError: the field is empty or not a number.
     """
     if value is None:
         raise ConfigError(f"The field {name} is empty; write a whole number in it.")
@@ -38,10 +38,10 @@ def whole(name: str, value: float | None) -> int:
 
 
 def checked_prompts(prompts: list[str]) -> list[str]:
-    """The prompts.
+    """Return the prompts after checking their number.
 
     Raises:
-        PromptError: there is none, or there are too many.
+        PromptError: there are no prompts, or more than `MAX_PROMPTS`.
     """
     if not prompts:
         raise PromptError("There is no prompt; write one on a line, or press Surprise me.")
@@ -51,10 +51,10 @@ def checked_prompts(prompts: list[str]) -> list[str]:
 
 
 def lines_of(prompts: str) -> list[str]:
-    """The prompts of a text field, one on a line.
+    """The prompts of a text field, one per line.
 
     Raises:
-        PromptError: there is none, or there are too many.
+        PromptError: there are no prompts, or more than `MAX_PROMPTS`.
     """
     lines = [line.strip() for line in prompts.splitlines() if line.strip()]
     if not lines:

@@ -1,4 +1,4 @@
-"""How each map looks: a small picture, or a few words, made once and kept beside the map."""
+"""Previews of maps: a thumbnail or a short text, generated once and stored beside the map."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.store import MapRow
 from lineas_core.system.files import write_whole
 
-# What every map is shown on: one prompt of each kind and one seed, at the map's own strength.
+# Every preview uses the same prompt per modality and the same seed, at the map's own strength.
 PICTURED, CONTINUED, SEED = "a house", "Once upon a time", 0
 SIDE, TOKENS = 96, 12
 
@@ -23,13 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class Glances:
-    """How each map looks: a small picture, or a few words that it makes a model write.
+    """Create and cache map previews: a small steered image, or a short steered text.
 
-    Made once, when its model is in memory anyway, and kept in a file beside the map.
+    A preview is only generated while the map's model is in memory anyway, and is stored in a file
+    beside the map.
 
     Args:
-        inference: the models.
-        library: the maps.
+        inference: loads and runs the models.
+        library: stores the maps.
         guarded: refuse maps that steer towards harm, as `mix_of` does.
     """
 
@@ -38,7 +39,10 @@ class Glances:
         self._make = inference.on_gpu(self._make_here)
 
     def kept(self, row: MapRow) -> dict[str, str] | None:
-        """{"image": address} or {"text": words}; None where there is none of this very map."""
+        """The stored preview, {"image": data URL} or {"text": words}.
+
+        None if there is none, or it is of another digest or strength.
+        """
         try:
             kept = json.loads(self._library.glance(row.id).read_text(encoding="utf-8"))
             if kept["of"] != [row.digest, row.first_strength]:
@@ -52,14 +56,14 @@ class Glances:
             return None
 
     def can_make(self, row: MapRow) -> bool:
-        """Whether the map's model is in memory: no other is to make room for a glance."""
+        """Whether the map's model is in memory; a preview never evicts another model."""
         return self._inference.has(row.model)
 
     def make(self, owner: str, row: MapRow) -> dict[str, str]:
-        """Make a map's glance, and keep it if the disk takes it.
+        """Generate a map's preview and store it; a failure to store it is only logged.
 
         Raises:
-            LineasError: the map cannot be put on its model here.
+            LineasError: the map cannot be applied to its model here.
         """
         self._inference.give_way()
         rack = RackState((Slot(row.id, True, row.first_strength),), modality=row.modality)

@@ -1,4 +1,4 @@
-"""Concepts that visitors made: the words that count as one."""
+"""Words that indicate a user-defined concept, one without a published word list."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MAX_FIELD = 4000
 
 @dataclass(frozen=True)
 class OwnConcept:
-    """A concept without a published list of words.
+    """A concept without a published word list.
 
     Attributes:
         name: the concept.
-        words: that show it, with any ending.
-        prompts: that its map was made from.
+        words: words that count as a mention of the concept, with any ending.
+        prompts: the prompt set that its map was made from.
     """
 
     name: str
@@ -32,11 +32,12 @@ class OwnConcept:
 
 
 def own_concepts(rows: Sequence[MapRow], field: str = "") -> tuple[OwnConcept, ...]:
-    """The concepts of maps that have none of the published lists, each once.
+    """The distinct concepts of `rows` that have no published word list.
 
     Args:
-        rows: maps that are on; those whose prompts are unknown have no words.
-        field: lines such as "volcanoes: lava, crater", which take the place of the prompts' words.
+        rows: maps that are on; those whose prompts are unknown are skipped.
+        field: lines such as "volcanoes: lava, crater"; each overrides the words derived from the
+            map's prompts.
 
     Raises:
         ConfigError: the field is too long, or a line of it does not name a concept.
@@ -55,7 +56,7 @@ def own_concepts(rows: Sequence[MapRow], field: str = "") -> tuple[OwnConcept, .
 
 
 def as_field(concepts: Sequence[OwnConcept]) -> str:
-    """What `own_concepts` reads, a concept on a line."""
+    """Format concepts as the `field` argument of `own_concepts`, one concept per line."""
     return "\n".join(f"{each.name}: {', '.join(each.words)}" for each in concepts)
 
 

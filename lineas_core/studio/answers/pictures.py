@@ -1,4 +1,4 @@
-"""Pictures of an image model, with and without maps, and their scores."""
+"""Images generated with and without maps, and their scores."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ REMEMBERED = 64
 
 @dataclass(frozen=True)
 class Look:
-    """Pictures of some prompts, untouched and with the rack's maps on.
+    """Images for a list of prompts, without and with the rack's maps.
 
     Attributes:
-        prompts: one for each.
-        before: untouched pictures.
-        after: steered ones.
-        clip: concept -> CLIPScore of each steered picture.
-        kept: IMGScore of each; None where it could not be scored.
-        scorer: the CLIP they come from, or why there are no scores.
+        prompts: one per image.
+        before: unsteered images.
+        after: steered images.
+        clip: concept -> CLIPScore of each steered image.
+        kept: IMGScore of each image; None where it could not be scored.
+        scorer: the CLIP model that computed the scores, or why there are none.
     """
 
     prompts: list[str]
@@ -45,20 +45,20 @@ class Look:
 
     @property
     def note(self) -> str:
-        """How many pictures the safety checker withheld; empty where it withheld none."""
+        """A sentence with the number of images the safety checker withheld; "" if none."""
         return withheld_note(self.after)
 
 
 class Pictures:
-    """Makes and scores pictures.
+    """Generate and score images.
 
     Args:
-        inference: the models.
+        inference: loads and runs the models.
     """
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        # A slider moves over the same prompts: their untouched pictures are half of the work.
+        # Moving a slider repeats the same prompts; caching the unsteered images halves the work.
         self._untouched: Recent[list[Image.Image]] = Recent(REMEMBERED)
         self._look, self._grid = (
             inference.on_gpu(self._look_here),
@@ -73,14 +73,14 @@ class Pictures:
         seed: int,
         concepts: Sequence[str] | None = None,
     ) -> Look:
-        """The pictures and their scores; a scorer that cannot be loaded leaves them unscored.
+        """Generate the images and score them; without a loadable scorer they stay unscored.
 
         Args:
             mix: the maps that are on.
             model: an image model's name.
-            prompts: one for each picture.
-            seed: of the noise.
-            concepts: to score for; those of the maps by default.
+            prompts: one per image.
+            seed: seed of the initial noise.
+            concepts: concepts to compute CLIPScore for; by default, those of the maps.
         """
         with self._inference.serving(model):
             asked = mix.concepts if concepts is None else list(concepts)
@@ -109,12 +109,14 @@ class Pictures:
     def grid(
         self, scene: Scene, maps: Mapping[str, SteeringMap], concept: str
     ) -> tuple[ImageGrid, GridScores | None]:
-        """The pictures of a scene that sweeps strengths; without scores if no CLIP can be loaded.
+        """Generate and score the image grid of a scene that sweeps strengths.
+
+        The scores are None if no CLIP model can be loaded.
 
         Args:
-            scene: what is pictured.
-            maps: its maps by their names there.
-            concept: that CLIPScore is for.
+            scene: the scene to render.
+            maps: its maps, by the names the scene uses for them.
+            concept: the concept to compute CLIPScore for.
         """
         with self._inference.serving(scene.model):
             return self._grid(scene, dict(maps), concept)

@@ -1,4 +1,4 @@
-"""Prompt sets to train on: those there are, those that the page's table holds, and their length."""
+"""Prompt sets to train on: lookup, parsing of the page's table, and checks of prompt length."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lineas_core.studio.jobs.device.model_cache import catalog_models
 from lineas_core.studio.storage.library import Library
 
 MAX_ROWS = 256
-# In the list of sets: what was uploaded, pasted or written, and is in no list yet.
+# List entry for prompts that were uploaded, pasted or generated but are not saved yet.
 UNSAVED, UNSAVED_TITLE = "(unsaved)", "The prompts below (not saved)"
 
 Table = Sequence[Sequence[Any]]
@@ -27,17 +27,17 @@ class PromptSets:
     """The prompt sets that a visitor may train on.
 
     Args:
-        library: has the visitors' own.
+        library: stores the visitors' own prompt sets.
     """
 
     def __init__(self, library: Library) -> None:
         self._library = library
 
     def choices(self, owner: str, modality: str, model: str = "") -> list[tuple[str, str]]:
-        """(title, id) of the sets there are: the visitor's own, then the shipped ones.
+        """(title, id) of the available sets: the visitor's own, then the shipped ones.
 
-        Those with prompts that the model (by default the embedded one) does not read whole come
-        last, and say so.
+        Shipped sets with prompts that exceed the token limit of the model (by default the
+        embedded one) come last, and their titles say so.
         """
         long = too_long_for(model or catalog_models(modality)[0].id)
         own = [
@@ -56,10 +56,10 @@ class PromptSets:
         ]
 
     def find(self, owner: str, chosen: str) -> PromptSet:
-        """The set of that id, or shipped under that name.
+        """The visitor's prompt set with the id `chosen`, or the shipped one of that name.
 
         Raises:
-            PromptError: there is none.
+            PromptError: there is no such set.
         """
         for row in self._library.prompt_sets(owner):
             if row.id == chosen:
@@ -71,15 +71,15 @@ class PromptSets:
 
 @cache
 def shipped_sets() -> dict[str, PromptSet]:
-    """The sets that ship, by name: read once, not at every opening of the page."""
+    """Shipped sets by name; cached so that opening the page does not read them again."""
     return {name: PromptSet.load(name) for name in shipped_prompt_sets()}
 
 
 def sides_of(table: Table) -> tuple[list[str], list[str]]:
-    """The prompts of either column, without empty cells.
+    """The source and target columns of the table, without empty cells.
 
     Raises:
-        ConfigError: there are too many.
+        ConfigError: the table has more than `MAX_ROWS` rows.
     """
     if len(table) > MAX_ROWS:
         raise ConfigError(f"{len(table)} lines; a prompt set takes {MAX_ROWS} at most.")
@@ -89,10 +89,10 @@ def sides_of(table: Table) -> tuple[list[str], list[str]]:
 
 
 def prompt_set(modality: Modality, name: str, concept: str, table: Table) -> PromptSet:
-    """The table as a prompt set.
+    """Build a prompt set from the table.
 
     Raises:
-        PromptError: it cannot be used; the message says why, line by line.
+        PromptError: the prompts are invalid; the message lists the problems line by line.
     """
     source, target = sides_of(table)
     title = name.strip() or concept.strip() or "Untitled"
@@ -108,10 +108,10 @@ def prompt_set(modality: Modality, name: str, concept: str, table: Table) -> Pro
 
 
 def check_length(model: str, prompts: Sequence[str]) -> None:
-    """Refuse prompts that an embedded image model does not read whole, before it is loaded.
+    """Refuse prompts that exceed an embedded image model's token limit, before loading the model.
 
     Raises:
-        PromptError: there are such prompts; the message says how many, and which is the first.
+        PromptError: some prompts exceed the limit; the message gives their number and the first.
     """
     entry = catalog().get(model)
     if entry is None or not entry.folder:
@@ -128,7 +128,7 @@ def check_length(model: str, prompts: Sequence[str]) -> None:
 
 @cache
 def too_long_for(model: str) -> frozenset[str]:
-    """Names of shipped sets with prompts that the model does not read whole."""
+    """Names of shipped sets with prompts that exceed the model's token limit."""
     found = set()
     for name in shipped_prompt_sets():
         prompts = PromptSet.load(name)

@@ -1,4 +1,4 @@
-"""What is measured of texts that are on the screen."""
+"""Metrics of the completions that the page shows."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ MAX_JUDGES = 64
 
 @dataclass(frozen=True)
 class OwnPresence:
-    """Presence of a concept that has no published list, two ways.
+    """Presence of a concept that has no published word list, measured in two ways.
 
     Attributes:
         concept: its name.
-        worded: texts that hold a word of it.
-        judged: texts that the unsteered model expects among the map's target prompts rather
-            than among its source prompts; None where it reads too few tokens.
-        texts: how many there are.
-        right: share of texts made of the map's own prompts that the model tells so, in [0, 1].
+        worded: number of texts that contain one of its words.
+        judged: number of texts that the unsteered model expects among the map's target prompts
+            rather than among its source prompts; None if its context is too short.
+        texts: number of texts.
+        right: balanced accuracy of that judgement on texts made of the map's own prompts, in
+            [0, 1]; None if its context is too short.
     """
 
     concept: str
@@ -41,13 +42,13 @@ class OwnPresence:
 
 @dataclass(frozen=True)
 class Readout:
-    """Figures of some completions.
+    """Metrics of a group of completions.
 
     Attributes:
-        presence: (concept, texts that hold a word of it, texts).
-        toxicity: mean, 0 to 1; None where it could not be scored.
-        scorer: what toxicity comes from, or why there is none.
-        perplexity: under the unsteered model; None where there is no token.
+        presence: (concept, number of texts that contain one of its words, number of texts).
+        toxicity: mean, 0 to 1; None if it could not be scored.
+        scorer: name of the toxicity scorer, or why there is no score.
+        perplexity: under the unsteered model; None if there are no tokens.
         own: presence of the concepts that have no word list.
     """
 
@@ -59,14 +60,14 @@ class Readout:
 
 
 class Judges:
-    """Calibrated judges, each made once for a model and a prompt set."""
+    """Cache of calibrated judges, one per model and prompt set."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._made: dict[tuple[str, str], Judge] = {}
 
     def of(self, model: LanguageModel, concept: OwnConcept) -> Judge:
-        """The judge of a concept."""
+        """The judge for a concept, calibrated on first use."""
         key = (model.id, concept.prompts.hash())
         with self._lock:
             judge = self._made.get(key)
@@ -92,11 +93,11 @@ def read_out(
     """Measure completions of one prompt.
 
     Args:
-        model: the judge of perplexity, unsteered.
-        prompt: what they follow.
+        model: the unsteered model that computes perplexity and judges `own` concepts.
+        prompt: the prompt they continue.
         texts: the completions.
-        concepts: to look for, where there are word lists.
-        own: to look for besides, by their words and by the model's judgement.
+        concepts: concepts to look for; those without a word list are skipped.
+        own: user-defined concepts, measured by their words and by the model's judgement.
     """
     counted = tuple(
         (concept, sum(concept_presence(texts, concept)), len(texts))
@@ -115,7 +116,8 @@ def read_out(
 
 
 def _own(model: LanguageModel, texts: Sequence[str], concept: OwnConcept) -> OwnPresence:
-    # The completion alone: an opening that names the concept is no merit of the map's.
+    # Judge the completion without its prompt: a prompt that names the concept is not the map's
+    # effect.
     try:
         judge = JUDGES.of(model, concept)
         said: int | None = sum(score > 0.5 for score in judge.presence(model, texts))

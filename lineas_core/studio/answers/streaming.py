@@ -1,4 +1,4 @@
-"""Texts as they are written: several sides in one batch, on a thread of their own."""
+"""Streaming of partial completions: several sides in one batch, generated on its own thread."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ def stream_sides(
     seed: int,
     tokens: int,
 ) -> Iterator[Sequence[str]]:
-    """The completion of each side so far, at every look, and whole at the end.
+    """Yield the partial completion of each side as it grows, and the finished ones last.
 
-    Leaving the iterator stops the writing within a few tokens.
+    A slow consumer skips intermediate updates. Closing the iterator stops generation within a few
+    tokens.
 
     Args:
-        model: that writes all of them at once.
-        prompts: what each follows, a text or a conversation.
-        sides: the maps that each is steered by, at one strength for a map.
-        seed: of each.
-        tokens: to write.
+        model: generates all sides in one batch.
+        prompts: the prompt of each side, a text or a conversation.
+        sides: the maps that steer each side, with one strength per map.
+        seed: sampling seed, the same for every side.
+        tokens: maximum number of tokens to generate.
     """
-    # One batch: a map's strength is 0 in all samples but those of its own side.
+    # One batch: each map has strength 0 in every sample except the one of its own side.
     together: list[Any] = [
         (smap, torch.eye(len(sides))[n] * strength)
         for n, side in enumerate(sides)
@@ -82,4 +83,4 @@ def stream_sides(
 
 
 class _LeftError(Exception):
-    """Whoever was reading has gone."""
+    """Raised inside generation to stop it after the consumer has closed the iterator."""

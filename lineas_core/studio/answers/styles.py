@@ -1,4 +1,4 @@
-"""Whether an image model knows a style, and the styles that it knows."""
+"""Style knowledge of image models: whether a model knows a style, and which styles it knows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ REMEMBERED = 256
 
 
 class Styles:
-    """Measures what image models know of styles, each once.
+    """Measure whether image models know a style, caching the most recent results.
 
     Args:
-        inference: the models.
+        inference: loads and runs the models.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -28,17 +28,17 @@ class Styles:
         self._measure = inference.on_gpu(self._measure_here)
 
     def at_hand(self, model: str) -> bool:
-        """Whether the model is embedded or in memory, so that asking it loads nothing large."""
+        """Whether the model is embedded or in memory, so that measuring it loads nothing large."""
         entry = catalog().get(model)
         return bool(entry is not None and entry.folder) or self._inference.has(model)
 
     def known(self, model: str, concept: str, sides: Sides) -> StyleKnowledge:
-        """What the model knows of the style.
+        """Measure how well the model knows the style; repeated calls are cached.
 
         Args:
             model: an image model's name.
-            concept: names the style.
-            sides: prompts without and with it.
+            concept: the name of the style.
+            sides: source prompts without the style, target prompts with it.
 
         Raises:
             ModelError: the model, or the CLIP that measures it, cannot be loaded.
@@ -57,7 +57,10 @@ class Styles:
 
 @cache
 def styles_to_choose(model: str) -> list[tuple[str, str]]:
-    """(style, shipped set) for each style the model knows and a set it reads leads to."""
+    """(style, shipped prompt set) for each style that the model knows and a shipped set targets.
+
+    Sets with prompts too long for the model are skipped.
+    """
     entry = catalog().get(model)
     found: dict[str, tuple[str, str]] = {}
     for name in shipped_prompt_sets():

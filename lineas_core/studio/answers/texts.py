@@ -1,4 +1,4 @@
-"""Completions of a language model, with and without maps, and what is measured of them."""
+"""Completions of a language model, with and without maps, and their metrics."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MAX_SAMPLES = 4
 
 
 class Texts:
-    """Writes and measures completions.
+    """Generate and measure completions.
 
     Args:
-        inference: the models.
+        inference: loads and runs the models.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -44,16 +44,16 @@ class Texts:
         tokens: int,
         own: Sequence[OwnConcept] = (),
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
-        """A completion for each side, as they are written; readouts of them come at the end.
+        """Stream one completion per side; the last item also carries their readouts.
 
         Args:
-            sides: the maps that each is steered by.
-            concepts: to look for, where there are word lists.
+            sides: the maps and strengths that steer each completion.
+            concepts: concepts to look for; those without a word list are skipped.
             model: a language model's name.
-            prompt: what they follow.
-            seed: of each.
-            tokens: to write.
-            own: concepts to look for besides.
+            prompt: the prompt to continue.
+            seed: sampling seed, the same for every side.
+            tokens: maximum number of tokens to generate.
+            own: user-defined concepts to measure as well.
         """
         with self._inference.serving(model):
             yield from self._sides(sides, concepts, model, prompt, seed, tokens, own)
@@ -67,13 +67,13 @@ class Texts:
         tokens: int,
         own: Sequence[OwnConcept] = (),
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
-        """The unsteered and the steered completion, as `sides` gives them."""
+        """Stream the unsteered and the steered completion, as `sides` does."""
         yield from self.sides([[], mix.steer], mix.concepts, model, prompt, seed, tokens, own)
 
     def whole_pair(
         self, mix: Mix, model: str, prompt: str, seed: int, tokens: int
     ) -> Sequence[str]:
-        """The unsteered and the steered completion, at their end."""
+        """The finished unsteered and steered completions."""
         *_, (texts, _) = self.pair(mix, model, prompt, seed, tokens)
         return texts
 
@@ -87,16 +87,16 @@ class Texts:
         samples: float,
         own: Sequence[OwnConcept] = (),
     ) -> tuple[TextGrid, list[Readout]]:
-        """Completions while the first map goes from 0 to 1, and the readout of each strength.
+        """Sweep the first map's strength from 0 to 1; returns completions and a readout for each.
 
         Args:
             mix: the maps that are on.
             model: a language model's name.
-            prompt: what they follow.
-            seed: of the first row.
-            tokens: to write.
-            samples: rows, each on a seed of its own.
-            own: concepts to look for besides those of the maps.
+            prompt: the prompt to continue.
+            seed: seed of the first row; the following rows use consecutive seeds.
+            tokens: maximum number of tokens to generate.
+            samples: number of rows.
+            own: user-defined concepts to measure besides those of the maps.
 
         Raises:
             ConfigError: no map is on, or there are too many samples.

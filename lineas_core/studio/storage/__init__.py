@@ -1,1 +1,1 @@
-"""The database, the files of maps, and the library over both."""
+"""The database, the map files, and the library built on both."""

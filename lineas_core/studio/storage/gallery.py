@@ -1,4 +1,4 @@
-"""The maps that ship with the app, which everybody may use and nobody change."""
+"""The gallery: maps that ship with the app, which every visitor may use and none may change."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 def load_gallery(folder: Path | None) -> dict[str, MapRow]:
     """Id -> row of the maps that `index.json` in `folder` lists, in its order.
 
-    Entries that cannot be read are left out, and the log says why.
+    Entries that cannot be read are skipped and logged.
 
     Args:
-        folder: holds `<id>.safetensors` for every map; none, or an absent one, is empty.
+        folder: contains `<id>.safetensors` for every map; None or a missing folder is an empty
+            gallery.
     """
     if folder is None or not (folder / INDEX).is_file():
         return {}

@@ -1,7 +1,7 @@
-"""Maps and prompt sets as people see them: their own, and the gallery's.
+"""Maps and prompt sets as a visitor sees them: their own, and the gallery's.
 
-Every method takes the owner who asks, and nothing of another owner's is found, shown or changed.
-What is deleted is gone from view, can be brought back, and is removed for good by `purge`.
+Methods take the owner who asks, and never find, show or change what belongs to another owner.
+Deleted items are hidden and can be restored, until `purge` removes them permanently.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ MAX_TAGS, MAX_TAG = 12, 40
 
 
 class Library:
-    """The rows of a store, and the maps' files beside it.
+    """The rows of a store together with the files of the maps.
 
     Args:
-        store: where the rows are.
-        folder: of the maps' files; made at need.
+        store: holds the rows.
+        folder: holds the maps' files; created when the first map is added.
         gallery: folder of the maps that ship; see `gallery.py`.
-        clock: seconds since 1970.
+        clock: returns the time in seconds since 1970.
     """
 
     def __init__(
@@ -71,18 +71,18 @@ class Library:
         job: str = "",
         tags: Iterable[str] = (),
     ) -> MapRow:
-        """Keep a map: first its sidecar and its file, whole and on the disk, then its row.
+        """Store a map: first its sidecar and file, flushed to disk, then its row.
 
         Args:
-            owner: whose it is.
+            owner: owner of the map.
             smap: the map.
-            title: what people read; that of the prompts by default.
-            prompts: it was made from.
-            health: of the map.
+            title: display title; that of the prompts by default.
+            prompts: the prompts it was trained on.
+            health: health report of the map.
             recommended: the strength to start with.
-            losses: before each step of its training.
+            losses: loss before each step of its training.
             job: id of the job that made it.
-            tags: any words.
+            tags: free-form tags.
 
         Raises:
             MapError: the title or a tag is too long, or a file cannot be written.
@@ -98,7 +98,7 @@ class Library:
             losses=tuple(losses),
             job=job,
             tags=checked_tags(tags),
-            # A library is sorted by when things came into it, not by when they were made.
+            # The library is ordered by when maps were added, not by when they were trained.
             created=self._clock(),
         )
         if title.strip():
@@ -111,10 +111,10 @@ class Library:
             raise
 
     def row(self, map_id: str, owner: str) -> MapRow:
-        """What is known of a map of the owner's, or of the gallery.
+        """The row of a map that belongs to the owner or to the gallery.
 
         Raises:
-            MapError: there is none of that id, or it was deleted.
+            MapError: there is no map with that id, or it was deleted.
         """
         row = self._gallery.get(map_id) or self._store.map(map_id)
         if row is None or row.owner not in (owner or None, GALLERY) or row.deleted is not None:
@@ -124,7 +124,7 @@ class Library:
         return row
 
     def map(self, map_id: str, owner: str) -> SteeringMap:
-        """The map itself; those asked for last are kept in memory.
+        """Load the map; the most recently used ones are cached in memory.
 
         Raises:
             MapError: as for `row`, or its file is missing or damaged.
@@ -148,7 +148,7 @@ class Library:
         return smap
 
     def file(self, map_id: str, owner: str) -> Path:
-        """The map's file, to be copied and not changed.
+        """Path of the map's file; callers may copy it but must not change it.
 
         Raises:
             MapError: as for `row`.
@@ -158,7 +158,7 @@ class Library:
         return self._files.path(map_id)
 
     def glance(self, map_id: str) -> Path:
-        """The file, which may not be there, that shows what a map does; it goes with the map."""
+        """Path of the map's preview, which may not exist; it is removed with the map."""
         return self._files.glance(map_id)
 
     def maps(
@@ -174,11 +174,11 @@ class Library:
 
         Args:
             owner: who asks.
-            model: only maps made for it.
+            model: only maps for this model.
             modality: only maps for "text" or "image".
-            search: words that must all be found in title, tags, concept, model or method; in
-                either case.
-            include_gallery: with those that ship.
+            search: words that must all occur in title, tags, concept, model or method; case is
+                ignored.
+            include_gallery: include the maps that ship.
         """
         rows = self._store.maps(owner)
         if include_gallery:
@@ -193,44 +193,44 @@ class Library:
         ]
 
     def map_of_job(self, job_id: str, owner: str) -> MapRow | None:
-        """The map that a job of the owner's made."""
+        """The map made by one of the owner's jobs, if any."""
         row = self._store.map_of_job(job_id)
         return row if row is not None and row.owner == owner else None
 
     def rename(self, map_id: str, owner: str, title: str) -> MapRow:
-        """Give a map another title.
+        """Rename a map.
 
         Raises:
-            MapError: as for `row`; it is the gallery's; the title is empty or too long.
+            MapError: as for `row`; it is in the gallery; the title is empty or too long.
         """
         self._own(map_id, owner)
         self._change(map_id, owner, title=checked_title(title, MapError))
         return self.row(map_id, owner)
 
     def tag(self, map_id: str, owner: str, tags: Iterable[str]) -> MapRow:
-        """Give a map these tags in place of its own.
+        """Replace the tags of a map.
 
         Raises:
-            MapError: as for `row`; it is the gallery's; there are too many tags.
+            MapError: as for `row`; it is in the gallery; there are too many tags.
         """
         self._own(map_id, owner)
         self._change(map_id, owner, tags=checked_tags(tags))
         return self.row(map_id, owner)
 
     def delete(self, map_id: str, owner: str) -> None:
-        """Take a map out of view; `undelete` brings it back.
+        """Hide a map until `undelete` restores it or `purge` removes it.
 
         Raises:
-            MapError: as for `row`; it is the gallery's.
+            MapError: as for `row`; it is in the gallery.
         """
         self._own(map_id, owner)
         self._change(map_id, owner, deleted=self._clock())
 
     def undelete(self, map_id: str, owner: str) -> MapRow:
-        """Bring a deleted map back.
+        """Restore a deleted map.
 
         Raises:
-            MapError: there is none of that id any more; it is the gallery's.
+            MapError: there is no map with that id any more; it is in the gallery.
         """
         if map_id in self._gallery:
             self._own(map_id, owner)
@@ -239,16 +239,16 @@ class Library:
         return self.row(map_id, owner)
 
     def purge(self, older_than_seconds: float) -> int:
-        """Remove for good what was deleted longer ago than that; returns how many maps.
+        """Permanently remove what was deleted over `older_than_seconds` ago; returns the map count.
 
-        Nothing goes until the clock has gone on evenly for as long; see `Store.steady_for`.
+        Removes nothing until the clock has run without jumps for as long; see `Store.steady_for`.
         """
         if self._store.steady_for(older_than_seconds) < older_than_seconds:
             return 0
         before = self._clock() - older_than_seconds
         gone = self._store.deleted_maps(before)
         for map_id in gone:
-            # The file first: one without a row would come back by `rescan`.
+            # File before row: `rescan` would restore a file that has no row.
             self._files.remove(map_id)
             self._store.remove_map(map_id)
             with self._lock:
@@ -257,14 +257,15 @@ class Library:
         return len(gone)
 
     def rescan(self, *, mended: bool = False) -> list[MapRow]:
-        """Give a row to every readable file in the folder that has none, as after a lost database.
+        """Add a row for every readable map file that has none, as after the database was lost.
 
-        It is the row that its sidecar tells, and so its owner has the map again. A file without a
-        sidecar that fits it belongs to nobody (owner ""), who does not see it until it is imported.
-        A row without a sidecar gets one. Nobody else may be adding maps meanwhile.
+        The row is read from the sidecar, which restores the map to its owner. A file without a
+        valid sidecar gets a row without an owner (""), invisible until the file is imported. Rows
+        without a sidecar get one. No maps may be added concurrently.
 
         Args:
-            mended: the database is an older one, so that the sidecars are newer than its rows.
+            mended: the database was restored from a backup, so the sidecars are newer than its
+                rows and update them.
 
         Returns:
             The new rows.
@@ -285,7 +286,7 @@ class Library:
         return found
 
     def add_prompts(self, owner: str, prompts: PromptSet) -> PromptRow:
-        """Keep a prompt set."""
+        """Store a prompt set."""
         return self._store.add_prompts(PromptRow(uuid.uuid4().hex, owner, prompts))
 
     def prompt_sets(self, owner: str) -> list[PromptRow]:
@@ -293,10 +294,10 @@ class Library:
         return self._store.prompt_sets(owner)
 
     def prompts(self, prompts_id: str, owner: str) -> PromptRow:
-        """A prompt set of the owner's.
+        """The row of one of the owner's prompt sets.
 
         Raises:
-            PromptError: there is none of that id, or it was deleted.
+            PromptError: there is no prompt set with that id, or it was deleted.
         """
         row = self._store.prompts(prompts_id)
         if row is None or row.owner != owner or row.deleted is not None:
@@ -304,7 +305,7 @@ class Library:
         return row
 
     def rename_prompts(self, prompts_id: str, owner: str, title: str) -> PromptRow:
-        """Give a prompt set another title.
+        """Rename a prompt set.
 
         Raises:
             PromptError: as for `prompts`; the title is empty or too long.
@@ -315,7 +316,7 @@ class Library:
         return self.prompts(prompts_id, owner)
 
     def delete_prompts(self, prompts_id: str, owner: str) -> None:
-        """Take a prompt set out of view; `undelete_prompts` brings it back.
+        """Hide a prompt set until `undelete_prompts` restores it or `purge` removes it.
 
         Raises:
             PromptError: as for `prompts`.
@@ -324,10 +325,10 @@ class Library:
         self._store.change_prompts(prompts_id, owner, deleted=self._clock())
 
     def undelete_prompts(self, prompts_id: str, owner: str) -> PromptRow:
-        """Bring a deleted prompt set back.
+        """Restore a deleted prompt set.
 
         Raises:
-            PromptError: there is none of that id any more.
+            PromptError: there is no prompt set with that id any more.
         """
         if not self._store.change_prompts(prompts_id, owner, deleted=None):
             raise PromptError(
@@ -336,7 +337,7 @@ class Library:
         return self.prompts(prompts_id, owner)
 
     def _own(self, map_id: str, owner: str) -> None:
-        """Refuse to change what is not the owner's."""
+        """Raise `MapError` unless the map is the owner's own, and so may be changed."""
         if self.row(map_id, owner).owner == GALLERY:
             raise MapError(
                 f"The map {map_id!r} ships with the app and cannot be changed. Export it and "
@@ -344,7 +345,7 @@ class Library:
             )
 
     def _follow(self, row: MapRow) -> None:
-        """Change a row of an older database by its sidecar."""
+        """Update a row of a restored database from its newer sidecar."""
         told = self._files.row_of(row.id)
         if told is not None and (told.owner, told.digest) == (row.owner, row.digest):
             changes = {"title": told.title, "tags": told.tags, "deleted": told.deleted}
@@ -362,10 +363,10 @@ def _searched(row: MapRow) -> str:
 
 
 def checked_title(title: str, error: type[MapError | PromptError]) -> str:
-    """The title without needless white space.
+    """The title with whitespace normalised.
 
     Raises:
-        MapError, PromptError: it is empty or too long; the one that is given is raised.
+        MapError, PromptError: it is empty or too long; the class passed as `error` is raised.
     """
     text = " ".join(title.split())
     if not 1 <= len(text) <= MAX_TITLE:
@@ -374,7 +375,7 @@ def checked_title(title: str, error: type[MapError | PromptError]) -> str:
 
 
 def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    """Tags without white space around them, without doubles, in order.
+    """The tags with whitespace normalised, empty ones and duplicates removed, order kept.
 
     Raises:
         MapError: there are too many, or one is too long.

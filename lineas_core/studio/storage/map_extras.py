@@ -1,6 +1,6 @@
-"""What the library knows of a map beside the map itself, in an exported file and back.
+"""Library metadata of a map, written to and read from exported map files.
 
-A new field of `MapRow` that is to travel with its map is one line of `_FIELDS`.
+To export another field of `MapRow` with its map, add a line to `_FIELDS`.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.storage.library import checked_tags, checked_title
 from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH, MapRow
 
-# Of a file's name without its ending, in bytes: file systems take 255 in all.
+# Maximum length of a file name's stem in bytes; file systems allow 255 for the whole name.
 MAX_STEM = 120
 
 
 class _Field(NamedTuple):
-    """A field of a row, other than None, as JSON, and back from what anybody may have written."""
+    """Conversion of a row's field to JSON, and back from untrusted JSON. None is not converted."""
 
     write: Callable[[Any], Any]
     read: Callable[[Any], Any]
 
 
 def extras_of(row: MapRow) -> dict[str, Any]:
-    """What a file says of a row, for `SteeringMap.save`."""
+    """The row's exported fields as JSON values, for `SteeringMap.save`."""
     values = {name: getattr(row, name) for name in _FIELDS}
     return {name: _FIELDS[name].write(v) for name, v in values.items() if v not in (None, ())}
 
 
 def row_fields(extras: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What `Library.add_map` takes, out of a file's extras, and what was left out, in sentences.
+    """Arguments for `Library.add_map` from a file's extras, and a sentence per rejected field.
 
-    Each field is judged alone, so that a damaged one does not cost the others.
+    Each field is validated on its own, so an invalid one does not discard the others.
     """
     fields: dict[str, Any] = {}
     refused: list[str] = []
@@ -53,7 +53,7 @@ def row_fields(extras: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def told_by(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
-    """`row_fields` of a map's file; where nothing of them can be read, that is what is said."""
+    """`row_fields` of a map's file; if its extras cannot be read, no fields and the error."""
     try:
         return row_fields(read_extras(path))
     except MapError as error:
@@ -61,7 +61,7 @@ def told_by(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def file_name(title: str, taken: Container[str] = ()) -> str:
-    """The name of a map's file, as its title; with a number where that is taken."""
+    """A file name for a map, made from its title; numbered if that name is taken."""
     letters = re.sub(r"[^\w-]+", "-", title).strip("-")
     stem = letters.encode()[:MAX_STEM].decode(errors="ignore") or "map"
     name, number = f"{stem}.safetensors", 2
@@ -107,7 +107,7 @@ def _are(name: str) -> str:
 
 
 def _short(error: Exception) -> str:
-    """The first line of a message."""
+    """The first line of the error's message, cut to 200 characters."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -1,4 +1,4 @@
-"""The maps' files, and the sidecar beside each that tells its row when the database is lost."""
+"""The files of maps, and beside each a sidecar that restores its row if the database is lost."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ log = logging.getLogger(__name__)
 
 
 class MapFiles:
-    """A folder of maps.
+    """A folder of map files, their sidecars and previews.
 
     Args:
-        folder: made at need.
+        folder: created when the first map is written.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, map_id: str) -> Path:
-        """Of a map's file."""
+        """Path of a map's file."""
         return self._folder / f"{map_id}{ENDING}"
 
     def sidecar(self, map_id: str) -> Path:
-        """Of its sidecar."""
+        """Path of a map's sidecar."""
         return self._folder / f"{map_id}{SIDECAR}"
 
     def glance(self, map_id: str) -> Path:
-        """Of the file that shows what it does, which can be made again."""
+        """Path of a map's preview, which can be regenerated."""
         return self._folder / f"{map_id}{GLANCE}"
 
     def maps(self) -> Iterator[Path]:
-        """The maps' files."""
+        """The paths of all map files, sorted."""
         return iter(sorted(self._folder.glob(f"[!.]*{ENDING}")))
 
     def write(self, row: MapRow, smap: SteeringMap) -> None:
-        """Write a map and its sidecar, whole and on the disk.
+        """Write a map and its sidecar, each atomically and flushed to disk.
 
         Raises:
             MapError: they cannot be written.
         """
-        # A sidecar without its file is nothing; a file without its sidecar would be nobody's.
+        # Sidecar first: one without a map is harmless, but a map without a sidecar has no owner.
         try:
             write_row(self.sidecar(row.id), row)
             smap.save(self.path(row.id))
@@ -64,22 +64,23 @@ class MapFiles:
             ) from error
 
     def tell(self, row: MapRow) -> None:
-        """Bring a sidecar up to date with its row, which is safe, if that can be done."""
+        """Update the sidecar from its row; a failure is only logged, as the row is stored."""
         try:
             write_row(self.sidecar(row.id), row)
         except OSError:
             log.warning("the sidecar of map %s is not up to date", row.id, exc_info=True)
 
     def remove(self, map_id: str) -> None:
-        """Remove a map and all that is kept beside it, if they are there."""
+        """Remove a map, its sidecar and its preview, if they exist."""
         self.glance(map_id).unlink(missing_ok=True)
         self.path(map_id).unlink(missing_ok=True)
         self.sidecar(map_id).unlink(missing_ok=True)
 
     def row_of(self, map_id: str) -> MapRow | None:
-        """What a file without a row tells of itself; None where it is no readable map.
+        """Restore the row of a map file that has none; None if the map cannot be read.
 
-        It is the row in its sidecar. Without one that fits the file, its owner is "": nobody.
+        The row comes from the sidecar. Without a valid sidecar for this file, it is built from
+        the map's metadata and has no owner ("").
         """
         sidecar = self.sidecar(map_id)
         try:
@@ -100,10 +101,11 @@ class MapFiles:
         return row
 
     def tidy(self, known: set[str]) -> None:
-        """Remove what a process leaves that dies while it writes or removes a map.
+        """Remove files left over by a process that died while writing or removing a map.
 
         Args:
-            known: ids of maps whose rows are there; theirs stay, whatever became of the file.
+            known: ids of maps that have a row; their sidecars are kept even if the map's file is
+                missing.
         """
         for partial in self._folder.glob(".*.partial"):
             partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The row of a map: what the map itself says, and what else is known of it."""
+"""Build the database row of a map from its metadata and from fields known elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.storage.rows import MapRow
 
-# How the names of sites begin on the pipelines that make images.
+# Prefixes of site names in image pipelines.
 _IMAGE_SITES = (
     "unet.",
     "text_encoder",
@@ -19,7 +19,7 @@ _IMAGE_SITES = (
 
 
 def row_of(smap: SteeringMap, map_id: str, owner: str, **known: Any) -> MapRow:
-    """The row of a map; `known` are fields that the map does not tell, or that differ."""
+    """The row of a map; `known` are fields that its metadata lacks, or that override it."""
     info = smap.info
     prompts = known.get("prompts")
     seed = info.config.get("seed")
@@ -34,7 +34,7 @@ def row_of(smap: SteeringMap, map_id: str, owner: str, **known: Any) -> MapRow:
         "concept": info.concept,
         "config": dict(info.config),
         "calibration": info.calibration,
-        # A stranger's file may say anything; the database holds 64 bits.
+        # An imported file may contain any seed; SQLite integers have 64 bits.
         "seed": seed if type(seed) is int and abs(seed) < 2**63 else None,
         "created": _made(smap),
     }
@@ -49,7 +49,7 @@ def _modality(smap: SteeringMap) -> Literal["text", "image"]:
 
 
 def _made(smap: SteeringMap) -> float:
-    """When the map was made, in seconds since 1970; 0.0 if it does not say."""
+    """Creation time of the map in seconds since 1970; 0.0 if its metadata has none."""
     try:
         return datetime.fromisoformat(smap.info.created).timestamp()
     except ValueError:

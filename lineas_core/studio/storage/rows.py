@@ -1,4 +1,4 @@
-"""Rows of the Studio's database as values, and how each field of them is kept in a column."""
+"""Rows of the Studio's database as dataclasses, and the encoding of their fields as columns."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ from lineas_core.prompts.prompt_set import PromptSet
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
-# Of the strength that a map is put on at.
+# Range of the strength that a map is switched on at.
 MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
 
 
 @dataclass(frozen=True)
 class JobRow:
-    """A training job as it was at one moment. Times are seconds since 1970, 0.0 if not yet.
+    """A snapshot of a training job. Times are seconds since 1970, 0.0 if not yet reached.
 
     Attributes:
-        id: cannot be guessed.
-        owner: of the job and of its map.
-        seq: raised by every change, so that a page can drop stale news.
-        status: done, failed and cancelled are for good.
-        phase: what a running job does.
-        model: the name it is loaded by.
+        id: a random, unguessable id.
+        owner: owner of the job and of its map.
+        seq: incremented by every change, so that a page can drop stale updates.
+        status: done, failed and cancelled are final.
+        phase: what a running job is doing.
+        model: the name the model is loaded by.
         method: a key of `lineas_core.methods.names.TITLES`.
-        title: what people read.
-        prompts: the source and target.
+        title: display title.
+        prompts: the source and target prompts.
         changes: settings that differ from the model's shipped ones.
-        preview_prompt: of the frames.
-        step: steps done.
-        steps: steps in all.
-        loss: before the newest step.
-        seconds: spent training.
-        seconds_left: expected until the last step.
+        preview_prompt: prompt of the preview frames.
+        step: number of steps done.
+        steps: total number of steps.
+        loss: loss before the latest step.
+        seconds: time spent training.
+        seconds_left: estimated time until the last step.
         support: share of the coordinates that the map changes.
-        losses: before each step so far.
-        supports: after each step so far.
-        attempts: how often it was taken up since its newest checkpoint.
-        parent: id of the job that this one tries again, or "".
-        map_id: of the saved map, or ""; a failed or cancelled job may have one.
-        message: why it failed, or why it waits again.
-        health: of that map.
-        frames: preview frames so far.
-        stopping: it was asked to stop.
-        created: when it was asked for.
-        started: when it was first taken up.
-        finished: when it ended for good; false, as a condition, until then.
+        losses: loss before each step so far.
+        supports: support after each step so far.
+        attempts: number of times the job was started since its latest checkpoint.
+        parent: id of the job that this one retries, or "".
+        map_id: id of the saved map, or ""; a failed or cancelled job may have one.
+        message: why it failed, or why it is queued again.
+        health: health report of the map.
+        frames: number of preview frames so far.
+        stopping: whether the job was asked to stop.
+        created: when the job was submitted.
+        started: when the job was first started.
+        finished: when the job reached a final status; 0.0, and so falsy, until then.
     """
 
     id: str
@@ -91,35 +91,35 @@ class JobRow:
 
     @property
     def stepwise(self) -> bool:
-        """Whether it trains step by step; else it is fitted in one go, which counts as a step."""
+        """Whether the method trains step by step; other methods fit once, counted as one step."""
         return self.method == STEPWISE
 
 
 @dataclass(frozen=True)
 class MapRow:
-    """What is known of a map without reading its file.
+    """Metadata of a map, available without reading its file.
 
     Attributes:
-        id: cannot be guessed; the name of the file without its ending.
-        owner: who made it; "gallery" for those that ship.
-        title: what people read.
-        tags: any words.
-        model: the name it was made for.
+        id: a random, unguessable id; the stem of the map's file name.
+        owner: the visitor who made it; "gallery" for maps that ship.
+        title: display title.
+        tags: free-form tags.
+        model: name of the model it was trained for.
         modality: "text" or "image".
-        method: how it was made.
-        name: of its prompts.
+        method: the training method.
+        name: name of its prompt set.
         concept: what it steers towards.
-        digest: of the map (`SteeringMap.digest`).
+        digest: `SteeringMap.digest` of the map.
         support: share of the coordinates that it changes.
         recommended: the strength to start with.
-        health: of the map.
-        prompts: it was made from.
-        config: the settings it was made with.
-        losses: before each step of its training.
+        health: health report of the map.
+        prompts: the prompts it was trained on.
+        config: the settings it was trained with.
+        losses: loss before each step of its training.
         job: id of the job that made it, or "".
-        created: when, in seconds since 1970.
-        deleted: when, or None.
-        seed: it was trained with.
+        created: creation time in seconds since 1970.
+        deleted: deletion time in seconds since 1970, or None.
+        seed: the training seed.
         calibration: points of its `Calibration`; () where none was measured.
     """
 
@@ -147,13 +147,13 @@ class MapRow:
 
     @property
     def first_strength(self) -> float:
-        """The strength that it is put on at: the recommended one, or 1."""
+        """The strength at which the map is first switched on: the recommended one, or 1."""
         return 1.0 if self.recommended is None else self.recommended
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt set that somebody keeps. Times are seconds since 1970."""
+    """A prompt set saved by a visitor. Times are seconds since 1970."""
 
     id: str
     owner: str
@@ -185,16 +185,16 @@ def health_from_json(text: str) -> HealthReport:
 
 
 def calibration_points(points: Any) -> tuple[tuple[float, float], ...]:
-    """The points of a calibration as JSON holds them, checked.
+    """Validate the points of a calibration that were read from JSON.
 
     Raises:
-        ConfigError: they are no calibration.
+        ConfigError: they are not a valid calibration.
     """
     return Calibration(tuple((a, b) for a, b in points)).points
 
 
 class _Codec(NamedTuple):
-    """Value -> what SQLite keeps, and back. None is NULL without asking."""
+    """Conversion of a value to its SQLite column and back; None bypasses both and is NULL."""
 
     encode: Callable[[Any], Any]
     decode: Callable[[Any], Any]
@@ -229,11 +229,11 @@ _CODECS: Mapping[str, _Codec] = {
     "supports": _FLOATS,
     "stopping": _Codec(int, bool),
 }
-# Ids of other rows: none is NULL in the database, where it is checked, and "" in Python.
+# Ids of other rows: a missing one is "" in Python, and NULL in the database for its foreign keys.
 _REFERENCES = frozenset({"parent", "map_id", "job"})
 _LATER = frozenset({"calibration"})
 _IN_BYTES = frozenset({"losses", "supports"})
-# What `decode` raises where a record holds what no version has written.
+# Exceptions that `decode` may raise on a corrupt record.
 UNREADABLE = (
     AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError, struct.error,
     LineasError,
@@ -241,7 +241,7 @@ UNREADABLE = (
 
 
 def encode(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a row as SQLite keeps them."""
+    """Encode fields of a row as SQLite column values."""
     columns: dict[str, Any] = {}
     for name, value in fields.items():
         if name in _REFERENCES:
@@ -253,10 +253,10 @@ def encode(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def decode(kind: type[Row], record: sqlite3.Row | Mapping[str, Any]) -> Row:
-    """The row of a record of its table."""
+    """Decode a database record into a row."""
     fields: dict[str, Any] = {}
     for name in kind.__dataclass_fields__:
-        # Records of earlier versions are never written again.
+        # Records of earlier versions lack columns that were added later, and are not rewritten.
         value = None if name in _LATER and name not in record.keys() else record[name]  # noqa: SIM118
         if value is not None and name in _CODECS:
             value = _CODECS[name].decode(value)
@@ -269,16 +269,16 @@ def decode(kind: type[Row], record: sqlite3.Row | Mapping[str, Any]) -> Row:
 
 
 def row_to_json(row: JobRow | MapRow) -> str:
-    """The row as a JSON object, to be kept beside the file that it is about."""
+    """The row as a JSON object, the contents of a sidecar."""
     columns = encode(fields_of(row))
     return json.dumps({n: v.hex() if isinstance(v, bytes) else v for n, v in columns.items()})
 
 
 def row_from_json(kind: type[Row], text: str) -> Row:
-    """The row that `row_to_json` wrote.
+    """Parse the row that `row_to_json` wrote.
 
     Raises:
-        ValueError: the text is something else.
+        ValueError: the text is not a row of that kind.
     """
     try:
         columns = {
@@ -291,5 +291,5 @@ def row_from_json(kind: type[Row], text: str) -> Row:
 
 
 def fields_of(row: JobRow | MapRow | PromptRow) -> dict[str, Any]:
-    """The row's fields by name, its values as they are."""
+    """The row's fields by name; unlike `dataclasses.asdict`, values are not converted."""
     return {name: getattr(row, name) for name in row.__dataclass_fields__}

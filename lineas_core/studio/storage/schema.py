@@ -1,4 +1,4 @@
-"""The tables of the Studio's database, and how an older database becomes a newer one."""
+"""The tables of the Studio's database, and the migrations from older versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class StoreError(LineasError, RuntimeError):
     """The Studio's database cannot be opened, read or written."""
 
 
-# Each takes a database from the version before it to its own; a released one never changes.
+# Each migrates from the previous version to its own. Never change a released migration.
 MIGRATIONS: tuple[Migration, ...] = (
     (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
@@ -91,24 +91,24 @@ MIGRATIONS: tuple[Migration, ...] = (
         )""",
         "CREATE INDEX prompt_sets_by_owner ON prompt_sets (owner, number)",
     ),
-    # Until then there was one method.
+    # Earlier versions had one method only.
     ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'lineas'",),
-    # Points of a curve in JSON; NULL where none was measured.
+    # Points of the calibration curve in JSON; NULL where none was measured.
     ("ALTER TABLE maps ADD COLUMN calibration TEXT",),
 )
 
 
 def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Bring a database to the newest version, wholly or not at all.
+    """Migrate a database to the newest version in one transaction.
 
     Args:
-        db: in autocommit mode; its PRAGMA user_version counts the migrations it has had.
-        migrations: all there are, oldest first.
+        db: in autocommit mode; its PRAGMA user_version is the number of migrations applied.
+        migrations: all migrations, oldest first.
 
     Raises:
-        StoreError: the database is of a newer version than `migrations` knows.
+        StoreError: the database has a newer version than `migrations` supports.
     """
-    # Locked before the version is read: two processes may start at once.
+    # Lock before reading the version, since two processes may start at once.
     db.execute("BEGIN IMMEDIATE")
     try:
         version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -130,7 +130,7 @@ def migrate(db: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
 
 @contextmanager
 def store_errors(path: Path) -> Iterator[None]:
-    """Within the block, what goes wrong with the database at `path` is a `StoreError`."""
+    """Convert SQLite and OS errors in the block to `StoreError`s about the database at `path`."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
@@ -138,7 +138,7 @@ def store_errors(path: Path) -> Iterator[None]:
 
 
 def _said(path: Path, error: sqlite3.Error | OSError) -> str:
-    """What went wrong, and what to do."""
+    """The message for an error: what went wrong, and what to do."""
     if is_full(error):
         return no_room(path.parent)
     if isinstance(error, OSError):

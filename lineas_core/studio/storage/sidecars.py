@@ -1,6 +1,6 @@
-"""Sidecars: a row as a small file beside the file that it is about, for when the database is lost.
+"""Sidecars: a copy of a row in a JSON file beside the map or checkpoint that it describes.
 
-The database is authoritative while it is there; a sidecar only repeats whose a file is.
+The database is authoritative; sidecars restore rows and their owners if it is lost.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ def write_row(path: Path, row: JobRow | MapRow) -> None:
 
 
 def read_row(path: Path, kind: type[Row]) -> Row:
-    """The row of a sidecar.
+    """Read the row from a sidecar.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no sidecar of that kind, or not of the id that it is named by.
+        ValueError: it is not a sidecar of that kind, or its id differs from the file name.
     """
     row = row_from_json(kind, path.read_text(encoding="utf-8"))
     if row.id != path.stem:

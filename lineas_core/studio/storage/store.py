@@ -1,8 +1,8 @@
-"""The Studio's database: jobs, maps and prompt sets, in one SQLite file.
+"""The Studio's database: jobs, maps and prompt sets in one SQLite file.
 
-The row is authoritative; an event is only a hint. `transition` is a compare-and-set: of several
-callers that change a job's state one wins, and the states done, failed and cancelled are final.
-Every change of a job raises its `seq`.
+The row is authoritative; an event is only a hint. `transition` is a compare-and-set: one
+concurrent caller wins, and the states done, failed and cancelled are final. Every change of a job
+increments its `seq`.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = ["JobRow", "MapRow", "PromptRow", "Status", "Store", "StoreError"]
 MAX_ATTEMPTS = 3
 BUSY_SECONDS = 10.0
 _TABLES: Mapping[type, str] = {JobRow: "jobs", MapRow: "maps", PromptRow: "prompt_sets"}
-# The order in which jobs are taken up: one that was asked to stop has only its map to keep.
+# The order in which jobs are started: jobs asked to stop first, as they only have to save a map.
 _IN_TURN = "ORDER BY stopping DESC, number"
 
 
 class Store:
-    """One database file, for any number of threads.
+    """One database file, safe to use from several threads.
 
     Args:
-        path: of the file; made at need, and brought to the newest version.
-        wal: write-ahead logging; not for folders on a network, whose locks it does not survive.
-        clock: seconds since 1970.
+        path: path of the file; created if missing, and migrated to the newest version.
+        wal: use write-ahead logging; not for network folders, whose file locks do not support it.
+        clock: returns the time in seconds since 1970.
 
     Raises:
-        StoreError: the file cannot be opened, is damaged, or of a newer version. Every method
+        StoreError: the file cannot be opened, is damaged, or has a newer version. Every method
             raises it when the file cannot be read or written.
     """
 
@@ -69,7 +69,7 @@ class Store:
                 self._db.row_factory = sqlite3.Row
                 self._db.execute("PRAGMA foreign_keys = ON")
                 self._db.execute(f"PRAGMA journal_mode = {'WAL' if wal else 'DELETE'}")
-                # A power cut may undo the last moments; it leaves no half of anything.
+                # With NORMAL, a power cut may lose the latest transactions but corrupts nothing.
                 self._db.execute(f"PRAGMA synchronous = {'NORMAL' if wal else 'FULL'}")
                 migrate(self._db)
             except BaseException:
@@ -77,15 +77,15 @@ class Store:
                 raise
 
     def close(self) -> None:
-        """Close the file; the store is of no use afterwards."""
+        """Close the file; the store cannot be used afterwards."""
         with self._lock:
             self._db.close()
 
     def secret(self, kept: str = "") -> str:
-        """64 random hex digits, made once per database.
+        """64 random hex digits, generated once per database.
 
         Args:
-            kept: those of an earlier database, to take where this one has none.
+            kept: the secret of an earlier database, used if this one has none yet.
         """
         made = kept or secrets.token_hex(32)
         with self._transaction() as db:
@@ -94,10 +94,10 @@ class Store:
         return str(found[0])
 
     def steady_for(self, max_gap: float) -> float:
-        """Note the time; gives the seconds for which the clock has gone on evenly, as noted.
+        """Record the time; returns for how many seconds the clock has run without a jump.
 
-        What is deleted by its age needs this: on a clock that was set wrongly all may look old.
-        A clock that went back, or on by more than `max_gap` between two calls, starts anew.
+        A jump is a step back, or forward by more than `max_gap` between two calls; it resets the
+        count. Deletion by age needs this: a wrongly set clock may make everything look old.
         """
         now = self._clock()
         with self._transaction() as db:
@@ -114,11 +114,11 @@ class Store:
     # Jobs
 
     def add_job(self, job: JobRow) -> JobRow:
-        """Put a job at the end of the queue; gives it back with the time in it."""
+        """Append a job to the queue; returns it with its `created` time set."""
         return self._add(replace(job, created=self._clock()))
 
     def job(self, job_id: str) -> JobRow | None:
-        """The job of that id, whoever owns it."""
+        """The job with that id, of any owner."""
         return self._one(JobRow, job_id)
 
     def jobs(self, owner: str, limit: int = 50) -> list[JobRow]:
@@ -126,7 +126,7 @@ class Store:
         return self._select(JobRow, "WHERE owner = ? ORDER BY number DESC LIMIT ?", owner, limit)
 
     def unfinished(self, owner: str | None = None) -> list[JobRow]:
-        """Jobs that run, then those that wait, in the order of their turns."""
+        """Running jobs, then waiting ones in queue order."""
         whose = "" if owner is None else "AND owner = ?"
         return self._select(
             JobRow,
@@ -137,29 +137,29 @@ class Store:
         )
 
     def transition(self, job_id: str, frm: Collection[Status], to: Status, **changes: Any) -> bool:
-        """The one way in which a job's state changes.
+        """Change a job's status if it is one of `frm`; no other method changes a status.
 
         Args:
-            job_id: of the job.
-            frm: states that it may be in; none of them for good.
-            to: the state it comes into.
-            changes: other fields that change with it.
+            job_id: id of the job.
+            frm: the statuses it may be in; final ones are not allowed.
+            to: the new status.
+            changes: other fields to change in the same transaction.
 
         Returns:
-            Whether it was in one of `frm`, and this call changed it.
+            Whether the job was in one of `frm`, and this call changed it.
         """
         if TERMINAL & set(frm):
             raise ValueError(f"{sorted(TERMINAL & set(frm))[0]} is for good; leave it out of frm.")
-        # A time of 0 would mean that it has not ended.
+        # A time of 0 would mean that the job has not ended.
         ended = {"finished": self._clock() or 1.0} if to in TERMINAL else {}
         return self._change_job(job_id, frm, {"phase": "", **changes, **ended, "status": to})
 
     def progress(self, job_id: str, **changes: Any) -> bool:
-        """Change fields of a job that runs; returns whether it does."""
+        """Change fields of a job if it is running; returns whether it is."""
         return self._change_job(job_id, {"running"}, changes)
 
     def claim_next(self) -> JobRow | None:
-        """Take up the job whose turn it is: queued -> running, one attempt more."""
+        """Start the next job: queued -> running, and increment its attempts."""
         with self._transaction() as db:
             record = db.execute(
                 "UPDATE jobs SET status = 'running', phase = 'loading', message = '', "
@@ -172,7 +172,7 @@ class Store:
         return decode(JobRow, record) if record else None
 
     def ask_to_stop(self, job_id: str) -> bool:
-        """Ask a job to stop; returns whether it had not ended. It stays asked over restarts."""
+        """Ask a job to stop; returns whether it was unfinished. The request survives restarts."""
         return self._change_job(job_id, UNFINISHED, {"stopping": True})
 
     def stop_asked(self, job_id: str) -> bool:
@@ -180,12 +180,12 @@ class Store:
         return bool(self._values("SELECT 1 FROM jobs WHERE id = ? AND stopping", job_id))
 
     def position(self, job_id: str) -> int:
-        """The job's place in the queue: 1 is next, 0 is not in it."""
+        """The job's position in the queue: 1 is next, 0 means not queued."""
         ids = self._values(f"SELECT id FROM jobs WHERE status = 'queued' {_IN_TURN}")
         return ids.index(job_id) + 1 if job_id in ids else 0
 
     def seconds_a_step(self, model: str, method: str = STEPWISE) -> float | None:
-        """As measured by the newest job of the model and method that made one."""
+        """Seconds per step in the newest job of that model and method that made a step."""
         found = self._values(
             "SELECT seconds / step FROM jobs WHERE model = ? AND method = ? AND step > 0 "
             "ORDER BY number DESC LIMIT 1",
@@ -195,11 +195,11 @@ class Store:
         return float(found[0]) if found else None
 
     def recover(self) -> list[str]:
-        """Queue again what ran when the process died. To be called before any job is taken up.
+        """Requeue the jobs that were running when the process died. Call before starting any job.
 
         Returns:
-            Ids of the jobs that wait again. One that was taken up three times since its last
-            checkpoint has failed.
+            Ids of the requeued jobs. A job that was started `MAX_ATTEMPTS` (3) times since its
+            last checkpoint is marked failed instead.
         """
         again = []
         for job in self.unfinished():
@@ -228,20 +228,20 @@ class Store:
     # Maps and prompt sets
 
     def add_map(self, row: MapRow) -> MapRow:
-        """Keep what is known of a map; gives it back with the time in it, where it had none."""
+        """Store a map's row; returns it, with `created` set to now if it had no time."""
         return self._add(replace(row, created=row.created or self._clock()))
 
     def map(self, map_id: str) -> MapRow | None:
-        """The map of that id, whoever owns it, deleted or not."""
+        """The row of the map with that id, of any owner, deleted or not."""
         return self._one(MapRow, map_id)
 
     def map_of_job(self, job_id: str) -> MapRow | None:
-        """The map that a job made."""
+        """The row of the map that a job made, if any."""
         found = self._select(MapRow, "WHERE job = ? ORDER BY number LIMIT 1", job_id)
         return found[0] if found else None
 
     def name_map(self, map_id: str, job_id: str) -> None:
-        """Let a job that has ended name its map, where it names none."""
+        """Set `map_id` of a finished job that has none."""
         ended = tuple(TERMINAL)
         with self._transaction() as db:
             db.execute(
@@ -255,7 +255,7 @@ class Store:
         return self._kept(MapRow, owner)
 
     def map_ids(self) -> set[str]:
-        """Of all maps, of everybody, deleted or not."""
+        """Ids of all maps, of all owners, deleted or not."""
         return set(self._values("SELECT id FROM maps"))
 
     def change_map(self, map_id: str, owner: str, **changes: Any) -> bool:
@@ -267,16 +267,16 @@ class Store:
         return self._values("SELECT id FROM maps WHERE deleted < ?", before)
 
     def remove_map(self, map_id: str) -> None:
-        """Forget a map for good."""
+        """Permanently remove a map's row."""
         with self._transaction() as db:
             db.execute("DELETE FROM maps WHERE id = ?", (map_id,))
 
     def add_prompts(self, row: PromptRow) -> PromptRow:
-        """Keep a prompt set; gives it back with the time in it."""
+        """Store a prompt set; returns its row with the `created` time set."""
         return self._add(replace(row, created=self._clock()))
 
     def prompts(self, prompts_id: str) -> PromptRow | None:
-        """The prompt set of that id, whoever owns it, deleted or not."""
+        """The prompt set with that id, of any owner, deleted or not."""
         return self._one(PromptRow, prompts_id)
 
     def prompt_sets(self, owner: str) -> list[PromptRow]:
@@ -284,7 +284,7 @@ class Store:
         return self._kept(PromptRow, owner)
 
     def prompt_bytes(self, owner: str) -> int:
-        """What an owner's prompt sets take, deleted ones included."""
+        """Size of an owner's prompt sets in bytes, including deleted ones."""
         length = "ifnull(sum(length(CAST(prompts AS BLOB))), 0)"
         return int(self._values(f"SELECT {length} FROM prompt_sets WHERE owner = ?", owner)[0])
 
@@ -293,11 +293,11 @@ class Store:
         return self._change(PromptRow, prompts_id, owner, changes)
 
     def remove_deleted_prompts(self, before: float) -> None:
-        """Forget for good the prompt sets that were deleted before a time."""
+        """Permanently remove the prompt sets that were deleted before a time."""
         with self._transaction() as db:
             db.execute("DELETE FROM prompt_sets WHERE deleted < ?", (before,))
 
-    # What all of them do
+    # Shared by all tables
 
     def _add(self, row: Row) -> Row:
         columns = encode(fields_of(row))
@@ -368,7 +368,7 @@ class Store:
 
 
 def _settings(kind: type[Any], changes: Mapping[str, Any]) -> tuple[str, list[Any]]:
-    """The SET clause that makes `changes`, and its values."""
+    """The SET clause for `changes`, and its parameters."""
     unknown = set(changes) - {f.name for f in fields(kind)}
     if unknown:
         raise ValueError(f"{kind.__name__} has no field {sorted(unknown)[0]!r}.")

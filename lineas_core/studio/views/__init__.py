@@ -1,1 +1,1 @@
-"""Values as HTML, charts and CSV."""
+"""Rendering of values as HTML, charts and CSV."""

@@ -1,4 +1,4 @@
-"""The figures and tables of one map, and of two: pure functions of values."""
+"""Charts and tables for one map, and for the comparison of two: pure functions."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.views.site_labels import site_labels
 from lineas_core.system.words import counted
 
-# Each is about as far from white as from the dark theme's background (contrast 4.2 and 4.3 for
-# the text): a picture of a figure does not know which of them it lies on.
+# Exported images may be placed on a light or a dark background, so these colours contrast about
+# equally with white and with the dark theme's background (4.2 and 4.3 for the text).
 TEXT, LINES = "#6f7d93", "rgba(124,138,160,.22)"
 ACCENT, SECOND = "#6366f1", "#d97706"
 # (low, high) quantile -> opacity.
 BANDS = {(0.05, 0.95): 0.3, (0.25, 0.75): 0.6}
 FEW_SITES = 40
-# More tick labels than this do not fit on a phone.
+# Maximum number of tick labels that fit on a phone.
 MAX_TICKS = 9
 
 
 @dataclass(frozen=True)
 class MapComparison:
-    """What two maps have in common.
+    """Similarity of two maps.
 
     Attributes:
         figure: cosine between their shifts and overlap of their support, by site.
-        words: the same over all sites that both have, in a sentence or two.
-        cosine: between the shifts of all common sites; None where one of them is all zeros.
-        overlap: neurons that both change over those that either changes; None where neither does.
+        words: a sentence or two with both figures over all common sites.
+        cosine: cosine between the shifts of all common sites; None if either is all zeros.
+        overlap: number of neurons changed by both maps divided by the number changed by either;
+            None if neither map changes any.
     """
 
     figure: go.Figure
@@ -55,7 +56,7 @@ class MapComparison:
 def themed(
     figure: go.Figure, title: str, *, height: int = 300, subtitle: str = "", legend: bool = False
 ) -> go.Figure:
-    """The figure with a title, on no background, in colours for the light and the dark theme."""
+    """Style a figure: a title, a transparent background, colours for light and dark themes."""
     figure.update_layout(
         title={
             "text": title,
@@ -85,7 +86,7 @@ def themed(
 
 
 def score_curves(grid: ImageGrid, scores: GridScores) -> go.Figure:
-    """Mean CLIPScore and IMGScore over the prompts against strength, with standard deviations."""
+    """Plot CLIPScore and IMGScore against strength: mean and standard deviation over prompts."""
     figure = go.Figure()
     for name, rows, colour in (
         ("CLIPScore", scores.clip, ACCENT),
@@ -106,7 +107,7 @@ def score_curves(grid: ImageGrid, scores: GridScores) -> go.Figure:
 
 
 def support_by_layer(smap: SteeringMap) -> go.Figure:
-    """Share of each site's neurons that the map changes (LinEAS, Figure 4)."""
+    """Plot the share of each site's neurons that the map changes (LinEAS, Figure 4)."""
     support = smap.support_by_site()
     labels = _labels(list(support))
     figure = go.Figure()
@@ -118,7 +119,7 @@ def support_by_layer(smap: SteeringMap) -> go.Figure:
 
 
 def scale_and_shift(smap: SteeringMap) -> go.Figure:
-    """Quantiles of w - 1 and of b over neurons where they are not 0, by site (LinEAS, Figure 8)."""
+    """Plot quantiles of the nonzero entries of w - 1 and of b, by site (LinEAS, Figure 8)."""
     labels = _labels(list(smap.sites))
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     scales = [affine.scale - 1 for affine in smap.sites.values()]
@@ -160,14 +161,14 @@ def scale_and_shift(smap: SteeringMap) -> go.Figure:
 
 
 def strongest_neurons(smap: SteeringMap, count: int = 20) -> pd.DataFrame:
-    """The neurons that are changed most, the strongest first.
+    """The neurons with the largest effect, in descending order.
 
-    The effect is `sqrt((w - 1)^2 + b^2)`: how far, root mean square, the map moves an activation
-    that has mean 0 and variance 1.
+    The effect is `sqrt((w - 1)^2 + b^2)`, the root mean square distance by which the map moves an
+    activation with mean 0 and variance 1.
 
     Args:
         smap: the map.
-        count: at most; neurons that are not changed are left out.
+        count: maximum number of neurons; unchanged neurons are omitted.
 
     Returns:
         Columns site (the module), neuron (from 0), scale, shift and effect.
@@ -186,9 +187,9 @@ def strongest_neurons(smap: SteeringMap, count: int = 20) -> pd.DataFrame:
 
 
 def deltas_by_layer(health: HealthReport) -> go.Figure:
-    """Delta between source and target at each site, with the map off and on.
+    """Plot Delta between source and target at each site, with the map off and on.
 
-    Of held-out prompts where there are some, else of those of training.
+    Uses held-out prompts if there are any, and the training prompts otherwise.
     """
     deltas = health.held_out or health.training
     whose = "held-out" if health.held_out else "training"
@@ -200,7 +201,7 @@ def deltas_by_layer(health: HealthReport) -> go.Figure:
     ):
         figure.add_scatter(
             x=labels,
-            # A logarithm has no place for 0; a point left out says the same.
+            # Omit zeros, which a logarithmic axis cannot show.
             y=[values[site] or None for site in deltas.before],
             mode="lines+markers",
             line={"color": colour, "width": 2},
@@ -214,7 +215,7 @@ def deltas_by_layer(health: HealthReport) -> go.Figure:
 
 
 def loss_curve(losses: Sequence[float], supports: Sequence[float] = ()) -> go.Figure:
-    """The loss before each step; with `supports`, the share of neurons changed after it."""
+    """Plot the loss before each step and, with `supports`, the share of neurons changed after."""
     figure = make_subplots(specs=[[{"secondary_y": bool(supports)}]])
     for values, name, colour, form in (
         (losses, "loss", ACCENT, ":.4g"),
@@ -248,10 +249,10 @@ def loss_curve(losses: Sequence[float], supports: Sequence[float] = ()) -> go.Fi
 
 
 def compare_maps(a: SteeringMap, b: SteeringMap) -> MapComparison:
-    """Cosine between the shifts of two maps, and overlap of their support, by site.
+    """Compare two maps by the cosine between their shifts and the overlap of their support.
 
     Raises:
-        MapError: they have no site in common, or one of another width.
+        MapError: they have no site in common, or a common site differs in width.
     """
     names = [site for site in a.sites if site in b.sites]
     wrong = [site for site in names if a.widths[site] != b.widths[site]]
@@ -319,8 +320,8 @@ def _bars(
 
 
 def _by_site(figure: go.Figure, labels: Sequence[str]) -> go.Figure:
-    """Lays out an x axis of sites, with as many of their names as fit."""
-    # A site alone would fill the figure from side to side.
+    """Lay out the x axis for sites, with at most `MAX_TICKS` labels."""
+    # Without margins, the bar of a single site would fill the whole width of the figure.
     around = max(0.6, 2.5 - len(labels) / 2)
     figure.update_xaxes(
         type="category",
@@ -336,20 +337,20 @@ def _by_site(figure: go.Figure, labels: Sequence[str]) -> go.Figure:
 
 
 def _decades(deltas: SiteDeltas) -> dict[str, Any]:
-    """Range and ticks of a logarithmic axis, so that there is a tick however near the values."""
+    """Range and ticks of a logarithmic axis, with at least one tick however close the values."""
     logs = [math.log10(z) for side in (deltas.before, deltas.after) for z in side.values() if z > 0]
     low, high = min(logs, default=0.0) - 0.2, max(logs, default=0.0) + 0.2
-    # D2 is 1, 2, 5; beyond three decades their labels would touch.
+    # D2 puts ticks at 1, 2 and 5; from three decades on, their labels would overlap.
     return {"range": [low, high], "dtick": "D2" if high - low < 3 else 1}
 
 
 def _labels(names: Sequence[str]) -> list[str]:
-    """Short names of sites; they come from files of anybody, and Plotly takes text for HTML."""
+    """Site labels, escaped: they may come from untrusted files, and Plotly renders HTML in text."""
     return [escape(label, quote=False) for label in site_labels(names)]
 
 
 def _quantiles(values: Sequence[Tensor], level: float) -> list[float | None]:
-    """Of the values that are not 0, at each site; None where all are."""
+    """The quantile of the nonzero values at each site; None where all are zero."""
     changed = [z[z != 0] for z in values]
     return [float(np.quantile(z.numpy(), level)) if len(z) else None for z in changed]
 

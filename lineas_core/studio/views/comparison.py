@@ -1,4 +1,4 @@
-"""Two maps beside each other as HTML: pure functions of values, every text escaped."""
+"""Render a comparison of two maps as HTML: pure functions that escape all text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lineas_core.studio.views.render import image_tag, score_line
 
 
 def progress(jobs: Sequence[tuple[JobRow, int, float | None]]) -> str:
-    """How far each job is: (job, place in the queue, seconds left)."""
+    """Render the progress of jobs, given as (job, position in the queue, seconds left)."""
     lines = "".join(
         f"<div><h4>{escape(TITLES[job.method])}</h4>"
         f"{job_progress(job, waiting, left, 'Its map is in the library.')}</div>"
@@ -25,12 +25,12 @@ def progress(jobs: Sequence[tuple[JobRow, int, float | None]]) -> str:
 
 
 def figures(rows: Sequence[MapRow], seconds: Sequence[float | None], words: str) -> str:
-    """The maps' health, speed and size in one small table, and how alike they are.
+    """Render a table of the maps' health, speed and size, and a sentence on their similarity.
 
     Args:
-        rows: A and B.
-        seconds: that each took; None where that is not known.
-        words: how alike they are.
+        rows: maps A and B.
+        seconds: training time of each map; None where it is unknown.
+        words: a description of their similarity.
     """
     columns = [figures_of(row, took) for row, took in zip(rows, seconds, strict=True)]
     head = "".join(
@@ -52,7 +52,7 @@ def figures(rows: Sequence[MapRow], seconds: Sequence[float | None], words: str)
 
 
 def too_few() -> str:
-    """Where there are no two maps of one model."""
+    """Render the hint shown when there are no two maps of the same model."""
     return (
         '<p class="ls-hint">There is no other map of this model. Train two methods on the same '
         "prompts, above.</p>"
@@ -60,7 +60,7 @@ def too_few() -> str:
 
 
 def pictures(titles: Sequence[str], looks: Sequence[Look]) -> str:
-    """A table: prompts down; untouched, A and B across, scores under each picture."""
+    """Render a table with one row per prompt, columns unsteered, A and B, and scores per image."""
     head = "".join(f'<th scope="col">{escape(title)}</th>' for title in titles)
     rows = []
     for n, prompt in enumerate(looks[0].prompts):
@@ -93,12 +93,12 @@ def texts(
     concepts: Sequence[str],
     readouts: Sequence[Readout],
 ) -> str:
-    """A card for each of untouched, A and B; without readouts they are still being written."""
+    """Render a card each for unsteered, A and B; no readouts means generation is in progress."""
     return pair(prompt, titles, found, concepts, writing=not readouts, readouts=readouts)
 
 
 def figures_of(row: MapRow, seconds: float | None) -> dict[str, str]:
-    """Name of a figure -> the figure; "" where there is none."""
+    """Metric name -> formatted value; "" where it is unknown."""
     health = row.health
     held_out = health.held_out if health else None
     surprise = health.surprise if health else None

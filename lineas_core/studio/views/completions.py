@@ -1,4 +1,4 @@
-"""Completions and their readouts as HTML: pure functions of values, every text escaped."""
+"""Render completions and their readouts as HTML: pure functions that escape all text."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from lineas_core.studio.answers.own_concepts import OwnConcept
 from lineas_core.studio.answers.readouts import OwnPresence, Readout
 from lineas_core.studio.jobs.device.preparation import Waiting
 
-# Share of a map's own prompts below which the model's judgement is called weak.
+# The model's judgement is labelled weak if `OwnPresence.right` is below this.
 SURE = 0.9
 
 
 def pair(
     prompt: str, titles: Sequence[str], texts: Sequence[str], concepts: Sequence[str], **state: Any
 ) -> str:
-    """Completions of one prompt on one seed, side by side.
+    """Render completions of one prompt with one seed, side by side.
 
     Args:
-        prompt: what they follow.
-        titles: of the cards.
-        texts: the completions, or what there is of them so far.
-        concepts: whose words are marked.
-        state: own (concepts without a list); readouts (one for each text) or writing (more is
-            coming).
+        prompt: the prompt they continue.
+        titles: titles of the cards.
+        texts: the completions, possibly still partial.
+        concepts: concepts whose words are highlighted.
+        state: own (concepts without a word list); readouts (one per text) or writing (generation
+            is still in progress).
     """
     readouts: Sequence[Readout] = state.get("readouts", ())
     own: Sequence[OwnConcept] = state.get("own", ())
@@ -48,7 +48,7 @@ def pair(
 
 
 def waiting(state: Waiting) -> str:
-    """What a first answer waits for, with a bar."""
+    """Render what the first answer is waiting for, with a progress bar."""
     percent = f"{state.share:.0%}"
     return (
         f'<div class="ls-progress" role="status"><div class="ls-track"><div class="ls-fill" '
@@ -58,12 +58,12 @@ def waiting(state: Waiting) -> str:
 
 
 def chat(turns: Sequence[Turn], concepts: Sequence[str] = (), *, writing: bool = False) -> str:
-    """A conversation: each question, and below it the untouched and the steered answer.
+    """Render a conversation: each question with its unsteered and steered answers below.
 
     Args:
-        turns: the oldest first.
-        concepts: whose words are marked.
-        writing: more of the last turn is coming.
+        turns: the turns, oldest first.
+        concepts: concepts whose words are highlighted.
+        writing: whether the last turn is still being generated.
     """
     if not turns:
         return (
@@ -90,7 +90,7 @@ def chat(turns: Sequence[Turn], concepts: Sequence[str] = (), *, writing: bool =
 
 
 def readout(figures: Readout) -> str:
-    """Concept presence, toxicity and perplexity, in a line."""
+    """Render concept presence, toxicity and perplexity in one line."""
     toxic = "not scored" if figures.toxicity is None else f"{figures.toxicity:.2f}"
     surprise = "not scored" if figures.perplexity is None else f"{figures.perplexity:.1f}"
     items = [
@@ -131,7 +131,10 @@ def text_sweep(
     seed: int,
     own: Sequence[OwnConcept] = (),
 ) -> str:
-    """A table: seeds from `seed` on down, strengths across, readouts in the last row."""
+    """Render a table with one row per seed, from `seed` on, and one column per strength.
+
+    The last row contains the readouts.
+    """
     head = "".join(f"<th scope='col'>{strength:g}</th>" for strength in grid.strengths)
     rows = []
     for number, (prompt, texts) in enumerate(zip(grid.prompts, grid.texts, strict=True)):
@@ -153,7 +156,7 @@ def text_sweep(
 
 
 def mark(text: str, concepts: Sequence[str], own: Sequence[OwnConcept] = ()) -> str:
-    """The text, escaped, with the concepts' words marked."""
+    """Escape the text and highlight the concepts' words."""
     words = [
         rf"\b{re.escape(word)}\b"
         for concept in concepts

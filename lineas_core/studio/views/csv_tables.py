@@ -1,4 +1,4 @@
-"""Tables and the values behind charts as CSV files."""
+"""Write tables, and the values behind charts, as CSV files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ Table = tuple[list[str], list[Row]]
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Row]) -> str:
-    """Write a table that spreadsheets open as it is, and return its path.
+    """Write a CSV file that spreadsheets open without an import dialog, and return its path.
 
-    Texts are escaped against being formulas; numbers are written in full, None as nothing.
+    Escapes text cells against formula injection; writes numbers in full precision, and None as an
+    empty cell.
     """
     file = io.StringIO()
     writer = csv.writer(file)
     for row in (header, *rows):
         writer.writerow([escaped(cell) if isinstance(cell, str) else cell for cell in row])
-    # With a mark: else spreadsheets take UTF-8 for the machine's own encoding.
+    # Without a byte order mark, spreadsheets would decode UTF-8 in the system's encoding.
     return str(write_whole(path, file.getvalue().encode("utf-8-sig")))
 
 
 def score_rows(grid: ImageGrid, scores: GridScores) -> Table:
-    """A row for each cell of a grid."""
+    """Header and rows of a scored grid: one row per image, then the means per strength."""
     rows: list[Row] = [
         (prompt, strength, scores.clip[r][c], scores.image[r][c])
         for r, prompt in enumerate(grid.prompts)
@@ -49,7 +50,7 @@ def score_rows(grid: ImageGrid, scores: GridScores) -> Table:
 
 
 def text_rows(grid: TextGrid, readouts: Sequence[Readout], seed: int) -> Table:
-    """A row for each completion, then one of figures for each strength."""
+    """Header and rows of a text sweep: one row per completion, then the metrics per strength."""
     header = ["seed", "strength", "prompt", "completion", "concept", "toxicity", "perplexity"]
     rows: list[Row] = [
         (seed + r, strength, prompt, grid.texts[r][c], None, None, None)
@@ -63,7 +64,7 @@ def text_rows(grid: TextGrid, readouts: Sequence[Readout], seed: int) -> Table:
 
 
 def site_rows(smap: SteeringMap, health: HealthReport | None) -> Table:
-    """What the charts by layer show: a row for each site."""
+    """Header and rows of the values behind the charts by layer: one row per site."""
     deltas = (health.held_out or health.training) if health else None
     quantiles = (0.05, 0.25, 0.5, 0.75, 0.95)
     header = ["site", "neurons", "share changed"]
@@ -83,7 +84,7 @@ def site_rows(smap: SteeringMap, health: HealthReport | None) -> Table:
 
 
 def loss_rows(losses: Sequence[float], supports: Sequence[float] = ()) -> Table:
-    """The curves of a training: a row for each step."""
+    """Header and rows of the training curves: one row per step."""
     rows: list[Row] = [
         (n + 1, loss, supports[n] if n < len(supports) else None) for n, loss in enumerate(losses)
     ]

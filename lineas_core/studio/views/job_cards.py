@@ -1,4 +1,4 @@
-"""Training jobs as HTML: pure functions of values, every text escaped."""
+"""Render training jobs as HTML: pure functions that escape all text."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def progress(
     left: float | None = None,
     done: str = "It is on the rack now: move its slider.",
 ) -> str:
-    """One line and a bar: where a job is.
+    """Render the progress of a job as a bar and a line of text.
 
     Args:
-        job: None before any.
-        waiting: its place in the queue; 0 once it runs.
-        left: seconds until it ends, where that is known.
-        done: said of its map when all went well.
+        job: None before the first job.
+        waiting: position in the queue; 0 once the job runs.
+        left: estimated seconds until it ends; None if unknown.
+        done: sentence about the map, shown when the job succeeded.
     """
     if job is None:
         return '<div class="ls-hint">Choose prompts and train: it takes about a minute.</div>'
@@ -80,12 +80,12 @@ def progress(
 
 
 def live(job: JobRow | None, frame: Frame | None, *, staged: bool = False) -> str:
-    """What the map in training does now, beside the untouched model; loss and support so far.
+    """Render the latest preview beside the unsteered model's output, and the training curves.
 
     Args:
-        job: None before any.
-        frame: its newest.
-        staged: the stage shows the map, so that only the curves are left to be shown.
+        job: None before the first job.
+        frame: the job's latest preview frame.
+        staged: the map is shown on the stage already, so render only the curves.
     """
     if job is None:
         return (
@@ -114,7 +114,7 @@ def live(job: JobRow | None, frame: Frame | None, *, staged: bool = False) -> st
 
 
 def health(job: JobRow | None) -> str:
-    """The verdict on a job's map; a map that was stopped on its way is not judged."""
+    """Render the verdict on a job's map; a map of a cancelled job is labelled unfinished."""
     if job is None or (job.status == "cancelled" and not job.map_id):
         return ""
     if job.status == "cancelled":
@@ -127,7 +127,7 @@ def health(job: JobRow | None) -> str:
 
 
 def settings(method: str) -> str:
-    """Which settings a method reads."""
+    """Render a hint about which settings a method uses."""
     said = (
         "These suit the model. Empty fields take them too."
         if method == STEPWISE
@@ -137,7 +137,7 @@ def settings(method: str) -> str:
 
 
 def recent(jobs: Sequence[JobRow], shown: str) -> str:
-    """Links to the newest jobs."""
+    """Render links to the newest jobs; `shown` is the id of the current one."""
     if not jobs:
         return ""
     items = "".join(
@@ -156,7 +156,7 @@ def _sample(sample: str | Image.Image, title: str) -> str:
 
 
 def _spark(title: str, values: Sequence[float], *, share: bool = False) -> str:
-    """A small curve, from 0 to its largest value (or to 1)."""
+    """Render a sparkline with a y axis from 0 to the largest value, or to 1 for a `share`."""
     if not values:
         return ""
     top = 1.0 if share else max(values) or 1.0

@@ -1,4 +1,4 @@
-"""Maps in words: in one line, and as a card."""
+"""Descriptions of maps, as one line of text and as an HTML card."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from lineas_core.studio.storage.store import MapRow
 
 
 def label_of(row: MapRow) -> str:
-    """A map in one line, with its title."""
+    """Describe a map in one line, with its title."""
     return f"{row.title} · {line_of(row)}"
 
 
 def line_of(row: MapRow) -> str:
-    """A map in one line, without its title."""
+    """Describe a map in one line, without its title."""
     tags = "".join(f" #{tag}" for tag in row.tags)
     return f"{row.model} · {row.method} · {made_on(row)}{tags}"
 
 
 def made_on(row: MapRow) -> str:
-    """When a map came into the library, or that it ships with the app."""
+    """When a map was added to the library; "shipped" for gallery maps."""
     if row.owner == GALLERY:
         return "shipped"
     return f"{datetime.fromtimestamp(row.created).astimezone():%d %b %H:%M}"
 
 
 def card(row: MapRow) -> str:
-    """What is known of a map, as HTML."""
+    """Render the metadata of a map as an HTML card."""
     prompts = row.prompts
     figures = [
         ("model", row.model),

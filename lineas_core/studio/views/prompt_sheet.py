@@ -1,4 +1,4 @@
-"""Prompts as the train tab shows them: the rows of its table, counts, and reports of uploads."""
+"""Prompts in the train tab: rows of its table, counts, and reports on uploads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ WANTED = 32
 def prompt_sheet(
     source: Sequence[str], target: Sequence[str], notes: Sequence[str] = ()
 ) -> tuple[list[list[str]], str]:
-    """The prompts as rows of the table, with their marks, and the counts as HTML.
+    """The table rows of the prompts, with the issues found in each, and the counts as HTML.
 
     Args:
-        source: the prompts of the first column.
-        target: those of the second.
-        notes: sentences below the counts.
+        source: prompts of the first column.
+        target: prompts of the second column.
+        notes: sentences shown below the counts.
     """
     rows = max(len(source), len(target), 1)
     marks: dict[int, list[str]] = {}
@@ -45,10 +45,10 @@ def prompt_sheet(
 
 
 def report_of(said: Sequence[tuple[str, str, Sequence[str]]]) -> str:
-    """What became of each upload.
+    """Render the outcome of each upload.
 
     Args:
-        said: "good", "bad" or "ask"; its name; what to know.
+        said: for each upload: "good", "bad" or "ask"; its name; notes about it.
     """
     signs = {"good": "✓", "bad": "✗", "ask": "?"}
     states = {"bad": " was not read", "ask": " waits for an answer"}
@@ -62,7 +62,7 @@ def report_of(said: Sequence[tuple[str, str, Sequence[str]]]) -> str:
 
 
 def columns_question(name: str) -> str:
-    """Asks which columns of an upload are prompts; `name` is empty for a pasted text."""
+    """Ask which columns of an upload contain prompts; `name` is "" for pasted text."""
     return (
         f'<p class="ls-hint" role="status"><b>{escape(name or "The pasted text")}</b> does not say '
         "which of its columns are prompts. Choose what the model writes now (From) and what it is "

@@ -1,4 +1,4 @@
-"""What the app shows, as HTML: pure functions of values, every text escaped."""
+"""Render maps, prompt sets and images as HTML: pure functions that escape all text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VERDICT_TITLE = {
 
 
 def health(report: HealthReport | None) -> str:
-    """The verdict in words, and the figures behind it."""
+    """Render the verdict, the advice and the figures behind them; "" without a report."""
     if report is None:
         return ""
     figures = [("training distance left", f"{report.training.ratio:.0%}")]
@@ -60,7 +60,7 @@ def health(report: HealthReport | None) -> str:
 
 
 def prompt_set(prompts: PromptSet, shown: int = 3) -> str:
-    """A few prompts of either side."""
+    """Render the first `shown` source and target prompts."""
     sides = "".join(
         f"<div><h4>{title} <small>{counted(len(lines), 'prompt')}</small></h4><ul>"
         + "".join(f"<li>{escape(line)}</li>" for line in lines[:shown])
@@ -71,7 +71,7 @@ def prompt_set(prompts: PromptSet, shown: int = 3) -> str:
 
 
 def neurons(strongest: pd.DataFrame) -> str:
-    """The neurons that a map changes most, as a table."""
+    """Render the neurons that a map changes most as a table."""
     head = "".join(f"<th scope='col'>{escape(str(name))}</th>" for name in strongest.columns)
     rows = "".join(
         "<tr>"
@@ -91,12 +91,12 @@ def neurons(strongest: pd.DataFrame) -> str:
 
 
 def _breakable(name: str) -> str:
-    """A site's name, which breaks after dots and underscores and never inside a word."""
+    """Escape a site's name, and allow line breaks after its dots and underscores only."""
     return re.sub("([._])", r"\1<wbr>", escape(name))
 
 
 def origin(row: MapRow, smap: SteeringMap) -> str:
-    """Where a map comes from: model, settings, prompts."""
+    """Render the provenance of a map: model, settings, prompts."""
     made = {
         "model": row.model,
         "method": row.method,
@@ -127,14 +127,14 @@ def pictures(
     kept: Sequence[float | None],
     label: str,
 ) -> str:
-    """One card a prompt: its steered picture and scores.
+    """Render one card per prompt, with its steered image and scores.
 
     Args:
-        prompts: captions.
-        images: steered pictures.
-        clip: concept -> CLIPScore of each picture.
-        kept: IMGScore of each picture; None where it could not be scored.
-        label: which maps, in words.
+        prompts: captions of the images.
+        images: steered images.
+        clip: concept -> CLIPScore of each image.
+        kept: IMGScore of each image; None where it could not be scored.
+        label: description of the maps that are on.
     """
     cards = "".join(
         f'<figure class="ls-picture" data-mix="{escape(label, quote=True)}">'
@@ -147,12 +147,12 @@ def pictures(
 
 
 def picture_grid(grid: ImageGrid, scores: GridScores | None, swept: str) -> str:
-    """A table: prompts down, strengths across, scores under each picture.
+    """Render a table with one row per prompt, one column per strength, and scores per image.
 
     Args:
-        grid: the pictures.
-        scores: None where they could not be scored.
-        swept: title of the map whose strength the columns are.
+        grid: the images.
+        scores: None if the images could not be scored.
+        swept: title of the map whose strength varies across the columns.
     """
     head = "".join(f"<th scope='col'>{strength:g}</th>" for strength in grid.strengths)
     rows = []
@@ -183,7 +183,7 @@ def _cell(scores: GridScores | None, row: int, column: int) -> str:
 
 
 def score_line(clip: Mapping[str, float], image: float | None) -> str:
-    """CLIPScore for each concept, then IMGScore."""
+    """Render the CLIPScore for each concept, then the IMGScore."""
     items = [
         f'<span title="CLIPScore with “{escape(name, quote=True)}”">'
         f"{escape(name) if len(clip) > 1 else 'CLIP'} <b>{score:.2f}</b></span>"
@@ -195,7 +195,7 @@ def score_line(clip: Mapping[str, float], image: float | None) -> str:
 
 
 def image_tag(image: Image.Image, text: str, max_pixels: int = 1024) -> str:
-    """The picture, at most `max_pixels` pixels wide and high; a click enlarges it."""
+    """Render the image, at most `max_pixels` pixels wide and high; a click enlarges it."""
     said = escape(text, quote=True)
     return (
         f'<button type="button" class="ls-enlarge" aria-label="Enlarge: {said}">'

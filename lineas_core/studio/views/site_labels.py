@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-# Part of a module's name -> what people call it.
+# Component of a module's name -> its short form in labels.
 WORDS = {
     "layers": "layer", "h": "layer", "block": "layer", "layer": "part", "up_blocks": "up",
     "down_blocks": "down", "mid_block": "mid", "attentions": "attn", "self_attn": "attn",
@@ -18,17 +18,17 @@ WORDS = {
     "group_norm": "norm", "layer_norm": "norm", "ln": "norm", "ln_f": "final norm",
     "o_proj": "out", "c_proj": "out",
 }  # fmt: skip
-# Parts of a module's name that tell a person nothing.
+# Components of a module's name that are omitted from labels.
 SILENT = {"model", "module", "transformer", "unet", "encoder", "text_model"}
 
-# (word, number) of each part of a module's name.
+# (word, number) of each component of a module's name.
 _Path = tuple[tuple[str, str], ...]
 
 
 def site_labels(names: Sequence[str]) -> list[str]:
-    """Short names of sites, each of them once.
+    """Short, unique labels for sites.
 
-    Numbers and words that are the same for all of `names` where they could differ are left out.
+    Numbers and words that do not distinguish any of `names` are omitted.
 
     >>> site_labels(["model.layers.3.post_attention_layernorm"])
     ['layer 3']
@@ -47,16 +47,16 @@ def site_labels(names: Sequence[str]) -> list[str]:
     if all(layers) and len({re.sub(r"^layer \d+", "", label) for label in short}) == 1:
         short = [layer[0] for layer in layers if layer]
     counts = Counter(short)
-    # Two that are still the same go by their whole names.
+    # Labels that are still ambiguous fall back to the full names.
     return [label if counts[label] == 1 else name for label, name in zip(short, names, strict=True)]
 
 
 def _parts(name: str) -> _Path:
-    """(word, number) of each part of a module's name that tells something; the number may be ''."""
+    """(word, number) of each component of a module's name not in `SILENT`; number may be ''."""
     parts: list[tuple[str, str]] = []
     for piece in name.split("."):
         if piece.isdigit():
-            # The number belongs to the list before it.
+            # The number is an index into the module list before it.
             if parts:
                 parts[-1] = (parts[-1][0], piece)
         elif piece not in SILENT:
@@ -72,17 +72,17 @@ def _split_number(piece: str) -> tuple[str, str]:
 
 
 def _short(parts: _Path, numbers: Mapping[_Path, set[str]]) -> str:
-    """The words, with the numbers of layers and blocks, and others where they tell sites apart."""
+    """Join the words, with the numbers of layers and those that distinguish sites."""
     words = []
     for place, (word, number) in enumerate(parts):
         if number and (place == 0 or word == "layer" or len(numbers[_path(parts, place)]) > 1):
             words.append(f"{word} {number}")
         elif word != "block":
             words.append(word)
-    # A text encoder is layers and little else.
+    # "text 3" is clear without "layer", as a text encoder contains little but layers.
     return re.sub(r"^(text\d?) layer ", r"\1 ", " ".join(words))
 
 
 def _path(parts: _Path, place: int) -> _Path:
-    """What comes before a number."""
+    """The components up to `place`, the last one without its number."""
     return (*parts[:place], (parts[place][0], ""))

@@ -1,1 +1,1 @@
-"""The page, the API and the server."""
+"""The page, the API, and the middleware of the server."""

@@ -1,9 +1,9 @@
-"""The app's named functions: its API page, its clients, and its MCP tools.
+"""The app's named endpoints, for its API page, API clients and MCP tools.
 
-Each takes the visitor's key, as the page does, and gives JSON.
+Each takes the visitor's key, as the page does, and returns JSON.
 """
 
-# Types are no strings here: Gradio shows a return type only as it stands in the signature.
+# No postponed annotations: Gradio shows return types as the signature has them, unresolved.
 import base64
 import functools
 import inspect
@@ -35,7 +35,10 @@ R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """With arguments of the types it names, or a message that names the one that is not."""
+    """Validate the function's arguments against its annotations.
+
+    The wrapped function raises `ConfigError` naming the first invalid argument.
+    """
     validated = validate_call(function)
     names = list(inspect.signature(function).parameters)
 
@@ -53,11 +56,11 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class Api:
-    """The functions, as methods.
+    """The API functions, as methods that share the app's state.
 
     Args:
-        studio: the state.
-        answers: texts, pictures and prompt sets.
+        studio: the app's shared state.
+        answers: generates texts and images, and lists prompt sets.
     """
 
     def __init__(self, studio: Studio, answers: Answers) -> None:
@@ -257,7 +260,7 @@ class Api:
 
 
 def add_api(studio: Studio, answers: Answers) -> None:
-    """Add the functions to the page that is being built."""
+    """Register the API functions on the `Blocks` page that is being built."""
     api = Api(studio, answers)
     for function in (
         api.new_visitor, api.list_maps, api.list_prompt_sets, api.train, api.job, api.cancel,

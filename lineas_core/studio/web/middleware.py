@@ -1,4 +1,4 @@
-"""What Gradio's server offers beyond the app's own functions, and strangers must not use."""
+"""Middleware that blocks features of Gradio's server that untrusted clients must not use."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lineas_core.studio.access.limits import MIB, LimitError, Limits
 
 API = "/gradio_api/"
-# A table of 256 prompts on either side, at their longest, has about a quarter of that.
+# About four times the size of a table with 256 prompts of maximum length per side.
 MAX_BODY = 8 * MIB
 MAX_UNREAD = 32 * MIB
-# Files may come several in one upload.
+# Maximum number of full-size files in one upload.
 FILES_AT_ONCE = 4
 ADDRESSES = ("http:", "https:")
 
 
 class Guard:
-    """Refuses, before Gradio sees them, requests that would
+    """Refuse, before Gradio handles them, requests that would
 
-    - fetch an address of the web through this server, as a file to serve or as an upload;
-    - write down what another session's page shows (deep links, which this app does not use);
+    - fetch a URL through this server, as a file to serve or as an upload;
+    - save the page state of another session (deep links, which this app does not use);
     - fill the disk with uploads, or the memory with one large call.
 
     Args:
-        app: the server.
-        limits: the host's.
-        max_upload: MiB of one uploaded file.
+        app: the wrapped server.
+        limits: the host's limits.
+        max_upload: maximum size of one uploaded file in MiB.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, max_upload: int) -> None:
@@ -40,7 +40,7 @@ class Guard:
         self._max_upload = FILES_AT_ONCE * max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that is refused; hand on any other."""
+        """Respond with an error to refused requests; pass all others to the app."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -86,7 +86,10 @@ class Guard:
 
 
 async def _read_on(receive: Receive) -> None:
-    """Take in what still comes, to a limit: a client that is cut off sees no message."""
+    """Read and discard the rest of the request, up to `MAX_UNREAD` bytes.
+
+    A client whose upload is cut off would not see the error message.
+    """
     length = 0
     while length < MAX_UNREAD:
         message = await receive()
@@ -96,7 +99,7 @@ async def _read_on(receive: Receive) -> None:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The body of a request; None where it is too long."""
+    """The body of a request; None if it is longer than `MAX_BODY` bytes."""
     parts: list[bytes] = []
     length = 0
     while True:
@@ -112,7 +115,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once more, then what comes after it."""
+    """A `receive` that returns the body that was read already, then continues with `receive`."""
     first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -122,7 +125,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 
 def _fetches(body: bytes) -> bool:
-    """Whether a file in the call is an address, which Gradio would fetch."""
+    """Whether a file in the call is given as a URL, which Gradio would fetch."""
     if b"gradio.FileData" not in body and b"\\u" not in body:
         return False
     try:

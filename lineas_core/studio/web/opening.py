@@ -1,4 +1,4 @@
-"""What a page shows when it opens: a link's scene, the last one, or the first maps."""
+"""The state in which a page opens: a link's scene, the visitor's last one, or the first maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lineas_core.studio.tabs.train.prompts import FIRST
 
 
 class ArrivedOutputs(NamedTuple):
-    """The visitor's key, and what a page opens with."""
+    """Outputs of `Opening.arrive`: the visitor's key, and the values of the page's components."""
 
     key: Any
     job: Any
@@ -41,12 +41,12 @@ class ArrivedOutputs(NamedTuple):
 
 
 class Opening:
-    """What a page shows when it opens.
+    """Choose the state in which a page opens.
 
     Args:
-        studio: the state.
-        answers: the prompt sets.
-        begun: what the fields hold by default.
+        studio: the app's shared state.
+        answers: provides the prompt sets.
+        begun: the default values of the fields.
     """
 
     def __init__(self, studio: Studio, answers: Answers, begun: Screen) -> None:
@@ -54,12 +54,14 @@ class Opening:
 
     @with_messages
     def arrive(self, key: str, stored: str, request: gr.Request) -> ArrivedOutputs:
-        """The visitor's key, the job and scene of a link or of the last time, and prompt sets.
+        """Restore the job and scene of a link or of the last visit, and list the prompt sets.
+
+        Creates a key for a new visitor, and for one whose key is invalid.
 
         Args:
-            key: the visitor's.
-            stored: what the browser kept, as `wiring.STORED` gives it.
-            request: with the address.
+            key: the visitor's key.
+            stored: the browser's stored session, as returned by `wiring.STORED`.
+            request: the request, whose query may name a job or a scene.
         """
         try:
             owner = owner_of(key)
@@ -89,7 +91,7 @@ class Opening:
         )
 
     def _shown(self, asked: Mapping[str, str], stored: str, rows: list[MapRow]) -> Screen:
-        """What comes on the screen: this page's own before a reload, a link's, or the last."""
+        """The screen to show: on a reload the page's own, else a link's, else the last one."""
         first = replace(self._begun, rack=first_rack(rows))
         kept, again = _kept(stored)
         if code := "" if kept and again else asked.get("scene", ""):
@@ -110,7 +112,7 @@ class Opening:
 
 
 def _kept(stored: str) -> tuple[Screen | None, bool]:
-    """The screen that the browser kept, if there is one, and whether the page is loaded again."""
+    """The screen that the browser stored, if any, and whether the page is being reloaded."""
     try:
         found = json.loads(stored)
         return Screen.from_json(found["session"]), found["again"] is True

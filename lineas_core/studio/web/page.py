@@ -1,4 +1,4 @@
-"""The page: what is where, and what it shows when it opens."""
+"""Build the page from its tabs, and serve it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ THEME = gr.themes.Soft(
 HEAD = """<header class="ls-head"><h1>LinEAS Studio</h1>
 <p>Learn to steer a generative model from a few prompts, then move a slider.</p>
 <button type="button" id="tour-button" class="ls-tour-button">Take the tour</button></header>"""
-# Seconds between two looks for uploads and downloads that are to be removed.
+# Interval in seconds between clean-ups of expired uploads and downloads.
 CLEARED_EVERY = 600
 
 
@@ -52,7 +52,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         title="LinEAS Studio", analytics_enabled=False, delete_cache=(CLEARED_EVERY, KEPT_FOR)
     ) as page:
         key = gr.BrowserState("", storage_key="lineas-visitor", secret=studio.store.secret())
-        # First: names of functions belong to who comes first, and the page has its own `cancel`.
+        # Add the API first: the first endpoint gets the name, and the page also has a `cancel`.
         add_api(studio, answers)
         job, stored = gr.State(""), gr.Textbox(visible=False)
         gr.HTML(HEAD, apply_default_css=False)
@@ -105,7 +105,7 @@ def build_page(studio: Studio) -> gr.Blocks:
 
 
 def _wire_scene(tabs: Mapping[str, gr.Tab], fields: ScreenFields) -> None:
-    """Tell the page's scene of every tab that is opened, and of every field that changes."""
+    """Report every opened tab and every changed field to the page's scene script."""
     for name, tab in tabs.items():
         tab.select(None, None, None, js=opened(name))
     for part, kind, name in (
@@ -121,7 +121,7 @@ def _wire_scene(tabs: Mapping[str, gr.Tab], fields: ScreenFields) -> None:
 
 
 def launch_options(studio: Studio) -> dict[str, Any]:
-    """How the page is served: what it looks like, and what the server gives to strangers."""
+    """Arguments for `Blocks.launch`: appearance, served files, limits and middleware."""
     home, settings = studio.settings.home, studio.settings
     kept = (
         "studio.db",
@@ -140,13 +140,13 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         "ssr_mode": False,
         "mcp_server": True,
         "footer_links": ["api", "settings"],
-        # Nothing but uploads and downloads, which lie in Gradio's own folder.
+        # Serve only uploads and downloads, which are in Gradio's own temporary folder.
         "allowed_paths": [],
         "blocked_paths": [str(home / name) for name in kept],
-        # Every call of a client is a session of its own, which Gradio keeps about 0.2 MiB of.
+        # Every API call opens a session of its own, for which Gradio keeps about 0.2 MiB.
         "state_session_capacity": settings.max_sessions,
         "max_file_size": settings.max_upload * MIB,
-        # Neither figures about visitors for everyone, nor what they typed kept in their browser.
+        # Do not publish usage statistics, nor keep what visitors typed in their browser.
         "enable_monitoring": False,
         "run_history": False,
         "app_kwargs": {
@@ -165,20 +165,20 @@ def launch(
     """Build the page and serve it until stopped.
 
     Args:
-        home: folder of what is made; LINEAS_HOME by default.
-        port: GRADIO_SERVER_PORT by default, or else the first free one from 7860.
+        home: folder for the database, maps and checkpoints; LINEAS_HOME by default.
+        port: GRADIO_SERVER_PORT by default, or else the first free port from 7860.
         host: address to serve on; GRADIO_SERVER_NAME by default, or else this machine only.
         open_browser: whether to open the page in the browser.
 
     Raises:
-        ConfigError: the address cannot be served on.
+        ConfigError: the server cannot listen on the address.
     """
     print(f"Device: {describe_device()}", flush=True)
     studio = Studio(Settings.from_environment(os.environ, home))
     try:
-        # By default all Gradio apps of a machine share one folder, and serve each other's files.
+        # By default, all Gradio apps on a machine share one folder and serve each other's files.
         os.environ.setdefault("GRADIO_TEMP_DIR", studio.uploads.name)
-        # Figures about the latest calls, which are summed up after each and shown to nobody.
+        # Gradio summarises this many latest calls after each call, though nothing shows the result.
         os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
         studio.preparation.start()
         page = build_page(studio)

@@ -1,1 +1,1 @@
-"""A damaged database: found, mended, backed up."""
+"""Detection and repair of a damaged database, and its backups."""

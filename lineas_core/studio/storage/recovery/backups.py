@@ -1,4 +1,4 @@
-"""Dated copies of the database, the newest few of which are kept."""
+"""Dated backups of the database; only the newest `KEPT` remain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lineas_core.studio.storage.schema import MIGRATIONS
 from lineas_core.system.files import flush
 
 KEPT = 7
-# The number says which is newer, for a clock may be set back.
+# Backups are ordered by number, not by date, as the clock may be set back.
 _NAME = re.compile(r"studio-(\d{6,})-(\d{4}-\d\d-\d\d)\.db")
 
 log = logging.getLogger(__name__)
@@ -28,9 +28,9 @@ def backups(folder: Path) -> list[Path]:
 
 
 def back_up(database: Path, folder: Path, today: date) -> Path | None:
-    """Copy a sound database, unless one of its version was copied on that day.
+    """Copy a sound database, unless the newest backup is of that day and of the same version.
 
-    A copy that cannot be made is a line in the log, and no reason not to start.
+    A failure is only logged, so that the app can start without a backup.
 
     Returns:
         The new backup, if one was made.
@@ -63,7 +63,7 @@ def back_up(database: Path, folder: Path, today: date) -> Path | None:
 
 
 def newest_sound(folder: Path) -> Path | None:
-    """The newest backup that is sound, and not of a newer version, if there is one."""
+    """The newest backup that is sound and not of a newer version, if any."""
     for path in backups(folder):
         try:
             if not path.stat().st_size or flaw_of(path):
@@ -77,10 +77,10 @@ def newest_sound(folder: Path) -> Path | None:
 
 
 def copy_database(source: sqlite3.Connection, path: Path) -> None:
-    """Copy an open database to a file of its own, whole and on the disk."""
+    """Copy an open database to a single file, flushed to disk."""
     with closing(sqlite3.connect(path, isolation_level=None)) as copy:
         source.backup(copy)
-        # So that all of it is in one file.
+        # Leave WAL mode, so that the copy is a single file.
         copy.execute("PRAGMA journal_mode = DELETE")
     flush(path)
 

@@ -1,4 +1,4 @@
-"""Whether a database file is sound: read only, so that looking does no harm."""
+"""Integrity checks of a database file, which open it read-only so that they cannot change it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ KINDS: Mapping[str, type[JobRow | MapRow | PromptRow]] = {
     "maps": MapRow,
     "prompt_sets": PromptRow,
 }
-# Files that belong to a database, by what is added to its name.
+# Suffixes of the files that belong to a database.
 BESIDE = ("-wal", "-shm", "-journal")
-# SQLite's codes for contents that it cannot make sense of. The others are about the file's folder,
-# its permissions or another program, and say nothing about what is in it.
+# SQLite error codes that mean corrupt contents. Other codes concern the folder, its permissions or
+# another process, and say nothing about the contents.
 _DAMAGE = {
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_CORRUPT,
@@ -29,7 +29,7 @@ _DAMAGE = {
     sqlite3.SQLITE_MISMATCH,
     sqlite3.SQLITE_NOTADB,
 }
-# What the migrations put into columns that older versions do not have.
+# Values that migrations write to columns that older versions lack.
 _LATER = {"method": STEPWISE}
 _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 _WAL_HEADER = 32
@@ -37,13 +37,13 @@ _VERSIONS = slice(18, 20)
 
 
 def flaw_of(path: Path) -> str:
-    """What is wrong with a database, in words; "" if it is sound, or of a newer version.
+    """Describe what is wrong with a database; "" if it is sound or has a newer version.
 
     Args:
-        path: of a file that is there.
+        path: path of an existing file.
 
     Raises:
-        sqlite3.Error: it cannot be read for another reason than its contents.
+        sqlite3.Error: it cannot be read for a reason other than its contents.
         OSError: likewise.
     """
     if path.is_dir():
@@ -66,14 +66,15 @@ def flaw_of(path: Path) -> str:
 
 
 def about_contents(error: sqlite3.Error) -> bool:
-    """Whether an error of SQLite's is about what is in the file."""
-    # The module's own errors, as of text that is not UTF-8, have no code of SQLite's.
+    """Whether an SQLite error is caused by the contents of the file."""
+    # Errors raised by the sqlite3 module itself, such as text that is not UTF-8, have no code.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that does not change the file, nor its log when it is closed."""
-    # What was under way when the process died is rolled back, which is no damage but writes.
+    """Open a connection that changes neither the file nor, on closing, its write-ahead log."""
+    # A leftover journal makes SQLite roll back the transaction that was open when the process
+    # died. That is not damage, but it needs write access.
     mode = "rw" if path.with_name(path.name + "-journal").exists() else "ro"
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
     db.row_factory = sqlite3.Row
@@ -81,14 +82,14 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 
 def version_of(db: sqlite3.Connection) -> int:
-    """The database's version: how many migrations it has had."""
+    """The database's version: the number of migrations applied to it."""
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _flaw_inside(db: sqlite3.Connection) -> str:
     found = str(db.execute("PRAGMA integrity_check(1)").fetchone()[0])
     if found != "ok":
-        # The first line names the database, which is the only one.
+        # The first line only names the database.
         return found.splitlines()[-1]
     version = version_of(db)
     if version > len(MIGRATIONS):
@@ -107,7 +108,10 @@ def _flaw_inside(db: sqlite3.Connection) -> str:
 
 
 def _flaw_of_rows(db: sqlite3.Connection, table: str) -> str:
-    """SQLite does not look into what a text holds; the pages of the app do."""
+    """Describe the first row that cannot be decoded; "" if there is none.
+
+    SQLite does not validate the contents of text columns, which the app decodes to show its pages.
+    """
     for record in db.execute(f"SELECT * FROM {table} NOT INDEXED"):
         filled = {**_LATER, **dict(record)}
         try:
@@ -138,7 +142,7 @@ def _parts_of_version(migrations: Sequence[Migration]) -> dict[str, list[str]]:
 
 
 def _log_is_sound(path: Path) -> bool:
-    """Whether the write-ahead log, if any, begins as one does: SQLite leaves another one out."""
+    """Whether the write-ahead log, if any, has a valid header: SQLite ignores an invalid log."""
     log = path.with_name(path.name + "-wal")
     if not log.is_file():
         return not log.exists()

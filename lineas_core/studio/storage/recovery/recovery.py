@@ -1,8 +1,8 @@
-"""Opening LINEAS_HOME: the database is looked over, mended where it is damaged, and backed up.
+"""Open LINEAS_HOME: check the database, repair it if it is damaged, and back it up.
 
-Nothing is deleted. A damaged database is set aside under another name; what can be read of it goes
-into a new one, on top of the newest sound backup. Maps come back by the sidecars beside their
-files, and unfinished jobs by those beside their checkpoints.
+Nothing is deleted. A damaged database is renamed; its readable rows are added to a copy of the
+newest sound backup, or to a new database. Maps are restored from the sidecars beside their files,
+unfinished jobs from those beside their checkpoints.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class State:
-    """LINEAS_HOME, open.
+    """The opened contents of LINEAS_HOME.
 
     Attributes:
-        store: the rows.
-        library: the maps.
-        notes: what had to be mended, for people to read; they are in the log as well.
+        store: the database.
+        library: the maps and prompt sets.
+        notes: messages for the user about what was repaired; also written to the log.
     """
 
     store: Store
@@ -56,16 +56,16 @@ def open_state(
     gallery: Path | None = None,
     clock: Callable[[], float] = time.time,
 ) -> State:
-    """Open the database and the library of a folder, of which this is the only process.
+    """Open the database and the library of a folder that no other process uses.
 
     Args:
-        home: the folder; made at need.
+        home: the folder; created if missing.
         wal: as for `Store`.
         gallery: as for `Library`.
-        clock: seconds since 1970.
+        clock: returns the time in seconds since 1970.
 
     Raises:
-        StoreError: the folder cannot be read or written, or is full; or the database is of a newer
+        StoreError: the folder cannot be read or written, or is full; or the database has a newer
             version. Nothing was changed.
     """
     path = home / "studio.db"
@@ -102,10 +102,10 @@ def open_state(
 
 
 def _mend(path: Path, clock: Callable[[], float]) -> list[str]:
-    """Have a sound database, or none where there was none; what was done, in words."""
+    """Repair the database if it is damaged or lost; returns messages about what was done."""
     ready = path.with_name(f"{path.name}.new")
     if not path.exists() and ready.exists():
-        # The process died between setting the damaged file aside and putting this in its place.
+        # The process died after renaming the damaged file and before moving the new one into place.
         _set_aside(path, clock)
         os.replace(ready, path)
         return [f"The database {path} was damaged; its mending was brought to an end."]
@@ -132,7 +132,7 @@ def _mend(path: Path, clock: Callable[[], float]) -> list[str]:
 
 
 def _flaw(path: Path) -> str:
-    """As `flaw_of`; and where there was a database once, there must be one."""
+    """`flaw_of`, and also reports a missing or empty database if there once was one."""
     if path.exists() and (path.is_dir() or path.stat().st_size):
         return flaw_of(path)
     if backups(path.parent / "backups") or (path.parent / "studio.secret").exists():
@@ -141,7 +141,10 @@ def _flaw(path: Path) -> str:
 
 
 def _copied(path: Path, copy: Path) -> bool:
-    """Copy a damaged file with its log, so that reading it changes nothing; if it is a file."""
+    """Copy a damaged file and its log, so that reading them changes nothing.
+
+    Returns False if `path` is not a file.
+    """
     if not path.is_file():
         return False
     for ending in ("", *BESIDE):
@@ -151,7 +154,7 @@ def _copied(path: Path, copy: Path) -> bool:
 
 
 def _set_aside(path: Path, clock: Callable[[], float]) -> Path | None:
-    """Rename a database and all that belongs to it; the name of its file, if there was one."""
+    """Rename a database with its log and journal; returns its new path, if it existed."""
     when, number = f"{datetime.fromtimestamp(clock()):%Y-%m-%d-%H%M%S}", 1
     while True:
         aside = path.with_name(f"{path.stem}-damaged-{when}-{number}{path.suffix}")
@@ -167,7 +170,7 @@ def _set_aside(path: Path, clock: Callable[[], float]) -> Path | None:
 
 
 def _keep_secret(store: Store, path: Path) -> None:
-    """Keep the secret beside the database too: without it no browser's key can be read."""
+    """Also store the secret beside the database: no browser's key can be read without it."""
     kept = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else ""
     secret = store.secret(kept if _SECRET.fullmatch(kept) else "")
     if secret != kept:
@@ -177,7 +180,7 @@ def _keep_secret(store: Store, path: Path) -> None:
 
 
 def _find_jobs(store: Store, folder: Path) -> int:
-    """Queue the unfinished jobs that have a checkpoint's sidecar and no row; returns how many."""
+    """Queue unfinished jobs that have a checkpoint sidecar but no row; returns their number."""
     count = 0
     for path in sorted(folder.glob("[!.]*.json")):
         if store.job(path.stem) is not None:
@@ -188,7 +191,7 @@ def _find_jobs(store: Store, folder: Path) -> int:
             log.warning("%s tells of no job that could go on", path, exc_info=True)
             continue
         message = "Found again after the database was damaged; it goes on from its checkpoint."
-        # Rows that it names may be lost.
+        # The rows that `parent` and `map_id` refer to may be lost.
         store.add_job(
             replace(job, status="queued", phase="", parent="", map_id="", message=message)
         )

@@ -1,4 +1,4 @@
-"""A new database from what can still be read of a damaged one, and from a backup."""
+"""Rebuild a database from the readable rows of a damaged one and from a backup."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from lineas_core.studio.storage.recovery.integrity import KINDS, open_to_read
 from lineas_core.studio.storage.rows import UNREADABLE, decode
 from lineas_core.studio.storage.schema import migrate
 
-# Table, column and the table whose ids it holds.
+# (table, column, referenced table) of each foreign key.
 _REFERENCES = (("jobs", "parent", "jobs"), ("jobs", "map_id", "maps"), ("maps", "job", "jobs"))
 
 
 def rebuild(path: Path, damaged: Path | None, backup: Path | None) -> int:
-    """Make a sound database of the newest version.
+    """Build a sound database of the newest version.
 
-    Rows are the backup's; of the damaged file, those that the backup has not, and jobs that have
-    gone on since. References to rows that are not there become none.
+    Starts from the backup, and adds from the damaged file the rows that the backup lacks and jobs
+    that progressed since. References to missing rows become NULL.
 
     Args:
-        path: of the new file.
-        damaged: a copy of the damaged file, with its log beside it; it is written to.
-        backup: a sound one.
+        path: path of the new file.
+        damaged: a copy of the damaged file, with its log beside it; SQLite may write to it.
+        backup: a sound backup.
 
     Returns:
-        How many rows of the damaged file could be read.
+        The number of rows of the damaged file that could be read.
 
     Raises:
-        sqlite3.Error: the new file cannot be written, or the backup not read.
+        sqlite3.Error: the new file cannot be written, or the backup cannot be read.
     """
     path.unlink(missing_ok=True)
     if backup is not None:
@@ -55,7 +55,10 @@ def rebuild(path: Path, damaged: Path | None, backup: Path | None) -> int:
 
 
 def _readable(damaged: Path, table: str) -> list[dict[str, Any]]:
-    """The rows before the first damaged page, and those after the last."""
+    """The rows before the first damaged page and after the last one.
+
+    Reads in both directions, each until the first error.
+    """
     found: dict[Any, dict[str, Any]] = {}
     for order in ("ASC", "DESC"):
         with suppress(*UNREADABLE, sqlite3.Error), closing(sqlite3.connect(damaged)) as db:
@@ -66,11 +69,11 @@ def _readable(damaged: Path, table: str) -> list[dict[str, Any]]:
 
 
 def _carry(db: sqlite3.Connection, table: str, record: Mapping[str, Any]) -> bool:
-    """Put a record of the damaged file into the new one; returns whether it is sound there."""
+    """Copy a record of the damaged file into the new one; returns whether it can be decoded."""
     has = {column["name"] for column in db.execute(f"PRAGMA table_info({table})")}
     known = {name: value for name, value in record.items() if name in has}
     if table == "meta":
-        # Only what the backup lacks: there is nothing to tell a damaged value by.
+        # Add only what the backup lacks: a damaged value of `meta` cannot be recognised.
         with suppress(sqlite3.Error):
             _insert(db, "INSERT OR IGNORE", table, known)
         return False
@@ -88,14 +91,14 @@ def _carry(db: sqlite3.Connection, table: str, record: Mapping[str, Any]) -> boo
 
 
 def _put(db: sqlite3.Connection, table: str, known: Mapping[str, Any]) -> None:
-    """Add a row that the backup has not, or change it where it is a job that has gone on since."""
+    """Insert a row that the backup lacks, or update a job that progressed since the backup."""
     old = db.execute(f"SELECT * FROM {table} WHERE id = ?", (known["id"],)).fetchone()
     if old is None:
         number = known.get("number")
         taken = db.execute(f"SELECT 1 FROM {table} WHERE number = ?", (number,)).fetchone()
         _insert(db, "INSERT", table, {n: v for n, v in known.items() if n != "number" or not taken})
-    # A byte may be another one in a row that can be read: nothing but a change that the app made
-    # is a reason to leave what the backup says.
+    # A readable row may still contain corrupt bytes: only a change made by the app, a higher seq,
+    # overrides the backup.
     elif table == "jobs" and known["seq"] > old["seq"]:
         others = {name: value for name, value in known.items() if name not in ("id", "number")}
         settings = ", ".join(f"{name} = ?" for name in others)
