@@ -292,7 +292,7 @@ def test_a_finished_map_comes_onto_the_rack_and_steers(train: Page) -> None:
     assert set(sources(shown)).isdisjoint(untouched)
 
 
-STEPS = 30
+STEPS = 16
 
 
 @pytest.fixture

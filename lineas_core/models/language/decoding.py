@@ -90,9 +90,9 @@ def decode(
                 past_key_values=cache,
                 logits_processor=processors,
                 stopping_criteria=transformers.StoppingCriteriaList([watch]),
-                return_dict_in_generate=True,
                 generation_config=transformers.GenerationConfig(
                     do_sample=False,
+                    return_dict_in_generate=True,
                     max_length=length + max_new_tokens,
                     pad_token_id=pad,
                     eos_token_id=None,
