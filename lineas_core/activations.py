@@ -36,7 +36,8 @@ def pool(
     Args:
         z: (batch, d, height, width), pooled over height and width; or (batch, tokens, d), pooled
             over the tokens at which `mask` is True; or (1, real tokens, d), with `packing`; or
-            (batch, d), which is only converted.
+            (batch, d), which is only converted. With tokens, each may have several heads,
+            (batch, tokens, heads, d) or (batch, heads, tokens, d), over which it is pooled first.
         pooling: mean, last (real token) or max. `last` is not defined for 4-D activations.
         mask: True at real tokens, which come first in each row; None means all are real.
         packing: layout of the tokens, if all prompts share one row.
@@ -46,6 +47,9 @@ def pool(
     """
     if z.ndim == 2:
         return z.float()
+    if z.ndim == 4 and mask is not None:
+        heads = _heads(z, mask.shape[1] if packing is None else packing.averages.shape[1])
+        z = z.float().amax(dim=heads) if pooling == "max" else z.float().mean(dim=heads)
     if z.ndim == 4:
         if pooling == "last":
             raise ConfigError("pooling 'last' needs tokens; choose mean or max for images.")
@@ -67,6 +71,20 @@ def pool(
         return z.masked_fill(~real, -torch.inf).amax(dim=1).float()
     last = mask.sum(dim=1) - 1
     return z[torch.arange(len(z), device=z.device), last].float()
+
+
+def _heads(z: Tensor, tokens: int) -> int:
+    """Which dimension of a 4-D z holds the heads of attention, 1 or 2.
+
+    Raises:
+        SiteError: it cannot be told, or neither holds the tokens.
+    """
+    if (z.shape[1] == tokens) == (z.shape[2] == tokens):
+        raise SiteError(
+            f"A site puts out {tuple(z.shape)} for {tokens} tokens, and which dimension holds the "
+            "tokens cannot be told. Add a word to the longest prompt, or leave the site out."
+        )
+    return 2 if z.shape[1] == tokens else 1
 
 
 def pooled_forward(
@@ -117,7 +135,7 @@ def _forward(
 
     def record(name: str, z: Tensor) -> Tensor:
         if maps is not None and name in maps:
-            z = AtSite(name, maps[name])(z)
+            z = AtSite(name, maps[name], last=inputs.mask is not None)(z)
         found[name] = pool(z, pooling, inputs.mask, inputs.packing)
         if name == sites[-1]:
             raise _LastSiteReached

@@ -7,6 +7,7 @@ steer one model with different maps at once.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,8 @@ from lineas_core.maps.steering_map import BatchAffine, Steering, compose_for_bat
 
 Hook = Callable[[Tensor], Tensor]
 
+# Classes of norms that act on the last dimension, such as those of queries and keys.
+NORM_OF_LAST = re.compile(r"(Layer|RMS)Norm$")
 # Module -> the hook applied to its output in this context.
 _hooks: ContextVar[Mapping[nn.Module, Hook]] = ContextVar(
     "lineas_hooks", default=MappingProxyType({})
@@ -73,9 +76,15 @@ def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
     """
     module = model if isinstance(model, nn.Module) else model.module
     device = next((p.device for p in module.parameters()), None)
+    composed = compose_for_batch(maps)
+    sites = find_sites(module, composed)
     hooks = {
-        name: AtSite(name, BatchAffine(affine.gain.to(device), affine.shift.to(device)))
-        for name, affine in compose_for_batch(maps).items()
+        name: AtSite(
+            name,
+            BatchAffine(affine.gain.to(device), affine.shift.to(device)),
+            last=NORM_OF_LAST.search(type(sites[name]).__name__) is not None,
+        )
+        for name, affine in composed.items()
     }
     with site_hooks(module, hooks):
         yield
@@ -132,12 +141,14 @@ class AtSite:
     Args:
         name: of the site, for error messages.
         affine: of shape (d,), or (batch, d).
+        last: whether a 4-D z holds heads, (batch, tokens, heads, d), and not an image.
     """
 
     # Layer weights evict this object from the CPU cache between tokens, so keep it small.
-    __slots__ = ("_name", "_scale", "_shift", "_varies", "_width")
+    __slots__ = ("_channels", "_name", "_scale", "_shift", "_varies", "_width")
 
-    def __init__(self, name: str, affine: BatchAffine) -> None:
+    def __init__(self, name: str, affine: BatchAffine, *, last: bool = False) -> None:
+        self._channels = -1 if last else 1
         self._name, self._width = name, affine.shift.shape[-1]
         self._scale, self._shift = 1 + affine.gain, affine.shift
         self._varies = affine.gain.ndim == 2
@@ -152,7 +163,7 @@ class AtSite:
             SiteError: z has another width or another batch size.
         """
         shape = z.shape
-        channels = 1 if len(shape) == 4 else -1
+        channels = self._channels if len(shape) == 4 else -1
         if shape[channels] != self._width:
             raise SiteError(
                 f"Site {self._name!r} has width {shape[channels]} on this model and "
@@ -188,7 +199,8 @@ class AtSite:
             )
         if packed:
             sample = packed[0].to(scale.device)
-            return scale[sample].unsqueeze(0), shift[sample].unsqueeze(0)
+            shape = [1, -1, *[1] * (z.ndim - 3), self._width]
+            return scale[sample].view(shape), shift[sample].view(shape)
         shape = [1] * z.ndim
         shape[0], shape[channels] = batch, self._width
         return scale.view(shape), shift.view(shape)

@@ -77,13 +77,16 @@ class ClassifierScorer:
     def __init__(self, name: str, device: torch.device, *, local: bool = False) -> None:
         self.name = name
         with loading(name, device, f"use scorer={PROFANITY!r}"):
-            self._tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=local)
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                name, local_files_only=local, trust_remote_code=False
+            )
             model = AutoModelForSequenceClassification.from_pretrained(
                 name,
                 local_files_only=local,
                 # With PEFT installed, adapters are looked up too, regardless of the setting above.
                 adapter_kwargs={"local_files_only": local},
                 use_safetensors=True,
+                trust_remote_code=False,
             )
             self._model: Any = model.eval().requires_grad_(False).to(device)
         labels = {label.lower(): index for index, label in model.config.id2label.items()}

@@ -15,7 +15,7 @@ from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from lineas_core.models.shared.gguf import convert_gguf, find_gguf
 from lineas_core.models.shared.packages import fetch_gguf
-from lineas_core.system.devices import choose_device, cpu_has_bfloat16
+from lineas_core.system.devices import choose_device, is_slow_on_cpu
 from lineas_core.system.home import lineas_home
 
 Model = LanguageModel | DiffusionModel
@@ -38,8 +38,9 @@ def load_model(
         device: "auto" picks a GPU if there is one; "split" spreads the layers of a language model
             over all GPUs; otherwise a torch device name.
         dtype: float32, bfloat16 or float16; "auto" uses the catalogue's or the checkpoint's,
-            except that bfloat16 becomes float32 on a CPU without bfloat16 instructions. An image
-            model outside the catalogue gets bfloat16 on a GPU, otherwise float32.
+            except that on a CPU float16 becomes float32, and so does bfloat16 where the CPU has no
+            instructions for it. An image model outside the catalogue gets bfloat16 on a GPU,
+            otherwise float32.
         home: where converted models are kept; LINEAS_HOME by default.
         tiny_vae: decode images with the catalogue's small decoder: faster, and less sharp.
 
@@ -54,7 +55,7 @@ def load_model(
     split = device == "split"
     chosen_device = choose_device("cuda" if split else device)
     if entry and dtype == "auto":
-        slow = entry.dtype == "bfloat16" and chosen_device.type == "cpu" and not cpu_has_bfloat16()
+        slow = chosen_device.type == "cpu" and is_slow_on_cpu(DTYPES.get(entry.dtype))
         dtype = "float32" if slow else entry.dtype
     source = _locate(name, entry, home or lineas_home())
     if entry.kind == "diffusion" if entry else is_pipeline(source):

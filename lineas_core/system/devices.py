@@ -140,3 +140,12 @@ def cpu_has_bfloat16() -> bool:
     """Whether this CPU has bfloat16 instructions; without them, float32 is faster."""
     capabilities = torch.cpu.get_capabilities()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def is_slow_on_cpu(dtype: torch.dtype | None) -> bool:
+    """Whether a CPU trains several times faster in float32 than in this dtype.
+
+    >>> is_slow_on_cpu(torch.float16), is_slow_on_cpu(torch.float32)
+    (True, False)
+    """
+    return dtype == torch.float16 or (dtype == torch.bfloat16 and not cpu_has_bfloat16())

@@ -51,16 +51,23 @@ ARCHITECTURES: dict[str, PretrainedConfig] = {
 
 def save_small_model(architecture: str, folder: Path) -> Path:
     """Save a checkpoint folder with random weights and a tokenizer with one token per byte."""
+    return save_checkpoint(ARCHITECTURES[architecture], folder)
+
+
+def save_checkpoint(
+    config: PretrainedConfig, folder: Path, dtype: torch.dtype = torch.float32
+) -> Path:
+    """`save_small_model` for any config with a vocabulary of 258 tokens or more."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture])
-        for name, parameter in model.named_parameters():
+        made = AutoModelForCausalLM.from_config(config)
+        for name, parameter in made.named_parameters():
             # Randomise norms: at their initial value of one, errors of order go unnoticed.
             if "norm" in name or ".ln_" in name:
                 torch.nn.init.normal_(parameter, 1.0, 0.3)
             elif parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, 0.0, 0.3)
-    model.save_pretrained(folder)
+    made.to(dtype).save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: i for i, symbol in enumerate(alphabet)}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))

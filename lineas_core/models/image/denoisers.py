@@ -23,6 +23,11 @@ from torch import Tensor
 
 from lineas_core.models.image.conditioning import Conditioning, Schedule
 
+# Settings of schedulers with which they take no timesteps but those of their own noise levels.
+OWN_SIGMAS = (
+    "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas",
+    "use_lu_lambdas",
+)  # fmt: skip
 # Distilled models run at timesteps other than the scheduler's own on purpose, so drop the warning.
 logging.getLogger("diffusers.schedulers.scheduling_lcm").addFilter(
     lambda record: "custom timestep schedule" not in record.getMessage()
@@ -66,7 +71,9 @@ class Denoiser(ABC):
     @property
     def takes_timesteps(self) -> bool:
         """Whether the scheduler accepts timesteps other than its own."""
-        return "timesteps" in inspect.signature(self.pipeline.scheduler.set_timesteps).parameters
+        scheduler = self.pipeline.scheduler
+        taken = inspect.signature(scheduler.set_timesteps).parameters
+        return "timesteps" in taken and not any(scheduler.config.get(k) for k in OWN_SIGMAS)
 
     @abstractmethod
     def encode(self, prompts: list[str]) -> Conditioning:

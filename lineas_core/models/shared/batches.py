@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,16 @@ class Cells(NamedTuple):
     prompts: list[str]
     steer: list[tuple[SteeringMap, Strength]]
     seeds: list[int]
+
+
+def check_listed(prompts: Sequence[Any]) -> None:
+    """Refuse one text in place of a list, whose letters would count as prompts.
+
+    Raises:
+        ConfigError: `prompts` is a text.
+    """
+    if isinstance(prompts, str):
+        raise ConfigError(f"prompts is the text {prompts[:60]!r}; give a list of texts.")
 
 
 def cells_of(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from safetensors import SafetensorError
 from lineas_core.errors import ModelError
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.system.devices import free_bytes
+from lineas_core.system.words import counted
 
 GIB = 2**30
 # A checkpoint may contain its weights in both formats; the first one is read.
 WEIGHTS = (".safetensors", ".bin")
+MAX_NAMED = 5
 
 
 def check_memory(
@@ -27,6 +29,7 @@ def check_memory(
     device: torch.device,
     dtype: torch.dtype | str,
     entry: CatalogEntry | None = None,
+    stored: torch.dtype | None = None,
 ) -> None:
     """Refuse a language model that does not fit into the memory that is free now.
 
@@ -36,12 +39,14 @@ def check_memory(
         device: where the model will run.
         dtype: dtype of the weights; "auto" is the checkpoint's own.
         entry: the catalogue entry, which says how much memory is needed.
+        stored: dtype of the checkpoint, if its config names it.
 
     Raises:
         ModelError: there is too little memory; the message says how much is needed.
     """
     if entry is None:
-        need = weight_bytes(source) / GIB
+        halves = stored in (torch.float16, torch.bfloat16)
+        need = weight_bytes(source) / GIB * (2 if dtype == torch.float32 and halves else 1)
     else:
         wider = 2 if dtype == torch.float32 and entry.dtype != "float32" else 1
         need = wider * entry.memory
@@ -66,6 +71,26 @@ def weight_bytes(source: str) -> int:
         sizes = {file.rfilename: file.size or 0 for file in files if "/" not in file.rfilename}
     totals = [sum(n for name, n in sizes.items() if name.endswith(end)) for end in WEIGHTS]
     return next(filter(None, totals), 0)
+
+
+def check_complete(id: str, missing: Iterable[str]) -> None:
+    """Refuse a checkpoint without some of the model's tensors, which would be drawn at random.
+
+    Args:
+        id: the model's name in the error.
+        missing: names of the tensors that the checkpoint lacks.
+
+    Raises:
+        ModelError: there are some.
+    """
+    names = sorted(missing)
+    if names:
+        listed = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+        raise ModelError(
+            f"The checkpoint of {id} lacks {counted(len(names), 'tensor')} of the model: {listed}. "
+            "Download or convert it again; a checkpoint without its head was saved from another "
+            "class than the one that generates."
+        )
 
 
 @contextmanager
@@ -98,6 +123,11 @@ def loading(id: str, device: torch.device, remedy: str = "") -> Iterator[None]:
         SafetensorError,
         pickle.UnpicklingError,
     ) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{id} brings Python code of its own, which is never run here. Choose a model of "
+                "an architecture that transformers has."
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"Cannot load {id} ({reason}). Check the name and the files, and that this machine "

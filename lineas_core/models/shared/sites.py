@@ -24,6 +24,8 @@ PRESETS: dict[str, str] = {
     "o_proj": r".*\.o_proj",
     "ln": r".*\.ln_\d",
 }
+# The paper's choice for language models.
+PAPER = "post_layernorm"
 PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
     "gpt2": {
         "post_layernorm": r".*\.ln_2",
@@ -48,6 +50,11 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
 }
 
 
+def presets_of(architecture: str) -> dict[str, str]:
+    """Preset -> regular expression, for a model's type or an image model's denoiser class."""
+    return PRESETS_BY_ARCHITECTURE.get(architecture, PRESETS)
+
+
 def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[str]:
     """The module names that match a preset or a regular expression, in the order of `names`.
 
@@ -61,7 +68,7 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
         SiteError: the expression is not valid, too long or too slow, or matches nothing; the
             message lists the nearest module names.
     """
-    presets = PRESETS_BY_ARCHITECTURE.get(architecture, PRESETS)
+    presets = presets_of(architecture)
     if len(pattern) > MAX_PATTERN:
         raise SiteError(
             f"sites has {len(pattern)} characters; {MAX_PATTERN} are the most. Use a preset "

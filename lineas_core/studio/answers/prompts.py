@@ -144,4 +144,4 @@ def too_long_for(model: str) -> frozenset[str]:
 def _tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
+    return AutoTokenizer.from_pretrained(Path(folder) / "tokenizer", trust_remote_code=False)

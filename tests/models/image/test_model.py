@@ -16,6 +16,7 @@ import torch
 from diffusers import (
     AutoencoderTiny,
     DiffusionPipeline,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FluxPipeline,
     LCMScheduler,
@@ -45,6 +46,7 @@ from tests.helpers.pipelines import (
     generators,
     pixels,
     save_small_pipelines,
+    small_sd,
     small_unet,
     small_unet_xl,
 )
@@ -423,6 +425,22 @@ def test_as_many_images_run_at_once_as_memory_holds(
     handle.remove()
     assert seen == [3, 2, 1, 1, 1]
     assert np.abs(pixels(together) - pixels(apart)).max() <= 1
+
+
+def test_a_scheduler_with_noise_levels_of_its_own_takes_no_timesteps(tmp_path: Path) -> None:
+    pipeline = small_sd()
+    pipeline.scheduler = DPMSolverMultistepScheduler(use_karras_sigmas=True, steps_offset=1)
+    pipeline.save_pretrained(tmp_path)
+    model = lc.load_model(str(tmp_path), device="cpu")
+    assert model.generate(["abc"], steps=2)
+    with pytest.raises(lc.ConfigError, match="takes no timesteps"):
+        model.generate(["abc"], timesteps=[399])
+
+
+def test_one_text_in_place_of_a_list_is_refused(emoji: DiffusionModel) -> None:
+    for call in (emoji.generate, emoji.prepare, lambda text: emoji.sweep(text, [], [0.0])):
+        with pytest.raises(lc.ConfigError, match="prompts is the text 'abc'"):
+            call("abc")
 
 
 def test_steps_and_timesteps_can_be_chosen(emoji: DiffusionModel) -> None:

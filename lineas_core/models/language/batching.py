@@ -1,0 +1,107 @@
+"""What a language model's batches can do, found by running it on a few tokens.
+
+Recurrent and hybrid models (Mamba, RWKV, RecurrentGemma, ...) differ in this from transformers, and
+from each other: some read padding as text, and some caches cannot lose rows. No list of families
+would stay complete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+# Allowed difference of logits, in their standard deviations: rounding stays far below it, and
+# padding that is read as text far above.
+TOLERANCE = {torch.float32: 1e-2}
+TOLERANCE_OF_HALF = 0.25
+TOKENS = 6
+STATE = ("recurrent_states", "conv1d_state")
+
+
+@torch.no_grad()
+def batches_soundly(module: transformers.PreTrainedModel, pad: int) -> bool:
+    """Whether a prompt in a batch, padded on its left, is continued as it is alone.
+
+    Args:
+        module: the model, unsteered.
+        pad: id of the padding token.
+    """
+    row = few_tokens(module, TOKENS)
+    short = row[:, : TOKENS // 2]
+    padding = torch.full_like(short, pad)
+    mask = torch.ones(2, TOKENS, dtype=torch.long, device=row.device)
+    mask[0, : TOKENS // 2] = 0
+    # Beside a longer prompt, since models skip a mask in which every token is real; and for two
+    # steps, since the second goes through the cache.
+    batch = torch.cat([torch.cat([padding, short], dim=1), row])
+    together = _generate(module, batch, mask, steps=2).logits
+    alone = _generate(module, short, torch.ones_like(short), steps=2).logits
+    return all(_alike(some[0], other[0]) for some, other in zip(together, alone, strict=True))
+
+
+@torch.no_grad()
+def drops_rows(module: transformers.PreTrainedModel) -> bool:
+    """Whether rows can leave the model's cache while the others go on."""
+    row = few_tokens(module, TOKENS)
+    rows = torch.cat([row.flip(1), row])
+    try:
+        cache: Any = _generate(module, rows[:, :-1], torch.ones_like(rows[:, :-1])).past_key_values
+        cache.batch_select_indices(torch.tensor([1], device=row.device))
+        mask = torch.ones_like(row)
+        after = module(row[:, -1:], past_key_values=cache, attention_mask=mask).logits[0, -1]
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    return _alike(after, module(row).logits[0, -1])
+
+
+def parts_with_state(module: nn.Module) -> list[nn.Module]:
+    """Modules that keep the state of a text in themselves and not in a cache (RecurrentGemma)."""
+    return [p for p in module.modules() if any(hasattr(p, name) for name in STATE)]
+
+
+def forget_text(parts: Iterable[nn.Module]) -> None:
+    """Clear the state of `parts_with_state`, with which a prompt of one token would go on."""
+    for part in parts:
+        for name in STATE:
+            if hasattr(part, name):
+                setattr(part, name, None)
+
+
+def embedding_rows(module: transformers.PreTrainedModel) -> int:
+    """Number of token ids that the model has an embedding for."""
+    weight: Tensor = module.get_input_embeddings().weight
+    return len(weight)
+
+
+def few_tokens(module: transformers.PreTrainedModel, count: int) -> Tensor:
+    """One row of token ids that the model has embeddings for."""
+    return (torch.arange(count, device=module.device) * 7 + 3)[None] % embedding_rows(module)
+
+
+def _generate(
+    module: transformers.PreTrainedModel, ids: Tensor, mask: Tensor, steps: int = 1
+) -> Any:
+    """Greedy steps of `generate`; the cache holds all tokens but the last."""
+    return module.generate(
+        ids,
+        attention_mask=mask,
+        generation_config=transformers.GenerationConfig(
+            do_sample=False,
+            max_new_tokens=steps,
+            min_new_tokens=steps,
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=0,
+            eos_token_id=None,
+        ),
+    )
+
+
+def _alike(some: Tensor, others: Tensor) -> bool:
+    limit = TOLERANCE.get(some.dtype, TOLERANCE_OF_HALF)
+    difference = (some.float() - others.float()).abs().max()
+    return bool(difference <= limit * others.float().std())
