@@ -215,11 +215,8 @@ class FluxDenoiser(Denoiser):
 
     @property
     def readers(self) -> list[tuple[Any, int]]:
-        """CLIP's tokenizer, and T5's."""
-        return [
-            (self.pipeline.tokenizer, self.pipeline.tokenizer_max_length),
-            (self.pipeline.tokenizer_2, self.tokens),
-        ]
+        """T5's tokenizer. CLIP makes one pooled vector, for which the pipeline cuts the prompt."""
+        return [(self.pipeline.tokenizer_2, self.tokens)]
 
     @property
     def takes_timesteps(self) -> bool:

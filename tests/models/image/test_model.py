@@ -5,6 +5,7 @@ import io
 import pickle
 import re
 import shutil
+import string
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -425,6 +426,20 @@ def test_as_many_images_run_at_once_as_memory_holds(
     handle.remove()
     assert seen == [3, 2, 1, 1, 1]
     assert np.abs(pixels(together) - pixels(apart)).max() <= 1
+
+
+def test_flux_reads_as_many_tokens_as_t5(small: dict[str, Path]) -> None:
+    flux = lc.load_model(str(small["flux"]), device="cpu")
+    assert isinstance(flux, DiffusionModel)
+    prompt = string.ascii_lowercase
+    assert len(flux.pipeline.tokenizer(prompt)["input_ids"]) > flux.pipeline.tokenizer_max_length
+    (picture,) = flux.generate([prompt], steps=1)
+    same = flux.pipeline(
+        prompt, num_inference_steps=1, guidance_scale=flux.schedule.guidance,
+        height=picture.height, width=picture.width, generator=generators([0]),
+    ).images[0]  # fmt: skip
+    assert np.abs(pixels([picture]) - pixels([same])).max() <= 1
+    assert flux.prepare([prompt]) is not None
 
 
 def test_a_scheduler_with_noise_levels_of_its_own_takes_no_timesteps(tmp_path: Path) -> None:
