@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import psutil  # type: ignore[import-untyped]
 import torch
+import transformers
 from diffusers import (
     AutoencoderTiny,
     DiffusionPipeline,
@@ -26,7 +28,7 @@ from torch import nn
 
 from lineas_core.errors import ModelError
 from lineas_core.models.shared.catalog import CatalogEntry
-from lineas_core.models.shared.loading import GIB, loading
+from lineas_core.models.shared.loading import GIB, check_complete, loading
 from lineas_core.system.files import sha256_of
 
 # Drop each pipeline's own checker, as `models/image/safety.py` works for every class, and the
@@ -77,7 +79,8 @@ def load_pipeline(
     """
     offload = entry is not None and must_offload(entry, device, dtype)
     with loading(id, device):
-        name = DiffusionPipeline.load_config(source).get("_class_name")
+        config = DiffusionPipeline.load_config(source)
+        name = config.get("_class_name")
         if name not in CLASSES:
             raise ModelError(f"{id} is a {name}; this library runs {', '.join(CLASSES)}.")
         parts: dict[str, Any] = dict(SETTINGS[CLASSES[name]])
@@ -92,9 +95,11 @@ def load_pipeline(
             parts["vae"] = decoder.from_pretrained(
                 entry.tiny_vae, dtype=dtype, use_safetensors=True
             )
+        parts |= _text_encoders(id, source, config, dtype, parts.get("variant"))
         diffusers.utils.logging.disable_progress_bar()
         # No pickles, as they can run code.
         pipeline = CLASSES[name].from_pretrained(source, dtype=dtype, use_safetensors=True, **parts)
+        check_complete(id, _unloaded(pipeline))
         pipeline.set_progress_bar_config(disable=True)
         if entry and entry.scheduler:
             pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
@@ -110,6 +115,38 @@ def load_pipeline(
             pipeline.enable_model_cpu_offload(device=device)
             return pipeline
         return pipeline.to(device)
+
+
+def _text_encoders(
+    id: str, source: str, config: Mapping[str, Any], dtype: torch.dtype, variant: str | None
+) -> dict[str, Any]:
+    """The pipeline's text encoders, for which transformers only warns if tensors are missing."""
+    found: dict[str, Any] = {}
+    for part, kind in config.items():
+        if not part.startswith("text_encoder") or list(kind)[:1] != ["transformers"]:
+            continue
+        encoder: Any = getattr(transformers, kind[1])
+        found[part], told = encoder.from_pretrained(
+            source,
+            subfolder=part,
+            dtype=dtype,
+            variant=variant,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        check_complete(id, [f"{part}.{name}" for name in told["missing_keys"]])
+    return found
+
+
+def _unloaded(pipeline: Any) -> list[str]:
+    """Parameters that the checkpoint lacks; diffusers leaves them without data."""
+    return [
+        f"{part}.{name}"
+        for part, network in pipeline.components.items()
+        if isinstance(network, nn.Module)
+        for name, parameter in network.named_parameters()
+        if parameter.is_meta
+    ]
 
 
 def load_unet(base: str, repo: str, file: str, revision: str, dtype: torch.dtype) -> Any:

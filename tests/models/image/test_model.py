@@ -24,7 +24,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import lineas_core as lc
 from lineas_core.activations import execution_order, pooled_forward
@@ -426,6 +426,21 @@ def test_as_many_images_run_at_once_as_memory_holds(
     handle.remove()
     assert seen == [3, 2, 1, 1, 1]
     assert np.abs(pixels(together) - pixels(apart)).max() <= 1
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_pipeline_that_lacks_tensors_is_refused_with_their_names(
+    tmp_path: Path, part: str
+) -> None:
+    small_sd().save_pretrained(tmp_path)
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("weight"))
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    ending = name.removeprefix("text_model.")
+    with pytest.raises(lc.ModelError, match=rf"lacks 1 tensor .*{part}\.\S*{re.escape(ending)}"):
+        lc.load_model(str(tmp_path), device="cpu")
 
 
 def test_flux_reads_as_many_tokens_as_t5(small: dict[str, Path]) -> None:
