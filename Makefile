@@ -88,8 +88,8 @@ $(BIN)/pip:
 	fi
 
 $(VENV)/dev.done: $(VENV)/app.done requirements-dev.txt requirements-eval.txt requirements-rivals.txt requirements-scale.txt
-	$(BIN)/python tools/install.py --only --quiet -r requirements-dev.txt
-	$(BIN)/python tools/install.py --only --quiet --no-deps $(RIVAL) -r requirements-rivals.txt
+	$(BIN)/pip install --quiet -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-deps $(RIVAL) -r requirements-rivals.txt
 	touch $@
 
 $(VENV)/supply.done: $(VENV)/app.done

@@ -65,7 +65,7 @@ def test_pip_installs_where_uv_cannot(failing: str, monkeypatch: pytest.MonkeyPa
         return subprocess.CompletedProcess(command, int(ran[-1].startswith(failing)))
 
     monkeypatch.setattr(install.subprocess, "run", run)
-    assert install.main(["--only", "-r", "wanted.txt"]) == 0
+    assert install.install(["-r", "wanted.txt"]) == 0
     assert ran[-1] == "-m pip install --disable-pip-version-check -r wanted.txt"
 
 

@@ -1,7 +1,6 @@
 """Install what the app needs into this Python's environment, as `make app` and the Dockerfile do.
 
     .venv/bin/python tools/install.py [auto|cpu|cuda]
-    .venv/bin/python tools/install.py --only -r requirements-dev.txt
 
 cpu takes torch without CUDA's libraries, from torch's own index. auto does so on a Linux machine
 without an NVIDIA driver, where that index can be reached, and says what it chose and why. uv
@@ -32,11 +31,8 @@ def main(arguments: list[str]) -> int:
     """Choose torch's build, look at the disk, and install; the exit code."""
     parser = argparse.ArgumentParser(prog="tools/install.py")
     parser.add_argument("torch", nargs="?", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("--only", nargs=argparse.REMAINDER, help="install this, as pip would")
-    asked = parser.parse_args(arguments)
-    if asked.only:
-        return install(asked.only)
-    build, why = choose(asked.torch, sys.platform, has_nvidia_driver(), reaches)
+    asked = parser.parse_args(arguments).torch
+    build, why = choose(asked, sys.platform, has_nvidia_driver(), reaches)
     print(f"torch for {build}: {why}", flush=True)
     if problem := lacks_room(build, shutil.disk_usage(sys.prefix).free):
         print(problem, file=sys.stderr)

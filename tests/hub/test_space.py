@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 import lineas_core as lc
-from lineas_core.cli.deploy import register
+from lineas_core.cli.app import app
 from lineas_core.hub.maps import HubError
 from lineas_core.hub.space import CPU_INDEX, prepare_space, upload_space
 from lineas_core.system.paths import checkout
@@ -169,8 +168,6 @@ def test_uploading_needs_a_login_that_may_write(hub: SmallHub, tmp_path: Path) -
 
 
 def test_a_space_is_prepared_from_a_terminal(tmp_path: Path) -> None:
-    app = typer.Typer()
-    register(app)
     done = CliRunner().invoke(app, ["deploy", "ann/x", "--to", str(tmp_path / "s"), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["files"] > 50

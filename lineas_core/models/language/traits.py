@@ -1,0 +1,72 @@
+"""What a model is, found by running it once; kept for as long as the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from functools import cached_property
+from threading import Lock
+
+import transformers
+
+from lineas_core.errors import SiteError
+from lineas_core.models.language.batching import (
+    batches_soundly,
+    drops_rows,
+    forget_text,
+    parts_with_state,
+)
+from lineas_core.models.language.structure import mlp_norms, text_order
+from lineas_core.models.shared.sites import PAPER, match_sites
+
+
+class Traits:
+    """Properties of a model that no config tells.
+
+    Each is found when it is first asked for, in a context of its own: maps that are on may have a
+    strength for each row of a batch.
+
+    Args:
+        module: the model.
+        pad: id of its padding token.
+    """
+
+    def __init__(self, module: transformers.PreTrainedModel, pad: int) -> None:
+        self._module, self._pad = module, pad
+        self._stateful, self._one_text = parts_with_state(module), Lock()
+
+    @contextmanager
+    def fresh(self) -> Iterator[None]:
+        """Generate within: no state of another text is left in the model, and none comes in."""
+        if not self._stateful:
+            yield
+            return
+        with self._one_text:
+            forget_text(self._stateful)
+            yield
+
+    @cached_property
+    def batches_soundly(self) -> bool:
+        """Whether a prompt in a batch is continued as it is alone."""
+        return Context().run(batches_soundly, self._module, self._pad)
+
+    @cached_property
+    def drops_rows(self) -> bool:
+        """Whether rows can leave the model's cache while the others go on."""
+        return Context().run(drops_rows, self._module)
+
+    @cached_property
+    def reached(self) -> frozenset[str]:
+        """Names of the modules that run when the model reads text: no vision or audio tower."""
+        return frozenset(Context().run(text_order, self._module))
+
+    @cached_property
+    def default_sites(self) -> str:
+        """The paper's preset; where it matches nothing, the norm before the MLP of each layer."""
+        names = [name for name, _ in self._module.named_modules() if name in self.reached]
+        try:
+            match_sites(names, PAPER, self._module.config.model_type)
+        except SiteError:
+            return Context().run(mlp_norms, self._module)
+        return PAPER
