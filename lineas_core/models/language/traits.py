@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context
 from functools import cached_property
 from threading import Lock
+from typing import Any
 
 import transformers
 
@@ -35,6 +37,10 @@ class Traits:
     def __init__(self, module: transformers.PreTrainedModel, pad: int) -> None:
         self._module, self._pad = module, pad
         self._stateful, self._one_text = parts_with_state(module), Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Traits:
+        # A lock cannot be copied, and the copied model needs one of its own.
+        return Traits(copy.deepcopy(self._module, memo), self._pad)
 
     @contextmanager
     def fresh(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -224,6 +225,13 @@ def test_padding_that_has_no_embedding_does_no_harm(tmp_path: Path) -> None:
     assert model.tokenizer.pad_token_id >= 300
     alone = [model.generate([line], max_new_tokens=5)[0] for line in OPENINGS]
     assert model.generate(OPENINGS, max_new_tokens=5) == alone
+
+
+def test_a_copy_of_a_model_writes_what_the_model_does(tiny: lc.LanguageModel) -> None:
+    tiny.generate(OPENINGS, max_new_tokens=3)
+    copied = copy.deepcopy(tiny)
+    assert copied.module is not tiny.module
+    assert copied.generate(OPENINGS, max_new_tokens=3) == tiny.generate(OPENINGS, max_new_tokens=3)
 
 
 def test_one_text_in_place_of_a_list_is_refused(tiny: lc.LanguageModel) -> None:
