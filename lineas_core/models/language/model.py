@@ -14,9 +14,7 @@ from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps.steering_map import Steering, SteeringMap
-from lineas_core.models.language.batching import (
-    embedding_rows,
-)
+from lineas_core.models.language.batching import embedding_rows
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.checkpoint import load_checkpoint
 from lineas_core.models.language.decoding import decode

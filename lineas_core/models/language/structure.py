@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import transformers
@@ -32,21 +32,24 @@ def text_order(module: transformers.PreTrainedModel) -> list[str]:
     return list(order)
 
 
-def mlp_norms(module: transformers.PreTrainedModel) -> str:
+def mlp_norms(module: nn.Module, order: Sequence[str]) -> str:
     """A regular expression for the norm in each layer that feeds its MLP, or its only mixer.
 
     That is the last norm which runs before the last other part of the layer. Layers are the
     elements of the largest list of modules that text reaches. "" if there are none.
+
+    Args:
+        module: the model.
+        order: from `text_order`.
     """
-    order = text_order(module)
-    best, weights = "", 0
+    best, largest, weights = "", nn.ModuleList(), 0
     for name, layers in _lists(module):
         reached = any(f"{name}.{index}" in order for index in range(len(layers)))
         size = sum(p.numel() for p in layers.parameters())
         if reached and size > weights:
-            best, weights = name, size
+            best, largest, weights = name, layers, size
     found: dict[str, None] = {}
-    for index, layer in enumerate(module.get_submodule(best) if best else ()):
+    for index, layer in enumerate(largest):
         inside = f"{best}.{index}."
         parts = [n.removeprefix(inside) for n in order if n.startswith(inside)]
         chosen = _before_last(layer, [part for part in parts if "." not in part])

@@ -65,7 +65,11 @@ class Traits:
     @cached_property
     def reached(self) -> frozenset[str]:
         """Names of the modules that run when the model reads text: no vision or audio tower."""
-        return frozenset(Context().run(text_order, self._module))
+        return frozenset(self._order)
+
+    @cached_property
+    def _order(self) -> list[str]:
+        return Context().run(text_order, self._module)
 
     @cached_property
     def default_sites(self) -> str:
@@ -74,5 +78,5 @@ class Traits:
         try:
             match_sites(names, PAPER, self._module.config.model_type)
         except SiteError:
-            return Context().run(mlp_norms, self._module)
+            return mlp_norms(self._module, self._order)
         return PAPER
