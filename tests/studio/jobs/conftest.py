@@ -1,4 +1,4 @@
-"""A queue of jobs of its own for one test."""
+"""A queue of jobs of its own for one test, and the run that a job should be equal to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import lineas_core as lc
-from tests.helpers.jobs import Shop
+from tests.helpers.jobs import CHANGES, Shop
 
 
 @pytest.fixture
@@ -16,3 +16,8 @@ def shop(tmp_path: Path, tiny: lc.LanguageModel) -> Iterator[Shop]:
     shop = Shop(tmp_path, tiny)
     yield shop
     shop.store.close()
+
+
+@pytest.fixture
+def undisturbed(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> lc.TrainResult:
+    return lc.train(tiny, prompts, lc.TrainConfig.for_model(tiny, **CHANGES))

@@ -1,0 +1,79 @@
+"""The image models of the catalogue with small weights, loaded as the catalogue loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lineas_core as lc
+from lineas_core.models.image.model import (
+    DiffusionModel,
+)
+from lineas_core.models.shared.catalog import CatalogEntry, catalog
+from tests.helpers.pipelines import (
+    KINDS,
+    SIZE,
+    save_small_pipelines,
+    small_unet_xl,
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_small_pipelines(tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture(scope="module")
+def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
+    """The catalogue's image models, with small weights instead of the large ones."""
+    checkpoints = small["xl"].parent / "checkpoints"
+    checkpoints.mkdir()
+    found: dict[str, CatalogEntry] = {}
+    for number, (name, kind) in enumerate(KINDS.items(), start=1):
+        entry = catalog()[name]
+        changes: dict[str, Any] = {"hub": str(small[kind]), "folder": "", "size": SIZE}
+        changes |= {"memory": 0.1, "dtype": "float32", "tiny_vae": str(small["taesd"])}
+        if kind != "xl":
+            changes["variant"] = ""
+        if kind == "flux":
+            changes["tokens"] = 12
+        if entry.unet_file:
+            changes["unet_repo"] = str(checkpoints)
+            torch.manual_seed(number)
+            half = {k: v.half() for k, v in small_unet_xl().state_dict().items()}
+            binary = entry.unet_file.endswith(".bin")
+            (torch.save if binary else save_file)(half, checkpoints / entry.unet_file)
+        found[name] = replace(entry, **changes)
+    return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Use one thread: networks this small are many times slower with thread synchronisation."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def load(entries: dict[str, CatalogEntry], monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("lineas_core.models.load.catalog", lambda: {**catalog(), **entries})
+
+    def load_model(name: str, **settings: Any) -> DiffusionModel:
+        model = lc.load_model(name, device="cpu", **settings)
+        assert isinstance(model, DiffusionModel)
+        return model
+
+    return load_model
+
+
+@pytest.fixture
+def emoji(load: Any) -> DiffusionModel:
+    return load("emoji-onestep")

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderTiny,
+)
+from safetensors.torch import load_file, save_file
+
+import lineas_core as lc
+from lineas_core.models.image.model import (
+    TRAIN_DEFAULTS,
+    DiffusionModel,
+)
+from lineas_core.models.image.pipelines import load_unet, plan_memory
+from lineas_core.models.shared.catalog import CatalogEntry, catalog
+from tests.helpers.pipelines import (
+    SIZE,
+    Touch,
+    small_sd,
+    small_unet,
+    small_unet_xl,
+)
+
+# diffusers' Euler schedulers convert tensors to arrays in a way that numpy 2 deprecates.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+def test_a_checkpoint_of_another_network_or_with_code_in_it_is_refused(
+    tmp_path: Path, small: dict[str, Path], entries: dict[str, CatalogEntry]
+) -> None:
+    def attempt() -> None:
+        DiffusionModel.from_pretrained(
+            entry.hub, id=entry.id, device=torch.device("cpu"), dtype=torch.float32, entry=entry
+        )
+
+    entry = replace(entries["dmd2-sdxl-1step"], unet_repo=str(tmp_path), unet_file="unet.bin")
+    with pytest.raises(lc.ModelError, match=r"Cannot load dmd2-sdxl-1step .*unet\.bin"):
+        attempt()
+    torch.save(small_unet().state_dict(), tmp_path / "unet.bin")
+    with pytest.raises(lc.ModelError, match=r"unet\.bin of .* does not fit .*add_embedding"):
+        attempt()
+    (tmp_path / "unet.bin").write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=2))
+    with pytest.raises(lc.ModelError, match=r"Cannot load dmd2-sdxl-1step .*[Ww]eights.only"):
+        attempt()
+    assert not (tmp_path / "ran").exists()
+
+
+def put_in_cache(cache: Path, repo: str, revision: str, file: str, data: bytes) -> Path:
+    """Put a file into the hub's cache as a download does; returns the file with the data."""
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
+    link = folder / "snapshots" / revision / file
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(data)
+    link.symlink_to(blob)
+    return blob
+
+
+def test_a_pickle_of_the_hub_needs_a_pinned_commit_and_the_sum_that_it_names(
+    tmp_path: Path, small: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo, file = "somebody/unet", "unet.bin"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    torch.manual_seed(1)
+    weights = io.BytesIO()
+    torch.save(small_unet_xl().state_dict(), weights)
+    blob = put_in_cache(tmp_path, repo, "a" * 40, file, weights.getvalue())
+
+    unet = load_unet(str(small["xl"]), repo, file, "a" * 40, torch.float32)
+    torch.manual_seed(1)
+    wanted = small_unet_xl().state_dict()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in unet.state_dict().items())
+
+    for revision in ("", "main", "a" * 39):
+        with pytest.raises(lc.ModelError, match="is a pickle, and its revision is"):
+            load_unet(str(small["xl"]), repo, file, revision, torch.float32)
+    blob.write_bytes(weights.getvalue() + b"changed")
+    with pytest.raises(lc.ModelError, match=r"unet\.bin of somebody/unet has the SHA-256"):
+        load_unet(str(small["xl"]), repo, file, "a" * 40, torch.float32)
+
+
+def test_every_pickle_of_the_catalogue_is_pinned() -> None:
+    pickled = [e for e in catalog().values() if e.unet_file.endswith(".bin")]
+    assert pickled
+    assert all(re.fullmatch("[0-9a-f]{40}", entry.unet_revision) for entry in pickled)
+
+
+def test_the_small_decoder_is_taken_where_it_is_asked_for(load: Any, tiny: Any) -> None:
+    model = load("dmd2-sdxl-1step", tiny_vae=True)
+    assert isinstance(model.pipeline.vae, AutoencoderTiny)
+    assert model.generate(["abc"])[0].size == (SIZE, SIZE)
+    with pytest.raises(lc.ConfigError, match="tiny_vae is True"):
+        load(tiny.id, tiny_vae=True)
+
+
+def test_any_folder_of_the_three_classes_loads(small: dict[str, Path], tmp_path: Path) -> None:
+    for kind, part in [("sd", "unet"), ("flux", "transformer")]:
+        model = lc.load_model(str(small[kind]), device="cpu")
+        assert isinstance(model, DiffusionModel)
+        assert all(site.startswith(f"{part}.") for site in model.sites(model.default_sites))
+        assert lc.TrainConfig.for_model(model) == lc.TrainConfig(**TRAIN_DEFAULTS)
+        assert {p.dtype for p in model.module.parameters()} == {torch.float32}
+    other = shutil.copytree(small["sd"], tmp_path / "other")
+    index = (other / "model_index.json").read_text()
+    (other / "model_index.json").write_text(index.replace("StableDiffusionPipe", "OtherPipe"))
+    with pytest.raises(lc.ModelError, match="is a OtherPipeline; this library runs Stable"):
+        lc.load_model(str(other), device="cpu")
+    with pytest.raises(lc.ConfigError, match="knows none for"):
+        lc.load_model(str(small["sd"]), device="cpu", tiny_vae=True)
+
+
+def test_loading_and_generating_print_no_complaint(
+    load: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    load("emoji-onestep").generate(["abc"])
+    load("dmd2-sdxl-4step", tiny_vae=True).generate(["abc"])
+    printed = capfd.readouterr()
+    lines = [line for line in re.split(r"[\r\n]", printed.out + printed.err) if line.strip()]
+    assert all(line.startswith("Loading weights") for line in lines), lines
+
+
+def test_weights_that_are_missing_and_memory_that_is_short_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = replace(catalog()["emoji-onestep"], folder="assets/none")
+    huge = replace(catalog()["sd-turbo"], memory=1e6)
+    monkeypatch.setattr("lineas_core.models.load.catalog", lambda: {"absent": absent, "huge": huge})
+    with pytest.raises(lc.ModelError, match=r"emoji-onestep comes .* assets/none"):
+        lc.load_model("absent")
+    with pytest.raises(lc.ModelError, match=r"needs 1000000.0 GiB of memory on cpu; \S+ are free"):
+        lc.load_model("huge", device="cpu", dtype="bfloat16")
+    entry, half = catalog()["sdxl-turbo"], torch.bfloat16
+    assert (entry.memory, entry.memory_offloaded) == (9.0, 6.5)
+    assert not plan_memory(entry, "cuda", half, 1, 10)
+    assert plan_memory(entry, "cuda", half, 10, 8)
+    assert not plan_memory(entry, "cpu", torch.float32, 18, None)
+    with pytest.raises(lc.ModelError, match="needs 18.0 GiB of memory on cpu; 17.0 are free"):
+        plan_memory(entry, "cpu", torch.float32, 17, None)
+    with pytest.raises(lc.ModelError, match=r"9.0 GiB .* \(or 6.5, and 9.0 .* 8.0 are free\); 8.0"):
+        plan_memory(entry, "cuda", half, 8, 8)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_pipeline_that_lacks_tensors_is_refused_with_their_names(
+    tmp_path: Path, part: str
+) -> None:
+    small_sd().save_pretrained(tmp_path)
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("weight"))
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    ending = name.removeprefix("text_model.")
+    with pytest.raises(lc.ModelError, match=rf"lacks 1 tensor .*{part}\.\S*{re.escape(ending)}"):
+        lc.load_model(str(tmp_path), device="cpu")
