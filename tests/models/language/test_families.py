@@ -60,7 +60,8 @@ def test_a_batch_writes_what_its_prompts_do_alone(tmp_path: Path, family: str) -
     model = load(tmp_path, config)
     assert drops_rows(model.module) is padded
     if family in ("rwkv", "recurrent_gemma", "qwen3"):
-        assert batches_soundly(model.module, 0) is padded
+        for dtype in (torch.float32, torch.bfloat16):
+            assert batches_soundly(copy.deepcopy(model.module).to(dtype), 0) is padded
     # A token in six ends a text, so that rows end early.
     model.module.generation_config.eos_token_id = list(range(0, 300, 6))
     prompts, seeds = OPENINGS * 4, list(range(12))
@@ -71,6 +72,20 @@ def test_a_batch_writes_what_its_prompts_do_alone(tmp_path: Path, family: str) -
     ]
     assert together == alone
     assert len(set(map(len, together))) > 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_embedded_model_runs_in_batches(smollm2: lc.LanguageModel, dtype: str) -> None:
+    # Run singly, its texts would take ten times as long.
+    model = lc.load_model("smollm2", device="cpu", dtype=dtype)
+    passes: list[int] = []
+    prompts, seeds = ["Once", "Once upon a time"] * 4, list(range(8))
+    # The first call finds out.
+    model.generate(prompts, seed=seeds, max_new_tokens=4)
+    handle = model.module.register_forward_hook(lambda *_: passes.append(1))
+    model.generate(prompts, seed=seeds, max_new_tokens=4)
+    handle.remove()
+    assert len(passes) <= 5
 
 
 SITES = {
