@@ -55,11 +55,12 @@ def pool(
             raise ConfigError("pooling 'last' needs tokens; choose mean or max for images.")
         z = z.float()
         return z.mean(dim=(2, 3)) if pooling == "mean" else z.amax(dim=(2, 3))
-    if packing is not None:
+    if packing is not None and not packing.alike:
         if pooling == "last":
             return z[0, packing.ends.to(z.device)].float()
         if pooling == "mean":
             return packing.averages.to(z.device) @ z[0].float()
+    if packing is not None:
         z = packing.spread(z[0])
     if mask is None or mask.shape != z.shape[:2]:
         mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
@@ -120,7 +121,8 @@ def pooled_forward(
     for start in range(0, count, rows_at_once):
         rows = inputs.rows(range(start, min(start + rows_at_once, count)))
         run = partial(_forward, model, rows, sites, pooling, maps)
-        parts.append(checkpoint(run, use_reentrant=False))
+        # Frozen models draw no random numbers, and reading a GPU's generator would wait for it.
+        parts.append(checkpoint(run, use_reentrant=False, preserve_rng_state=False))
     return {site: torch.cat([part[site] for part in parts]) for site in sites}
 
 

@@ -16,6 +16,10 @@ class Packed(Protocol):
     """Layout of the real tokens of all prompts in one row (`models/language/packing.py`)."""
 
     @property
+    def alike(self) -> bool:
+        """Whether all prompts have the same length."""
+
+    @property
     def ends(self) -> Tensor:
         """Index of each prompt's last token in the row."""
 
@@ -41,8 +45,11 @@ class Inputs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def rows(self, indices: Sequence[int]) -> Inputs:
-        """The inputs of the prompts at `indices`."""
+    def rows(self, indices: Sequence[int] | Tensor) -> Inputs:
+        """The inputs of the prompts at `indices`.
+
+        A tensor, on the device, gives inputs of the same shape whatever it holds.
+        """
         ...
 
 

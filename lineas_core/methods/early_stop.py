@@ -90,7 +90,7 @@ def train_until(
     best, step = trainer.map, 0
     lowest = mark = distance.left(best)[0]
     curve, progressed = [(0, lowest)], 0
-    for event in trainer.run(should_stop):
+    for event in trainer.run(should_stop, read_every=1):
         if on_event:
             on_event(event)
         if event.step % every and not trainer.done:

@@ -34,8 +34,9 @@ from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Steerable
 from lineas_core.steering import steer
 from lineas_core.training.config import TrainConfig
+from lineas_core.training.distributed import Rows
 from lineas_core.training.events import StepEvent
-from lineas_core.training.loop import TrainingLoop
+from lineas_core.training.loop import TrainingLoop, taken
 from lineas_core.training.provenance import describe_map
 
 MapsWithPrompts = Sequence[tuple[SteeringMap, PromptSet]]
@@ -149,18 +150,28 @@ class Refinement(TrainingLoop):
         )
         return SteeringMap({name: a.affine() for name, a in self.params.items()}, info)
 
-    def minibatch_losses(self) -> dict[str, Tensor]:
+    @property
+    def counts(self) -> Sequence[int]:
+        """Number of source prompts, then of the targets of each map."""
+        return len(self._source), *(len(y[self._sites[0]]) for y in self._targets)
+
+    def minibatch_losses(self, drawn: Sequence[Rows]) -> Tensor:
         """For each site, Delta between the steered sources and y_k, averaged over k."""
         found = pooled_forward(
             self._model,
-            self._source.rows(self.draw(len(self._source))),
+            self._source.rows(drawn[0]),
             self._sites,
             pooling=self.config.pooling,
             maps=self.params,
         )
-        terms = {site: torch.zeros((), device=z.device) for site, z in found.items()}
-        for target in self._targets:
-            rows = self.draw(len(target[self._sites[0]]))
-            for site, z in found.items():
-                terms[site] = terms[site] + delta(z, target[site][rows]).mean()
-        return {site: term / len(self._targets) for site, term in terms.items()}
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        delta(found[site], taken(target[site], rows)).mean()
+                        for target, rows in zip(self._targets, drawn[1:], strict=True)
+                    ]
+                ).mean()
+                for site in self._sites
+            ]
+        )

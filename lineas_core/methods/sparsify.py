@@ -295,7 +295,7 @@ class SparseFitter:
     def _train(self, trainer: Trainer, contributions: dict[str, Tensor], gamma: float) -> ScoredMap:
         """Train to the last step, adding the decrease of the loss to each neuron's contribution."""
         before = trainer.map.sites
-        for _ in trainer.run():
+        for _ in trainer.run(read_every=1):
             after = trainer.map.sites
             for site, gradient in trainer.gradients.items():
                 contributions[site] -= gradient.gain * (after[site].scale - before[site].scale)

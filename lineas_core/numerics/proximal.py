@@ -16,8 +16,11 @@ from torch import Tensor
 
 from lineas_core.errors import ConfigError
 
+# A number, or a tensor of one on the device of what it shrinks.
+Threshold = float | Tensor
 
-def soft_threshold(z: Float[Tensor, "*shape"], threshold: float) -> Float[Tensor, "*shape"]:
+
+def soft_threshold(z: Float[Tensor, "*shape"], threshold: Threshold) -> Float[Tensor, "*shape"]:
     """Shrink every entry of `z` towards zero by `threshold`, to exactly zero within it.
 
     The proximal operator of `threshold * |.|_1` (LinEAS, Eq. 7):
@@ -37,7 +40,7 @@ def soft_threshold(z: Float[Tensor, "*shape"], threshold: float) -> Float[Tensor
     return torch.sign(z) * torch.clamp(z.abs() - threshold, min=0)
 
 
-def group_shrink(z: Float[Tensor, " d"], threshold: float) -> Float[Tensor, " d"]:
+def group_shrink(z: Float[Tensor, " d"], threshold: Threshold) -> Float[Tensor, " d"]:
     """Reduce the norm of `z` by `threshold`; the result is exactly zero if |z|_2 <= threshold.
 
     The proximal operator of `threshold * |.|_2`: `(1 - threshold / |z|_2)_+ z`. Eq. 7 of LinEAS
@@ -60,7 +63,7 @@ def group_shrink(z: Float[Tensor, " d"], threshold: float) -> Float[Tensor, " d"
 
 
 def sparse_group_shrink(
-    z: Float[Tensor, " d"], threshold: float, l1: float, group: float
+    z: Float[Tensor, " d"], threshold: Threshold, l1: float, group: float
 ) -> Float[Tensor, " d"]:
     """The proximal operator of `threshold * (l1 * |.|_1 + group * sqrt(d) * |.|_2)`.
 
@@ -79,6 +82,7 @@ def sparse_group_shrink(
     return group_shrink(soft_threshold(z, threshold * l1), threshold * group * math.sqrt(z.numel()))
 
 
-def _refuse_negative(threshold: float) -> None:
-    if not threshold >= 0:
+def _refuse_negative(threshold: Threshold) -> None:
+    # A tensor is not read: a GPU would have to be waited for.
+    if not isinstance(threshold, Tensor) and not threshold >= 0:
         raise ConfigError(f"threshold is {threshold}; it must be 0 or more.")

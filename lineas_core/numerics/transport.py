@@ -7,6 +7,8 @@ is a least-squares line through the sorted pairs.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -44,8 +46,8 @@ def delta(
         v = v.sort(dim=0).values
     if len(u) == len(v):
         return (u - v).square().mean(dim=0)
-    rows_u, rows_v, weights = _coupling(len(u), len(v))
-    return weights.to(u) @ (u[rows_u.to(u.device)] - v[rows_v.to(v.device)]).square()
+    rows_u, rows_v, weights = _coupling_on(u.device, u.dtype, len(u), len(v))
+    return weights @ (u[rows_u] - v[rows_v.to(v.device)]).square()
 
 
 def affine_transport(u: Float[Tensor, "n d"], v: Float[Tensor, "m d"], trim: float = 0.0) -> Affine:
@@ -92,10 +94,20 @@ def varies(mean: Float[Tensor, " d"], variance: Float[Tensor, " d"]) -> Bool[Ten
 def _coupling(n: int, m: int) -> tuple[Tensor, Tensor, Tensor]:
     """The optimal coupling of n and m sorted samples: row indices of each and the mass between."""
     # Quantile levels in units of 1 / (n m): both step functions then jump at integers only.
-    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
+    jumps = {i * m for i in range(1, n + 1)} | {i * n for i in range(1, m + 1)}
+    ends = torch.tensor(sorted(jumps))
     lengths = torch.diff(ends, prepend=ends.new_zeros(1))
     starts = ends - lengths
     return starts // m, starts // n, lengths.double() / (n * m)
+
+
+@lru_cache(maxsize=64)
+def _coupling_on(
+    device: torch.device, dtype: torch.dtype, n: int, m: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_coupling`, kept on a device for all steps of a training."""
+    rows_n, rows_m, weights = _coupling(n, m)
+    return rows_n.to(device), rows_m.to(device), weights.to(device, dtype)
 
 
 def _refuse_empty(u: Tensor, v: Tensor) -> None:

@@ -6,11 +6,13 @@ import logging
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import psutil  # type: ignore[import-untyped]
 import torch
+from torch import Tensor
 
 from lineas_core.errors import ConfigError
 
@@ -130,10 +132,22 @@ def _warn_of_unused_card() -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory in bytes: the GPU's for CUDA devices, otherwise the machine's."""
+    """Free memory in bytes: the GPU's for CUDA devices, otherwise the machine's.
+
+    What torch has reserved of a GPU and does not use is free too.
+    """
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + reserved
     return int(psutil.virtual_memory().available)
+
+
+def indices_on(device: torch.device, indices: Sequence[int]) -> Tensor:
+    """The indices as a tensor on a device, without waiting for what the device is doing."""
+    on_host = torch.tensor(indices, dtype=torch.long)
+    if device.type != "cuda":
+        return on_host.to(device)
+    return on_host.pin_memory().to(device, non_blocking=True)
 
 
 def cpu_has_bfloat16() -> bool:

@@ -27,6 +27,9 @@ from torch import Tensor
 
 from lineas_core.errors import ConfigError
 
+# Rows of a set: their indices, or a tensor of them that stays at its place on the device.
+Rows = Sequence[int] | Tensor
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -45,7 +48,7 @@ class Ranks:
         """True in the process that writes the files."""
         return self.index == 0
 
-    def share(self, rows: Sequence[int]) -> Sequence[int]:
+    def share(self, rows: Rows) -> Rows:
         """The rows that this process runs; shares differ by at most one row.
 
         Raises:
@@ -89,6 +92,13 @@ class Ranks:
         dist.all_reduce(flat)
         for value, part in zip(values, flat.split([v.numel() for v in values]), strict=True):
             value.copy_(part.view_as(value))
+
+    @torch.no_grad()
+    def from_first(self, value: Tensor) -> Tensor:
+        """The first process's tensor, so that all processes go on with the same one."""
+        if self.count > 1:
+            dist.broadcast(value, src=0)
+        return value
 
     def as_first(self, value: float) -> float:
         """The first process's value, so that all processes take the same decision."""

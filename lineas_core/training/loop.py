@@ -1,7 +1,11 @@
 """The training loop shared by all gradient training: a gradient step, then a proximal step.
 
-A subclass defines the loss of a minibatch. Optimizer, schedule, sparse penalty, divergence checks,
-saved state and multiple processes are handled here.
+A subclass defines the losses of a minibatch. Schedule, sparse penalty, divergence checks, saved
+state and several processes are handled here.
+
+A GPU runs ahead of Python only while Python reads nothing back, so the parameters, the step count,
+the checks and the record of what to report are tensors on the device, and the host reads the record
+once in several steps.
 """
 
 from __future__ import annotations
@@ -10,20 +14,29 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.errors import TrainingError
 from lineas_core.maps.steering_map import BatchAffine, SteeringMap
 from lineas_core.numerics.proximal import sparse_group_shrink
+from lineas_core.system.devices import indices_on
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.distributed import ranks
+from lineas_core.training.distributed import Rows, ranks
 from lineas_core.training.events import StepEvent
+from lineas_core.training.graph import GraphedStep
 from lineas_core.training.state import TrainState
+from lineas_core.training.update import MOMENTS, Stepped, gradient_step
 
 DIVERGED = 10.0
+# A GPU's record is read about this often, so that cancelling takes effect at once.
+READ_SECONDS = 0.1
+MAX_STEPS_READ = 64
+# Columns of the record, before the loss of each site.
+LOSS, SUPPORT, FINE, SITES = 0, 1, 2, 3
 
 
 class UnstableError(TrainingError):
@@ -38,6 +51,11 @@ class TrainingLoop(ABC):
         device: the device to train on.
         config: the settings.
         trained: site -> mask of the coordinates to train, on `device`; all by default.
+
+    Attributes:
+        losses: the loss before each step so far.
+        seconds: training time so far.
+        steps_read: steps that run before their record is read; on a GPU it follows their pace.
     """
 
     def __init__(
@@ -48,17 +66,31 @@ class TrainingLoop(ABC):
         *,
         trained: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.config, self.ranks = config, ranks()
-        self.params = {name: affine.on(device) for name, affine in start.sites.items()}
-        flat = [p.requires_grad_() for affine in self.params.values() for p in affine]
-        # One mask per parameter, in the optimizer's order.
-        self._masks = [trained[name] for name in self.params for _ in range(2)] if trained else []
-        optimizer = torch.optim.SGD if config.optimizer == "sgd" else torch.optim.AdamW
-        self._optimizer: torch.optim.Optimizer = optimizer(flat, lr=config.rate)
+        self.config, self.ranks, self._device = config, ranks(), device
+        self._names = list(start.sites)
+        parts = [part for affine in start.sites.values() for part in affine.on(device)]
+        self._sizes = [part.numel() for part in parts]
+        # The maps of all sites are one vector: one kernel updates them, and one copy saves them.
+        self._vector = torch.cat(parts).requires_grad_()
+        masks = [trained[name] for name in self._names for _ in range(2)] if trained else []
+        self._mask = torch.cat(masks) if masks else None
+        self._moments = tuple(torch.zeros_like(self._vector) for _ in MOMENTS[config.optimizer])
+        self._gradient = torch.zeros_like(self._vector)
+        rates = [rate_at(step, config) for step in range(config.steps)]
+        # The step after the last one has a rate too, as its record is made before it is refused.
+        self._rates = torch.tensor([*rates, 0.0], device=device)
+        self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self._first = torch.full((), torch.inf, device=device)
+        self._off = torch.zeros((), dtype=torch.bool, device=device)
+        self._good = [torch.empty_like(live) for live in self._live]
+        self._record = torch.zeros(MAX_STEPS_READ, SITES + len(self._names), device=device)
+        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.losses: list[float] = []
         self.seconds = 0.0
-        self._good: TrainState | None = None
+        self.steps_read = 1
+        self._step_once: GraphedStep | None = None
+        self._keep_as_good()
 
     @property
     @abstractmethod
@@ -70,9 +102,20 @@ class TrainingLoop(ABC):
     def map(self) -> SteeringMap:
         """The current map."""
 
+    @property
     @abstractmethod
-    def minibatch_losses(self) -> dict[str, Tensor]:
-        """Draw a minibatch and return each site's loss on it, differentiable in the maps."""
+    def counts(self) -> Sequence[int]:
+        """Number of rows of each set that a minibatch is drawn from."""
+
+    @abstractmethod
+    def minibatch_losses(self, drawn: Sequence[Rows]) -> Float[Tensor, " sites"]:
+        """Each site's loss on a minibatch, differentiable in the maps.
+
+        Nothing in it may read a tensor back, or a GPU waits.
+
+        Args:
+            drawn: rows of each set, in the order of `counts`.
+        """
 
     @property
     def done(self) -> bool:
@@ -80,22 +123,29 @@ class TrainingLoop(ABC):
         return len(self.losses) >= self.config.steps
 
     @property
+    def graphed(self) -> bool:
+        """Whether steps are replayed as a CUDA graph."""
+        return self._step_once is not None and self._step_once.captured
+
+    @property
+    def params(self) -> dict[str, BatchAffine]:
+        """Site -> gain and shift, as parts of the one vector that is trained."""
+        return self._by_site(self._vector)
+
+    @property
     def gradients(self) -> dict[str, BatchAffine]:
         """Site -> gradient of the loss w.r.t. scale and shift at the last step, on the CPU."""
-        empty = torch.empty(0)
-        return {
-            name: BatchAffine(*(empty if p.grad is None else p.grad.cpu() for p in affine))
-            for name, affine in self.params.items()
-        }
+        return self._by_site(self._gradient.cpu())
 
     @property
     def state(self) -> TrainState:
         """A copy of everything needed to resume from here and reach the same final map."""
+        moments = zip(MOMENTS[self.config.optimizer], self._moments, strict=True)
         return TrainState.capture(
             run=self.run_id,
-            params=self.params,
-            optimizer=self._optimizer,
-            generator=self._generator,
+            params=self._by_site(self._vector.detach().cpu()),
+            moments={name: moment.cpu().split(self._sizes) for name, moment in moments},
+            generator=self._generator.get_state(),
             losses=self.losses,
             seconds=self.seconds,
         )
@@ -107,21 +157,29 @@ class TrainingLoop(ABC):
         Raises:
             ConfigError: the state belongs to another run.
         """
-        state.restore(
-            run=self.run_id,
-            params=self.params,
-            optimizer=self._optimizer,
-            generator=self._generator,
-        )
+        state.check(self.run_id)
+        self._vector.copy_(torch.cat(state.params(self._names)))
+        for name, moment in zip(MOMENTS[self.config.optimizer], self._moments, strict=True):
+            moment.copy_(torch.cat(state.moment(name, self._sizes)))
+        self._generator.set_state(state.tensors["generator"])
         self.losses, self.seconds = list(state.losses), state.seconds
-        self._good = state
+        self._step.fill_(len(self.losses))
+        if self.losses:
+            self._first.fill_(self.losses[0])
+        self._keep_as_good()
 
-    def run(self, should_stop: Callable[[], bool] | None = None) -> Iterator[StepEvent]:
-        """Run the remaining steps lazily: each step runs when its event is requested.
+    def run(
+        self, should_stop: Callable[[], bool] | None = None, *, read_every: int = MAX_STEPS_READ
+    ) -> Iterator[StepEvent]:
+        """Run the remaining steps lazily: steps run when their events are requested.
+
+        On a GPU, several steps run before the events of the first of them are there, as many as
+        take a tenth of a second; `map` and `state` are then those of the last.
 
         Args:
-            should_stop: called before each step. With several processes, the first one's answer
+            should_stop: called before steps are run. With several processes, the first one's answer
                 counts.
+            read_every: how many steps may run before their events are there, >= 1.
 
         Raises:
             UnstableError: see `step`.
@@ -129,7 +187,11 @@ class TrainingLoop(ABC):
         while not self.done:
             if should_stop is not None and self.ranks.as_first(should_stop()):
                 return
-            yield self.step()
+            left = self.config.steps - len(self.losses)
+            events, error = self._advance(min(self.steps_read, read_every, left))
+            yield from events
+            if error is not None:
+                raise error
 
     def step(self) -> StepEvent:
         """One gradient step and one proximal step.
@@ -138,40 +200,91 @@ class TrainingLoop(ABC):
             UnstableError: the loss is not finite, or more than ten times the first loss. The last
                 state whose loss did not exceed the first is restored, so `map` is usable.
         """
+        events, error = self._advance(1)
+        if error is not None:
+            raise error
+        return events[0]
+
+    def _advance(self, count: int) -> tuple[list[StepEvent], UnstableError | None]:
+        """Run `count` steps and read their record."""
         began = time.perf_counter()
-        step = len(self.losses)
-        good = self._good or self.state
-        losses = self.minibatch_losses()
-        terms = torch.stack(list(losses.values()))
-        loss = terms.sum()
-        value = self.ranks.as_first(loss.item())
-        first = self.losses[0] if self.losses else value
-        if not math.isfinite(value) or value > DIVERGED * first:
-            raise self._diverged(first, value, good)
-        self._good = self.state if value <= first else good
-        rate = rate_at(step, self.config)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.zero_grad()
-        loss.backward()
-        gradients = [p.grad for group in self._optimizer.param_groups for p in group["params"]]
-        self.ranks.sum(gradients)
-        if self._masks:
-            for gradient, mask in zip(gradients, self._masks, strict=True):
-                gradient.mul_(mask)
-        self._optimizer.step()
-        self._shrink(rate)
-        self.losses.append(value)
-        self.seconds += time.perf_counter() - began
-        return StepEvent(
-            step=step + 1,
-            steps=self.config.steps,
-            loss=value,
-            loss_by_site=dict(zip(losses, terms.tolist(), strict=True)),
-            support=self._support(),
-            seconds=self.seconds,
-            seconds_left=self.seconds / (step + 1) * (self.config.steps - step - 1),
-        )
+        if self._step_once is None:
+            # Collectives of several processes are left out of graphs.
+            self._step_once = GraphedStep(
+                self.run_on_device, self.counts, self._device, possible=self.ranks.count == 1
+            )
+        step_once = self._step_once
+        self._slot.zero_()
+        before_drawing = []
+        for _ in range(count):
+            before_drawing.append(self._generator.get_state())
+            step_once([self.draw(rows) for rows in self.counts])
+        record = self._record[:count].tolist()
+        seconds = (time.perf_counter() - began) / count
+        if self._device.type != "cpu":
+            pace = self.ranks.as_first(READ_SECONDS / max(seconds, 1e-6))
+            self.steps_read = max(1, min(MAX_STEPS_READ, int(pace)))
+        events: list[StepEvent] = []
+        for row, generator in zip(record, before_drawing, strict=True):
+            loss, step = row[LOSS], len(self.losses)
+            if not row[FINE]:
+                return events, self._diverged(loss)
+            if not self.losses or loss <= self.losses[0]:
+                self._calm = _Host(step, self.seconds, generator)
+            self.losses.append(loss)
+            self.seconds += seconds
+            events.append(
+                StepEvent(
+                    step=step + 1,
+                    steps=self.config.steps,
+                    loss=loss,
+                    loss_by_site=dict(zip(self._names, row[SITES:], strict=True)),
+                    support=row[SUPPORT],
+                    seconds=self.seconds,
+                    seconds_left=self.seconds / (step + 1) * (self.config.steps - step - 1),
+                )
+            )
+        return events, None
+
+    def run_on_device(self, drawn: Sequence[Rows]) -> None:
+        """One step, without reading anything back. Once a loss was not fine, nothing changes."""
+        losses = self.minibatch_losses(drawn)
+        [gradient] = torch.autograd.grad(losses.sum(), [self._vector])
+        with torch.no_grad():
+            loss = self.ranks.from_first(losses.sum())
+            self._first.copy_(torch.where(self._step[0] == 0, loss, self._first))
+            fine = loss.isfinite() & (loss <= DIVERGED * self._first) & ~self._off
+            self._off.logical_or_(~fine)
+            calm = fine & (loss <= self._first)
+            for kept, live in zip(self._good, self._live, strict=True):
+                kept.copy_(torch.where(calm, live, kept))
+            self.ranks.sum([gradient])
+            if self._mask is not None:
+                gradient.mul_(self._mask)
+            self._gradient.copy_(gradient)
+            rate = self._rates.index_select(0, self._step)
+            before = Stepped(self._vector, self._moments)
+            after = gradient_step(self.config.optimizer, before, gradient, rate, self._step + 1)
+            stepped = self._shrunk(after.vector, rate), *after.moments
+            for live, new in zip(self._live, stepped, strict=True):
+                live.copy_(torch.where(fine, new, live))
+            self._step.add_(fine)
+            support = self._support()
+            row = torch.cat([torch.stack([loss, support, fine.float()]), losses])
+            self._record.index_copy_(0, self._slot, row[None])
+            self._slot.add_(1)
+
+    @property
+    def _live(self) -> tuple[Tensor, ...]:
+        """What a step changes: the parameters and their moments."""
+        return self._vector.detach(), *self._moments
+
+    def _keep_as_good(self) -> None:
+        """Take the current state for the last good one."""
+        for kept, live in zip(self._good, self._live, strict=True):
+            kept.copy_(live)
+        self._off.fill_(False)
+        self._calm = _Host(len(self.losses), self.seconds, self._generator.get_state())
 
     def draw(self, count: int) -> list[int]:
         """Draw the row indices of a minibatch, sorted; all rows if `count` <= batch_size."""
@@ -179,35 +292,67 @@ class TrainingLoop(ABC):
         rows: list[int] = order[: self.config.batch_size].sort().values.tolist()
         return rows
 
-    def _diverged(self, first: float, value: float, good: TrainState) -> UnstableError:
+    def _diverged(self, loss: float) -> UnstableError:
         """Restore the last good state and return the error to raise."""
         step, rate = len(self.losses) + 1, self.config.rate
-        self.restore(good)
+        first = self.losses[0] if self.losses else loss
+        for live, kept in zip(self._live, self._good, strict=True):
+            live.copy_(kept)
+        self.losses, self.seconds = self.losses[: self._calm.step], self._calm.seconds
+        self._generator.set_state(self._calm.generator)
+        self._step.fill_(len(self.losses))
+        self._keep_as_good()
         return UnstableError(
-            f"The loss went from {first:.4g} to {value:.4g} at step {step}. Lower the rate (it is "
+            f"The loss went from {first:.4g} to {loss:.4g} at step {step}. Lower the rate (it is "
             f"{rate:g}; try {rate / 5:g}). The map of step {len(self.losses)} is kept."
         )
 
-    @torch.no_grad()
-    def _shrink(self, rate: float) -> None:
-        """Shrink the maps towards the identity (LinEAS, Algorithm 1)."""
+    def _shrunk(self, vector: Tensor, rate: Tensor) -> Tensor:
+        """The maps, shrunk towards the identity (LinEAS, Algorithm 1)."""
         config = self.config
         if config.gamma == 0:
-            return
-        threshold = config.gamma * (rate if config.prox_step == "rate" else 1.0)
-        for affine in self.params.values():
-            for z in affine:
-                z.copy_(sparse_group_shrink(z, threshold, config.l1, config.group))
+            return vector
+        threshold = config.gamma * (rate if config.prox_step == "rate" else torch.ones_like(rate))
+        parts = vector.split(self._sizes)
+        return torch.cat(
+            [sparse_group_shrink(z, threshold, config.l1, config.group) for z in parts]
+        )
 
-    @torch.no_grad()
-    def _support(self) -> float:
+    def _support(self) -> Tensor:
+        """Share of the coordinates that the maps change."""
         changed = [(a.gain != 0) | (a.shift != 0) for a in self.params.values()]
-        return float(torch.cat(changed).float().mean())
+        return torch.cat(changed).float().mean()
+
+    def _by_site(self, vector: Tensor) -> dict[str, BatchAffine]:
+        parts = vector.split(self._sizes)
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        return {name: BatchAffine(*pair) for name, pair in zip(self._names, pairs, strict=True)}
+
+
+class _Host(NamedTuple):
+    """What the host knows of the last good state.
+
+    Attributes:
+        step: steps done.
+        seconds: spent on them.
+        generator: its state, before the next minibatch is drawn.
+    """
+
+    step: int
+    seconds: float
+    generator: Tensor
 
 
 def rate_at(step: int, config: TrainConfig) -> float:
     """The learning rate at `step`, counted from 0, on a half cosine."""
     return config.rate * (1 + math.cos(math.pi * step / config.steps)) / 2
+
+
+def taken(z: Float[Tensor, "n d"], rows: Rows) -> Float[Tensor, "_ d"]:
+    """The given rows of z; z itself if they are all."""
+    if isinstance(rows, Tensor):
+        return z[rows]
+    return z if len(rows) == len(z) else z[indices_on(z.device, rows)]
 
 
 def side_by_side(found: Mapping[str, Tensor], sites: Sequence[str]) -> Tensor:

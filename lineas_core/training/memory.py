@@ -34,19 +34,21 @@ def bytes_kept(
         pooling: see `activations.pool`.
     """
     weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
-    kept: dict[int, int] = {}
+    kept: dict[int, Tensor] = {}
+    nothing = torch.empty(0)
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            # Kept, as the address of a freed storage could be taken by the next one.
+            kept[storage.data_ptr()] = tensor.detach()
+        # Nothing goes back through this pass. If the graph were given its own tensors, it would
+        # hold itself, and nothing collects a cycle through autograd's nodes.
+        return nothing
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        # Keep the results alive: the address of a freed storage could be reused and miscounted.
-        found = pooled_forward(model, inputs, sites, pooling=pooling, maps=maps)
-        del found
-    return sum(kept.values())
+        pooled_forward(model, inputs, sites, pooling=pooling, maps=maps)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
 def rows_that_fit(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,39 +45,50 @@ class TrainState:
             for name in self.run["sites"]
         }
 
+    def params(self, names: Sequence[str]) -> list[Tensor]:
+        """Gain and shift of the sites, one after the other."""
+        return [self.tensors[f"param.{n}.{part}"] for n in names for part in BatchAffine._fields]
+
+    def moment(self, name: str, sizes: Sequence[int]) -> list[Tensor]:
+        """One of the optimizer's moments, a vector per parameter; zeros before the first step."""
+        return [
+            self.tensors.get(f"optimizer.{index}.{name}", torch.zeros(size))
+            for index, size in enumerate(sizes)
+        ]
+
     @classmethod
     def capture(
         cls,
         *,
         run: Mapping[str, Any],
         params: Mapping[str, BatchAffine],
-        optimizer: torch.optim.Optimizer,
-        generator: torch.Generator,
-        losses: list[float],
+        moments: Mapping[str, Sequence[Tensor]],
+        generator: Tensor,
+        losses: Sequence[float],
         seconds: float,
     ) -> TrainState:
-        """Copy the state of a live run."""
-        live: dict[str, Tensor] = {}
+        """Copy the state of a live run.
+
+        Args:
+            run: see the class.
+            params: site -> gain and shift, on the CPU.
+            moments: name -> a vector per parameter, on the CPU.
+            generator: state of the generator that draws minibatches.
+            losses: see the class.
+            seconds: see the class.
+        """
+        tensors = {"generator": generator}
         for name, affine in params.items():
             for part, value in zip(affine._fields, affine, strict=True):
-                live[f"param.{name}.{part}"] = value.detach()
-        for index, moments in optimizer.state_dict()["state"].items():
-            for key, value in moments.items():
-                if isinstance(value, Tensor):
-                    live[f"optimizer.{index}.{key}"] = value.detach()
-        tensors = {"generator": generator.get_state(), **_copied(live)}
+                tensors[f"param.{name}.{part}"] = value.clone()
+        for name, vectors in moments.items():
+            for index, vector in enumerate(vectors):
+                # safetensors rejects tensors that share storage.
+                tensors[f"optimizer.{index}.{name}"] = vector.clone()
         return cls(run, tensors, tuple(losses), seconds)
 
-    @torch.no_grad()
-    def restore(
-        self,
-        *,
-        run: Mapping[str, Any],
-        params: Mapping[str, BatchAffine],
-        optimizer: torch.optim.Optimizer,
-        generator: torch.Generator,
-    ) -> None:
-        """Copy this state into a live run.
+    def check(self, run: Mapping[str, Any]) -> None:
+        """Refuse to resume another run.
 
         Raises:
             ConfigError: the live run's model, prompts, settings or sites differ.
@@ -88,17 +99,6 @@ class TrainState:
                 f"The state was saved with another {differing[0]}: {self.run.get(differing[0])!r}, "
                 f"not {run[differing[0]]!r}. Resume with the same one, or start anew."
             )
-        for name, affine in params.items():
-            for part, value in zip(affine._fields, affine, strict=True):
-                value.copy_(self.tensors[f"param.{name}.{part}"])
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in self.tensors.items():
-            if key.startswith("optimizer."):
-                _, index, name = key.split(".", 2)
-                moments.setdefault(int(index), {})[name] = tensor.clone()
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        generator.set_state(self.tensors["generator"])
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the state to a safetensors file atomically.
@@ -139,17 +139,3 @@ class TrainState:
             raise TrainingError(
                 f"{Path(path).name} is not a readable training state ({why(error)}). Start anew."
             ) from error
-
-
-def _copied(live: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copy tensors to the CPU, with one transfer per dtype and device instead of one per tensor."""
-    kinds: dict[tuple[torch.dtype, torch.device], list[str]] = {}
-    for name, tensor in live.items():
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(name)
-    found: dict[str, Tensor] = {}
-    for names in kinds.values():
-        flat = torch.cat([live[name].flatten() for name in names]).cpu()
-        for name, part in zip(names, flat.split([live[n].numel() for n in names]), strict=True):
-            # safetensors rejects tensors that share storage.
-            found[name] = part.view(live[name].shape).clone()
-    return found

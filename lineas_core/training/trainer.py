@@ -11,10 +11,11 @@ processes, each runs its share of the prompts (`distributed.py`) and the resulti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lineas_core.activations import execution_order, pooled_activations, pooled_forward
@@ -24,8 +25,8 @@ from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.distributed import ranks
-from lineas_core.training.loop import TrainingLoop, side_by_side
+from lineas_core.training.distributed import Rows, ranks
+from lineas_core.training.loop import TrainingLoop, side_by_side, taken
 from lineas_core.training.memory import rows_that_fit
 from lineas_core.training.provenance import describe_map
 from lineas_core.training.state import TrainState
@@ -110,10 +111,14 @@ class Trainer(TrainingLoop):
         info = describe_map(self.model, self.prompts, "lineas", self.config)
         return SteeringMap({name: a.affine() for name, a in self.params.items()}, info)
 
-    def minibatch_losses(self) -> dict[str, Tensor]:
+    @property
+    def counts(self) -> Sequence[int]:
+        """Number of source and of target prompts in training."""
+        return len(self._source), len(self._target)
+
+    def minibatch_losses(self, drawn: Sequence[Rows]) -> Tensor:
         """Delta between steered source and target on a minibatch, for each site."""
-        source = self.draw(len(self.train_prompts.source))
-        target = self.draw(len(self.train_prompts.target))
+        source, target = drawn
         found = pooled_forward(
             self.model,
             self._source.rows(self.ranks.share(source)),
@@ -126,6 +131,5 @@ class Trainer(TrainingLoop):
         if self._whole is not None:
             distances = delta(steered, self._whole, v_sorted=True)
         else:
-            distances = delta(steered, self._target[target])
-        parts = distances.split(self._widths)
-        return {site: part.mean() for site, part in zip(self.sites, parts, strict=True)}
+            distances = delta(steered, taken(self._target, target))
+        return torch.stack([part.mean() for part in distances.split(self._widths)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -36,9 +35,8 @@ class Conditioning:
     tokens: Float[Tensor, "n tokens d"]
     pooled: Float[Tensor, "n p"] | None
 
-    def rows(self, indices: Sequence[int]) -> Conditioning:
+    def rows(self, indices: Tensor) -> Conditioning:
         """The conditioning of some of the prompts."""
-        chosen = list(indices)
         return Conditioning(
-            self.tokens[chosen], None if self.pooled is None else self.pooled[chosen]
+            self.tokens[indices], None if self.pooled is None else self.pooled[indices]
         )

@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from lineas_core.errors import ConfigError, ModelError, PromptError
+from lineas_core.errors import ConfigError, ModelError, PromptError, SiteError
 from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.image.conditioning import Conditioning, Schedule
 from lineas_core.models.image.safety import SafetyChecker
@@ -22,7 +22,7 @@ from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.sites import match_sites
 from lineas_core.steering import hooked
 from lineas_core.steering import steer as steering
-from lineas_core.system.devices import free_bytes
+from lineas_core.system.devices import free_bytes, indices_on
 
 MAX_STEPS = 50
 # Numbers per pixel held at the peak of generation, in the decoder: about 4 GiB for an image of
@@ -79,16 +79,22 @@ class DiffusionInputs:
     packing: None = None
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.latents)
 
-    def rows(self, indices: Sequence[int]) -> DiffusionInputs:
-        """Some of the prompts."""
-        chosen = list(indices)
+    def rows(self, indices: Sequence[int] | Tensor) -> DiffusionInputs:
+        """Some of the prompts.
+
+        A tensor of indices, on the device, gives inputs without the texts, which lie on the host.
+        """
+        if isinstance(indices, Tensor):
+            prompts: tuple[str, ...] = ()
+        elif list(indices) == list(range(len(self))):
+            return self
+        else:
+            prompts = tuple(self.prompts[i] for i in indices)
+            indices = indices_on(self.latents.device, indices)
         return DiffusionInputs(
-            tuple(self.prompts[i] for i in chosen),
-            self.conditioning.rows(chosen),
-            self.latents[chosen],
-            self.timestep,
+            prompts, self.conditioning.rows(indices), self.latents[indices], self.timestep
         )
 
 
@@ -220,6 +226,8 @@ class DiffusionModel:
         """Run the denoiser's first step, preceded by the text encoders if any has hooks."""
         conditioning = inputs.conditioning
         if any(hooked(encoder) for encoder in self._encoders):
+            if not inputs.prompts:
+                raise SiteError("A site of a text encoder needs the texts, not rows on a device.")
             conditioning = self._denoiser.encode(list(inputs.prompts))
         self._denoiser.denoise(
             inputs.latents, inputs.timestep, conditioning, self.schedule.guidance

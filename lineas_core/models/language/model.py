@@ -132,14 +132,14 @@ class LanguageModel:
         """Run the layers, without the head, for the hooks on them."""
         packing = inputs.packing
         if packing is None:
-            self.module.base_model(
-                input_ids=inputs.ids, attention_mask=inputs.mask.long(), use_cache=False
-            )
+            # Without a mask: padding comes after the tokens, which never look ahead.
+            self.module.base_model(input_ids=inputs.ids, use_cache=False)
             return
         with packing.active():
             self.module.base_model(
                 input_ids=inputs.ids.flatten()[packing.places][None],
                 position_ids=packing.positions,
+                attention_mask=packing.real,
                 use_cache=False,
             )
 
@@ -370,7 +370,7 @@ class LanguageModel:
             columns = slice(longest - len(row), longest) if left else slice(0, len(row))
             ids[i, columns] = torch.tensor(row)
             mask[i, columns] = True
-        return TokenRows(ids.to(self.device), mask.to(self.device))
+        return TokenRows(ids.to(self.device), mask.to(self.device), tuple(map(len, rows)))
 
     def _batches(self, count: int, size: int) -> list[range]:
         """The places of the prompts that run together; each alone where batches are not sound."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from lineas_core.steering import one_row
+from lineas_core.system.devices import indices_on
 
 # Families that mix tokens only in attention, and look up their attention function by name.
 FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2")
@@ -41,31 +42,44 @@ _current: ContextVar[Packing | None] = ContextVar("lineas_packing", default=None
 class Packing:
     """Maps the real tokens of a padded batch to a packed row, and back.
 
+    The host knows the lengths, so that no device is asked for a shape.
+
     Attributes:
-        count: number of prompts.
-        longest: number of tokens of the longest prompt.
+        lengths: tokens of each prompt.
         places: indices of the real tokens in the flattened padded batch, short prompts first.
     """
 
-    count: int
-    longest: int
+    lengths: tuple[int, ...]
     places: Int[Tensor, " real"]
     _masks: dict[Any, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, mask: Bool[Tensor, "n tokens"]) -> Packing:
-        """The packing of a batch whose padding comes after its tokens."""
-        order = mask.sum(dim=1).argsort(stable=True)
-        prompt, token = mask[order].nonzero(as_tuple=True)
-        return cls(len(mask), mask.shape[1], order[prompt] * mask.shape[1] + token)
+    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Packing:
+        """The packing of a batch whose padding comes after its tokens.
+
+        Args:
+            lengths: tokens of each prompt.
+            device: of the batch.
+        """
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
+        rows = [range(i * max(lengths), i * max(lengths) + lengths[i]) for i in order]
+        places = indices_on(torch.device(device), [*chain.from_iterable(rows)])
+        return cls(tuple(lengths), places)
+
+    @property
+    def count(self) -> int:
+        """Number of prompts."""
+        return len(self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Number of tokens of the longest prompt."""
+        return max(self.lengths)
 
     @cached_property
-    def lengths(self) -> list[int]:
-        """Tokens of each prompt."""
-        found: list[int] = torch.bincount(
-            self.places // self.longest, minlength=self.count
-        ).tolist()
-        return found
+    def alike(self) -> bool:
+        """Whether all prompts have the same length, so that packing is only a change of shape."""
+        return len(set(self.lengths)) == 1
 
     @cached_property
     def groups(self) -> list[Packing]:
@@ -74,22 +88,24 @@ class Packing:
         The cost of attention grows with the number of token pairs in a padded batch, so short
         prompts should not share one with long prompts. Another group is added if it saves enough.
         """
+        if self.alike:
+            return [self]
         lengths = sorted(self.lengths)
         cuts = min(
             ([self.count * i // k for i in range(k + 1)] for k in range(1, min(4, self.count) + 1)),
             key=lambda c: sum((b - a) * lengths[b - 1] ** 2 + GROUP for a, b in pairwise(c)),
         )
-        found = []
-        for first, end in pairwise(cuts):
-            inside = torch.tensor(lengths[first:end], device=self.places.device)[:, None]
-            real = torch.arange(lengths[end - 1], device=self.places.device) < inside
-            found.append(Packing(end - first, lengths[end - 1], real.flatten().nonzero()[:, 0]))
-        return found
+        return [Packing.of(lengths[a:b], self.places.device) for a, b in pairwise(cuts)]
 
     @cached_property
     def positions(self) -> Int[Tensor, "1 real"]:
         """Position of each token in its prompt."""
         return (self.places % self.longest)[None]
+
+    @cached_property
+    def real(self) -> Bool[Tensor, "1 real"]:
+        """True at each token of the row. A model that is given it looks for no rows of its own."""
+        return torch.ones_like(self.positions, dtype=torch.bool)
 
     @cached_property
     def ends(self) -> Int[Tensor, " n"]:
@@ -114,6 +130,8 @@ class Packing:
 
     def spread(self, packed: Tensor) -> Tensor:
         """(real, ...) -> (n, longest, ...), with arbitrary values at the padding."""
+        if self.alike:
+            return packed.reshape(self.count, self.longest, *packed.shape[1:])
         flat = packed.flatten(1)
         rows: Tensor = _Spread.apply(
             flat, self._sources.to(flat.device), self.places.to(flat.device)
@@ -122,6 +140,8 @@ class Packing:
 
     def gathered(self, padded: Tensor) -> Tensor:
         """(n, longest, ...) -> (real, ...)."""
+        if self.alike:
+            return padded.flatten(0, 1)
         flat = padded.flatten(0, 1).flatten(1)
         row: Tensor = _Gather.apply(flat, self.places.to(flat.device))
         return row.view(len(self.places), *padded.shape[2:])
@@ -213,7 +233,10 @@ def _attention(kind: str) -> Callable[..., tuple[Tensor, Tensor | None]]:
         parts = []
         for group, *pieces in zip(packing.groups, *rows, strict=True):
             q, k, v = (group.spread(piece).transpose(1, 2) for piece in pieces)
-            mask = group.mask(q, settings.get("sliding_window"))
+            window = settings.get("sliding_window")
+            # Without a mask, torch's own attention is causal, and takes its fastest kernel.
+            plain = kind == "sdpa" and (not window or group.longest <= window)
+            mask = None if plain else group.mask(q, window)
             parts.append(group.gathered(own(module, q, k, v, mask, **settings)[0]))
         return torch.cat(parts)[None], None
 
@@ -243,24 +266,36 @@ class TokenRows:
     Attributes:
         ids: token ids.
         mask: True at real tokens.
+        lengths: tokens of each prompt, which the host knows.
         packs: whether the model runs them without padding.
     """
 
     ids: Int[Tensor, "n tokens"]
     mask: Bool[Tensor, "n tokens"]
+    lengths: tuple[int, ...]
     packs: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, indices: Sequence[int]) -> TokenRows:
-        """The given rows, without columns that are padding in all of them."""
-        chosen = torch.as_tensor(list(indices), device=self.ids.device)
-        mask = self.mask[chosen]
-        longest = int(mask.sum(dim=1).max())
-        return TokenRows(self.ids[chosen, :longest], mask[:, :longest], self.packs)
+    def rows(self, indices: Sequence[int] | Tensor) -> TokenRows:
+        """The given rows, without columns that are padding in all of them.
+
+        A tensor of indices, on the device, gives rows of one shape whatever it holds, in which
+        padding counts as tokens that the mask leaves out.
+        """
+        if isinstance(indices, Tensor):
+            alike = (self.ids.shape[1],) * len(indices)
+            return TokenRows(self.ids[indices], self.mask[indices], alike, self.packs)
+        if list(indices) == list(range(len(self))):
+            # What is derived from all rows, such as the packing, is derived once.
+            return self
+        lengths = tuple(self.lengths[i] for i in indices)
+        chosen = indices_on(self.ids.device, indices)
+        kept = slice(max(lengths))
+        return TokenRows(self.ids[chosen, kept], self.mask[chosen, kept], lengths, self.packs)
 
     @cached_property
     def packing(self) -> Packing | None:
         """How to run the rows without padding; None to run them with it."""
-        return Packing.of(self.mask) if self.packs and not bool(self.mask.all()) else None
+        return Packing.of(self.lengths, self.ids.device) if self.packs else None

@@ -111,7 +111,8 @@ def run_slice(
             if on_state is not None and trainer.seconds - saved >= SECONDS_BETWEEN_CHECKPOINTS:
                 on_state(trainer.state)
                 saved = trainer.seconds
-            if on_preview is not None and previews.due(trainer.seconds):
+            at_map = newest.step == len(trainer.losses)
+            if at_map and on_preview is not None and previews.due(trainer.seconds):
                 if give_way is not None:
                     give_way()
                 if (preview := previews.make(trainer.map, newest)) is not None:
