@@ -132,7 +132,10 @@ def train_settings(pairs: list[str]) -> dict[str, Any]:
                 f"{', '.join(TrainConfig.__dataclass_fields__)}, as in steps=200."
             )
         try:
-            settings[name] = type(getattr(TrainConfig, name))(text)
+            default = getattr(TrainConfig, name)
+            # Only the rate has no number by default: it is measured.
+            kind = float if default is None else type(default)
+            settings[name] = None if (default, text) == (None, "measured") else kind(text)
         except ValueError as error:
             raise ConfigError(f"{name} is {text!r}; it must be a number.") from error
     return settings

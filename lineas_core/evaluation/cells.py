@@ -11,14 +11,14 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import BaseFileLock, FileLock
 
-from lineas_core.errors import MapError, TrainingError
+from lineas_core.errors import MapError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
 from lineas_core.models.load import Model, as_language_model
@@ -26,9 +26,6 @@ from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.system.files import write_whole
 from lineas_core.training.config import TrainConfig
 from lineas_core.version import __version__
-
-# Maximum number of learning rates to try for a map.
-TRIES = 6
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
@@ -87,22 +84,9 @@ class Bench:
         _write(self._file("cells", {"table": table, **cell}), rows)
 
     def fit(self, method: str, prompts: PromptSet, config: TrainConfig) -> Fitted:
-        """Learn the map of a method, or read it if the same prompts and settings were used before.
-
-        If training diverges, it restarts at a fifth of the rate, as the error suggests.
-        """
+        """Learn the map of a method, or read it if these prompts and settings were used before."""
         key = {"method": method, "prompts": prompts.hash(), "config": repr(config)}
-
-        def learn(config: TrainConfig = config, tries: int = TRIES) -> SteeringMap:
-            try:
-                return fit(method, self.model, prompts, config)
-            except TrainingError as error:
-                if tries == 1:
-                    raise
-                self.tell(f"{error} It is learned again at a fifth of the rate.")
-                return learn(replace(config, rate=config.rate / 5), tries - 1)
-
-        return self.learned(key, learn)
+        return self.learned(key, lambda: fit(method, self.model, prompts, config))
 
     def learned(self, key: Mapping[str, Any], learn: Callable[[], SteeringMap]) -> Fitted:
         """Call `learn` and store its map, or read the stored map of the same key."""

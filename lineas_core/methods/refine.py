@@ -34,10 +34,11 @@ from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Steerable
 from lineas_core.steering import steer
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.distributed import Rows
 from lineas_core.training.events import StepEvent
-from lineas_core.training.loop import TrainingLoop, taken
+from lineas_core.training.loop import TrainingLoop
 from lineas_core.training.provenance import describe_map
+from lineas_core.training.rows import Rows, side_by_side, taken
+from lineas_core.training.units import Units, units_of
 
 MapsWithPrompts = Sequence[tuple[SteeringMap, PromptSet]]
 
@@ -125,7 +126,10 @@ class Refinement(TrainingLoop):
         self._sites = execution_order(model, self._source, list(start.sites))
         self._targets = cross_steered(model, maps, self._sites, config)
         device = self._targets[0][self._sites[0]].device
-        super().__init__(SteeringMap({s: start.sites[s] for s in self._sites}), device, config)
+        ordered = SteeringMap({s: start.sites[s] for s in self._sites})
+        units = self._units_of(ordered, device, config) if config.rate is None else None
+        self._weights = None if units is None else units.weights
+        super().__init__(ordered, device, config, units=None if units is None else units.steps)
 
     @property
     def run_id(self) -> Mapping[str, Any]:
@@ -164,14 +168,29 @@ class Refinement(TrainingLoop):
             pooling=self.config.pooling,
             maps=self.params,
         )
-        return torch.stack(
+        steered = side_by_side(found, self._sites)
+        distances = torch.stack(
             [
-                torch.stack(
-                    [
-                        delta(found[site], taken(target[site], rows)).mean()
-                        for target, rows in zip(self._targets, drawn[1:], strict=True)
-                    ]
-                ).mean()
-                for site in self._sites
+                delta(steered, taken(side_by_side(target, self._sites), rows))
+                for target, rows in zip(self._targets, drawn[1:], strict=True)
             ]
+        ).mean(dim=0)
+        if self._weights is not None:
+            distances = distances * self._weights
+        widths = [found[site].shape[1] for site in self._sites]
+        return torch.stack([part.mean() for part in distances.split(widths)])
+
+    def _units_of(self, start: SteeringMap, device: torch.device, config: TrainConfig) -> Units:
+        """Units from the sources under the composition, and all targets together."""
+        maps = {name: affine.on(device) for name, affine in start.sites.items()}
+        found = pooled_activations(
+            self._model,
+            self._source,
+            self._sites,
+            pooling=config.pooling,
+            batch_size=config.batch_size,
+            maps=maps,
         )
+        target = torch.cat([side_by_side(y, self._sites) for y in self._targets])
+        widths = [found[site].shape[1] for site in self._sites]
+        return units_of(side_by_side(found, self._sites), target, widths)

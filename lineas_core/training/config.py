@@ -9,14 +9,20 @@ from typing import Any, Literal, get_args
 from lineas_core.errors import ConfigError
 from lineas_core.steerable import Pooling, Steerable
 
+# The paper's rate for language models.
+PAPER_RATE = 0.1
+
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a map is trained. The defaults are the paper's for language models.
+    """How a map is trained. The defaults are the paper's for language models, but for the rate.
 
     Args:
         steps: gradient steps, >= 1.
-        rate: learning rate at the first step, > 0; it falls to 0 by a half cosine.
+        rate: learning rate at the first step, > 0; it falls to 0 by a half cosine. None, for sgd
+            only, measures it and adds momentum, with the loss and the steps in units of each
+            neuron's spread (`units.py`), which serves every model; the paper's is PAPER_RATE, on
+            raw activations and without momentum.
         optimizer: "sgd" or "adamw" (whose weight decay pulls the map towards the identity).
         batch_size: source and target prompts per step, drawn without replacement.
         gamma: weight of the sparse penalty, >= 0; 0 leaves the map dense.
@@ -38,7 +44,7 @@ class TrainConfig:
     """
 
     steps: int = 1000
-    rate: float = 0.1
+    rate: float | None = None
     optimizer: Literal["sgd", "adamw"] = "sgd"
     batch_size: int = 32
     gamma: float = 0.0
@@ -56,7 +62,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         checks = {
             "steps": (self.steps >= 1, "1 or more"),
-            "rate": (0 < self.rate < math.inf, "a number above 0"),
+            "rate": (
+                self.optimizer != "adamw" if self.rate is None else 0 < self.rate < math.inf,
+                "a number above 0",
+            ),
             "optimizer": (self.optimizer in ("sgd", "adamw"), "sgd or adamw"),
             "batch_size": (self.batch_size >= 2, "2 or more"),
             "gamma": (0 <= self.gamma < math.inf, "0 or more"),

@@ -26,9 +26,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.errors import ConfigError
-
-# Rows of a set: their indices, or a tensor of them that stays at its place on the device.
-Rows = Sequence[int] | Tensor
+from lineas_core.training.rows import Rows
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ class StepEvent:
         support: share of the coordinates that the map changes, after the step.
         seconds: time spent training so far, including earlier runs that were resumed.
         seconds_left: estimated time until the last step.
+        note: what the user should know of the run since the event before, such as a restart at a
+            lower rate; mostly empty.
     """
 
     step: int
@@ -27,6 +29,7 @@ class StepEvent:
     support: float
     seconds: float
     seconds_left: float
+    note: str = ""
 
     @property
     def steps_left(self) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lineas_core.system.devices import indices_on
-from lineas_core.training.distributed import Rows
+from lineas_core.training.rows import Rows
 
 # Steps before the capture, in which kernels are chosen and compiled.
 WARM_UP = 3

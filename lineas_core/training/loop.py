@@ -10,6 +10,7 @@ once in several steps.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -22,21 +23,33 @@ from torch import Tensor
 
 from lineas_core.errors import TrainingError
 from lineas_core.maps.steering_map import BatchAffine, SteeringMap
-from lineas_core.numerics.proximal import sparse_group_shrink
-from lineas_core.system.devices import indices_on
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.distributed import Rows, ranks
+from lineas_core.training.distributed import ranks
 from lineas_core.training.events import StepEvent
 from lineas_core.training.graph import GraphedStep
+from lineas_core.training.rows import Rows
 from lineas_core.training.state import TrainState
-from lineas_core.training.update import MOMENTS, Stepped, gradient_step
+from lineas_core.training.units import largest_curvature
+from lineas_core.training.update import (
+    MOMENTS,
+    Stepped,
+    gradient_step,
+    proximal_step,
+    rate_share,
+    rule_of,
+)
 
 DIVERGED = 10.0
+# A run whose loss goes off goes on at a lower rate, so often.
+MAX_RESTARTS, LOWER = 5, 5.0
 # A GPU's record is read about this often, so that cancelling takes effect at once.
 READ_SECONDS = 0.1
 MAX_STEPS_READ = 64
 # Columns of the record, before the loss of each site.
 LOSS, SUPPORT, FINE, SITES = 0, 1, 2, 3
+
+
+log = logging.getLogger(__name__)
 
 
 class UnstableError(TrainingError):
@@ -46,11 +59,14 @@ class UnstableError(TrainingError):
 class TrainingLoop(ABC):
     """Train a map step by step. `state` may be saved after any step.
 
+    A subclass has what `counts` says before it calls this constructor.
+
     Args:
         start: the initial map, on the CPU.
         device: the device to train on.
         config: the settings.
         trained: site -> mask of the coordinates to train, on `device`; all by default.
+        units: of steps in each parameter (`units.py`), for a rate that is measured.
 
     Attributes:
         losses: the loss before each step so far.
@@ -65,20 +81,24 @@ class TrainingLoop(ABC):
         config: TrainConfig,
         *,
         trained: Mapping[str, Tensor] | None = None,
+        units: Tensor | None = None,
     ) -> None:
         self.config, self.ranks, self._device = config, ranks(), device
-        self._names = list(start.sites)
+        self._names, self._units = list(start.sites), units
         parts = [part for affine in start.sites.values() for part in affine.on(device)]
         self._sizes = [part.numel() for part in parts]
         # The maps of all sites are one vector: one kernel updates them, and one copy saves them.
         self._vector = torch.cat(parts).requires_grad_()
         masks = [trained[name] for name in self._names for _ in range(2)] if trained else []
         self._mask = torch.cat(masks) if masks else None
-        self._moments = tuple(torch.zeros_like(self._vector) for _ in MOMENTS[config.optimizer])
+        self._rule = rule_of(config)
+        self._moments = tuple(torch.zeros_like(self._vector) for _ in MOMENTS[self._rule])
         self._gradient = torch.zeros_like(self._vector)
-        rates = [rate_at(step, config) for step in range(config.steps)]
-        # The step after the last one has a rate too, as its record is made before it is refused.
-        self._rates = torch.tensor([*rates, 0.0], device=device)
+        # Share of the rate at each step, and the rate: tensors, as a graph of the step reads them.
+        shares = [rate_share(step, config.steps) for step in range(config.steps)]
+        self._shares = torch.tensor(shares, device=device)
+        self._rate = torch.tensor([config.rate or math.nan], device=device)
+        self._restarts, self._note = 0, ""
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._first = torch.full((), torch.inf, device=device)
         self._off = torch.zeros((), dtype=torch.bool, device=device)
@@ -89,7 +109,8 @@ class TrainingLoop(ABC):
         self.losses: list[float] = []
         self.seconds = 0.0
         self.steps_read = 1
-        self._step_once: GraphedStep | None = None
+        alone = self.ranks.count == 1  # Collectives of several processes are left out of graphs.
+        self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=alone)
         self._keep_as_good()
 
     @property
@@ -125,7 +146,7 @@ class TrainingLoop(ABC):
     @property
     def graphed(self) -> bool:
         """Whether steps are replayed as a CUDA graph."""
-        return self._step_once is not None and self._step_once.captured
+        return self._step_once.captured
 
     @property
     def params(self) -> dict[str, BatchAffine]:
@@ -140,12 +161,13 @@ class TrainingLoop(ABC):
     @property
     def state(self) -> TrainState:
         """A copy of everything needed to resume from here and reach the same final map."""
-        moments = zip(MOMENTS[self.config.optimizer], self._moments, strict=True)
+        moments = zip(MOMENTS[self._rule], self._moments, strict=True)
         return TrainState.capture(
             run=self.run_id,
             params=self._by_site(self._vector.detach().cpu()),
             moments={name: moment.cpu().split(self._sizes) for name, moment in moments},
             generator=self._generator.get_state(),
+            rate=torch.tensor([self._rate.item(), self._restarts]),
             losses=self.losses,
             seconds=self.seconds,
         )
@@ -159,13 +181,16 @@ class TrainingLoop(ABC):
         """
         state.check(self.run_id)
         self._vector.copy_(torch.cat(state.params(self._names)))
-        for name, moment in zip(MOMENTS[self.config.optimizer], self._moments, strict=True):
+        for name, moment in zip(MOMENTS[self._rule], self._moments, strict=True):
             moment.copy_(torch.cat(state.moment(name, self._sizes)))
         self._generator.set_state(state.tensors["generator"])
         self.losses, self.seconds = list(state.losses), state.seconds
         self._step.fill_(len(self.losses))
         if self.losses:
             self._first.fill_(self.losses[0])
+        if "rate" in state.tensors:
+            rate, self._restarts = float(state.tensors["rate"][0]), int(state.tensors["rate"][1])
+            self._rate.fill_(rate)
         self._keep_as_good()
 
     def run(
@@ -188,47 +213,43 @@ class TrainingLoop(ABC):
             if should_stop is not None and self.ranks.as_first(should_stop()):
                 return
             left = self.config.steps - len(self.losses)
-            events, error = self._advance(min(self.steps_read, read_every, left))
-            yield from events
-            if error is not None:
-                raise error
+            yield from self._advance(min(self.steps_read, read_every, left))
 
     def step(self) -> StepEvent:
         """One gradient step and one proximal step.
 
-        Raises:
-            UnstableError: the loss is not finite, or more than ten times the first loss. The last
-                state whose loss did not exceed the first is restored, so `map` is usable.
-        """
-        events, error = self._advance(1)
-        if error is not None:
-            raise error
-        return events[0]
+        A loss that is not finite, or more than ten times the first loss, brings back the last state
+        whose loss did not exceed the first, and the step is made from there at a lower rate.
 
-    def _advance(self, count: int) -> tuple[list[StepEvent], UnstableError | None]:
-        """Run `count` steps and read their record."""
+        Raises:
+            UnstableError: the loss went off again and again. The last good state has been restored,
+                so `map` is usable.
+        """
+        while True:
+            if events := self._advance(1):
+                return events[0]
+
+    def _advance(self, count: int) -> list[StepEvent]:
+        """Run `count` steps and read their record; fewer events come if the loss went off."""
+        if self._rate.isnan().item():
+            self._rate.fill_(self._measured_rate())
         began = time.perf_counter()
-        if self._step_once is None:
-            # Collectives of several processes are left out of graphs.
-            self._step_once = GraphedStep(
-                self.run_on_device, self.counts, self._device, possible=self.ranks.count == 1
-            )
-        step_once = self._step_once
         self._slot.zero_()
         before_drawing = []
         for _ in range(count):
             before_drawing.append(self._generator.get_state())
-            step_once([self.draw(rows) for rows in self.counts])
+            self._step_once([self.draw(rows) for rows in self.counts])
         record = self._record[:count].tolist()
         seconds = (time.perf_counter() - began) / count
         if self._device.type != "cpu":
-            pace = self.ranks.as_first(READ_SECONDS / max(seconds, 1e-6))
-            self.steps_read = max(1, min(MAX_STEPS_READ, int(pace)))
+            pace = int(self.ranks.as_first(READ_SECONDS / max(seconds, 1e-6)))
+            self.steps_read = max(1, min(MAX_STEPS_READ, pace))
         events: list[StepEvent] = []
         for row, generator in zip(record, before_drawing, strict=True):
             loss, step = row[LOSS], len(self.losses)
             if not row[FINE]:
-                return events, self._diverged(loss)
+                self._go_back(loss)
+                break
             if not self.losses or loss <= self.losses[0]:
                 self._calm = _Host(step, self.seconds, generator)
             self.losses.append(loss)
@@ -242,9 +263,11 @@ class TrainingLoop(ABC):
                     support=row[SUPPORT],
                     seconds=self.seconds,
                     seconds_left=self.seconds / (step + 1) * (self.config.steps - step - 1),
+                    note=self._note,
                 )
             )
-        return events, None
+            self._note = ""
+        return events
 
     def run_on_device(self, drawn: Sequence[Rows]) -> None:
         """One step, without reading anything back. Once a loss was not fine, nothing changes."""
@@ -262,10 +285,13 @@ class TrainingLoop(ABC):
             if self._mask is not None:
                 gradient.mul_(self._mask)
             self._gradient.copy_(gradient)
-            rate = self._rates.index_select(0, self._step)
+            if self._units is not None:
+                gradient.mul_(self._units)
+            rate = self._rate * self._shares.index_select(0, self._step)
             before = Stepped(self._vector, self._moments)
-            after = gradient_step(self.config.optimizer, before, gradient, rate, self._step + 1)
-            stepped = self._shrunk(after.vector, rate), *after.moments
+            after = gradient_step(self._rule, before, gradient, rate, self._step + 1, self._units)
+            shrunk = proximal_step(self.config, after.vector, self._sizes, rate, self._units)
+            stepped = shrunk, *after.moments
             for live, new in zip(self._live, stepped, strict=True):
                 live.copy_(torch.where(fine, new, live))
             self._step.add_(fine)
@@ -292,31 +318,62 @@ class TrainingLoop(ABC):
         rows: list[int] = order[: self.config.batch_size].sort().values.tolist()
         return rows
 
-    def _diverged(self, loss: float) -> UnstableError:
-        """Restore the last good state and return the error to raise."""
-        step, rate = len(self.losses) + 1, self.config.rate
-        first = self.losses[0] if self.losses else loss
+    def _go_back(self, loss: float) -> None:
+        """Restore the last good state and lower the rate.
+
+        Raises:
+            UnstableError: it was lowered too often, or the untouched model is at fault.
+        """
+        step, first = len(self.losses) + 1, self.losses[0] if self.losses else loss
         for live, kept in zip(self._live, self._good, strict=True):
             live.copy_(kept)
         self.losses, self.seconds = self.losses[: self._calm.step], self._calm.seconds
         self._generator.set_state(self._calm.generator)
         self._step.fill_(len(self.losses))
         self._keep_as_good()
-        return UnstableError(
-            f"The loss went from {first:.4g} to {loss:.4g} at step {step}. Lower the rate (it is "
-            f"{rate:g}; try {rate / 5:g}). The map of step {len(self.losses)} is kept."
+        if not (self.losses or math.isfinite(loss)):
+            raise UnstableError(
+                f"The loss of the untouched model is {loss}: its activations are not finite. Load "
+                "it with dtype='float32'."
+            )
+        rate = self._rate.item()
+        went = f"The loss went from {first:.4g} to {loss:.4g} at step {step}"
+        if self._restarts == MAX_RESTARTS:
+            raise UnstableError(
+                f"{went}, at lower and lower rates. Lower the rate (it is {rate:.3g}; try "
+                f"{rate / LOWER:.3g}). The map of step {len(self.losses)} is kept."
+            )
+        self._restarts += 1
+        self._rate.div_(LOWER)
+        self._note = (
+            f"{went}, so the rate is {rate / LOWER:.3g} now, not {rate:.3g}. Training goes on from "
+            f"step {len(self.losses)}."
         )
+        log.warning(self._note)
 
-    def _shrunk(self, vector: Tensor, rate: Tensor) -> Tensor:
-        """The maps, shrunk towards the identity (LinEAS, Algorithm 1)."""
-        config = self.config
-        if config.gamma == 0:
-            return vector
-        threshold = config.gamma * (rate if config.prox_step == "rate" else torch.ones_like(rate))
-        parts = vector.split(self._sizes)
-        return torch.cat(
-            [sparse_group_shrink(z, threshold, config.l1, config.group) for z in parts]
-        )
+    def _measured_rate(self) -> float:
+        """1 / the largest curvature of the loss on the first minibatch, in units of spread."""
+        before_drawing = self._generator.get_state()
+        drawn = [self.draw(rows) for rows in self.counts]
+        self._generator.set_state(before_drawing)
+        assert self._units is not None
+        units, start = self._units, self._vector.detach().clone()
+
+        def gradient_at(point: Tensor) -> Tensor:
+            with torch.no_grad():
+                self._vector.copy_(start + units * point)
+            [gradient] = torch.autograd.grad(self.minibatch_losses(drawn).sum(), [self._vector])
+            self.ranks.sum([gradient])
+            if self._mask is not None:
+                gradient.mul_(self._mask)
+            return gradient.mul_(units)
+
+        curvature = largest_curvature(gradient_at, torch.zeros_like(start))
+        with torch.no_grad():
+            self._vector.copy_(start)
+        # Where nothing has to move, any rate will do.
+        rate = 1 / curvature if 0 < curvature < math.inf else 1.0
+        return self.ranks.as_first(rate)
 
     def _support(self) -> Tensor:
         """Share of the coordinates that the maps change."""
@@ -341,24 +398,3 @@ class _Host(NamedTuple):
     step: int
     seconds: float
     generator: Tensor
-
-
-def rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate at `step`, counted from 0, on a half cosine."""
-    return config.rate * (1 + math.cos(math.pi * step / config.steps)) / 2
-
-
-def taken(z: Float[Tensor, "n d"], rows: Rows) -> Float[Tensor, "_ d"]:
-    """The given rows of z; z itself if they are all."""
-    if isinstance(rows, Tensor):
-        return z[rows]
-    return z if len(rows) == len(z) else z[indices_on(z.device, rows)]
-
-
-def side_by_side(found: Mapping[str, Tensor], sites: Sequence[str]) -> Tensor:
-    """Concatenate the sites to (n, sum of widths), on the first site's device.
-
-    The sites of a model that is spread over several devices may be on different ones.
-    """
-    device = found[sites[0]].device
-    return torch.cat([found[site].to(device) for site in sites], dim=1)

@@ -64,6 +64,7 @@ class TrainState:
         params: Mapping[str, BatchAffine],
         moments: Mapping[str, Sequence[Tensor]],
         generator: Tensor,
+        rate: Tensor,
         losses: Sequence[float],
         seconds: float,
     ) -> TrainState:
@@ -74,10 +75,11 @@ class TrainState:
             params: site -> gain and shift, on the CPU.
             moments: name -> a vector per parameter, on the CPU.
             generator: state of the generator that draws minibatches.
+            rate: the rate at the first step, and how often it was lowered.
             losses: see the class.
             seconds: see the class.
         """
-        tensors = {"generator": generator}
+        tensors = {"generator": generator, "rate": rate}
         for name, affine in params.items():
             for part, value in zip(affine._fields, affine, strict=True):
                 tensors[f"param.{name}.{part}"] = value.clone()

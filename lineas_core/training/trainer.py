@@ -25,11 +25,13 @@ from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Steerable
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.distributed import Rows, ranks
-from lineas_core.training.loop import TrainingLoop, side_by_side, taken
+from lineas_core.training.distributed import ranks
+from lineas_core.training.loop import TrainingLoop
 from lineas_core.training.memory import rows_that_fit
 from lineas_core.training.provenance import describe_map
+from lineas_core.training.rows import Rows, side_by_side, taken
 from lineas_core.training.state import TrainState
+from lineas_core.training.units import units_of
 
 
 class Trainer(TrainingLoop):
@@ -87,7 +89,20 @@ class Trainer(TrainingLoop):
         trained = None
         if support is not None:
             trained = {name: a.changed.to(device) for name, a in support.sites.items()}
-        super().__init__(start or identity, device, config, trained=trained)
+        units = None
+        if config.rate is None:
+            own = self._source.rows(together.share(range(len(self._source))))
+            found = pooled_activations(model, own, self.sites, pooling=pooling, batch_size=size)
+            source = together.gathered(side_by_side(found, self.sites), len(self._source))
+            units = units_of(source, self._target, self._widths)
+        self._weights = None if units is None else units.weights
+        super().__init__(
+            start or identity,
+            device,
+            config,
+            trained=trained,
+            units=None if units is None else units.steps,
+        )
         self._rows_at_once = rows_that_fit(
             model, self._source, self.sites, self.params, pooling, batch_size=size
         )
@@ -132,4 +147,6 @@ class Trainer(TrainingLoop):
             distances = delta(steered, self._whole, v_sorted=True)
         else:
             distances = delta(steered, taken(self._target, target))
+        if self._weights is not None:
+            distances = distances * self._weights
         return torch.stack([part.mean() for part in distances.split(self._widths)])

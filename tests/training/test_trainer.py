@@ -157,15 +157,49 @@ def test_cancelling_takes_effect_within_one_step_and_keeps_the_map(
     assert result.map.support() > 0
 
 
-def test_a_loss_that_goes_off_stops_at_the_last_good_state(
+def test_a_loss_that_goes_off_again_and_again_stops_at_the_last_good_state(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    config = replace(CONFIG, rate=1e4)
-    with pytest.raises(lc.DivergedError, match=r"try 2000\).*kept") as caught:
+    config = replace(CONFIG, rate=1e7)
+    # After five restarts, each at a fifth of the rate before.
+    with pytest.raises(lc.DivergedError, match=r"it is 3.2e\+03; try 640\).*kept") as caught:
         lc.train(tiny, prompts, config)
     kept = caught.value.result
     assert kept.losses == [] or max(kept.losses) <= kept.losses[0]
     assert all(torch.isfinite(v).all() for affine in kept.map.sites.values() for v in affine)
+
+
+@pytest.mark.parametrize("stop_after", [None, 0, 4])
+def test_a_loss_that_goes_off_goes_on_at_a_lower_rate_and_says_so(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet, tmp_path: Path, stop_after: int | None
+) -> None:
+    config = replace(CONFIG, rate=100.0, batch_size=8, holdout=0)
+    trainer = lc.Trainer(tiny, prompts, config)
+    if stop_after is not None:
+        for _ in range(stop_after):
+            trainer.step()
+        state = lc.TrainState.load(trainer.state.save(tmp_path / "state"))
+        trainer = lc.Trainer(tiny, prompts, config, state)
+    events = list(trainer.run())
+    assert [e.step for e in events][-1] == config.steps
+    assert len(trainer.losses) == config.steps
+    notes = [e.note for e in events if e.note]
+    assert stop_after or "the rate is 20 now, not 100" in notes[0]
+    # With the rate that it came to, nothing goes off.
+    rate = float(trainer.state.tensors["rate"][0])
+    plain = lc.Trainer(tiny, prompts, replace(config, rate=rate))
+    assert not any(e.note for e in plain.run())
+    assert trainer.losses[0] == plain.losses[0]
+
+
+def test_a_model_that_is_not_finite_is_named(
+    small_models: dict[str, Path], prompts: lc.PromptSet
+) -> None:
+    model = lc.load_model(str(small_models["llama"]), device="cpu")
+    for parameter in model.module.parameters():
+        parameter.fill_(math.nan)
+    with pytest.raises(lc.TrainingError, match=r"untouched model is nan.*dtype='float32'"):
+        lc.train(model, prompts, CONFIG)
 
 
 def test_the_penalty_makes_maps_sparse_and_a_large_one_leaves_nothing(

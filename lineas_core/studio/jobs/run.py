@@ -304,6 +304,8 @@ class _Run:
         self._losses[event.step - 1 :] = [event.loss]
         self._supports[event.step - 1 :] = [event.support]
         self._newest = event
+        if event.note:
+            self._store.progress(self._job.id, message=event.note)
         if (
             event.steps_left == 0
             or self._context.clock() - self._updated >= SECONDS_BETWEEN_UPDATES

@@ -67,8 +67,8 @@ def progress(
         text += f". {without_paths(job.message)}"
     elif job.status == "cancelled" and job.map_id:
         text += ". The map reached so far is kept. It is unfinished, and off: Keep it on uses it."
-    elif job.status == "done":
-        text += f". {done}"
+    if job.status == "done":
+        text += f"{'' if job.message.endswith('.') else '.'} {done}"
     return (
         f'<div class="ls-progress" data-status="{job.status}" data-job="{job.id}" '
         f'data-kind="{job.prompts.modality}" role="status">'

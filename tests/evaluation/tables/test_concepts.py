@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -85,17 +84,3 @@ def test_the_markdown_has_a_row_per_method_and_a_column_per_strength() -> None:
         "| day | lineas | 11% ± 14% / 6.0 | 72% ± 14% / 9.3 | 61 s |",
         "| day | lin-act | 12% ± 14% / 6.0 | 40% ± 14% / 99.0 | 8 s |",
     ]
-
-
-def test_a_rate_that_diverges_is_lowered_and_no_further_than_needed(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet, tmp_path: Path
-) -> None:
-    log: list[str] = []
-    config = lc.TrainConfig(steps=12, rate=20.0, batch_size=4, holdout=0.25)
-    bench = Bench(tiny, tmp_path, log.append)
-    found = bench.fit("lineas", prompts, config).map
-    assert len(log) in (1, 2)
-    assert all("at a fifth of the rate" in line for line in log)
-    assert found.info.config["rate"] == pytest.approx(20.0 / 5 ** len(log))
-    with pytest.raises(lc.TrainingError):
-        bench.fit("lineas", prompts, replace(config, rate=1e6))

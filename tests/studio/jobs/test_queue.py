@@ -123,7 +123,7 @@ def test_a_run_that_goes_off_fails_with_its_last_good_map(
     shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel, good_steps: int
 ) -> None:
     jobs = shop.jobs()
-    wild = {**CHANGES, "rate": 30.0, "steps": 50}
+    wild = {**CHANGES, "rate": 1e9, "steps": 50}
     job = jobs.start("ada", "tiny", prompts, wild)
     tame = lc.Trainer(tiny, prompts, lc.TrainConfig.for_model(tiny, **CHANGES))
     for _ in range(good_steps):
@@ -132,7 +132,9 @@ def test_a_run_that_goes_off_fails_with_its_last_good_map(
     run = lc.Trainer(tiny, prompts, lc.TrainConfig.for_model(tiny, **wild)).state.run
     path = JobFiles(shop.home).checkpoint(job.id)
     path.parent.mkdir(parents=True)
-    replace(tame.state, run=run).save(path)
+    # States of older versions name no rate.
+    tensors = {key: value for key, value in tame.state.tensors.items() if key != "rate"}
+    replace(tame.state, run=run, tensors=tensors).save(path)
     jobs.work()
     row = shop.row(job)
     assert row.status == "failed"
@@ -144,6 +146,16 @@ def test_a_run_that_goes_off_fails_with_its_last_good_map(
     assert same(shop.map(job), tame.map)
     assert (row.step, list(row.losses)) == (good_steps, tame.losses)
     assert row.health == shop.library.row(row.map_id, "ada").health is not None
+
+
+def test_a_run_that_goes_on_at_a_lower_rate_says_so(shop: Shop, prompts: lc.PromptSet) -> None:
+    jobs = shop.jobs()
+    job = jobs.start("ada", "tiny", prompts, {**CHANGES, "rate": 2e4})
+    jobs.work()
+    row = shop.row(job)
+    assert row.status == "done"
+    assert row.map_id
+    assert "the rate is" in row.message
 
 
 def test_failures_become_messages_and_the_next_job_runs(

@@ -174,7 +174,9 @@ def build_train_tab(
                     steps = gr.Number(
                         shipped[0], label="Steps", precision=0, min_width=90, elem_id="steps"
                     )
-                    rate = gr.Number(shipped[1], label="Learning rate", min_width=90)
+                    rate = gr.Number(
+                        shipped[1], label="Learning rate", placeholder="measured", min_width=90
+                    )
                     gamma = gr.Number(shipped[2], label="Sparsity", min_width=90)
                 said_of_settings = gr.HTML(job_cards.settings(STEPWISE), elem_id="settings-said")
             with gr.Row():
