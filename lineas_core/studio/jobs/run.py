@@ -99,6 +99,7 @@ class _Run:
         self._attempts = job.attempts
         self._losses, self._supports = list(job.losses), list(job.supports)
         self._newest: StepEvent | None = None
+        self._note = ""
         self._updated = -math.inf
         self._unsteered: Sample | None = None
 
@@ -283,7 +284,7 @@ class _Run:
             map_id=row.id,
             health=row.health,
             support=row.support,
-            message=message,
+            message=message or self._note,
         )
 
     def _resume(self) -> TrainState | None:
@@ -305,6 +306,7 @@ class _Run:
         self._supports[event.step - 1 :] = [event.support]
         self._newest = event
         if event.note:
+            self._note = event.note
             self._store.progress(self._job.id, message=event.note)
         if (
             event.steps_left == 0

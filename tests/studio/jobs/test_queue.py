@@ -150,7 +150,7 @@ def test_a_run_that_goes_off_fails_with_its_last_good_map(
 
 def test_a_run_that_goes_on_at_a_lower_rate_says_so(shop: Shop, prompts: lc.PromptSet) -> None:
     jobs = shop.jobs()
-    job = jobs.start("ada", "tiny", prompts, {**CHANGES, "rate": 2e4})
+    job = jobs.start("ada", "tiny", prompts, {**CHANGES, "rate": 2000.0})
     jobs.work()
     row = shop.row(job)
     assert row.status == "done"
