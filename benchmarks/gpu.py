@@ -3,25 +3,31 @@
 The shapes are those of the published models with random bfloat16 weights, which does not change the
 cost of a step. There are 32 prompts of 32 tokens, or of 64 for the largest model. The figure is the
 share of the GPU's peak matrix product rate (see `training.py`); also printed are the seconds for
-1,000 steps, extrapolated from 50, and the peak memory. `--size tiny` tests it with small shapes of
-the same architectures, also on a CPU.
+1,000 steps, extrapolated from 50, the peak memory, whether the step is a CUDA graph, and, by
+torch's profiler, its launches and the share of its time in which the GPU is busy. Each model runs
+in a process of its own. `--size tiny` tests it with small shapes of the same architectures, also on
+a CPU. It needs torch and transformers, and neither the app's packages nor a network.
 """
 
 from __future__ import annotations
 
-import gc
 import statistics
+import subprocess
+import sys
+import time
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice, pairwise
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import Gemma2Config, PretrainedConfig, Qwen2Config
 
 import lineas_core as lc
 from benchmarks.flops import count_work
 from benchmarks.inputs import random_model, random_prompts
-from benchmarks.machine import matrix_rate, seconds, watched_memory
+from benchmarks.machine import matrix_rate, watched_memory
 from benchmarks.training import report_share
 from lineas_core.system.devices import choose_device
 
@@ -62,14 +68,14 @@ TINY: dict[str, Any] = {
     "vocab_size": 256,
 }
 TINY_HEAD = 8
-# Name, config class, shape, tokens per prompt.
-RUNS: tuple[tuple[str, type[PretrainedConfig], dict[str, Any], int], ...] = (
-    ("Qwen2.5-1.5B", Qwen2Config, QWEN_1B, 32),
-    ("Gemma-2-2B", Gemma2Config, GEMMA_2B, 32),
-    ("Qwen2.5-7B", Qwen2Config, QWEN_7B, 32),
-    ("Qwen2.5-7B", Qwen2Config, QWEN_7B, 64),
-)
-PROMPTS, WARM_UP = 32, 5
+# Key -> name, config class, shape, tokens per prompt.
+RUNS: dict[str, tuple[str, type[PretrainedConfig], dict[str, Any], int]] = {
+    "qwen-1.5b": ("Qwen2.5-1.5B", Qwen2Config, QWEN_1B, 32),
+    "gemma-2b": ("Gemma-2-2B", Gemma2Config, GEMMA_2B, 32),
+    "qwen-7b": ("Qwen2.5-7B", Qwen2Config, QWEN_7B, 32),
+    "qwen-7b-long": ("Qwen2.5-7B", Qwen2Config, QWEN_7B, 64),
+}
+PROMPTS, WARM_UP, PROFILED = 32, 10, 10
 
 
 def measure(
@@ -93,11 +99,14 @@ def measure(
     model = random_model(name, config, device, torch.bfloat16)
     prompts = random_prompts(PROMPTS, tokens)
     # A low rate, so that random weights do not diverge; it does not affect the time.
-    settings = lc.TrainConfig(rate=1e-3, holdout=0.0, batch_size=PROMPTS)
+    settings = lc.TrainConfig(rate=1e-3, holdout=0.0, batch_size=PROMPTS, steps=10_000)
     before = matrix_rate(torch.bfloat16, device, sizes)
     with watched_memory(device) as memory:
         trainer = lc.Trainer(model, prompts, settings)
-        times = seconds(trainer.step, steps, device, WARM_UP)
+        running = trainer.run()
+        found = [event.seconds for event in islice(running, WARM_UP + steps)]
+        times = [after - before for before, after in pairwise(found[WARM_UP - 1 :])]
+        work_of_gpu = _profiled(trainer, running)
     peak = max(before, matrix_rate(torch.bfloat16, device, sizes))
     report_share(
         f"{name}, {PROMPTS} x {tokens} tokens, bfloat16",
@@ -110,11 +119,31 @@ def measure(
         thousand_steps_seconds=1000 * statistics.fmean(times),
         peak_mebibytes=memory.peak,
         growth_mebibytes=memory.growth,
+        graph=trainer.graphed,
+        **work_of_gpu,
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print.
+def _profiled(trainer: lc.Trainer, running: Iterator[lc.StepEvent]) -> dict[str, float]:
+    """Launches and kernels of a step, and the share of its time in which the GPU runs one."""
+    if not torch.cuda.is_available():
+        return {}
+    done, began = len(trainer.losses), time.perf_counter()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        for _ in islice(running, PROFILED):
+            pass
+    seconds, steps = time.perf_counter() - began, len(trainer.losses) - done
+    events = profiler.events() or []
+    kernels = [event for event in events if event.device_type == torch.autograd.DeviceType.CUDA]
+    return {
+        "launches_per_step": sum("Launch" in event.name for event in events) / steps,
+        "kernels_per_step": len(kernels) / steps,
+        "busy_share": sum(event.device_time for event in kernels) / 1e6 / seconds,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print; returns 1 if a model failed.
 
     Raises:
         SystemExit: full size was requested, and there is no GPU.
@@ -123,16 +152,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--steps", type=int, default=50, help="timed steps of each model")
     parser.add_argument("--sizes", type=int, nargs="+", help="matrix sizes that define the peak")
+    parser.add_argument("--only", choices=RUNS, help="one model; all, one after the other")
     chosen = parser.parse_args(argv)
     device = choose_device("auto")
     if chosen.size == "full" and device.type != "cuda":
         raise SystemExit("No GPU was found, and full size needs one. Try --size tiny on this one.")
-    for name, kind, shape, tokens in RUNS:
-        measure(name, _config(kind, shape, chosen.size), tokens, chosen.steps, device, chosen.sizes)
-        # Free this model's memory for the next one.
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    if chosen.only:
+        name, kind, shape, tokens = RUNS[chosen.only]
+        config = _config(kind, shape, chosen.size)
+        measure(name, config, tokens, chosen.steps, device, chosen.sizes)
+        return 0
+    given = list(sys.argv[1:] if argv is None else argv)
+    command = [sys.executable, "-m", "benchmarks.gpu", *given, "--only"]
+    failed = [name for name in RUNS if subprocess.run([*command, name]).returncode]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _config(kind: type[PretrainedConfig], shape: dict[str, Any], size: str) -> PretrainedConfig:
@@ -142,4 +177,4 @@ def _config(kind: type[PretrainedConfig], shape: dict[str, Any], size: str) -> P
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

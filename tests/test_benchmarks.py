@@ -260,9 +260,9 @@ def test_growth_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             assert plot.width > 100
 
 
-def test_gpu_runs_at_tiny_size(capsys: pytest.CaptureFixture[str]) -> None:
-    gpu.main(["--size", "tiny", "--steps", "2", "--sizes", "32"])
-    found = figures(capsys)
+def test_gpu_runs_at_tiny_size(capfd: pytest.CaptureFixture[str]) -> None:
+    assert gpu.main(["--size", "tiny", "--steps", "2", "--sizes", "32"]) == 0
+    found = figures(capfd)
     assert len(found) == len(gpu.RUNS)
     assert [f["sites"] for f in found] == [2, 4, 2, 2]
     assert found[-1]["flops"] > 2 * found[0]["flops"]
@@ -272,7 +272,7 @@ def test_gpu_runs_at_tiny_size(capsys: pytest.CaptureFixture[str]) -> None:
     ("shape", "billions"), [(gpu.QWEN_1B, 1.54), (gpu.QWEN_7B, 7.62), (gpu.GEMMA_2B, 2.61)]
 )
 def test_full_shapes_have_the_published_sizes(shape: dict[str, Any], billions: float) -> None:
-    kind = next(kind for _, kind, known, _ in gpu.RUNS if known is shape)
+    kind = next(kind for _, kind, known, _ in gpu.RUNS.values() if known is shape)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(kind(**shape))
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)

@@ -30,7 +30,10 @@ from lineas_core.steering import one_row
 from lineas_core.system.devices import indices_on
 
 # Families that mix tokens only in attention, and look up their attention function by name.
-FAMILIES = ("llama", "mistral", "qwen2", "gemma2", "gpt2")
+FAMILIES = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt2", "phi3", "olmo2",
+    "smollm3", "granite",
+)  # fmt: skip
 PREFIX = "packed_"
 # Number of token pairs that cost as much as the kernels of one more group.
 GROUP = 4096

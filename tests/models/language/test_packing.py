@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
-from lineas_core.models.language.packing import Packing
+import lineas_core as lc
+from lineas_core.activations import pooled_activations
+from lineas_core.models.language.packing import FAMILIES, PREFIX, Packing
+from tests.helpers.models import save_checkpoint
 
 LENGTHS = [
     pytest.param([5], id="one"),
@@ -68,3 +76,50 @@ def test_short_prompts_are_not_padded_to_long_ones_where_that_costs_much() -> No
         [(8, 10), (8, 10), (8, 10), (8, 100)],
         [(24, 10), (8, 100)],
     )
+
+
+SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "intermediate_size": 48, "pad_token_id": 257,
+         "bos_token_id": 256, "eos_token_id": 257}  # fmt: skip
+# What a family has beside, such as a window that the longest prompt exceeds.
+BESIDE = {
+    "mistral": {"sliding_window": 8},
+    "gemma": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "sliding_window": 8},
+    "gemma3_text": {"head_dim": 8, "sliding_window": 8},
+    "phi3": {"sliding_window": 8},
+    "qwen2": {"sliding_window": 8, "use_sliding_window": True, "max_window_layers": 1},
+    "qwen3": {"head_dim": 8, "sliding_window": 8, "use_sliding_window": True,
+              "max_window_layers": 1},
+    "gpt2": {"n_embd": 32, "n_layer": 3, "n_head": 4},
+}  # fmt: skip
+TEXTS = ["A", "Rather more words than the window holds", "Some words", "Hi there"]
+
+
+# Gemma 2 caps its scores, which torch's own attention does not.
+@pytest.mark.parametrize(
+    ("family", "attention"),
+    [pair for pair in product(FAMILIES, ("sdpa", "eager")) if pair != ("gemma2", "sdpa")],
+)
+def test_packed_texts_are_read_as_they_are_alone(
+    tmp_path: Path, family: str, attention: str
+) -> None:
+    kind = transformers.CONFIG_MAPPING[family]
+    config = kind(**({} if family == "gpt2" else SMALL) | BESIDE.get(family, {}))
+    model = lc.load_model(str(save_checkpoint(config, tmp_path)), device="cpu")
+    assert isinstance(model, lc.LanguageModel)
+    model.module.set_attn_implementation(PREFIX + attention)
+    sites = model.sites(model.default_sites)
+    inputs = model.prepare(TEXTS)
+    assert inputs.packing is not None
+    together = pooled_activations(model, inputs, sites)
+    # In prompts of one length, packing changes the shape only.
+    alike = pooled_activations(model, model.prepare([TEXTS[1]] * 2), sites)
+    model.module.set_attn_implementation(attention)
+    for row, text in enumerate(TEXTS):
+        plain = replace(model.prepare([text]), packs=False)
+        alone = pooled_activations(model, plain, sites)
+        for site in sites:
+            torch.testing.assert_close(together[site][row], alone[site][0], atol=1e-5, rtol=1e-4)
+            if row == 1:
+                torch.testing.assert_close(alike[site][1], alone[site][0], atol=1e-5, rtol=1e-4)
