@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +60,25 @@ class Studio:
         self.settings = settings
         self.environment = os.environ if environment is None else environment
         home = settings.home
-        self._alone = _only_one(home)
+        # What was opened is closed if what comes after it fails.
+        with ExitStack() as stack:
+            self._open(home, stack)
+            self._opened = stack.pop_all()
+
+    def _open(self, home: Path, stack: ExitStack) -> None:
+        """Open the folder; `stack` gets what closes it."""
+        settings = self.settings
+        alone = _only_one(home)
+        stack.callback(alone.release)
         opened = open_state(home, wal=not settings.network_disk, gallery=packaged("gallery"))
+        stack.callback(opened.store.close)
         self.store, self.library = opened.store, opened.library
         # Recovery notes are for the host; a public Space does not show them to its visitors.
         self.mended = [] if settings.demo else list(opened.notes)
         load = functools.partial(load_for_visitors, safety_checker=settings.safety_checker)
         self.model_cache = ModelCache(home, load, only_catalog=settings.demo)
         self.preparation = Preparation(catalog()["smollm2"], home)
+        stack.callback(self.preparation.stop)
         priority = Priority()
         self.inference = Inference(self.model_cache, self.preparation, priority, self.environment)
         context = JobContext(
@@ -86,11 +97,14 @@ class Studio:
             forget_model=self.model_cache.forget,
             on_end=self._track if settings.trackio else None,
         )
+        stack.callback(self.jobs.close)
         self.jobs.prune(settings.keep_days * DAY)
         self.library.purge(settings.keep_days * DAY)
         # Gradio copies downloads into the uploads folder, and serves only files in that folder.
         self.downloads = tempfile.TemporaryDirectory(prefix="lineas-downloads-")
+        stack.callback(self.downloads.cleanup)
         self.uploads = tempfile.TemporaryDirectory(prefix="lineas-uploads-")
+        stack.callback(self.uploads.cleanup)
         self.limits = Limits(
             settings,
             self.store,
@@ -100,12 +114,7 @@ class Studio:
 
     def close(self) -> None:
         """Stop the worker and delete downloads and uploads; its job resumes at the next start."""
-        self.preparation.stop()
-        self.jobs.close()
-        self.store.close()
-        self._alone.release()
-        self.downloads.cleanup()
-        self.uploads.cleanup()
+        self._opened.close()
 
     def download_folder(self) -> Path:
         """A new folder for one visitor's download; folders older than an hour are deleted."""

@@ -187,6 +187,19 @@ def test_limits_and_mistakes_become_messages(studio: Studio, writer: str, tmp_pa
         demo.close()
 
 
+def test_a_studio_that_cannot_be_built_leaves_its_folder_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: object) -> None:
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lineas_core.studio.app.tempfile.TemporaryDirectory", full)
+        with pytest.raises(OSError, match="No space"):
+            Studio(Settings(home=tmp_path), environment={})
+    Studio(Settings(home=tmp_path), environment={}).close()
+
+
 def test_a_folder_has_one_studio_at_a_time(studio: Studio) -> None:
     with pytest.raises(StoreError, match="Another LinEAS Studio"):
         Studio(studio.settings, environment={})
