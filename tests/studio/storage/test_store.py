@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -381,8 +382,8 @@ def test_a_damaged_file_is_named_with_the_remedy(
     # The header stays whole, so that the damage shows only when rows are read.
     data[8192:] = b"\xff" * (len(data) - 8192)
     path.write_bytes(data)
-    with pytest.raises(StoreError, match="is damaged"):
-        Store(path).jobs("ada")
+    with closing(Store(path)) as store, pytest.raises(StoreError, match="is damaged"):
+        store.jobs("ada")
     folder = tmp_path / "folder.db"
     folder.mkdir()
     with pytest.raises(StoreError, match="cannot be used"):
