@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import gc
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -49,6 +53,37 @@ def test_what_is_kept_is_what_the_profiler_sees_stay(tiny: lc.LanguageModel) -> 
     kept = bytes_kept(tiny, inputs, sites, maps)
     assert len(found) == len(sites)
     assert kept == pytest.approx(stayed, rel=0.1)
+
+
+class Canary(torch.autograd.Function):
+    """The identity, with an object that lives as long as the graph does."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, held: object) -> Tensor:
+        ctx.held = held
+        ctx.save_for_backward(z)
+        return z.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient, None
+
+
+class Held:
+    """What can be referred to weakly."""
+
+
+def test_measuring_leaves_no_graph_behind(tiny: lc.LanguageModel) -> None:
+    sites, inputs, held = tiny.sites("layernorm"), tiny.prepare(TEXTS), Held()
+    gone = weakref.ref(held)
+    handle = tiny.module.model.layers[1].mlp.register_forward_hook(
+        lambda module, given, z, held=held: Canary.apply(z, held)
+    )
+    bytes_kept(tiny, inputs, sites, maps_of(sites))
+    handle.remove()
+    del handle, held
+    gc.collect()
+    assert gone() is None
 
 
 def test_prompts_are_cut_to_half_of_the_free_memory(
