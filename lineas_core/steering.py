@@ -207,9 +207,14 @@ class AtSite:
 
 
 def _affine(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    steered = torch.addcmul(shift, scale, z)
     # Calling `to`, even with the same dtype, costs nearly as much as the kernel.
-    return steered if steered.dtype == z.dtype else steered.to(z.dtype)
+    if z.dtype == scale.dtype:
+        return torch.addcmul(shift, scale, z)
+    if z.is_cuda:
+        # A GPU's kernel computes in float32 and writes the dtype of z, so that no float32 copy of
+        # an image's activations goes to memory and back. A CPU would make that copy, and slowly.
+        return torch.addcmul(shift, scale, z, out=torch.empty_like(z))
+    return torch.addcmul(shift, scale, z).to(z.dtype)
 
 
 class _Apply(torch.autograd.Function):

@@ -13,6 +13,8 @@ from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.steering import AtSite, site_hooks
 from tests.helpers.models import random_map
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
 
 class Block(nn.Module):
     """A site of each kind: a norm, a linear layer, a convolution, and one that returns a tuple."""
@@ -119,6 +121,27 @@ def test_maps_are_applied_in_float32_whatever_the_dtype() -> None:
     exact = (z.double() * 1.003).bfloat16()
     assert (steered == exact).float().mean() > 0.99
     assert (steered != z).any()
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(3, 5, 8), (3, 8, 4, 4), (1, 8)])
+def test_half_precision_is_rounded_once(
+    device: str, dtype: torch.dtype, shape: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(shape, generator=generator).to(device, dtype)
+    if len(shape) == 4:
+        z = z.contiguous(memory_format=torch.channels_last)
+    gain, shift = (torch.randn(shape[0], 8, generator=generator).to(device) for _ in range(2))
+    wide = [1 if i not in (0, 1 if len(shape) == 4 else len(shape) - 1) else n
+            for i, n in enumerate(shape)]  # fmt: skip
+    steered = AtSite("norm", BatchAffine(gain, shift))(z)
+    exact = z.double() * (1 + gain.double()).view(wide) + shift.double().view(wide)
+    assert steered.dtype == dtype
+    assert steered.stride() == z.stride()
+    spacing = torch.finfo(dtype).eps * exact.abs().clamp(min=1e-3)
+    assert bool(((steered.double() - exact).abs() <= 0.51 * spacing).all())
 
 
 def test_an_error_inside_leaves_nothing(toy: Toy) -> None:
