@@ -1,4 +1,4 @@
-"""Training steps of large models with random weights: `python -m benchmarks.gpu`, on a GPU.
+"""Training steps of large models, and what steering costs: `python -m benchmarks.gpu`, on a GPU.
 
 The shapes are those of the published models with random bfloat16 weights, which does not change the
 cost of a step. There are 32 prompts of 32 tokens, or of 64 for the largest model. The figure is the
@@ -6,7 +6,8 @@ share of the GPU's peak matrix product rate (see `training.py`); also printed ar
 1,000 steps, extrapolated from 50, the peak memory, whether the step is a CUDA graph, and, by
 torch's profiler, its launches and the share of its time in which the GPU is busy. Each model runs
 in a process of its own. `--size tiny` tests it with small shapes of the same architectures, also on
-a CPU. It needs torch and transformers, and neither the app's packages nor a network.
+a CPU. It needs torch and transformers, diffusers for images, and neither the app's packages nor a
+network. What steering costs is in `gpu_steering.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transformers import Gemma2Config, PretrainedConfig, Qwen2Config
 
 import lineas_core as lc
 from benchmarks.flops import count_work
+from benchmarks.gpu_steering import measure_images, measure_tokens
 from benchmarks.inputs import random_model, random_prompts
 from benchmarks.machine import matrix_rate, watched_memory
 from benchmarks.training import report_share
@@ -76,6 +78,8 @@ RUNS: dict[str, tuple[str, type[PretrainedConfig], dict[str, Any], int]] = {
     "qwen-7b-long": ("Qwen2.5-7B", Qwen2Config, QWEN_7B, 64),
 }
 PROMPTS, WARM_UP, PROFILED = 32, 10, 10
+# What steering costs, beside the training of the models above.
+STEERING = ("tokens", "images")
 
 
 def measure(
@@ -152,11 +156,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--steps", type=int, default=50, help="timed steps of each model")
     parser.add_argument("--sizes", type=int, nargs="+", help="matrix sizes that define the peak")
-    parser.add_argument("--only", choices=RUNS, help="one model; all, one after the other")
+    parser.add_argument("--only", choices=(*RUNS, *STEERING), help="one part; all by default")
     chosen = parser.parse_args(argv)
     device = choose_device("auto")
     if chosen.size == "full" and device.type != "cuda":
         raise SystemExit("No GPU was found, and full size needs one. Try --size tiny on this one.")
+    if chosen.only == "images":
+        measure_images(device, tiny=chosen.size == "tiny")
+        return 0
+    if chosen.only == "tokens":
+        name, kind, shape, _ = RUNS["qwen-1.5b"]
+        measure_tokens(name, _config(kind, shape, chosen.size), device)
+        return 0
     if chosen.only:
         name, kind, shape, tokens = RUNS[chosen.only]
         config = _config(kind, shape, chosen.size)
@@ -164,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     given = list(sys.argv[1:] if argv is None else argv)
     command = [sys.executable, "-m", "benchmarks.gpu", *given, "--only"]
-    failed = [name for name in RUNS if subprocess.run([*command, name]).returncode]
+    failed = [name for name in (*RUNS, *STEERING) if subprocess.run([*command, name]).returncode]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
