@@ -33,6 +33,7 @@ from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Steerable
 from lineas_core.steering import steer
+from lineas_core.system.devices import on_one_device
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.loop import TrainingLoop
@@ -129,7 +130,13 @@ class Refinement(TrainingLoop):
         ordered = SteeringMap({s: start.sites[s] for s in self._sites})
         units = self._units_of(ordered, device, config) if config.rate is None else None
         self._weights = None if units is None else units.weights
-        super().__init__(ordered, device, config, units=None if units is None else units.steps)
+        super().__init__(
+            ordered,
+            device,
+            config,
+            units=None if units is None else units.steps,
+            graph=on_one_device(model.module),
+        )
 
     @property
     def run_id(self) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from functools import cache
 
 import psutil  # type: ignore[import-untyped]
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError
 
@@ -140,6 +140,11 @@ def free_bytes(device: torch.device) -> int:
         reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserved
     return int(psutil.virtual_memory().available)
+
+
+def on_one_device(module: nn.Module) -> bool:
+    """Whether all weights are on one device: none is on another GPU, or offloaded."""
+    return len({parameter.device for parameter in module.parameters()}) == 1
 
 
 def indices_on(device: torch.device, indices: Sequence[int]) -> Tensor:

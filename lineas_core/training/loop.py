@@ -67,6 +67,7 @@ class TrainingLoop(ABC):
         config: the settings.
         trained: site -> mask of the coordinates to train, on `device`; all by default.
         units: of steps in each parameter (`units.py`), for a rate that is measured.
+        graph: whether a step may become a CUDA graph, which all on one GPU can.
 
     Attributes:
         losses: the loss before each step so far.
@@ -82,6 +83,7 @@ class TrainingLoop(ABC):
         *,
         trained: Mapping[str, Tensor] | None = None,
         units: Tensor | None = None,
+        graph: bool = True,
     ) -> None:
         self.config, self.ranks, self._device = config, ranks(), device
         self._names, self._units = list(start.sites), units
@@ -109,8 +111,9 @@ class TrainingLoop(ABC):
         self.losses: list[float] = []
         self.seconds = 0.0
         self.steps_read = 1
-        alone = self.ranks.count == 1  # Collectives of several processes are left out of graphs.
-        self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=alone)
+        # Collectives of several processes are left out of graphs.
+        graph = graph and self.ranks.count == 1
+        self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=graph)
         self._keep_as_good()
 
     @property
@@ -387,13 +390,7 @@ class TrainingLoop(ABC):
 
 
 class _Host(NamedTuple):
-    """What the host knows of the last good state.
-
-    Attributes:
-        step: steps done.
-        seconds: spent on them.
-        generator: its state, before the next minibatch is drawn.
-    """
+    """What the host knows of the last good state: steps, seconds, and how to draw what comes."""
 
     step: int
     seconds: float

@@ -24,6 +24,7 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.numerics.transport import delta
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.steerable import Steerable
+from lineas_core.system.devices import on_one_device
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.distributed import ranks
 from lineas_core.training.loop import TrainingLoop
@@ -102,6 +103,7 @@ class Trainer(TrainingLoop):
             config,
             trained=trained,
             units=None if units is None else units.steps,
+            graph=on_one_device(model.module),
         )
         self._rows_at_once = rows_that_fit(
             model, self._source, self.sites, self.params, pooling, batch_size=size

@@ -28,7 +28,10 @@ RUNS = {
     "adamw": replace(WHOLE, optimizer="adamw"),
     "adamw-part": replace(PART, optimizer="adamw", rate=0.01),
     "uneven": replace(WHOLE, batch_size=7, gamma=0.0),
+    "measured": replace(WHOLE, rate=None),
 }
+# The rate is measured by differences of gradients, which double their rounding many times.
+TOLERANCE = {"measured": 1e-2}
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,10 @@ def test_two_processes_learn_the_map_that_one_learns(
     assert torch.equal(*map(values_of, maps))
     expected = values_of(alone.map)
     assert float(expected.norm()) > 0.01
-    assert float((values_of(maps[0]) - expected).norm() / expected.norm()) < 1e-5
+    tolerance = TOLERANCE.get(name, 1e-5)
+    assert float((values_of(maps[0]) - expected).norm() / expected.norm()) < tolerance
     losses = [json.loads((task.folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
-    assert losses[0] == losses[1] == pytest.approx(alone.losses, rel=1e-5)
+    assert losses[0] == losses[1] == pytest.approx(alone.losses, rel=tolerance)
 
 
 def test_a_run_of_two_processes_goes_on_in_one(two: tuple[Task, lc.LanguageModel]) -> None:
