@@ -125,8 +125,10 @@ class Refinement(TrainingLoop):
         ]
         self._source = model.prepare(list(dict.fromkeys(lines)))
         self._sites = execution_order(model, self._source, list(start.sites))
-        self._targets = cross_steered(model, maps, self._sites, config)
-        device = self._targets[0][self._sites[0]].device
+        found = cross_steered(model, maps, self._sites, config)
+        # All sites side by side, once and not at every step, so that one sort handles them all.
+        self._targets = [side_by_side(y, self._sites) for y in found]
+        device = self._targets[0].device
         ordered = SteeringMap({s: start.sites[s] for s in self._sites})
         units = self._units_of(ordered, device, config) if config.rate is None else None
         self._weights = None if units is None else units.weights
@@ -164,7 +166,7 @@ class Refinement(TrainingLoop):
     @property
     def counts(self) -> Sequence[int]:
         """Number of source prompts, then of the targets of each map."""
-        return len(self._source), *(len(y[self._sites[0]]) for y in self._targets)
+        return len(self._source), *map(len, self._targets)
 
     def minibatch_losses(self, drawn: Sequence[Rows]) -> Tensor:
         """For each site, Delta between the steered sources and y_k, averaged over k."""
@@ -178,7 +180,7 @@ class Refinement(TrainingLoop):
         steered = side_by_side(found, self._sites)
         distances = torch.stack(
             [
-                delta(steered, taken(side_by_side(target, self._sites), rows))
+                delta(steered, taken(target, rows))
                 for target, rows in zip(self._targets, drawn[1:], strict=True)
             ]
         ).mean(dim=0)
@@ -198,6 +200,5 @@ class Refinement(TrainingLoop):
             batch_size=config.batch_size,
             maps=maps,
         )
-        target = torch.cat([side_by_side(y, self._sites) for y in self._targets])
         widths = [found[site].shape[1] for site in self._sites]
-        return units_of(side_by_side(found, self._sites), target, widths)
+        return units_of(side_by_side(found, self._sites), torch.cat(self._targets), widths)
