@@ -275,7 +275,7 @@ class TrainingLoop(ABC):
     def run_on_device(self, drawn: Sequence[Rows]) -> None:
         """One step, without reading anything back. Once a loss was not fine, nothing changes."""
         losses = self.minibatch_losses(drawn)
-        [gradient] = torch.autograd.grad(losses.sum(), [self._vector])
+        gradient = self._gradient_of(losses)
         with torch.no_grad():
             loss = self.ranks.from_first(losses.sum())
             self._first.copy_(torch.where(self._step[0] == 0, loss, self._first))
@@ -284,9 +284,6 @@ class TrainingLoop(ABC):
             calm = fine & (loss <= self._first)
             for kept, live in zip(self._good, self._live, strict=True):
                 kept.copy_(torch.where(calm, live, kept))
-            self.ranks.sum([gradient])
-            if self._mask is not None:
-                gradient.mul_(self._mask)
             self._gradient.copy_(gradient)
             if self._units is not None:
                 gradient.mul_(self._units)
@@ -365,11 +362,7 @@ class TrainingLoop(ABC):
         def gradient_at(point: Tensor) -> Tensor:
             with torch.no_grad():
                 self._vector.copy_(start + units * point)
-            [gradient] = torch.autograd.grad(self.minibatch_losses(drawn).sum(), [self._vector])
-            self.ranks.sum([gradient])
-            if self._mask is not None:
-                gradient.mul_(self._mask)
-            return gradient.mul_(units)
+            return self._gradient_of(self.minibatch_losses(drawn)).mul_(units)
 
         curvature = largest_curvature(gradient_at, torch.zeros_like(start))
         with torch.no_grad():
@@ -377,6 +370,12 @@ class TrainingLoop(ABC):
         # Where nothing has to move, any rate will do.
         rate = 1 / curvature if 0 < curvature < math.inf else 1.0
         return self.ranks.as_first(rate)
+
+    def _gradient_of(self, losses: Tensor) -> Tensor:
+        """Gradient of the summed losses over all processes, zero where nothing is trained."""
+        [gradient] = torch.autograd.grad(losses.sum(), [self._vector])
+        self.ranks.sum([gradient])
+        return gradient if self._mask is None else gradient.mul_(self._mask)
 
     def _support(self) -> Tensor:
         """Share of the coordinates that the maps change."""
