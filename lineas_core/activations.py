@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lineas_core.errors import ConfigError, SiteError
+from lineas_core.hooks import Around, find_sites, hooked_output, is_plain, site_hooks
 from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.numerics import fused
+from lineas_core.numerics.norms import Norm, read_norm
+from lineas_core.recompute import recomputing
 from lineas_core.steerable import Inputs, Packed, Pooling, Steerable
-from lineas_core.steering import AtSite, site_hooks
+from lineas_core.steering import AtSite
 from lineas_core.system.words import counted
 
 
@@ -30,6 +35,8 @@ def pool(
     pooling: Pooling,
     mask: Bool[Tensor, "batch tokens"] | None,
     packing: Packed | None = None,
+    *,
+    full: bool = False,
 ) -> Float[Tensor, "batch d"]:
     """Pool activations to one float32 value per sample and coordinate.
 
@@ -41,6 +48,7 @@ def pool(
         pooling: mean, last (real token) or max. `last` is not defined for 4-D activations.
         mask: True at real tokens, which come first in each row; None means all are real.
         packing: layout of the tokens, if all prompts share one row.
+        full: whether all tokens are real, so that the mask need not be looked at.
 
     Raises:
         ConfigError: `pooling` is not defined for activations of this shape.
@@ -53,8 +61,7 @@ def pool(
     if z.ndim == 4:
         if pooling == "last":
             raise ConfigError("pooling 'last' needs tokens; choose mean or max for images.")
-        z = z.float()
-        return z.mean(dim=(2, 3)) if pooling == "mean" else z.amax(dim=(2, 3))
+        return _over(z, pooling, (2, 3))
     if packing is not None and not packing.alike:
         if pooling == "last":
             return z[0, packing.ends.to(z.device)].float()
@@ -62,16 +69,21 @@ def pool(
             return packing.averages.to(z.device) @ z[0].float()
     if packing is not None:
         z = packing.spread(z[0])
-    if mask is None or mask.shape != z.shape[:2]:
-        mask = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+    if full or mask is None or mask.shape != z.shape[:2]:
+        return z[:, -1].float() if pooling == "last" else _over(z, pooling, (1,))
     mask = mask.to(z.device)
     real = mask[..., None]
     if pooling == "mean":
         return (z.float() * real).sum(dim=1) / real.sum(dim=1)
     if pooling == "max":
-        return z.masked_fill(~real, -torch.inf).amax(dim=1).float()
+        return _over(z.masked_fill(~real, -torch.inf), pooling, (1,))
     last = mask.sum(dim=1) - 1
     return z[torch.arange(len(z), device=z.device), last].float()
+
+
+def _over(z: Tensor, pooling: Pooling, dims: tuple[int, ...]) -> Tensor:
+    """The float32 mean or maximum over `dims`, without a float32 copy of z."""
+    return z.mean(dims, dtype=torch.float32) if pooling == "mean" else z.amax(dims).float()
 
 
 def _heads(z: Tensor, tokens: int) -> int:
@@ -96,6 +108,7 @@ def pooled_forward(
     pooling: Pooling = "mean",
     maps: Mapping[str, BatchAffine] | None = None,
     rows_at_once: int = 0,
+    layers: Sequence[str] = (),
 ) -> dict[str, Float[Tensor, "n d"]]:
     """Pooled activations of one batch at `sites`, after `maps`; the pass ends at the last site.
 
@@ -110,17 +123,19 @@ def pooled_forward(
         rows_at_once: number of prompts per forward pass; 0 runs all at once. Each part is
             recomputed in backward (gradient checkpointing, Chen et al. 2016), so that memory
             holds one part at a time.
+        layers: modules that are recomputed in backward, so that memory holds their inputs and the
+            activations of one (see `recompute.py`).
 
     Raises:
         SiteError: a site was not reached, or its output is not a tensor.
     """
     count = len(inputs)
     if not 0 < rows_at_once < count:
-        return _forward(model, inputs, sites, pooling, maps)
+        return _forward(model, inputs, sites, pooling, maps, layers)
     parts = []
     for start in range(0, count, rows_at_once):
         rows = inputs.rows(range(start, min(start + rows_at_once, count)))
-        run = partial(_forward, model, rows, sites, pooling, maps)
+        run = partial(_forward, model, rows, sites, pooling, maps, layers)
         # Frozen models draw no random numbers, and reading a GPU's generator would wait for it.
         parts.append(checkpoint(run, use_reentrant=False, preserve_rng_state=False))
     return {site: torch.cat([part[site] for part in parts]) for site in sites}
@@ -132,19 +147,26 @@ def _forward(
     sites: Sequence[str],
     pooling: Pooling,
     maps: Mapping[str, BatchAffine] | None,
+    layers: Sequence[str],
 ) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
-    def record(name: str, z: Tensor) -> Tensor:
-        if maps is not None and name in maps:
-            z = AtSite(name, maps[name], last=inputs.mask is not None)(z)
-        found[name] = pool(z, pooling, inputs.mask, inputs.packing)
+    def record(name: str, pooled: Tensor) -> None:
+        # A layer that is recomputed records again, which is for its own backward alone.
+        found.setdefault(name, pooled)
         if name == sites[-1]:
             raise _LastSiteReached
-        return z
 
-    hooks = {name: partial(record, name) for name in sites}
-    with suppress(_LastSiteReached), site_hooks(model.module, hooks):
+    modules = find_sites(model.module, sites)
+    hooks = {
+        name: _Recorded(name, modules[name], (maps or {}).get(name), pooling, inputs, record)
+        for name in sites
+    }
+    with (
+        suppress(_LastSiteReached),
+        site_hooks(model.module, hooks),
+        recomputing(model.module, layers, hooks),
+    ):
         model.forward(inputs)
     missing = [name for name in sites if name not in found]
     if missing:
@@ -153,6 +175,75 @@ def _forward(
             "sites that run for every prompt."
         )
     return found
+
+
+class _Recorded(Around):
+    """Applies a map at a site, and records its pooled activations.
+
+    Args:
+        name, module: of the site.
+        affine: the map, if there is one.
+        pooling: see `pool`.
+        inputs: what the model reads.
+        record: called with the name and the pooled activations.
+    """
+
+    __slots__ = ("_affine", "_inputs", "_module", "_name", "_pooling", "_record")
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        affine: BatchAffine | None,
+        pooling: Pooling,
+        inputs: Inputs,
+        record: Callable[[str, Tensor], object],
+    ) -> None:
+        self._name, self._module, self._affine = name, module, affine
+        self._pooling, self._inputs, self._record = pooling, inputs, record
+
+    def __call__(self, z: Tensor) -> Tensor:
+        if self._affine is not None:
+            z = AtSite(self._name, self._affine, last=self._inputs.mask is not None)(z)
+        self._record(self._name, self._pool(z))
+        return z
+
+    def _pool(self, z: Tensor) -> Tensor:
+        inputs = self._inputs
+        return pool(z, self._pooling, inputs.mask, inputs.packing, full=inputs.full)
+
+    def around(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The norm, the map and the pooling in one kernel, where compiled functions pay."""
+        affine = self._affine
+        norm = self._fused(args[0]) if len(args) == 1 and not kwargs else None
+        if norm is None or affine is None:
+            return hooked_output(self._name, self, forward(*args, **kwargs))
+        given = args[0], self._module, norm, affine
+        if self._inputs.full:
+            z, pooled = fused.pooled_norm(*given, len(self._inputs), self._pooling)
+        else:
+            z = fused.steered_norm(*given)
+            pooled = self._pool(z)
+        self._record(self._name, pooled)
+        return z
+
+    def _fused(self, x: Tensor) -> Norm | None:
+        """The norm, if it can be run so; None if the module has to run, and say what is wrong."""
+        if self._affine is None or not (fused.compiles(x) and torch.is_grad_enabled()):
+            return None
+        norm = read_norm(self._module) if is_plain(self._module) else None
+        return norm if norm is not None and self._fits(x, norm) else None
+
+    def _fits(self, x: Tensor, norm: Norm) -> bool:
+        """Whether x and the map are as the kernels expect. They expect no tokens of many heads."""
+        assert self._affine is not None
+        if norm.kind == "group":
+            return x.ndim == 4 and x.shape[1] == norm.width == len(self._affine.shift)
+        rows = x.ndim == 3 and x.shape[-1] == norm.width == len(self._affine.shift)
+        samples = 1 if self._inputs.packing is not None else len(self._inputs)
+        return rows and len(x) == samples
 
 
 @torch.no_grad()

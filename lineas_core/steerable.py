@@ -40,6 +40,11 @@ class Inputs(Protocol):
         """True at real tokens; None if the model does not read tokens."""
 
     @property
+    def full(self) -> bool:
+        """Whether no token is padding, as the host knows; True if the model does not read any."""
+        ...
+
+    @property
     def packing(self) -> Packed | None:
         """Layout of the tokens if the model runs them packed in one row; None if padded."""
 

@@ -8,40 +8,24 @@ steer one model with different maps at once.
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import partial
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from lineas_core.errors import SiteError
+from lineas_core.hooks import ELSEWHERE, Around, find_sites, hooked_output, is_plain, site_hooks
 from lineas_core.maps.steering_map import BatchAffine, Steering, compose_for_batch
-
-Hook = Callable[[Tensor], Tensor]
+from lineas_core.numerics.norms import Norm, read_norm
 
 # Classes of norms that act on the last dimension, such as those of queries and keys.
 NORM_OF_LAST = re.compile(r"(Layer|RMS)Norm$")
-# Module -> the hook applied to its output in this context.
-_hooks: ContextVar[Mapping[nn.Module, Hook]] = ContextVar(
-    "lineas_hooks", default=MappingProxyType({})
-)
 # Sample index of each token, and the number of samples, while a model runs the tokens of all
 # samples packed in one row (`models/language/packing.py`).
 one_row: ContextVar[tuple[Tensor, int] | None] = ContextVar("lineas_one_row", default=None)
-# Advice in errors about a map that does not fit the model.
-ELSEWHERE = (
-    "The map was made for another model, or for other weights of the one that it names; use it "
-    "with those, or learn it again from its prompts."
-)
-# Modules whose `forward` is replaced because at least one block, in any thread, has a hook there.
-_patches: dict[nn.Module, _Patch] = {}
-_patches_lock = threading.Lock()
 
 
 @runtime_checkable
@@ -60,9 +44,11 @@ def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
 
         T_s(z) = z + s * ((w - 1) * z + b)        composed in the order of `maps`
 
-    computed in float32 and returned in the dtype of z. Blocks nest: the inner block's maps are
-    applied after those of the outer block. Threads started inside the block are not steered unless
-    they run in a copy of its context (`contextvars.copy_context().run`).
+    computed in float32 and returned in the dtype of z. At a norm with one strength for all samples
+    the map is part of the norm's weights instead, which cost nothing; a GPU rounds these to their
+    dtype, as `fold` does. Blocks nest: the inner block's maps are applied after those of the outer
+    block. Threads started inside the block are not steered unless they run in a copy of its context
+    (`contextvars.copy_context().run`).
 
     Args:
         model: a model of this library, or the torch module itself.
@@ -78,57 +64,32 @@ def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
     device = next((p.device for p in module.parameters()), None)
     composed = compose_for_batch(maps)
     sites = find_sites(module, composed)
-    hooks = {
-        name: AtSite(
-            name,
-            BatchAffine(affine.gain.to(device), affine.shift.to(device)),
-            last=NORM_OF_LAST.search(type(sites[name]).__name__) is not None,
-        )
-        for name, affine in composed.items()
-    }
-    with site_hooks(module, hooks):
+    with site_hooks(module, {n: _hook(n, sites[n], a, device) for n, a in composed.items()}):
         yield
 
 
-@contextmanager
-def site_hooks(module: nn.Module, hooks: Mapping[str, Hook]) -> Iterator[None]:
-    """Within the block, and in this context only, each site outputs `hook(its activations)`.
-
-    Raises:
-        SiteError: the model has no such site, or its output is not a tensor.
-    """
-    modules = find_sites(module, hooks)
-    together = dict(_hooks.get())
-    for name, hook in hooks.items():
-        outer = together.get(modules[name])
-        together[modules[name]] = partial(_apply_both, outer, hook) if outer else hook
-    with ExitStack() as stack:
-        for name in hooks:
-            stack.enter_context(_patched(name, modules[name]))
-        stack.callback(_hooks.reset, _hooks.set(together))
-        yield
+def _hook(name: str, site: nn.Module, affine: BatchAffine, device: torch.device | None) -> AtSite:
+    """What applies a map at a site: a norm with other weights where that pays, or `AtSite`."""
+    last = NORM_OF_LAST.search(type(site).__name__) is not None
+    norm = _foldable(site, affine)
+    affine = BatchAffine(affine.gain.to(device), affine.shift.to(device))
+    if norm is None or norm.width != affine.shift.shape[-1]:
+        return AtSite(name, affine, last=last)
+    return InNorm(name, affine, site, norm, last=last)
 
 
-def hooked(module: nn.Module) -> bool:
-    """Whether this context has a hook at the module or at one of its submodules."""
-    hooks = _hooks.get()
-    return any(part in hooks for part in module.modules())
-
-
-def find_sites(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Site name -> module.
-
-    Raises:
-        SiteError: the model has no module with one of these names.
-    """
-    known, names = dict(module.named_modules()), list(names)
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise SiteError(
-            f"The model has no module {missing[0]!r} ({len(missing)} of {len(names)} sites are "
-            f"missing). {ELSEWHERE}"
-        )
-    return {name: known[name] for name in names}
+def _foldable(site: nn.Module, affine: BatchAffine) -> Norm | None:
+    """The norm whose weights can hold the map."""
+    if affine.gain.ndim != 1 or not (affine.gain.any() or affine.shift.any()):
+        return None
+    norm = read_norm(site)
+    weights = list(site.parameters())
+    if norm is None or any(w.requires_grad or w.device.type == "meta" for w in weights):
+        return None
+    # A CPU's RMSNorm in one call takes as long as the map after it saves.
+    if norm.kind == "rms" and not all(w.is_cuda for w in weights):
+        return None
+    return norm if is_plain(site) else None
 
 
 class AtSite:
@@ -206,6 +167,61 @@ class AtSite:
         return scale.view(shape), shift.view(shape)
 
 
+class InNorm(AtSite, Around):
+    """Apply a map as weights of the norm that it follows, without another kernel.
+
+    The norm's own weights stay as they are, so threads with other maps are not disturbed.
+
+    Args:
+        name, affine, last: as for `AtSite`; of shape (d,).
+        module: the norm.
+        norm: what it computes.
+    """
+
+    __slots__ = ("_bias", "_norm", "_weight")
+
+    def __init__(
+        self, name: str, affine: BatchAffine, module: nn.Module, norm: Norm, *, last: bool = False
+    ) -> None:
+        super().__init__(name, affine, last=last)
+        self._norm = norm
+        weight, bias = norm.weight_of(module), norm.bias_of(module)
+        scale, shift = self._scale, self._shift
+        if weight is not None:
+            scale, shift = scale.to(weight.device), shift.to(weight.device)
+        weight = scale if weight is None else scale * weight
+        bias = shift if bias is None else scale * bias + shift
+        self._weight: Tensor = weight
+        self._bias: Tensor | None = bias if norm.kind != "rms" or bool(bias.any()) else None
+
+    def around(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """The steered activations."""
+        if len(args) != 1 or kwargs or not self._takes(args[0]):
+            return hooked_output(self._name, self, forward(*args, **kwargs))
+        x = args[0]
+        if self._weight.device != x.device or (x.is_cuda and self._weight.dtype != x.dtype):
+            self._place(x)
+        return self._norm(x, self._weight, self._bias)
+
+    def _takes(self, x: Tensor) -> bool:
+        """Whether x has the shape of a norm's input, and the channels where the map has them."""
+        channels = 1 if self._norm.kind == "group" else -1
+        if x.shape[channels] != self._width:
+            return False
+        return (x.ndim, channels) == (4, self._channels) or (x.ndim != 4 and channels == -1)
+
+    def _place(self, x: Tensor) -> None:
+        """Move the weights to x; a GPU's kernels also want them in its dtype."""
+        dtype = x.dtype if x.is_cuda else torch.float32
+        self._weight = self._weight.to(x.device, dtype)
+        if self._bias is not None:
+            # The sum after an RMSNorm takes any dtype.
+            kept = torch.float32 if self._norm.kind == "rms" else dtype
+            self._bias = self._bias.to(x.device, kept)
+
+
 def _affine(z: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     # Calling `to`, even with the same dtype, costs nearly as much as the kernel.
     if z.dtype == scale.dtype:
@@ -237,61 +253,3 @@ class _Apply(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             grad_shift = gradient.sum_to_size(scale.shape)
         return grad_z, grad_scale, grad_shift
-
-
-@dataclass
-class _Patch:
-    """A module whose `forward` is replaced by `_hooked_forward`.
-
-    Replacing `forward` is cheaper than a forward hook of torch, which takes the slow path of
-    `nn.Module.__call__` and costs as much as the steering itself.
-
-    Attributes:
-        original: the instance's own `forward`; None if it had only that of its class.
-        blocks: number of active blocks with a hook at the module; at 0 the patch is removed.
-    """
-
-    original: Callable[..., Any] | None
-    blocks: int = 0
-
-
-@contextmanager
-def _patched(name: str, module: nn.Module) -> Iterator[None]:
-    with _patches_lock:
-        patch = _patches.get(module)
-        if patch is None:
-            # A partial, unlike a closure, is copied with the module.
-            forward = partial(_hooked_forward, name, module, module.forward)
-            patch = _patches[module] = _Patch(module.__dict__.get("forward"))
-            module.forward = forward
-        patch.blocks += 1
-    try:
-        yield
-    finally:
-        with _patches_lock:
-            patch.blocks -= 1
-            if not patch.blocks:
-                del _patches[module], module.forward
-                if patch.original is not None:
-                    module.forward = patch.original
-
-
-def _hooked_forward(
-    name: str, module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
-) -> Any:
-    output = forward(*args, **kwargs)
-    hook = _hooks.get().get(module)
-    if hook is None:
-        return output
-    if isinstance(output, Tensor):
-        return hook(output)
-    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        return (hook(output[0]), *output[1:])
-    raise SiteError(
-        f"Site {name!r} puts out {type(output).__name__}, not a tensor. Choose a module whose "
-        "output is one, such as a norm or linear layer."
-    )
-
-
-def _apply_both(outer: Hook, inner: Hook, z: Tensor) -> Tensor:
-    return inner(outer(z))

@@ -34,7 +34,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 ORDER: tuple[tuple[str, ...], ...] = (
     ("errors", "version", "system"),
     ("maps", "numerics", "prompts"),
-    ("steerable", "steering", "activations"),
+    ("hooks", "steerable", "steering", "recompute", "activations"),
     ("models",),
     ("metrics", "training"),
     ("diagnostics", "prompts/writing"),

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 import lineas_core as lc
 from benchmarks import __main__ as runner
-from benchmarks import folding, gpu, growth, steering, sweeps, training
+from benchmarks import folding, gpu, gpu_images, growth, steering, sweeps, training
 from benchmarks.flops import count_work
 from benchmarks.inputs import cut_prompts, random_map, random_prompts
 from benchmarks.machine import extent, in_turns, matrix_rate, ratios, show, spread, watched_memory
@@ -264,7 +264,7 @@ def test_gpu_runs_at_tiny_size(capfd: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--size", "tiny", "--steps", "2", "--sizes", "32"]) == 0
     found = figures(capfd)
     training, steering = found[: len(gpu.RUNS)], found[len(gpu.RUNS) :]
-    assert [f["value"] > 0 for f in steering] == [True] * 4
+    assert [f["value"] > 0 for f in steering] == [True] * 5
     found = training
     assert [f["sites"] for f in found] == [2, 4, 2, 2]
     assert found[-1]["flops"] > 2 * found[0]["flops"]
@@ -278,6 +278,24 @@ def test_full_shapes_have_the_published_sizes(shape: dict[str, Any], billions: f
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(kind(**shape))
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_the_image_model_has_the_published_size_and_sites() -> None:
+    unet = gpu_images.make_unet(torch.device("meta"), tiny=False)
+    parameters = sum(p.numel() for p in unet.module.parameters())
+    assert parameters / 1e9 == pytest.approx(2.57, abs=0.01)
+    assert len(unet.sites("norm")) == 256
+
+
+def test_the_work_of_an_image_step_is_that_of_its_layers() -> None:
+    """A pass on twice the images is twice the work, and the gradient is at most twice the pass."""
+    unet = gpu_images.make_unet(torch.device("cpu"), tiny=True)
+    one, two = (gpu_images.count_flops(unet, unet.prepare(["0"] * n)) for n in (1, 2))
+    with FlopCounterMode(display=False) as counter:
+        unet.forward(unet.prepare(["0"]))
+    forward = counter.get_total_flops()
+    assert two == 2 * one
+    assert 1.5 * forward < one < 3.1 * forward
 
 
 def test_full_size_needs_a_gpu() -> None:

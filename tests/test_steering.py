@@ -3,14 +3,17 @@ from __future__ import annotations
 import contextvars
 import copy
 import threading
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lineas_core as lc
+from lineas_core.hooks import site_hooks
 from lineas_core.maps.steering_map import BatchAffine
-from lineas_core.steering import AtSite, site_hooks
+from lineas_core.steering import AtSite
 from tests.helpers.models import random_map
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -114,13 +117,14 @@ def test_maps_are_applied_in_float32_whatever_the_dtype() -> None:
     smap = lc.SteeringMap({"0": lc.Affine(torch.full((64,), 1.003), torch.zeros(64))})
     model = nn.Sequential(norm)
     x = torch.randn(200, 64).bfloat16()
-    z = model(x)
-    with lc.steer(model, [(smap, 1.0)]):
-        steered = model(x)
-    assert steered.dtype == torch.bfloat16
-    exact = (z.double() * 1.003).bfloat16()
-    assert (steered == exact).float().mean() > 0.99
-    assert (steered != z).any()
+    plain = model(x)
+    exact = copy.deepcopy(model).double()(x.double()) * 1.003
+    for strength, rounded in ((1.0, exact.bfloat16()), (torch.ones(200), plain.double() * 1.003)):
+        with lc.steer(model, [(smap, strength)]):
+            steered = model(x)
+        assert steered.dtype == torch.bfloat16
+        assert (steered == rounded.bfloat16()).float().mean() > 0.99
+        assert (steered != plain).any()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
@@ -142,6 +146,82 @@ def test_half_precision_is_rounded_once(
     assert steered.stride() == z.stride()
     spacing = torch.finfo(dtype).eps * exact.abs().clamp(min=1e-3)
     assert bool(((steered.double() - exact).abs() <= 0.51 * spacing).all())
+
+
+NORMS = {
+    "layer": (lambda: nn.LayerNorm(8), (2, 5, 8)),
+    "bare layer": (lambda: nn.LayerNorm(8, elementwise_affine=False), (2, 5, 8)),
+    "unbiased layer": (lambda: nn.LayerNorm(8, bias=False), (2, 8)),
+    "layer of heads": (lambda: nn.LayerNorm(8), (2, 5, 3, 8)),
+    "group": (lambda: nn.GroupNorm(2, 8), (2, 8, 3, 3)),
+    "bare group": (lambda: nn.GroupNorm(2, 8, affine=False), (2, 8, 3, 3)),
+}
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_a_map_in_a_norm_is_the_map_after_it(kind: str) -> None:
+    build, shape = NORMS[kind]
+    norm = build()
+    for parameter in norm.parameters():
+        parameter.data.normal_()
+    model, smap = nn.Sequential(norm).requires_grad_(False), random_map({"0": 8}, 0)
+    x = torch.randn(shape)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    w, b = (v.view(8, 1, 1) if "group" in kind else v for v in smap.sites["0"])
+    z = norm(x)
+    kernels: list[str] = []
+    with lc.steer(model, [(smap, 0.7)]), Kernels(kernels):
+        steered = model(x)
+    torch.testing.assert_close(steered, z + 0.7 * ((w - 1) * z + b))
+    assert "addcmul" not in kernels
+    assert len([name for name in kernels if "norm" in name]) == 1
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model(x), z)
+
+
+class Kernels(TorchDispatchMode):
+    """Notes the name of each kernel that runs."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self._names = names
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_norm_that_learns_or_is_replaced_runs_itself(toy: Toy) -> None:
+    smap, x = random_map({"block.norm": 6}, 0), torch.randn(4, 3, 6)
+    norm = toy.get_submodule("block.norm")
+    norm.weight.requires_grad_()
+    with lc.steer(toy, [(smap, 1.0)]):
+        toy(x).sum().backward()
+    assert norm.weight.grad is not None
+    inner = norm.forward
+    norm.forward = lambda z: inner(z) + 1
+    with lc.steer(toy, [(smap, 1.0)]):
+        found = toy(x)
+    w, b = smap.sites["block.norm"]
+    expected = toy.get_submodule("block.linear")(w * (inner(x) + 1) + b)
+    torch.testing.assert_close(found, toy.conv(expected.reshape(4, 2, 4, -1)))
+
+
+@pytest.mark.gpu
+@NO_GPU
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["rms", *NORMS])
+def test_a_map_in_a_norm_of_a_gpu_is_the_map_after_it(kind: str, dtype: torch.dtype) -> None:
+    build, shape = NORMS.get(kind, (lambda: nn.RMSNorm(8, eps=1e-6), (2, 5, 8)))
+    model, smap = nn.Sequential(build()).requires_grad_(False).to("cuda"), random_map({"0": 8}, 0)
+    x = torch.randn(shape, device="cuda")
+    w, b = (v.cuda().view(8, 1, 1) if "group" in kind else v.cuda() for v in smap.sites["0"])
+    exact = model(x) * w + b
+    with lc.steer(model.to(dtype), [(smap, 1.0)]):
+        steered = model(x.to(dtype))
+    assert steered.dtype == dtype
+    tolerance = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(steered.float(), exact, rtol=tolerance, atol=4 * tolerance)
 
 
 def test_an_error_inside_leaves_nothing(toy: Toy) -> None:

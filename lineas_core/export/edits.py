@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from lineas_core.errors import SiteError
+from lineas_core.hooks import ELSEWHERE, find_sites
 from lineas_core.maps.steering_map import Affine, SteeringMap
-from lineas_core.steering import ELSEWHERE, find_sites
 from lineas_core.system.words import counted
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")

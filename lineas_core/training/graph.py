@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -56,30 +56,29 @@ class GraphedStep:
         Args:
             drawn: rows of each set, as many in every call.
         """
-        if self._graph is not None:
-            self._place(drawn)
-            self._graph.replay()
-        elif self._possible and self._warm_up == 0:
-            self._check_and_capture(drawn)
-        else:
-            self._warm_up = max(self._warm_up - 1, 0)
+        if not self._possible:
             self._step(drawn)
-
-    def _check_and_capture(self, drawn: Sequence[Sequence[int]]) -> None:
-        """Run one step that must not wait; if it does not, capture it for those to come."""
-        # A set that is always drawn whole is a constant of the graph.
-        self._rows = [
-            rows if len(rows) == count else indices_on(self._device, rows)
-            for rows, count in zip(drawn, self._counts, strict=True)
-        ]
+            return
+        self._place(drawn)
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        checking = _refusing_to_wait() if self._warm_up == 0 else nullcontext()
         try:
-            with _refusing_to_wait():
+            with checking:
                 self._step(self._rows)
         except Exception as error:
-            # Whatever the reason, the step as it is either works or says what is wrong.
+            # Whatever the reason, the step of rows on the host either works or says what is wrong.
             self._give_up(error)
             self._step(drawn)
             return
+        if self._warm_up:
+            self._warm_up -= 1
+        else:
+            self._capture()
+
+    def _capture(self) -> None:
+        """Capture the step for those to come; the one that did not wait has run."""
         torch.cuda.synchronize(self._device)
         # What the steps before hold in torch's cache, the graph has to allocate anew.
         torch.cuda.empty_cache()
@@ -94,6 +93,14 @@ class GraphedStep:
         self._graph = graph
 
     def _place(self, drawn: Sequence[Sequence[int]]) -> None:
+        """Put the rows on the device, from the first step on: all steps have the same shapes."""
+        if not self._rows:
+            # A set that is always drawn whole is a constant of the graph.
+            self._rows = [
+                rows if len(rows) == count else indices_on(self._device, rows)
+                for rows, count in zip(drawn, self._counts, strict=True)
+            ]
+            return
         for place, rows in zip(self._rows, drawn, strict=True):
             if isinstance(place, Tensor):
                 place.copy_(indices_on(self._device, rows))

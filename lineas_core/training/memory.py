@@ -1,20 +1,22 @@
-"""Measure the memory that a training step saves for backward, and how many prompts fit at once."""
+"""Measure the memory that a training step saves for backward, and find out how it fits."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lineas_core.activations import pooled_forward
 from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.recompute import layers_of
 from lineas_core.steerable import Inputs, Pooling, Steerable
 from lineas_core.system.devices import free_bytes
 
-# Share of the free memory to use. The rest is for gradients during backward and for other users of
-# the device.
-BUDGET = 0.5
+# Share of the free memory to use. The rest is for gradients during backward, and on a CPU for all
+# else that runs on the machine; a GPU says exactly what it has.
+BUDGET, GPU_BUDGET = 0.5, 0.85
 
 
 def bytes_kept(
@@ -23,6 +25,7 @@ def bytes_kept(
     sites: Sequence[str],
     maps: Mapping[str, BatchAffine],
     pooling: Pooling = "mean",
+    layers: Sequence[str] = (),
 ) -> int:
     """Bytes that one forward pass of `inputs` saves for backward, without the weights.
 
@@ -32,6 +35,7 @@ def bytes_kept(
         sites: in the order in which the model runs them.
         maps: the maps at the sites, which require gradients.
         pooling: see `activations.pool`.
+        layers: modules that are recomputed in backward; of these, their inputs are counted.
     """
     weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
     kept: dict[int, Tensor] = {}
@@ -46,12 +50,36 @@ def bytes_kept(
         # hold itself, and nothing collects a cycle through autograd's nodes.
         return nothing
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        pooled_forward(model, inputs, sites, pooling=pooling, maps=maps)
+    def keep_given(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for given in (*args, *kwargs.values()):
+            for tensor in given if isinstance(given, tuple) else (given,):
+                if isinstance(tensor, Tensor):
+                    keep(tensor)
+
+    parts = [model.module.get_submodule(layer) for layer in layers]
+    handles = [part.register_forward_pre_hook(keep_given, with_kwargs=True) for part in parts]
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            pooled_forward(model, inputs, sites, pooling=pooling, maps=maps, layers=layers)
+    finally:
+        for handle in handles:
+            handle.remove()
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 
-def rows_that_fit(
+class Fit(NamedTuple):
+    """How a step fits into memory.
+
+    Attributes:
+        rows: prompts per forward pass; 0 is all of them.
+        layers: modules that are recomputed in backward, for `activations.pooled_forward`.
+    """
+
+    rows: int = 0
+    layers: Sequence[str] = ()
+
+
+def find_fit(
     model: Steerable,
     inputs: Inputs,
     sites: Sequence[str],
@@ -59,10 +87,11 @@ def rows_that_fit(
     pooling: Pooling = "mean",
     *,
     batch_size: int,
-) -> int:
-    """How many prompts a step can run at once within half of the free memory; 0 means all.
+) -> Fit:
+    """How to run the prompts of a step within the budget.
 
-    Measured on the longest prompt alone; the others are assumed to be as long.
+    All as they are, if they fit; else with layers recomputed in backward; else some prompts at a
+    time. Measured on the longest prompt alone; the others are assumed to be as long.
 
     Args:
         model, sites, maps, pooling: as for `bytes_kept`.
@@ -72,7 +101,17 @@ def rows_that_fit(
     longest = 0
     if inputs.mask is not None:
         longest = int(inputs.mask.sum(dim=1).argmax())
-    one = bytes_kept(model, inputs.rows([longest]), sites, maps, pooling)
+    row = inputs.rows([longest])
+    one = bytes_kept(model, row, sites, maps, pooling)
     device = next(model.module.parameters()).device
-    fitting = int(free_bytes(device) * BUDGET / max(one, 1))
-    return 0 if fitting >= min(batch_size, len(inputs)) else max(fitting, 1)
+    budget = free_bytes(device) * (GPU_BUDGET if device.type == "cuda" else BUDGET)
+    together = min(batch_size, len(inputs))
+    if one * together <= budget:
+        return Fit()
+    layers = layers_of(model.module, sites)
+    if len(layers) > 1:
+        # What one layer needs if they are alike, and as much again where they are not.
+        held = bytes_kept(model, row, sites, maps, pooling, layers) + 2 * one / len(layers)
+        if held * together <= budget:
+            return Fit(layers=layers)
+    return Fit(rows=max(int(budget / max(one, 1)), 1))

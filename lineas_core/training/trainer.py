@@ -28,7 +28,7 @@ from lineas_core.system.devices import on_one_device
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.distributed import ranks
 from lineas_core.training.loop import TrainingLoop
-from lineas_core.training.memory import rows_that_fit
+from lineas_core.training.memory import find_fit
 from lineas_core.training.provenance import describe_map
 from lineas_core.training.rows import Rows, side_by_side, taken
 from lineas_core.training.state import TrainState
@@ -105,9 +105,7 @@ class Trainer(TrainingLoop):
             units=None if units is None else units.steps,
             graph=on_one_device(model.module),
         )
-        self._rows_at_once = rows_that_fit(
-            model, self._source, self.sites, self.params, pooling, batch_size=size
-        )
+        self._fit = find_fit(model, self._source, self.sites, self.params, pooling, batch_size=size)
         if state is not None:
             self.restore(state)
 
@@ -142,7 +140,8 @@ class Trainer(TrainingLoop):
             self.sites,
             pooling=self.config.pooling,
             maps=self.params,
-            rows_at_once=self._rows_at_once,
+            rows_at_once=self._fit.rows,
+            layers=self._fit.layers,
         )
         steered = self.ranks.gathered(side_by_side(found, self.sites), len(source))
         if self._whole is not None:

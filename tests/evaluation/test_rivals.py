@@ -23,7 +23,7 @@ from lineas_core.evaluation.rivals.reft import (
 )
 from lineas_core.evaluation.rivals.rtc_rl import RtcRl, RtcRlConfig, fit_rtc_rl
 from lineas_core.evaluation.tables.rivals import TABLE, RivalSizes
-from lineas_core.steering import site_hooks
+from lineas_core.hooks import site_hooks
 from tests.metrics.test_toxicity import save_small_classifier
 
 # peft and trl use settings that transformers has renamed.

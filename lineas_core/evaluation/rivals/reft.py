@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lineas_core.errors import ConfigError, SiteError, TrainingError
+from lineas_core.hooks import site_hooks
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.steering import site_hooks
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, ModelError, PromptError, SiteError
+from lineas_core.hooks import hooked
 from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.image.conditioning import Conditioning, Schedule
 from lineas_core.models.image.safety import SafetyChecker
 from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.sites import match_sites
-from lineas_core.steering import hooked
 from lineas_core.steering import steer as steering
 from lineas_core.system.devices import free_bytes, indices_on
 
@@ -68,7 +68,7 @@ class DiffusionInputs:
         conditioning: the prompts, encoded without steering.
         latents: input of the denoiser, one row per prompt.
         timestep: timestep of the first step, a scalar.
-        mask, packing: None, as images have no padding.
+        mask, packing, full: None and True, as images have no padding.
     """
 
     prompts: tuple[str, ...]
@@ -77,6 +77,7 @@ class DiffusionInputs:
     timestep: Tensor
     mask: None = None
     packing: None = None
+    full: bool = True
 
     def __len__(self) -> int:
         return len(self.latents)

@@ -18,8 +18,8 @@ from lineas_core.models.language.batching import embedding_rows
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.checkpoint import load_checkpoint
 from lineas_core.models.language.decoding import decode
+from lineas_core.models.language.kernels import lighten
 from lineas_core.models.language.packing import TokenRows, enable
-from lineas_core.models.language.rms_norm import lighten
 from lineas_core.models.language.sampling import GumbelNoise
 from lineas_core.models.language.text_grid import TextGrid
 from lineas_core.models.language.traits import Traits

@@ -271,12 +271,14 @@ class TokenRows:
         mask: True at real tokens.
         lengths: tokens of each prompt, which the host knows.
         packs: whether the model runs them without padding.
+        pads: whether padding may count among the tokens in `lengths`.
     """
 
     ids: Int[Tensor, "n tokens"]
     mask: Bool[Tensor, "n tokens"]
     lengths: tuple[int, ...]
     packs: bool = False
+    pads: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -289,14 +291,20 @@ class TokenRows:
         """
         if isinstance(indices, Tensor):
             alike = (self.ids.shape[1],) * len(indices)
-            return TokenRows(self.ids[indices], self.mask[indices], alike, self.packs)
+            pads = not self.full
+            return TokenRows(self.ids[indices], self.mask[indices], alike, self.packs, pads)
         if list(indices) == list(range(len(self))):
             # What is derived from all rows, such as the packing, is derived once.
             return self
         lengths = tuple(self.lengths[i] for i in indices)
         chosen = indices_on(self.ids.device, indices)
-        kept = slice(max(lengths))
-        return TokenRows(self.ids[chosen, kept], self.mask[chosen, kept], lengths, self.packs)
+        ids, mask = (x[chosen, : max(lengths)] for x in (self.ids, self.mask))
+        return TokenRows(ids, mask, lengths, self.packs, self.pads)
+
+    @cached_property
+    def full(self) -> bool:
+        """Whether no token is padding."""
+        return not self.pads and len(set(self.lengths)) <= 1
 
     @cached_property
     def packing(self) -> Packing | None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lineas_core.hooks import site_hooks
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steering import site_hooks
 from lineas_core.studio.jobs.frames import Frame
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
