@@ -7,7 +7,7 @@ share of the GPU's peak matrix product rate (see `training.py`); also printed ar
 torch's profiler, its launches and the share of its time in which the GPU is busy. Each model runs
 in a process of its own. `--size tiny` tests it with small shapes of the same architectures, also on
 a CPU. It needs torch and transformers, diffusers for images, and neither the app's packages nor a
-network. What steering costs is in `gpu_steering.py`.
+network. Image models are in `gpu_images.py`, and what steering costs is in `gpu_steering.py`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from transformers import Gemma2Config, PretrainedConfig, Qwen2Config
 
 import lineas_core as lc
 from benchmarks.flops import count_work
+from benchmarks.gpu_images import measure_image_step
 from benchmarks.gpu_steering import measure_images, measure_tokens
 from benchmarks.inputs import random_model, random_prompts
 from benchmarks.machine import matrix_rate, watched_memory
@@ -78,8 +79,8 @@ RUNS: dict[str, tuple[str, type[PretrainedConfig], dict[str, Any], int]] = {
     "qwen-7b-long": ("Qwen2.5-7B", Qwen2Config, QWEN_7B, 64),
 }
 PROMPTS, WARM_UP, PROFILED = 32, 10, 10
-# What steering costs, beside the training of the models above.
-STEERING = ("tokens", "images")
+# A training step of an image model, and what steering costs.
+OTHERS = ("image-step", "tokens", "images")
 
 
 def measure(
@@ -156,13 +157,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--steps", type=int, default=50, help="timed steps of each model")
     parser.add_argument("--sizes", type=int, nargs="+", help="matrix sizes that define the peak")
-    parser.add_argument("--only", choices=(*RUNS, *STEERING), help="one part; all by default")
+    parser.add_argument("--only", choices=(*RUNS, *OTHERS), help="one part; all by default")
     chosen = parser.parse_args(argv)
     device = choose_device("auto")
     if chosen.size == "full" and device.type != "cuda":
         raise SystemExit("No GPU was found, and full size needs one. Try --size tiny on this one.")
+    tiny = chosen.size == "tiny"
+    if chosen.only == "image-step":
+        measure_image_step(device, chosen.steps, chosen.sizes, tiny=tiny)
+        return 0
     if chosen.only == "images":
-        measure_images(device, tiny=chosen.size == "tiny")
+        measure_images(device, tiny=tiny)
         return 0
     if chosen.only == "tokens":
         name, kind, shape, _ = RUNS["qwen-1.5b"]
@@ -175,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     given = list(sys.argv[1:] if argv is None else argv)
     command = [sys.executable, "-m", "benchmarks.gpu", *given, "--only"]
-    failed = [name for name in (*RUNS, *STEERING) if subprocess.run([*command, name]).returncode]
+    failed = [name for name in (*RUNS, *OTHERS) if subprocess.run([*command, name]).returncode]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
