@@ -194,7 +194,9 @@ class LanguageModel:
         rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
         texts = [""] * len(rows)
         for part in self._batches(len(rows), batch_size):
-            noise = GumbelNoise([seeds[i] for i in part], top_k) if temperature > 0 else None
+            noise = None
+            if temperature > 0:
+                noise = GumbelNoise([seeds[i] for i in part], top_k, self.device)
             before = []
             if temperature not in (0, 1):
                 before.append(transformers.TemperatureLogitsWarper(float(temperature)))

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lineas_core.system.devices import indices_on
+
 # SplitMix64: its increment, and the shifts and factors of its finaliser.
 GAMMA = 0x9E3779B97F4A7C15
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -31,22 +33,27 @@ class GumbelNoise:
     Args:
         seeds: one for each row.
         top_k: sample among the k likeliest tokens; 0 for all of them.
+        device: of the logits.
     """
 
-    def __init__(self, seeds: Sequence[int], top_k: int = 0) -> None:
-        self._seeds, self._top_k = [_mixed(seed) for seed in seeds], top_k
-        self._step = 0
+    def __init__(
+        self, seeds: Sequence[int], top_k: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
+        mixed = [_signed(_mixed(seed)) for seed in seeds]
+        self._device, self._top_k = torch.device(device), top_k
+        self._seeds = indices_on(self._device, mixed)
+        # On the device, so that a graph of a step counts on by itself.
+        self._step = torch.zeros((), dtype=torch.long, device=device)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Continue with these rows only, in this order."""
-        self._seeds = [self._seeds[row] for row in rows]
+        self._seeds = self._seeds[indices_on(self._device, rows)]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Add the next noise of each row to its logits; -inf at tokens outside the top k."""
         scores = scores.float()
-        states = [_signed(_mixed(seed + self._step)) for seed in self._seeds]
-        self._step += 1
-        rows = torch.tensor(states, device=scores.device)[:, None]
+        rows = _finalised(self._seeds + self._step + _signed(GAMMA))[:, None]
+        self._step.add_(1)
         if not 0 < self._top_k < scores.shape[1]:
             return scores + _gumbel(rows, torch.arange(scores.shape[1], device=scores.device))
         values, tokens = scores.topk(self._top_k)
@@ -69,13 +76,17 @@ def _signed(number: int) -> int:
 
 def _gumbel(states: Tensor, places: Tensor) -> Tensor:
     """Standard Gumbel noise from the numbers at `places` of the streams `states`, both int64."""
-    x = states + (places + 1) * _signed(GAMMA)
-    for shift, factor in MIX:
-        x = (x ^ _shifted(x, shift)) * _signed(factor)
-    x = x ^ _shifted(x, LAST_SHIFT)
+    x = _finalised(states + (places + 1) * _signed(GAMMA))
     uniform: Tensor = (_shifted(x, 64 - BITS).float() + 0.5) / 2**BITS
     noise: Tensor = -(-uniform.log()).log()
     return noise
+
+
+def _finalised(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser of unsigned 64-bit numbers, held as int64."""
+    for shift, factor in MIX:
+        x = (x ^ _shifted(x, shift)) * _signed(factor)
+    return x ^ _shifted(x, LAST_SHIFT)
 
 
 def _shifted(x: Tensor, shift: int) -> Tensor:
