@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import lineas_core as lc
 from lineas_core.methods.refine import Refinement
@@ -21,34 +19,9 @@ from lineas_core.training.loop import TrainingLoop
 from lineas_core.training.update import MOMENTS, Stepped, gradient_step
 from tests.helpers.models import random_map
 from tests.helpers.pipelines import small_sd
+from tests.helpers.reads import NoKernels, NoMethods
 
 CONFIG = lc.TrainConfig(steps=12, rate=0.05, batch_size=4, holdout=0)
-
-# Of a GPU, each of these waits until all that was asked of it is done.
-METHODS = {"item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"}
-KERNELS = {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "bincount",
-           "is_nonzero", "unique_consecutive", "unique_dim"}  # fmt: skip
-
-
-class NoMethods(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        assert getattr(func, "__name__", "") not in METHODS, func
-        return func(*args, **(kwargs or {}))
-
-
-class NoKernels(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func.overloadpacket.__name__
-        assert name not in KERNELS, func
-        if name.startswith("index"):
-            # Indexing by a mask looks for its True entries.
-            masks = (
-                [z for z in args[1] if isinstance(z, Tensor) and z.dtype == torch.bool]
-                if (isinstance(args[1], list | tuple))
-                else []
-            )
-            assert not masks, func
-        return func(*args, **(kwargs or {}))
 
 
 def rows_of(loop: TrainingLoop, *, on_device: bool) -> list[Any]:
