@@ -14,6 +14,9 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from lineas_core.models.language.fixed_step import FixedStep, has_fixed_size, taken
+from lineas_core.system.graphs import Graphs
+
 # Allowed root mean square difference of logits, in their standard deviations, by the dtype of the
 # weights. Measured in bfloat16: rounding gives 0.05 (SmolLM2) and 0.10 (Gemma 3 270M), padding that
 # is read as text 0.40 (RWKV) and more. The largest difference of a vocabulary tells them less well.
@@ -60,6 +63,53 @@ def drops_rows(module: transformers.PreTrainedModel) -> bool:
     return _alike(after, module(row).logits[0, -1], _tolerance(module))
 
 
+@torch.no_grad()
+def steps_in_place(
+    module: transformers.PreTrainedModel, pad: int, graphs: Graphs, length: int = TOKENS
+) -> bool:
+    """Whether `FixedStep` writes what `generate` does, and on a GPU reads nothing back.
+
+    Args:
+        module: the model, unsteered.
+        pad: id of the padding token.
+        graphs: gives up where something is read back.
+        length: tokens of the longer of the two rows.
+    """
+    row = few_tokens(module, length)
+    batch, mask = torch.cat([row, row.flip(1)]), torch.ones(2, length, device=row.device).long()
+    batch[0, : length // 2], mask[0, : length // 2] = pad, 0
+    wanted = _generate(module, batch, mask, steps=3)
+    first = _generate(module, batch, mask)
+    if not has_fixed_size(first.past_key_values):
+        return False
+    seen: list[Tensor] = []
+
+    def look(ids: Tensor, scores: Tensor) -> Tensor:
+        seen.append(scores)
+        # Both go on with the same token, even where rounding changes which is the likeliest.
+        chosen: Tensor = wanted.scores[len(seen)]
+        return chosen
+
+    layers = taken(first.past_key_values)
+    try:
+        step = FixedStep(module, first.sequences, mask, layers, [look], room=3)
+        step()
+        if module.device.type == "cuda" and not graphs.check(step):
+            return False
+        while len(seen) < 2:
+            step()
+    except (AttributeError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return False
+    limit = _tolerance(module)
+    for after, before in zip(seen, wanted.scores[1:], strict=True):
+        # `generate` was told not to end, by scores that are not finite.
+        finite = before.isfinite().all(dim=0)
+        pairs = zip(after[:, finite], before[:, finite], strict=True)
+        if not all(_alike(some, other, limit) for some, other in pairs):
+            return False
+    return True
+
+
 def parts_with_state(module: nn.Module) -> list[nn.Module]:
     """Modules that keep the state of a text in themselves and not in a cache (RecurrentGemma)."""
     return [p for p in module.modules() if any(hasattr(p, name) for name in STATE)]
@@ -96,6 +146,7 @@ def _generate(
             max_new_tokens=steps,
             min_new_tokens=steps,
             output_logits=True,
+            output_scores=True,
             return_dict_in_generate=True,
             pad_token_id=0,
             eos_token_id=None,

@@ -17,7 +17,7 @@ from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.language.batching import embedding_rows
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.checkpoint import load_checkpoint
-from lineas_core.models.language.decoding import decode
+from lineas_core.models.language.decoding import Batch, decode
 from lineas_core.models.language.kernels import lighten
 from lineas_core.models.language.packing import TokenRows, enable
 from lineas_core.models.language.sampling import GumbelNoise
@@ -215,16 +215,19 @@ class LanguageModel:
             batch = self._pad([rows[i] for i in part], left=True)
             with self._traits.fresh():
                 tokens = decode(
-                    self.module,
-                    batch.ids,
-                    batch.mask.long(),
-                    steered=steered,
-                    noise=noise,
-                    before_noise=before,
-                    max_new_tokens=max_new_tokens,
-                    pad=self._pad_id,
+                    Batch(
+                        self.module,
+                        batch.ids,
+                        batch.mask.long(),
+                        steered=steered,
+                        noise=noise,
+                        before_noise=before,
+                        max_new_tokens=max_new_tokens,
+                        pad=self._pad_id,
+                    ),
                     drops=len(part) > 1 and self._traits.drops_rows,
                     tell=tell if on_texts else None,
+                    graphs=self._traits.graphs(batch.ids.shape[1] + max_new_tokens),
                 )
             for i, text in zip(part, self._texts(tokens), strict=True):
                 texts[i] = text

@@ -11,16 +11,23 @@ from threading import Lock
 from typing import Any
 
 import transformers
+from torch import nn
 
 from lineas_core.errors import SiteError
 from lineas_core.models.language.batching import (
+    TOKENS,
     batches_soundly,
     drops_rows,
     forget_text,
     parts_with_state,
+    steps_in_place,
 )
+from lineas_core.models.language.fixed_step import is_plain, shortest_window
 from lineas_core.models.language.structure import mlp_norms, text_order
 from lineas_core.models.shared.sites import PAPER, match_sites
+from lineas_core.steering import hooked
+from lineas_core.system.devices import on_one_device
+from lineas_core.system.graphs import Graphs
 
 
 class Traits:
@@ -37,6 +44,7 @@ class Traits:
     def __init__(self, module: transformers.PreTrainedModel, pad: int) -> None:
         self._module, self._pad = module, pad
         self._stateful, self._one_text = parts_with_state(module), Lock()
+        self._graphs = Graphs("decoding", possible=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Traits:
         # A lock cannot be copied, and the copied model needs one of its own.
@@ -62,6 +70,40 @@ class Traits:
         """Whether rows can leave the model's cache while the others go on."""
         return Context().run(drops_rows, self._module)
 
+    def graphs(self, length: int) -> Graphs | None:
+        """What makes graphs of the steps of decoding; None where transformers is to run them.
+
+        That is where a step would not be the same, or where Python has to run at each one, for
+        somebody's hooks or to move activations between devices.
+
+        Args:
+            length: number of tokens of the longest text, with those to come.
+        """
+        module = self._module
+        if module.device.type != "cuda" or not self._graphs.possible:
+            return None
+        if not is_plain(module.generation_config) or not on_one_device(module) or watched(module):
+            return None
+        window = self._window
+        sound = (
+            self._steps_in_place if window is None or length <= window else self._slides_in_place
+        )
+        return self._graphs if sound else None
+
+    @cached_property
+    def _window(self) -> int | None:
+        return shortest_window(self._module)
+
+    @cached_property
+    def _steps_in_place(self) -> bool:
+        return Context().run(steps_in_place, self._module, self._pad, self._graphs)
+
+    @cached_property
+    def _slides_in_place(self) -> bool:
+        """The same for texts that are longer than a sliding window."""
+        length = (self._window or 0) + TOKENS
+        return Context().run(steps_in_place, self._module, self._pad, self._graphs, length)
+
     @cached_property
     def reached(self) -> frozenset[str]:
         """Names of the modules that run when the model reads text: no vision or audio tower."""
@@ -80,3 +122,11 @@ class Traits:
         except SiteError:
             return mlp_norms(self._module, self._order)
         return PAPER
+
+
+def watched(module: nn.Module) -> bool:
+    """Whether hooks of torch, of accelerate or at sites run Python inside the model."""
+    return hooked(module) or any(
+        part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook")
+        for part in module.modules()
+    )
