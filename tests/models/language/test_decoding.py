@@ -20,6 +20,7 @@ from lineas_core.models.language.traits import Traits, watched
 from lineas_core.system.graphs import Graphs
 from tests.helpers.models import ARCHITECTURES, random_map, save_checkpoint
 from tests.helpers.reads import NoKernels, NoMethods
+from tests.helpers.recording import RecordedGraphs
 from tests.models.language.test_families import FAMILIES, OTHERS
 
 PROMPTS = ["ab", "a longer text, twice", "c", "hello there"] * 3
@@ -74,6 +75,21 @@ def test_fixed_steps_write_what_transformers_does(
     sampled = both(model, PROMPTS, steer, seed=SEEDS, max_new_tokens=30)
     assert len({len(text) for text in sampled}) > 4
     assert both(model, PROMPTS, steer, seed=SEEDS, max_new_tokens=30, temperature=0) != sampled
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_what_is_replayed_without_python_writes_the_same(
+    small_models: dict[str, Path], architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "ROOM", 12)
+    model = load(small_models, architecture)
+    model.module.generation_config.repetition_penalty = 1.2
+    smap = random_map(dict.fromkeys(model.sites("post_layernorm"), 16), 0, spread=0.1)
+    steer = [(smap, torch.linspace(0, 1, 4))]
+    graphs = RecordedGraphs()
+    generate = runs(monkeypatch, None, graphs)
+    generate(model, PROMPTS[:4], steer, seed=SEEDS[:4], max_new_tokens=30, temperature=0.8)
+    assert [graph.replays for graph in graphs.made] == [11, 12]
 
 
 class Refused(Graphs):
