@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 from lineas_core.errors import SiteError
+from lineas_core.hooks import hooked
 from lineas_core.models.language.batching import (
     TOKENS,
     batches_soundly,
@@ -25,7 +26,6 @@ from lineas_core.models.language.batching import (
 from lineas_core.models.language.fixed_step import is_plain, shortest_window
 from lineas_core.models.language.structure import mlp_norms, text_order
 from lineas_core.models.shared.sites import PAPER, match_sites
-from lineas_core.steering import hooked
 from lineas_core.system.devices import on_one_device
 from lineas_core.system.graphs import Graphs
 
