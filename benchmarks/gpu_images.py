@@ -56,10 +56,12 @@ class Latents:
     text: Tensor
     mask: None = None
     packing: None = None
-    full: bool = True
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def mask_at(self, tokens: int) -> None:
+        """None, as nothing is padding."""
 
     def rows(self, indices: Sequence[int] | Tensor) -> Latents:
         """The inputs at `indices`."""

@@ -19,7 +19,7 @@ from lineas_core.numerics import fused
 from lineas_core.numerics.norms import Norm, read_norm
 from lineas_core.recompute import recomputing
 from lineas_core.steerable import Inputs, Packed, Pooling, Steerable
-from lineas_core.steering import AtSite
+from lineas_core.steering import NORM_OF_LAST, AtSite
 from lineas_core.system.words import counted
 
 
@@ -36,7 +36,7 @@ def pool(
     mask: Bool[Tensor, "batch tokens"] | None,
     packing: Packed | None = None,
     *,
-    full: bool = False,
+    heads: int | None = None,
 ) -> Float[Tensor, "batch d"]:
     """Pool activations to one float32 value per sample and coordinate.
 
@@ -48,15 +48,17 @@ def pool(
         pooling: mean, last (real token) or max. `last` is not defined for 4-D activations.
         mask: True at real tokens, which come first in each row; None means all are real.
         packing: layout of the tokens, if all prompts share one row.
-        full: whether all tokens are real, so that the mask need not be looked at.
+        heads: dimension of a 4-D z that holds the heads, where that is known; None finds it with
+            the mask, without which a 4-D z is an image.
 
     Raises:
         ConfigError: `pooling` is not defined for activations of this shape.
     """
     if z.ndim == 2:
         return z.float()
-    if z.ndim == 4 and mask is not None:
+    if z.ndim == 4 and heads is None and mask is not None:
         heads = _heads(z, mask.shape[1] if packing is None else packing.averages.shape[1])
+    if z.ndim == 4 and heads is not None:
         z = z.float().amax(dim=heads) if pooling == "max" else z.float().mean(dim=heads)
     if z.ndim == 4:
         if pooling == "last":
@@ -69,7 +71,7 @@ def pool(
             return packing.averages.to(z.device) @ z[0].float()
     if packing is not None:
         z = packing.spread(z[0])
-    if full or mask is None or mask.shape != z.shape[:2]:
+    if mask is None or mask.shape != z.shape[:2]:
         return z[:, -1].float() if pooling == "last" else _over(z, pooling, (1,))
     mask = mask.to(z.device)
     real = mask[..., None]
@@ -98,6 +100,11 @@ def _heads(z: Tensor, tokens: int) -> int:
             "tokens cannot be told. Add a word to the longest prompt, or leave the site out."
         )
     return 2 if z.shape[1] == tokens else 1
+
+
+def _norms_last(module: nn.Module) -> bool:
+    """Whether a module is a norm of the last dimension, such as those of queries and keys."""
+    return NORM_OF_LAST.search(type(module).__name__) is not None
 
 
 def pooled_forward(
@@ -151,7 +158,12 @@ def _forward(
 ) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
 
-    def record(name: str, pooled: Tensor) -> None:
+    def record(name: str, z: Tensor, pooled: Tensor) -> None:
+        if len(pooled) != len(inputs):
+            raise SiteError(
+                f"Site {name!r} puts out {tuple(z.shape)} for {counted(len(inputs), 'prompt')}, "
+                "and which rows belong to which prompt cannot be told. Leave it out."
+            )
         # A layer that is recomputed records again, which is for its own backward alone.
         found.setdefault(name, pooled)
         if name == sites[-1]:
@@ -185,10 +197,10 @@ class _Recorded(Around):
         affine: the map, if there is one.
         pooling: see `pool`.
         inputs: what the model reads.
-        record: called with the name and the pooled activations.
+        record: called with the name, the activations, and these pooled.
     """
 
-    __slots__ = ("_affine", "_inputs", "_module", "_name", "_pooling", "_record")
+    __slots__ = ("_affine", "_heads", "_inputs", "_module", "_name", "_pooling", "_record")
 
     def __init__(
         self,
@@ -197,20 +209,25 @@ class _Recorded(Around):
         affine: BatchAffine | None,
         pooling: Pooling,
         inputs: Inputs,
-        record: Callable[[str, Tensor], object],
+        record: Callable[[str, Tensor, Tensor], object],
     ) -> None:
         self._name, self._module, self._affine = name, module, affine
         self._pooling, self._inputs, self._record = pooling, inputs, record
+        # In image models, which alone have no mask of tokens, the heads come behind the tokens.
+        self._heads = 2 if inputs.mask is None and _norms_last(module) else None
 
     def __call__(self, z: Tensor) -> Tensor:
         if self._affine is not None:
-            z = AtSite(self._name, self._affine, last=self._inputs.mask is not None)(z)
-        self._record(self._name, self._pool(z))
+            last = self._inputs.mask is not None or self._heads is not None
+            z = AtSite(self._name, self._affine, last=last)(z)
+        self._record(self._name, z, self._pool(z))
         return z
 
     def _pool(self, z: Tensor) -> Tensor:
-        inputs = self._inputs
-        return pool(z, self._pooling, inputs.mask, inputs.packing, full=inputs.full)
+        inputs, mask = self._inputs, self._inputs.mask
+        if z.ndim == 3 or self._heads is not None:
+            mask = inputs.mask_at(z.shape[1])
+        return pool(z, self._pooling, mask, inputs.packing, heads=self._heads)
 
     def around(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -221,12 +238,12 @@ class _Recorded(Around):
         if norm is None or affine is None:
             return hooked_output(self._name, self, forward(*args, **kwargs))
         given = args[0], self._module, norm, affine
-        if self._inputs.full:
+        if self._inputs.mask_at(args[0].shape[1]) is None:
             z, pooled = fused.pooled_norm(*given, len(self._inputs), self._pooling)
         else:
             z = fused.steered_norm(*given)
             pooled = self._pool(z)
-        self._record(self._name, pooled)
+        self._record(self._name, z, pooled)
         return z
 
     def _fused(self, x: Tensor) -> Norm | None:

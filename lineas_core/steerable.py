@@ -40,15 +40,13 @@ class Inputs(Protocol):
         """True at real tokens; None if the model does not read tokens."""
 
     @property
-    def full(self) -> bool:
-        """Whether no token is padding, as the host knows; True if the model does not read any."""
-        ...
-
-    @property
     def packing(self) -> Packed | None:
         """Layout of the tokens if the model runs them packed in one row; None if padded."""
 
     def __len__(self) -> int: ...
+
+    def mask_at(self, tokens: int) -> Bool[Tensor, "n tokens"] | None:
+        """The mask of a site's output that has `tokens` tokens; None if all of them are real."""
 
     def rows(self, indices: Sequence[int] | Tensor) -> Inputs:
         """The inputs of the prompts at `indices`.

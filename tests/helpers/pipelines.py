@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,13 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from tests.helpers.networks import lively
+from tests.helpers.transformer_pipelines import small_klein, small_sana
+
 LETTERS = list(string.ascii_lowercase)
 SIZE = 16
+# Side of a small pipeline's images.
+SIZES: Mapping[str, int] = defaultdict(lambda: SIZE, sana=32)
 # Catalogue name -> the small pipeline that stands in for its weights.
 KINDS = {
     "emoji-onestep": "sd",
@@ -45,6 +51,9 @@ KINDS = {
     "sdxl-lightning-4step": "xl",
     "sdxl-turbo": "xl",
     "flux.1-schnell": "flux",
+    "flux.2-klein-4b": "klein",
+    "sana-sprint-0.6b": "sana",
+    "sana-sprint-1.6b": "sana",
 }
 
 
@@ -177,23 +186,13 @@ def small_flux(guidance_embeds: bool = False) -> FluxPipeline:
     )
 
 
-def lively(network: nn.Module) -> Any:
-    """Randomise norms and enlarge text encoders, whose initial values would hide mistakes."""
-    for name, parameter in network.named_parameters():
-        if "norm" in name:
-            nn.init.normal_(parameter, 1.0, 0.3)
-        elif "embedding" in name or "shared" in name:
-            nn.init.normal_(parameter, 0.0, 1.0)
-        elif parameter.ndim == 2:
-            nn.init.normal_(parameter, 0.0, 0.3)
-    return network
-
-
 BUILDERS: dict[str, Callable[[], Any]] = {
     "sd": small_sd,
     "turbo": small_turbo,
     "xl": small_xl,
     "flux": small_flux,
+    "klein": small_klein,
+    "sana": small_sana,
 }
 
 
@@ -244,6 +243,8 @@ def flat(arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in arguments.items():
         if isinstance(value, Mapping):
             tensors |= flat(value)
+        elif isinstance(value, list):
+            tensors |= flat({f"{name}.{i}": part for i, part in enumerate(value)})
         elif isinstance(value, Tensor):
             tensors[name] = value
     return tensors

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -68,7 +69,7 @@ class DiffusionInputs:
         conditioning: the prompts, encoded without steering.
         latents: input of the denoiser, one row per prompt.
         timestep: timestep of the first step, a scalar.
-        mask, packing, full: None and True, as images have no padding.
+        mask, packing: None, as images have no padding; `mask_at` has the prompts' own.
     """
 
     prompts: tuple[str, ...]
@@ -77,10 +78,13 @@ class DiffusionInputs:
     timestep: Tensor
     mask: None = None
     packing: None = None
-    full: bool = True
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    def mask_at(self, tokens: int) -> Bool[Tensor, "n tokens"] | None:
+        """The mask of a site's output that has `tokens` tokens; None if all of them are real."""
+        return self.conditioning.mask_at(tokens)
 
     def rows(self, indices: Sequence[int] | Tensor) -> DiffusionInputs:
         """Some of the prompts.
@@ -133,7 +137,7 @@ class DiffusionModel:
         self.pipeline = pipeline
         self.entry = entry
         # Imported here: diffusers takes seconds, and the app responds before it needs it.
-        from lineas_core.models.image.denoisers import denoiser_for
+        from lineas_core.models.image.kinds import denoiser_for
 
         self._denoiser = denoiser_for(
             pipeline, entry.size if entry else 0, entry.tokens if entry else 0

@@ -16,7 +16,6 @@ from diffusers import (
     AutoencoderTiny,
     DiffusionPipeline,
     EulerDiscreteScheduler,
-    FluxPipeline,
     LCMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -27,6 +26,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lineas_core.errors import ModelError
+from lineas_core.models.image.kinds import DENOISERS
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import GIB, check_complete, loading
 from lineas_core.system.files import sha256_of
@@ -40,10 +40,9 @@ SETTINGS: dict[Any, dict[str, Any]] = {
         "requires_safety_checker": False,
     },
     StableDiffusionXLPipeline: {"add_watermarker": False},
-    FluxPipeline: {},
 }
 COMMIT, SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
-CLASSES: dict[str, Any] = {cls.__name__: cls for cls in SETTINGS}
+CLASSES: dict[str, Any] = {cls.__name__: cls for cls in DENOISERS}
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
@@ -64,7 +63,7 @@ def load_pipeline(
     entry: CatalogEntry | None = None,
     tiny_vae: bool = False,
 ) -> Any:
-    """Load a pipeline of one of the three classes onto `device`, offloading if memory is short.
+    """Load a pipeline of a kind in `DENOISERS` onto `device`, offloading if memory is short.
 
     Args:
         source: a folder, or a repository on the hub.
@@ -83,7 +82,7 @@ def load_pipeline(
         name = config.get("_class_name")
         if name not in CLASSES:
             raise ModelError(f"{id} is a {name}; this library runs {', '.join(CLASSES)}.")
-        parts: dict[str, Any] = dict(SETTINGS[CLASSES[name]])
+        parts: dict[str, Any] = dict(SETTINGS.get(CLASSES[name], {}))
         if entry and entry.variant:
             parts["variant"] = entry.variant
         if entry and entry.unet_file:

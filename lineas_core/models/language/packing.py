@@ -283,6 +283,10 @@ class TokenRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def mask_at(self, tokens: int) -> Bool[Tensor, "n tokens"] | None:
+        """The one mask, whatever a site puts out; None if no token is padding."""
+        return None if self.full else self.mask
+
     def rows(self, indices: Sequence[int] | Tensor) -> TokenRows:
         """The given rows, without columns that are padding in all of them.
 

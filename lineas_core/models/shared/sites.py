@@ -45,6 +45,19 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
         "single_norm": r"transformer\.single_transformer_blocks\.\d+\.norm",
         "text_norm": r"text_encoder.*norm\d?",
     },
+    "Flux2Transformer2DModel": {
+        "norm": r"transformer\.(.*blocks\.\d+\.(norm(\d(_context)?)?|attn\.norm_\w+)|norm_out)",
+        "double_norm": r"transformer\.transformer_blocks\.\d+\.norm\d(_context)?",
+        "single_norm": r"transformer\.single_transformer_blocks\.\d+\.norm",
+        "query_key_norm": r"transformer\..*blocks\.\d+\.attn\.norm_\w+",
+        "text_norm": r"text_encoder.*norm",
+    },
+    "SanaTransformer2DModel": {
+        "norm": r"transformer\.(caption_norm|.*blocks\.\d+\.(norm\d|attn\d\.norm_\w)|norm_out)",
+        "block_norm": r"transformer\..*blocks\.\d+\.norm\d",
+        "query_key_norm": r"transformer\..*blocks\.\d+\.attn\d\.norm_\w",
+        "text_norm": r"text_encoder.*norm",
+    },
 }
 
 

@@ -18,7 +18,7 @@ from lineas_core.models.image.model import (
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from tests.helpers.pipelines import (
     KINDS,
-    SIZE,
+    SIZES,
     save_small_pipelines,
     small_unet_xl,
 )
@@ -37,11 +37,11 @@ def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
     found: dict[str, CatalogEntry] = {}
     for number, (name, kind) in enumerate(KINDS.items(), start=1):
         entry = catalog()[name]
-        changes: dict[str, Any] = {"hub": str(small[kind]), "folder": "", "size": SIZE}
+        changes: dict[str, Any] = {"hub": str(small[kind]), "folder": "", "size": SIZES[kind]}
         changes |= {"memory": 0.1, "dtype": "float32", "tiny_vae": str(small["taesd"])}
         if kind != "xl":
             changes["variant"] = ""
-        if kind == "flux":
+        if entry.tokens:
             changes["tokens"] = 12
         if entry.unet_file:
             changes["unet_repo"] = str(checkpoints)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 import string
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ from diffusers import (
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
-    FluxPipeline,
     LCMScheduler,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -32,6 +33,7 @@ from tests.helpers.models import random_map
 from tests.helpers.pipelines import (
     KINDS,
     SIZE,
+    SIZES,
     Spy,
     generators,
     pixels,
@@ -43,6 +45,13 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 PROMPTS = ["abc abc", "x", "a cab"]
+# One model of each class of pipeline.
+UNETS = ["emoji-onestep", "dmd2-sdxl-1step"]
+TRANSFORMERS = ["flux.1-schnell", "flux.2-klein-4b", "sana-sprint-0.6b"]
+# What a pipeline's call has to be told besides the catalogue's settings.
+OWN_CALL: dict[str, dict[str, Any]] = {
+    "SanaSprintPipeline": {"use_resolution_binning": False},
+}
 
 
 def norm_map(model: DiffusionModel, pattern: str = "norm", spread: float = 0.5) -> lc.SteeringMap:
@@ -63,9 +72,11 @@ def test_the_first_step_is_that_of_the_pipelines_own_call(
         model = DiffusionModel("guided", pipeline, entry)
     else:
         model = load(name)
-    settings: dict[str, Any] = {"timesteps": list(model.schedule.timesteps) or None}
-    if isinstance(model.pipeline, FluxPipeline):
-        settings = {"max_sequence_length": 12}
+    settings: dict[str, Any] = dict(OWN_CALL.get(type(model.pipeline).__name__, {}))
+    if model.schedule.timesteps:
+        settings["timesteps"] = list(model.schedule.timesteps)
+    if model._denoiser.tokens:
+        settings["max_sequence_length"] = 12
     spy = Spy(model._denoiser.module)
     inputs = model.prepare(PROMPTS)
     model.forward(inputs)
@@ -74,8 +85,8 @@ def test_the_first_step_is_that_of_the_pipelines_own_call(
         generator=generators([NOISE_SEED, NOISE_SEED + 1, NOISE_SEED + 2]),
         num_inference_steps=model.schedule.steps,
         guidance_scale=model.schedule.guidance,
-        height=SIZE,
-        width=SIZE,
+        height=model.size,
+        width=model.size,
         **settings,
     )
     (ours, our_output), (theirs, their_output) = spy.calls[:2]
@@ -91,12 +102,12 @@ def test_the_first_step_is_that_of_the_pipelines_own_call(
 def test_every_model_of_the_catalogue_loads_steers_and_generates(name: str, load: Any) -> None:
     model = load(name)
     assert isinstance(model, Steerable)
-    assert (model.modality, model.id, model.size) == ("image", name, SIZE)
+    assert (model.modality, model.id, model.size) == ("image", name, SIZES[KINDS[name]])
     assert not any(p.requires_grad for p in model.module.parameters())
     assert not any(m.training for m in model.module.modules())
     smap = norm_map(model)
     plain = pixels(model.generate(PROMPTS, seed=1))
-    assert plain.shape == (3, SIZE, SIZE, 3)
+    assert plain.shape == (3, model.size, model.size, 3)
     assert (pixels(model.generate(PROMPTS, [(smap, 0.0)], seed=1)) == plain).all()
     assert (pixels(model.generate(PROMPTS, [(smap, 1.0)], seed=1)) != plain).any()
 
@@ -133,8 +144,18 @@ def test_lightning_runs_eulers_trailing_steps(name: str, kind: str, load: Any) -
     assert scheduler.timesteps.tolist() == [999, 749, 499, 249]
 
 
-@pytest.mark.parametrize("pattern", ["norm", "text_norm", r"(unet|text_encoder).*norm\d?"])
-@pytest.mark.parametrize("name", ["emoji-onestep", "dmd2-sdxl-1step", "flux.1-schnell"])
+PARTS = r"(unet|transformer|text_encoder)(.*\.0)?\..*norm\d?"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        *product([*UNETS, *TRANSFORMERS], ["norm"]),
+        *product([*UNETS, "flux.1-schnell"], [PARTS, "text_norm"]),
+        # Their text encoders have many layers, or read a long instruction before each prompt.
+        *(pytest.param(n, PARTS, marks=pytest.mark.thorough) for n in TRANSFORMERS[1:]),
+    ],
+)
 def test_a_map_trains_on_sites_of_any_part(
     name: str, pattern: str, load: Any, prompts: lc.PromptSet
 ) -> None:
@@ -171,7 +192,7 @@ def test_embeddings_are_made_once_and_the_pass_ends_at_the_last_site(emoji: Diff
     assert last.calls == decoder.calls == []
 
 
-@pytest.mark.parametrize("name", ["emoji-onestep", "dmd2-sdxl-1step", "flux.1-schnell"])
+@pytest.mark.parametrize("name", [*UNETS, *TRANSFORMERS])
 def test_gradients_reach_text_encoders_from_the_denoiser(name: str, load: Any) -> None:
     model = load(name)
     inputs = model.prepare(PROMPTS)
@@ -195,8 +216,9 @@ def test_a_map_on_a_text_encoder_acts_on_images_and_prepares_nothing(emoji: Diff
     assert torch.equal(plain.conditioning.tokens, steered.conditioning.tokens)
 
 
-def test_noise_belongs_to_the_seed_whatever_the_batch(load: Any) -> None:
-    model = load("dmd2-sdxl-4step")
+@pytest.mark.parametrize("name", ["dmd2-sdxl-4step", *TRANSFORMERS])
+def test_noise_belongs_to_the_seed_whatever_the_batch(name: str, load: Any) -> None:
+    model = load(name)
     smap, strengths = norm_map(model, spread=0.1), torch.linspace(0, 1, 4)
     texts, seeds = ["abc", "x", "abc", "a"], [3, 4, 3, 5]
     whole = pixels(model.generate(texts, [(smap, strengths)], seed=seeds))
@@ -311,5 +333,11 @@ def test_what_cannot_be_read_or_run_is_named(emoji: DiffusionModel, load: Any) -
     flux = load("flux.1-schnell")
     with pytest.raises(lc.ConfigError, match="takes no timesteps"):
         flux.generate(["a"], timesteps=[399])
-    with pytest.raises(lc.PromptError, match=r"has 14 tokens; flux\.1-schnell reads 12"):
-        flux.generate(["abcdefabcdef"])
+    for name in TRANSFORMERS:
+        model = load(name)
+        most = max(n for n in range(13) if model.reads("a" * (n + 1)))
+        # The last letter that it accepts, it also reads.
+        a, b = (model.prepare(["a" * most + end]).conditioning.tokens for end in "ab")
+        assert not torch.equal(a, b)
+        with pytest.raises(lc.PromptError, match=rf"has 1\d tokens; {re.escape(name)} reads 1\d"):
+            model.generate(["a" * (most + 2)])

@@ -1,0 +1,65 @@
+"""FLUX.2 klein: a transformer that reads a chat model's hidden states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from lineas_core.models.image.chat_tokens import ChatTokens
+from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.denoisers import TransformerDenoiser
+
+
+class Flux2KleinDenoiser(TransformerDenoiser):
+    """A Flux2KleinPipeline. Its latents are patches, one token each, in the transformer."""
+
+    # Distilled models ignore it; the undistilled ones take it for classifier-free guidance from
+    # values above 1.
+    default_guidance = 1.0
+
+    @property
+    def readers(self) -> list[tuple[Any, int]]:
+        """The chat model's tokenizer, which puts the prompt into its template."""
+        return [(ChatTokens(self.pipeline.tokenizer, thinking=False), self.tokens)]
+
+    def encode(self, prompts: list[str]) -> Conditioning:
+        """Three layers' hidden states side by side; padded, and the padding is read too."""
+        tokens, _ = self.pipeline.encode_prompt(
+            prompts, self.device, max_sequence_length=self.tokens
+        )
+        return Conditioning(tokens)
+
+    def noise(self, generators: list[torch.Generator]) -> Tensor:
+        """(n, channels per patch, height, width) in patches."""
+        side = self.size // self.pipeline.vae_scale_factor // 2
+        shape = (len(generators), self.module.config.in_channels, side, side)
+        noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
+        return noise
+
+    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """The unscaled noise, and a timestep that depends on the numbers of patches and steps."""
+        patches = noise.shape[2] * noise.shape[3]
+        mu = compute_empirical_mu(patches, schedule.steps)
+        return noise.to(self.device, self.module.dtype), self.flow_timestep(schedule.steps, mu)
+
+    def denoise(
+        self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
+    ) -> Tensor:
+        """(n, patches, channels per patch)."""
+        pipeline, tokens = self.pipeline, conditioning.tokens
+        output: Tensor = self.module(
+            hidden_states=pipeline._pack_latents(latents),
+            timestep=timestep.expand(len(latents)).to(latents.dtype) / 1000,
+            encoder_hidden_states=tokens,
+            txt_ids=pipeline._prepare_text_ids(tokens).to(self.device),
+            img_ids=pipeline._prepare_latent_ids(latents).to(self.device),
+            return_dict=False,
+        )[0]
+        return output
+
+    def _own_size(self) -> int:
+        return int(self.pipeline.default_sample_size)
