@@ -35,12 +35,14 @@ from transformers import (
 )
 
 from tests.helpers.networks import lively
-from tests.helpers.transformer_pipelines import small_klein, small_sana
+from tests.helpers.transformer_pipelines import small_klein, small_sana, small_z_image
 
 LETTERS = list(string.ascii_lowercase)
 SIZE = 16
 # Side of a small pipeline's images.
-SIZES: Mapping[str, int] = defaultdict(lambda: SIZE, sana=32)
+SIZES: Mapping[str, int] = defaultdict(lambda: SIZE, {"sana": 32, "z-image": 48})
+# How many tokens its text encoder reads, where that can be chosen.
+TOKENS: Mapping[str, int] = defaultdict(lambda: 12, {"z-image": 160})
 # Catalogue name -> the small pipeline that stands in for its weights.
 KINDS = {
     "emoji-onestep": "sd",
@@ -54,6 +56,7 @@ KINDS = {
     "flux.2-klein-4b": "klein",
     "sana-sprint-0.6b": "sana",
     "sana-sprint-1.6b": "sana",
+    "z-image-turbo": "z-image",
 }
 
 
@@ -193,6 +196,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "flux": small_flux,
     "klein": small_klein,
     "sana": small_sana,
+    "z-image": small_z_image,
 }
 
 

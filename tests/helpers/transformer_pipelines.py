@@ -6,6 +6,7 @@ import string
 
 from diffusers import (
     AutoencoderDC,
+    AutoencoderKL,
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
@@ -13,6 +14,8 @@ from diffusers import (
     SanaSprintPipeline,
     SanaTransformer2DModel,
     SCMScheduler,
+    ZImagePipeline,
+    ZImageTransformer2DModel,
 )
 from transformers import (
     Gemma2Config,
@@ -21,6 +24,7 @@ from transformers import (
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
 )
 
 from tests.helpers.networks import lively
@@ -138,4 +142,34 @@ def small_sana() -> SanaSprintPipeline:
             )
         ),
         scheduler=SCMScheduler(),
+    )
+
+
+def small_z_image() -> ZImagePipeline:
+    return ZImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            shift_factor=0.1,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+        ),
+        text_encoder=lively(Qwen3Model(qwen3_config(3))),
+        tokenizer=chat_tokenizer(),
+        transformer=lively(
+            ZImageTransformer2DModel(
+                in_channels=4,
+                dim=16,
+                n_layers=2,
+                n_refiner_layers=1,
+                n_heads=2,
+                n_kv_heads=2,
+                cap_feat_dim=16,
+                axes_dims=[2, 2, 4],
+                axes_lens=[256, 32, 32],
+            )
+        ),
     )

@@ -11,6 +11,7 @@ from diffusers import (
     SanaSprintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    ZImagePipeline,
 )
 
 from lineas_core.errors import ModelError
@@ -22,6 +23,7 @@ from lineas_core.models.image.denoisers import (
 )
 from lineas_core.models.image.flux2 import Flux2KleinDenoiser
 from lineas_core.models.image.sana_sprint import SanaSprintDenoiser
+from lineas_core.models.image.z_image import ZImageDenoiser
 
 DENOISERS: Mapping[Any, type[Denoiser]] = {
     StableDiffusionPipeline: UNetDenoiser,
@@ -29,6 +31,7 @@ DENOISERS: Mapping[Any, type[Denoiser]] = {
     FluxPipeline: FluxDenoiser,
     Flux2KleinPipeline: Flux2KleinDenoiser,
     SanaSprintPipeline: SanaSprintDenoiser,
+    ZImagePipeline: ZImageDenoiser,
 }
 
 

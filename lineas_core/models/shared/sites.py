@@ -58,6 +58,14 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
         "query_key_norm": r"transformer\..*blocks\.\d+\.attn\d\.norm_\w",
         "text_norm": r"text_encoder.*norm",
     },
+    # Not the norm of the prompts before they are embedded, whose rows are the tokens of them all.
+    "ZImageTransformer2DModel": {
+        "norm": r"transformer\..*\.(\w+_norm\d|norm_[qk]|norm_final)",
+        "layer_norm": r"transformer\.layers\.\d+\.\w+_norm\d",
+        "refiner_norm": r"transformer\.\w+_refiner\.\d+\.\w+_norm\d",
+        "query_key_norm": r"transformer\..*\.norm_[qk]",
+        "text_norm": r"text_encoder.*norm",
+    },
 }
 
 

@@ -19,6 +19,7 @@ from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from tests.helpers.pipelines import (
     KINDS,
     SIZES,
+    TOKENS,
     save_small_pipelines,
     small_unet_xl,
 )
@@ -42,7 +43,7 @@ def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
         if kind != "xl":
             changes["variant"] = ""
         if entry.tokens:
-            changes["tokens"] = 12
+            changes["tokens"] = TOKENS[kind]
         if entry.unet_file:
             changes["unet_repo"] = str(checkpoints)
             torch.manual_seed(number)

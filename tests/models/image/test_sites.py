@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
-from diffusers import FluxTransformer2DModel, UNet2DConditionModel
+from diffusers import (
+    Flux2Transformer2DModel,
+    FluxTransformer2DModel,
+    SanaTransformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
 from torch import nn
 
 import lineas_core as lc
-from lineas_core.models.shared.sites import match_sites
+from lineas_core.models.shared.sites import match_sites, presets_of
 
 
 def test_site_presets_find_every_norm_of_the_full_size_networks() -> None:
@@ -70,3 +77,28 @@ def test_site_presets_find_every_norm_of_the_full_size_networks() -> None:
     assert count(flux, "transformer", "single_norm").total() == 38
     with pytest.raises(lc.SiteError, match="Presets: norm, attention_norm, resnet_norm, text_norm"):
         count(sd, "unet", "post_layernorm")
+
+
+@pytest.mark.parametrize(
+    ("network", "without"),
+    [
+        (Flux2Transformer2DModel, {"norm_out.norm"}),
+        (SanaTransformer2DModel, {"norm_out.norm"}),
+        # Its rows are the tokens of all prompts.
+        (ZImageTransformer2DModel, {"cap_embedder.0"}),
+    ],
+)
+def test_the_norm_preset_of_a_transformer_is_every_norm_that_is_not_in_another(
+    network: Any, without: set[str]
+) -> None:
+    settings = {"qk_norm": "rms_norm_across_heads"} if network is SanaTransformer2DModel else {}
+    with torch.device("meta"):
+        modules = dict(network(**settings).named_modules())
+    norms = {name for name, module in modules.items() if "Norm" in type(module).__name__}
+    # SANA's embedding of the timestep is called a norm and is none.
+    wanted = {f"transformer.{name}" for name in norms - without - {"time_embed"}}
+    names = [f"transformer.{name}" for name in modules]
+    assert set(match_sites(names, "norm", network.__name__)) == wanted
+    for preset in presets_of(network.__name__):
+        if preset != "text_norm":
+            assert set(match_sites(names, preset, network.__name__)) <= wanted

@@ -82,3 +82,35 @@ def test_padding_of_prompts_is_not_pooled(name: str, site: str, load: Any) -> No
         ]
     )
     torch.testing.assert_close(pooled_forward(model, inputs, [site])[site], wanted)
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        "context_refiner.0.ffn_norm2",
+        "context_refiner.0.attention.norm_k",
+        "noise_refiner.0.attention_norm1",
+        "layers.1.ffn_norm1",
+        "layers.1.attention.norm_q",
+    ],
+)
+def test_a_prompt_beside_a_longer_one_is_pooled_as_alone(site: str, load: Any) -> None:
+    model, site = load("z-image-turbo"), f"transformer.{site}"
+    inputs = model.prepare(["abc", "x" * 40, "a cab", "y" * 70])
+    together = pooled_forward(model, inputs, [site])[site]
+    alone = [pooled_forward(model, inputs.rows([i]), [site])[site] for i in range(4)]
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_a_site_whose_rows_are_not_prompts_is_refused(load: Any) -> None:
+    model = load("z-image-turbo")
+    site = "transformer.cap_embedder.0"
+    with pytest.raises(lc.SiteError, match=rf"{site}' puts out \(96, 16\) for 3 prompts"):
+        pooled_forward(model, model.prepare(PROMPTS), [site])
+
+
+def test_a_prompt_as_long_as_the_image_is_refused_beside_a_shorter_one(load: Any) -> None:
+    model = load("z-image-turbo")
+    inputs = model.prepare(["a", "x" * 140])
+    with pytest.raises(lc.SiteError, match="have 160 tokens each"):
+        pooled_forward(model, inputs, ["transformer.layers.0.ffn_norm1"])
