@@ -9,7 +9,12 @@ from pathlib import Path
 import torch
 
 from lineas_core.errors import ConfigError, ModelError
-from lineas_core.models.image.folders import INDEX, embedded_folder, is_pipeline
+from lineas_core.models.image.folders import (
+    INDEX,
+    embedded_folder,
+    is_pipeline,
+    refuse_single_file,
+)
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
@@ -106,6 +111,7 @@ def as_image_model(model: Model) -> DiffusionModel:
 def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
     """The folder or hub repository to load from; converts an embedded model on first use."""
     if entry is None:
+        refuse_single_file(name)
         if _is_path(name):
             folder = Path(name).expanduser()
             if not any((folder / file).is_file() for file in ("config.json", INDEX)):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ SETTINGS: dict[Any, dict[str, Any]] = {
     },
     StableDiffusionXLPipeline: {"add_watermarker": False},
 }
+# The variant of files in half precision, of which some repositories have no other.
+HALF = "fp16"
 COMMIT, SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in DENOISERS}
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -94,10 +98,8 @@ def load_pipeline(
             parts["vae"] = decoder.from_pretrained(
                 entry.tiny_vae, dtype=dtype, use_safetensors=True
             )
-        parts |= _text_encoders(id, source, config, dtype, parts.get("variant"))
         diffusers.utils.logging.disable_progress_bar()
-        # No pickles, as they can run code.
-        pipeline = CLASSES[name].from_pretrained(source, dtype=dtype, use_safetensors=True, **parts)
+        pipeline = _read(id, source, config, dtype, parts)
         check_complete(id, _unloaded(pipeline))
         pipeline.set_progress_bar_config(disable=True)
         if entry and entry.scheduler:
@@ -116,6 +118,31 @@ def load_pipeline(
         return pipeline.to(device)
 
 
+def _read(
+    id: str, source: str, config: Mapping[str, Any], dtype: torch.dtype, parts: Mapping[str, Any]
+) -> Any:
+    """Load all parts but those given, in half precision where the source has no other files."""
+    if "variant" in parts:
+        return _read_variant(id, source, config, dtype, parts)
+    try:
+        return _read_variant(id, source, config, dtype, parts)
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            return _read_variant(id, source, config, dtype, {**parts, "variant": HALF})
+        # The first error, which names the files that most sources have.
+        raise
+
+
+def _read_variant(
+    id: str, source: str, config: Mapping[str, Any], dtype: torch.dtype, parts: Mapping[str, Any]
+) -> Any:
+    encoders = _text_encoders(id, source, config, dtype, parts.get("variant"))
+    # No pickles, as they can run code.
+    return CLASSES[config["_class_name"]].from_pretrained(
+        source, dtype=dtype, use_safetensors=True, **parts, **encoders
+    )
+
+
 def _text_encoders(
     id: str, source: str, config: Mapping[str, Any], dtype: torch.dtype, variant: str | None
 ) -> dict[str, Any]:
@@ -125,14 +152,21 @@ def _text_encoders(
         if not part.startswith("text_encoder") or list(kind)[:1] != ["transformers"]:
             continue
         encoder: Any = getattr(transformers, kind[1])
-        found[part], told = encoder.from_pretrained(
+        load = partial(
+            encoder.from_pretrained,
             source,
             subfolder=part,
             dtype=dtype,
-            variant=variant,
             use_safetensors=True,
             output_loading_info=True,
         )
+        try:
+            found[part], told = load(variant=variant)
+        except OSError:
+            if variant is None:
+                raise
+            # As diffusers does with the parts that it loads.
+            found[part], told = load()
         check_complete(id, [f"{part}.{name}" for name in told["missing_keys"]])
     return found
 

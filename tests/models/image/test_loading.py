@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderTiny,
+    StableDiffusionXLPipeline,
 )
 from safetensors.torch import load_file, save_file
 
@@ -167,3 +168,44 @@ def test_a_pipeline_that_lacks_tensors_is_refused_with_their_names(
     ending = name.removeprefix("text_model.")
     with pytest.raises(lc.ModelError, match=rf"lacks 1 tensor .*{part}\.\S*{re.escape(ending)}"):
         lc.load_model(str(tmp_path), device="cpu")
+
+
+def test_a_repository_with_files_in_half_precision_only_loads(
+    small: dict[str, Path], tmp_path: Path
+) -> None:
+    assert not [f for f in small["xl"].rglob("*.safetensors") if ".fp16." not in f.name]
+    model = lc.load_model(str(small["xl"]), device="cpu")
+    assert isinstance(model, DiffusionModel)
+    plain = StableDiffusionXLPipeline.from_pretrained(small["xl"], variant="fp16")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        wanted = getattr(plain, part).state_dict()
+        found = model.module.get_submodule(part).state_dict()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    mixed = shutil.copytree(small["sd"], tmp_path / "mixed")
+    (file,) = (mixed / "unet").glob("*.safetensors")
+    file.rename(file.with_name("diffusion_pytorch_model.fp16.safetensors"))
+    assert lc.load_model(str(mixed), device="cpu")
+    next((mixed / "text_encoder").glob("*.safetensors")).unlink()
+    with pytest.raises(lc.ModelError, match=r"text_encoder|model\.safetensors"):
+        lc.load_model(str(mixed), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("keys", "remedy"),
+    [
+        (["conditioner.embedders.0.x"], r"StableDiffusionXLPipeline\.from_single_file\(.*merged"),
+        (["cond_stage_model.x"], r"StableDiffusionPipeline\.from_single_file\(.*merged"),
+        (["lora_unet_x"], "as a folder or repository"),
+    ],
+)
+def test_a_single_file_is_refused_with_what_helps(
+    tmp_path: Path, keys: list[str], remedy: str
+) -> None:
+    file = tmp_path / "merged.safetensors"
+    save_file({key: torch.zeros(1) for key in keys}, file)
+    with pytest.raises(lc.ModelError, match=rf"merged.safetensors is one file.*{remedy}"):
+        lc.load_model(str(file))
+    with pytest.raises(lc.ModelError, match=r"other\.ckpt.* pickle"):
+        lc.load_model(str(file.with_name("other.ckpt")))
+    with pytest.raises(lc.ModelError, match=r"none\.safetensors is one file"):
+        lc.load_model("user/repository/none.safetensors")
