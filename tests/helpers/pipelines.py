@@ -35,15 +35,20 @@ from transformers import (
 )
 
 from tests.helpers.networks import lively
-from tests.helpers.transformer_pipelines import small_klein, small_sana, small_z_image
+from tests.helpers.transformer_pipelines import (
+    small_klein,
+    small_qwen_image,
+    small_sana,
+    small_z_image,
+)
 
 LETTERS = list(string.ascii_lowercase)
 SIZE = 16
 # Side of a small pipeline's images.
 SIZES: Mapping[str, int] = defaultdict(lambda: SIZE, {"sana": 32, "z-image": 48})
 # How many tokens its text encoder reads, where that can be chosen.
-TOKENS: Mapping[str, int] = defaultdict(lambda: 12, {"z-image": 160})
-# Catalogue name -> the small pipeline that stands in for its weights.
+TOKENS: Mapping[str, int] = defaultdict(lambda: 12, {"z-image": 160, "qwen": 140})
+# Name, of the catalogue where it has one -> the small pipeline that stands in for its weights.
 KINDS = {
     "emoji-onestep": "sd",
     "sd-turbo": "turbo",
@@ -57,6 +62,7 @@ KINDS = {
     "sana-sprint-0.6b": "sana",
     "sana-sprint-1.6b": "sana",
     "z-image-turbo": "z-image",
+    "qwen-image": "qwen",
 }
 
 
@@ -197,6 +203,7 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "klein": small_klein,
     "sana": small_sana,
     "z-image": small_z_image,
+    "qwen": small_qwen_image,
 }
 
 

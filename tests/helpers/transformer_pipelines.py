@@ -8,9 +8,12 @@ from diffusers import (
     AutoencoderDC,
     AutoencoderKL,
     AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
     SanaSprintPipeline,
     SanaTransformer2DModel,
     SCMScheduler,
@@ -21,6 +24,8 @@ from transformers import (
     Gemma2Config,
     Gemma2Model,
     GemmaTokenizer,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
     Qwen2Tokenizer,
     Qwen3Config,
     Qwen3ForCausalLM,
@@ -170,6 +175,59 @@ def small_z_image() -> ZImagePipeline:
                 cap_feat_dim=16,
                 axes_dims=[2, 2, 4],
                 axes_lens=[256, 32, 32],
+            )
+        ),
+    )
+
+
+def small_qwen_image() -> QwenImagePipeline:
+    text = {
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2]},
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 16,
+    }
+    return QwenImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=AutoencoderKLQwenImage(
+            base_dim=8,
+            z_dim=4,
+            dim_mult=[1, 1, 1],
+            num_res_blocks=1,
+            temperal_downsample=[False, True],
+            latents_mean=[0.1] * 4,
+            latents_std=[0.9] * 4,
+        ),
+        text_encoder=lively(
+            Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(
+                    text_config={**text, "bos_token_id": 0, "eos_token_id": 0},
+                    vision_config=vision,
+                    bos_token_id=0,
+                    eos_token_id=0,
+                )
+            )
+        ),
+        tokenizer=chat_tokenizer(),
+        transformer=lively(
+            QwenImageTransformer2DModel(
+                in_channels=16,
+                out_channels=4,
+                num_layers=2,
+                attention_head_dim=8,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=(2, 2, 4),
             )
         ),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from diffusers import (
     Flux2KleinPipeline,
     FluxPipeline,
+    QwenImagePipeline,
     SanaSprintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -22,6 +23,7 @@ from lineas_core.models.image.denoisers import (
     UNetXLDenoiser,
 )
 from lineas_core.models.image.flux2 import Flux2KleinDenoiser
+from lineas_core.models.image.qwen_image import QwenImageDenoiser
 from lineas_core.models.image.sana_sprint import SanaSprintDenoiser
 from lineas_core.models.image.z_image import ZImageDenoiser
 
@@ -32,6 +34,7 @@ DENOISERS: Mapping[Any, type[Denoiser]] = {
     Flux2KleinPipeline: Flux2KleinDenoiser,
     SanaSprintPipeline: SanaSprintDenoiser,
     ZImagePipeline: ZImageDenoiser,
+    QwenImagePipeline: QwenImageDenoiser,
 }
 
 

@@ -45,6 +45,8 @@ SETTINGS: dict[Any, dict[str, Any]] = {
 }
 # The variant of files in half precision, of which some repositories have no other.
 HALF = "fp16"
+# Dimensions of the weights of convolutions over time, as in Qwen-Image's decoder.
+VIDEO = 5
 COMMIT, SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in DENOISERS}
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -105,7 +107,8 @@ def load_pipeline(
         if entry and entry.scheduler:
             pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
         for part in ("unet", "vae"):
-            if network := getattr(pipeline, part, None):
+            network = getattr(pipeline, part, None)
+            if network and all(parameter.ndim < VIDEO for parameter in network.parameters()):
                 # Convolutions run in this layout; any other is converted before each of them.
                 network.to(memory_format=torch.channels_last)
         for layer in pipeline.vae.modules():

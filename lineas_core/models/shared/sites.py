@@ -58,6 +58,13 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
         "query_key_norm": r"transformer\..*blocks\.\d+\.attn\d\.norm_\w",
         "text_norm": r"text_encoder.*norm",
     },
+    "QwenImageTransformer2DModel": {
+        "norm": r"transformer\.(txt_norm|.*blocks\.\d+\.(\w+_norm\d|attn\.norm_\w+)|norm_out)",
+        "image_norm": r"transformer\..*blocks\.\d+\.img_norm\d",
+        "prompt_norm": r"transformer\.(txt_norm|.*blocks\.\d+\.txt_norm\d)",
+        "query_key_norm": r"transformer\..*blocks\.\d+\.attn\.norm_\w+",
+        "text_norm": r"text_encoder\..*language_model\..*norm",
+    },
     # Not the norm of the prompts before they are embedded, whose rows are the tokens of them all.
     "ZImageTransformer2DModel": {
         "norm": r"transformer\..*\.(\w+_norm\d|norm_[qk]|norm_final)",

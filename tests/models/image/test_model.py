@@ -47,10 +47,17 @@ pytestmark = pytest.mark.filterwarnings(
 PROMPTS = ["abc abc", "x", "a cab"]
 # One model of each class of pipeline.
 UNETS = ["emoji-onestep", "dmd2-sdxl-1step"]
-TRANSFORMERS = ["flux.1-schnell", "flux.2-klein-4b", "sana-sprint-0.6b", "z-image-turbo"]
+TRANSFORMERS = [
+    "flux.1-schnell",
+    "flux.2-klein-4b",
+    "sana-sprint-0.6b",
+    "z-image-turbo",
+    "qwen-image",
+]
 # What a pipeline's call has to be told besides the catalogue's settings.
 OWN_CALL: dict[str, dict[str, Any]] = {
     "SanaSprintPipeline": {"use_resolution_binning": False},
+    "QwenImagePipeline": {"guidance_scale": None, "true_cfg_scale": 1.0},
 }
 
 
@@ -85,10 +92,9 @@ def test_the_first_step_is_that_of_the_pipelines_own_call(
         prompt=list(PROMPTS),
         generator=generators([NOISE_SEED, NOISE_SEED + 1, NOISE_SEED + 2]),
         num_inference_steps=model.schedule.steps,
-        guidance_scale=model.schedule.guidance,
         height=model.size,
         width=model.size,
-        **settings,
+        **{"guidance_scale": model.schedule.guidance, **settings},
     )
     (ours, our_output), (theirs, their_output) = spy.calls[:2]
     assert len(spy.calls) == 1 + model.schedule.steps
@@ -162,8 +168,10 @@ def test_a_map_trains_on_sites_of_any_part(
 ) -> None:
     model = load(name)
     prompts = replace(prompts, modality="image")
+    # On Qwen-Image's first norm, AdamW overshoots at first.
+    steps = 10 if name == "qwen-image" else 6
     config = lc.TrainConfig.for_model(
-        model, steps=6, rate=0.005, batch_size=8, gamma=0, sites=pattern
+        model, steps=steps, rate=0.005, batch_size=8, gamma=0, sites=pattern
     )
     weights = {n: p.clone() for n, p in model.module.named_parameters()}
     result = lc.train(model, prompts, config)
@@ -200,7 +208,7 @@ def test_gradients_reach_text_encoders_from_the_denoiser(name: str, load: Any) -
     encoders = [n for n, _ in model.module.named_children() if n.startswith("text_encoder")]
     last = execution_order(model, inputs, model.sites("norm"))[-1]
     for encoder in encoders:
-        site = model.sites(rf"{encoder}\..*(0|1).*norm\d?")[0]
+        site = next(s for s in model.sites("text_norm") if s.startswith(f"{encoder}."))
         width = pooled_forward(model, inputs, [site])[site].shape[1]
         affine = BatchAffine(*(torch.zeros(width, requires_grad=True) for _ in range(2)))
         found = pooled_forward(model, inputs, [site, last], maps={site: affine})

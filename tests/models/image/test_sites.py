@@ -8,6 +8,7 @@ import torch
 from diffusers import (
     Flux2Transformer2DModel,
     FluxTransformer2DModel,
+    QwenImageTransformer2DModel,
     SanaTransformer2DModel,
     UNet2DConditionModel,
     ZImageTransformer2DModel,
@@ -84,6 +85,7 @@ def test_site_presets_find_every_norm_of_the_full_size_networks() -> None:
     [
         (Flux2Transformer2DModel, {"norm_out.norm"}),
         (SanaTransformer2DModel, {"norm_out.norm"}),
+        (QwenImageTransformer2DModel, {"norm_out.norm"}),
         # Its rows are the tokens of all prompts.
         (ZImageTransformer2DModel, {"cap_embedder.0"}),
     ],

@@ -68,6 +68,10 @@ def test_a_site_among_heads_is_pooled_and_steered_on_the_coordinates_of_a_head(
         ("sana-sprint-0.6b", "transformer.caption_norm"),
         ("sana-sprint-0.6b", "transformer.transformer_blocks.0.attn2.norm_k"),
         ("sana-sprint-0.6b", "transformer.transformer_blocks.0.norm1"),
+        ("qwen-image", "transformer.txt_norm"),
+        ("qwen-image", "transformer.transformer_blocks.1.txt_norm2"),
+        ("qwen-image", "transformer.transformer_blocks.1.attn.norm_added_q"),
+        ("qwen-image", "transformer.transformer_blocks.1.attn.norm_k"),
     ],
 )
 def test_padding_of_prompts_is_not_pooled(name: str, site: str, load: Any) -> None:
@@ -77,7 +81,7 @@ def test_padding_of_prompts_is_not_pooled(name: str, site: str, load: Any) -> No
     assert len({int(row.sum()) for row in mask}) > 1
     wanted = torch.cat(
         [
-            (z[:, row] if z.shape[1] == mask.shape[1] else z).mean(dim=1)
+            (z[:, row] if z.shape[1] == mask.shape[1] else z).flatten(1, -2).mean(dim=1)
             for z, row in zip(outputs_of(model, site), mask, strict=True)
         ]
     )
@@ -114,3 +118,23 @@ def test_a_prompt_as_long_as_the_image_is_refused_beside_a_shorter_one(load: Any
     inputs = model.prepare(["a", "x" * 140])
     with pytest.raises(lc.SiteError, match="have 160 tokens each"):
         pooled_forward(model, inputs, ["transformer.layers.0.ffn_norm1"])
+
+
+def test_a_prompt_as_long_as_the_image_is_padded_by_one_token(load: Any) -> None:
+    model = load("qwen-image")
+    lengths = {n: model.prepare(["a" * n]).conditioning.mask for n in range(1, 20)}
+    assert all(int(mask.sum()) == n - 1 + int(lengths[1].sum()) for n, mask in lengths.items())
+    model._denoiser.size = 4 * 2 * 11
+    for n in range(1, 20):
+        mask = model.prepare(["a" * n]).conditioning.mask
+        assert mask.shape[1] != 121
+        assert int(mask.sum()) == int(lengths[n].sum())
+    assert any(int(mask.sum()) == 121 for mask in lengths.values())
+
+
+def test_one_step_is_refused_where_the_last_noise_level_is_given(load: Any) -> None:
+    model = load("qwen-image")
+    model.pipeline.scheduler.register_to_config(shift_terminal=0.02)
+    with pytest.raises(lc.ConfigError, match="steps is 1.* 0.02"):
+        model.generate(["a"], steps=1)
+    assert model.generate(["a"], steps=2)
