@@ -38,11 +38,12 @@ PRESETS_BY_ARCHITECTURE: dict[str, dict[str, str]] = {
         "text_norm": r"text_encoder.*norm\d?",
     },
     # The norms of FLUX that output tokens: not the linear layers inside its adaptive norms, nor the
-    # query and key norms, whose four dimensions are not those of an image.
+    # norms of queries and keys, which have a preset of their own.
     "FluxTransformer2DModel": {
         "norm": r"transformer\.(.*blocks\.\d+\.norm(\d(_context)?)?|norm_out)",
         "double_norm": r"transformer\.transformer_blocks\.\d+\.norm\d(_context)?",
         "single_norm": r"transformer\.single_transformer_blocks\.\d+\.norm",
+        "query_key_norm": r"transformer\..*blocks\.\d+\.attn\.norm_\w+",
         "text_norm": r"text_encoder.*norm\d?",
     },
     "Flux2Transformer2DModel": {

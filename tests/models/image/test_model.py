@@ -160,7 +160,9 @@ PARTS = r"(unet|transformer|text_encoder)(.*\.0)?\..*norm\d?"
         *product([*UNETS, *TRANSFORMERS], ["norm"]),
         *product([*UNETS, "flux.1-schnell"], [PARTS, "text_norm"]),
         # Their text encoders have many layers, or read a long instruction before each prompt.
-        *(pytest.param(n, PARTS, marks=pytest.mark.thorough) for n in TRANSFORMERS[1:]),
+        *(pytest.param(n, PARTS, marks=pytest.mark.thorough) for n in TRANSFORMERS[1:-1]),
+        # Its text encoder has a tower for images, which prompts do not reach.
+        pytest.param("qwen-image", "text_norm", marks=pytest.mark.thorough),
     ],
 )
 def test_a_map_trains_on_sites_of_any_part(
