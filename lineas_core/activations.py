@@ -43,8 +43,9 @@ def pool(
     Args:
         z: (batch, d, height, width), pooled over height and width; or (batch, tokens, d), pooled
             over the tokens at which `mask` is True; or (1, real tokens, d), with `packing`; or
-            (batch, d), which is only converted. With tokens, each may have several heads,
-            (batch, tokens, heads, d) or (batch, heads, tokens, d), over which it is pooled first.
+            (batch, d), which is only converted; or, with `mask`, (batch * tokens, d). With tokens,
+            each may have several heads, (batch, tokens, heads, d) or (batch, heads, tokens, d),
+            over which it is pooled first.
         pooling: mean, last (real token) or max. `last` is not defined for 4-D activations.
         mask: True at real tokens, which come first in each row; None means all are real.
         packing: layout of the tokens, if all prompts share one row.
@@ -53,7 +54,10 @@ def pool(
 
     Raises:
         ConfigError: `pooling` is not defined for activations of this shape.
+        SiteError: rows or dimensions of z cannot be told apart.
     """
+    if z.ndim == 2 and mask is not None:
+        z = _by_prompt(z, mask, packing)
     if z.ndim == 2:
         return z.float()
     if z.ndim == 4 and heads is None and mask is not None:
@@ -86,6 +90,23 @@ def pool(
 def _over(z: Tensor, pooling: Pooling, dims: tuple[int, ...]) -> Tensor:
     """The float32 mean or maximum over `dims`, without a float32 copy of z."""
     return z.mean(dims, dtype=torch.float32) if pooling == "mean" else z.amax(dims).float()
+
+
+def _by_prompt(z: Tensor, mask: Tensor, packing: Packed | None) -> Tensor:
+    """Rows of a 2-D z by prompt, (batch, tokens, d); z itself if it has one row per prompt.
+
+    Raises:
+        SiteError: its rows are neither prompts nor tokens.
+    """
+    shape = tuple(mask.shape) if packing is None else (1, packing.averages.shape[1])
+    if len(z) == shape[0] * shape[1]:
+        return z.view(*shape, -1)
+    if packing is None and len(z) == len(mask):
+        return z
+    raise SiteError(
+        f"A site puts out {tuple(z.shape)} for {shape[0]} rows of {shape[1]} tokens, and which "
+        "row is of which token cannot be told. Leave the site out."
+    )
 
 
 def _heads(z: Tensor, tokens: int) -> int:
@@ -134,7 +155,7 @@ def pooled_forward(
             activations of one (see `recompute.py`).
 
     Raises:
-        SiteError: a site was not reached, or its output is not a tensor.
+        SiteError: a site was not reached, its output is not a tensor, or no gradients get to it.
     """
     count = len(inputs)
     if not 0 < rows_at_once < count:
@@ -186,6 +207,14 @@ def _forward(
             f"Site {missing[0]!r} was not reached in a forward pass. Leave it out, or choose "
             "sites that run for every prompt."
         )
+    if maps is not None and torch.is_grad_enabled():
+        learned = [n for n, a in maps.items() if n in found and a.shift.requires_grad]
+        cut = [name for name in learned if not found[name].requires_grad]
+        if cut:
+            raise SiteError(
+                f"Site {cut[0]!r} runs without gradients, as the layers of reversible models "
+                "(Reformer) do. Fit a map in closed form, such as 'lin-act', or choose other sites."
+            )
     return found
 
 

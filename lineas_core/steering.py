@@ -151,6 +151,9 @@ class AtSite:
     def _per_sample(self, z: Tensor, channels: int) -> tuple[Tensor, Tensor]:
         """Each sample's scale and shift, in a shape that broadcasts against z."""
         scale, shift = self._scale, self._shift
+        if z.ndim == 2 and len(scale) == 1:
+            # The rows may be the tokens of the one sample.
+            return scale[0], shift[0]
         packed = one_row.get()
         batch = packed[1] if packed else z.shape[0]
         if batch != len(scale):

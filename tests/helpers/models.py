@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -13,11 +12,11 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
-    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
 import lineas_core as lc
+from tools.architectures.small import byte_tokenizer
 
 SIZES = {
     "vocab_size": 300,
@@ -68,16 +67,7 @@ def save_checkpoint(
             elif parameter.ndim == 2:
                 torch.nn.init.normal_(parameter, 0.0, 0.3)
     made.to(dtype).save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {symbol: i for i, symbol in enumerate(alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<bos>", "<eos>"])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<eos>"
-    )
-    fast.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
     return folder
 
 

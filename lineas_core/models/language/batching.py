@@ -49,6 +49,30 @@ def batches_soundly(module: transformers.PreTrainedModel, pad: int) -> bool:
 
 
 @torch.no_grad()
+def looks_ahead(module: transformers.PreTrainedModel) -> bool:
+    """Whether tokens attend to those after them, as in an encoder."""
+    row, kept = few_tokens(module, TOKENS), TOKENS // 2
+    other = row.clone()
+    other[:, kept:] = row[:, :kept]
+    logits = module(input_ids=torch.cat([row, other]), use_cache=False).logits[:, :kept]
+    return not _alike(logits[0], logits[1], _tolerance(module))
+
+
+@torch.no_grad()
+def generates(module: transformers.PreTrainedModel) -> str:
+    """Why transformers cannot generate with the model; "" if it can."""
+    row = few_tokens(module, TOKENS)
+    try:
+        _generate(module, row, torch.ones_like(row), steps=2)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Whatever a family's code comes upon.
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@torch.no_grad()
 def drops_rows(module: transformers.PreTrainedModel) -> bool:
     """Whether rows can leave the model's cache while the others go on."""
     row = few_tokens(module, TOKENS)

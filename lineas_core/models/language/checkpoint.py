@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import transformers
 
-from lineas_core.models.language.kinds import check_continues_text
+from lineas_core.models.language.kinds import check_continues_text, check_looks_back
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import check_complete, check_memory
 from lineas_core.system.devices import is_slow_on_cpu
@@ -52,4 +52,5 @@ def load_checkpoint(
     if device.type == "cpu" and dtype == "auto" and is_slow_on_cpu(module.dtype):
         # A checkpoint whose config does not name a dtype.
         module = module.float()
+    check_looks_back(id, module.eval())
     return module, tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import transformers
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -9,6 +10,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from lineas_core.errors import ModelError
+from lineas_core.models.language.batching import looks_ahead
+
+OTHERS = "Choose a causal language model, such as smollm2 or one whose page says text generation."
 
 
 def check_continues_text(id: str, config: transformers.PretrainedConfig) -> None:
@@ -22,7 +26,7 @@ def check_continues_text(id: str, config: transformers.PretrainedConfig) -> None
         config: its config.
 
     Raises:
-        ModelError: it is an encoder, a sequence-to-sequence model or a classifier.
+        ModelError: it is an encoder, a sequence-to-sequence model, a classifier or a drafter.
     """
     written = list(getattr(config, "architectures", None) or [])
     kind = ""
@@ -37,10 +41,37 @@ def check_continues_text(id: str, config: transformers.PretrainedConfig) -> None
         and not getattr(config, "causal", False)
     ):
         kind = "an encoder, which fills in masked words"
+    elif config.model_type.endswith("_assistant"):
+        kind = "a drafter, which reads the activations of another model"
     elif config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         kind = "no model that continues texts"
     if kind:
+        raise ModelError(f"{id} ({config.model_type}) is {kind}. {OTHERS}")
+
+
+def check_looks_back(id: str, module: transformers.PreTrainedModel) -> None:
+    """Refuse a model whose tokens attend to those after them; no config tells all of these.
+
+    Batches in training are padded on their right, and without a mask.
+
+    Args:
+        id: the model's name in the error.
+        module: the model.
+
+    Raises:
+        ModelError: it looks ahead, or cannot read a few tokens.
+    """
+    kind = module.config.model_type
+    try:
+        ahead = looks_ahead(module)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        # Models of transformers that lack an input raise whatever they come upon.
         raise ModelError(
-            f"{id} ({config.model_type}) is {kind}. Choose a causal language model, such as "
-            "smollm2 or one whose page says text generation."
+            f"{id} ({kind}) cannot read text on its own ({type(error).__name__}: {error}). {OTHERS}"
+        ) from error
+    if ahead:
+        raise ModelError(
+            f"{id} ({kind}) is an encoder: its tokens attend to those after them. {OTHERS}"
         )

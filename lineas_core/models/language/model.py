@@ -178,6 +178,7 @@ class LanguageModel:
 
         Raises:
             ConfigError: a setting is out of range.
+            ModelError: transformers cannot generate with the model.
             PromptError: a prompt is empty or too long, or is a conversation and the model has no
                 chat template.
             SiteError: a map does not fit this model.
@@ -192,8 +193,9 @@ class LanguageModel:
                 "temperature and top_k must be 0 or more, batch_size 1 or more."
             )
         rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
+        self._traits.check_generates(self.id)
         texts = [""] * len(rows)
-        for part in self._batches(len(rows), batch_size):
+        for part in self._batches(len(rows), batch_size, steer):
             noise = None
             if temperature > 0:
                 noise = GumbelNoise([seeds[i] for i in part], top_k, self.device)
@@ -377,9 +379,11 @@ class LanguageModel:
             mask[i, columns] = True
         return TokenRows(ids.to(self.device), mask.to(self.device), tuple(map(len, rows)))
 
-    def _batches(self, count: int, size: int) -> list[range]:
+    def _batches(self, count: int, size: int, steer: Steering) -> list[range]:
         """The places of the prompts that run together; each alone where batches are not sound."""
-        if count > 1 and not self._traits.batches_soundly:
+        varied = {site for m, s in steer if isinstance(s, Tensor) for site in m.sites}
+        # A strength per row cannot act on the tokens of all rows in one dimension.
+        if count > 1 and (not self._traits.batches_soundly or self._traits.flat & varied):
             size = 1
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 

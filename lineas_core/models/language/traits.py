@@ -13,13 +13,14 @@ from typing import Any
 import transformers
 from torch import nn
 
-from lineas_core.errors import SiteError
+from lineas_core.errors import ModelError, SiteError
 from lineas_core.hooks import hooked
 from lineas_core.models.language.batching import (
     TOKENS,
     batches_soundly,
     drops_rows,
     forget_text,
+    generates,
     parts_with_state,
     steps_in_place,
 )
@@ -59,6 +60,23 @@ class Traits:
         with self._one_text:
             forget_text(self._stateful)
             yield
+
+    def check_generates(self, id: str) -> None:
+        """Refuse a model with which transformers itself cannot generate.
+
+        Raises:
+            ModelError: naming the model, `id`, and the reason.
+        """
+        if self._failure:
+            raise ModelError(
+                f"{id} ({self._module.config.model_type}) writes no texts: transformers "
+                f"{transformers.__version__} fails on it ({self._failure}). Maps can be trained on "
+                "it; to write, choose another model, or try another version of transformers."
+            )
+
+    @cached_property
+    def _failure(self) -> str:
+        return Context().run(generates, self._module)
 
     @cached_property
     def batches_soundly(self) -> bool:
@@ -110,7 +128,12 @@ class Traits:
         return frozenset(self._order)
 
     @cached_property
-    def _order(self) -> list[str]:
+    def flat(self) -> frozenset[str]:
+        """Names of the modules that put out the tokens of all rows in one dimension (OPT)."""
+        return frozenset(name for name, dimensions in self._order.items() if dimensions == 2)
+
+    @cached_property
+    def _order(self) -> dict[str, int]:
         return Context().run(text_order, self._module)
 
     @cached_property

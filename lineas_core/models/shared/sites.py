@@ -109,7 +109,8 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
     end = time.monotonic() + MAX_SECONDS
     matched = []
     for name in names:
-        if matches(name):
+        # The whole model has the empty name, and is no site.
+        if name and matches(name):
             matched.append(name)
         if time.monotonic() > end:
             raise SiteError(

@@ -1,0 +1,1 @@
+"""What this library does with each family of causal language models of transformers."""
