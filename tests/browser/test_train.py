@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import lineas_core as lc
+from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.training.state import TrainState
 from tests.browser.parts import (
@@ -214,6 +215,41 @@ def test_prompts_are_written_saved_found_and_downloaded(train: Page, visitor: Vi
     again.get_by_role("option", name="volcanoes (yours)").click()
     expect(cell(again, 1, 1)).to_have_text(target)
     again.close()
+
+
+def test_sites_are_named_counted_and_trained_at(train: Page, server: Server) -> None:
+    unfold(train, "settings")
+    field, said = train.locator("#sites input"), train.locator("#sites-said")
+    # The page has drawn pictures, so the image model is in memory.
+    expect(field).to_have_value(catalog()["emoji-onestep"].sites)
+    expect(said).to_have_text(re.compile(r"\d+ sites: \S+, \S+, …"))
+    field.click()
+    train.get_by_role("option", name="attention_norm").click()
+    expect(said).to_contain_text("transformer_blocks.0.norm1")
+
+    choose_text(train)
+    expect(field).to_have_value("post_layernorm")
+    field.fill("")
+    field.press_sequentially(r"model\.layers\.[34]\.input_layernorm")
+    field.press("Enter")
+    # One step is enough to see where the map is.
+    train.locator("#steps input").fill("1")
+    train.locator("#train").click()
+    ended(train, "done")
+    chosen = [f"model.layers.{n}.input_layernorm" for n in (3, 4)]
+    expect(said).to_have_text(f"2 sites: {', '.join(chosen)}")
+    newest = max(server.home.glob("maps/*.safetensors"), key=lambda path: path.stat().st_mtime)
+    assert list(lc.SteeringMap.load(newest).sites) == chosen
+    expect(field).to_have_value(r"model\.layers\.[34]\.input_layernorm")
+
+    # It is said while one types, before anything is chosen.
+    field.fill("")
+    field.press_sequentially(r"lm_head|(")
+    expect(said).to_contain_text("'lm_head|(', which is not a regular expression")
+    field.press("Backspace")
+    field.press("Backspace")
+    expect(said).to_have_text("1 site: lm_head")
+    assert serious(train) == []
 
 
 def test_training_is_watched_left_found_again_cancelled_and_tried_again(

@@ -82,6 +82,12 @@ def presets_of(architecture: str) -> dict[str, str]:
     return PRESETS_BY_ARCHITECTURE.get(architecture, PRESETS)
 
 
+def preset_names() -> list[str]:
+    """Names of the presets of all architectures."""
+    found = [PRESETS, *PRESETS_BY_ARCHITECTURE.values()]
+    return list(dict.fromkeys(name for presets in found for name in presets))
+
+
 def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[str]:
     """The module names that match a preset or a regular expression, in the order of `names`.
 

@@ -8,6 +8,7 @@ from lineas_core.studio.answers.effects import Effects
 from lineas_core.studio.answers.glances import Glances
 from lineas_core.studio.answers.pictures import Pictures
 from lineas_core.studio.answers.prompts import PromptSets
+from lineas_core.studio.answers.sites import Sites
 from lineas_core.studio.answers.styles import Styles
 from lineas_core.studio.answers.texts import Texts
 from lineas_core.studio.jobs.device.inference import Inference
@@ -31,5 +32,6 @@ class Answers:
             Pictures(inference), Texts(inference), Chats(inference)
         )  # fmt: skip
         self.effects, self.styles = Effects(inference), Styles(inference)
+        self.sites = Sites(inference)
         self.drafts, self.prompts = Drafts(inference), PromptSets(library)
         self.glances = Glances(inference, library, guarded=guarded)

@@ -120,6 +120,7 @@ class Api:
         steps: int = 0,
         modality: Literal["", "text", "image"] = "",
         method: str = "lineas",
+        sites: str = "",
     ) -> dict[str, Any]:
         """Train a map in the background.
 
@@ -134,6 +135,8 @@ class Api:
             modality: "text" or "image", for a model outside the catalogue; empty takes the
                 catalogue's word, or text.
             method: "lineas", or one that is fitted in one go, such as "lin-act" or "mean-act".
+            sites: a preset, such as "post_layernorm", or a regular expression for names of modules;
+                empty takes the model's default.
 
         Returns:
             The job: id, status, step, steps, loss, map_id and message. Ask `job` for news.
@@ -151,7 +154,9 @@ class Api:
                 concept=concept,
                 modality=modality or ("image" if model in kinds else "text"),
             )
-        changes = {"steps": steps} if steps else {}
+        changes: dict[str, Any] = {"steps": steps} if steps else {}
+        if sites:
+            changes["sites"] = sites
         return _job(self._studio.train(owner, model, prompts, changes, method=method))
 
     @with_plain_messages

@@ -58,6 +58,7 @@ FUNCTIONS = {
         "steps": "int",
         "modality": "Literal['', 'text', 'image']",
         "method": "str",
+        "sites": "str",
     },
     "/job": {"visitor": "str", "job_id": "str"},
     "/cancel": {"visitor": "str", "job_id": "str"},
@@ -172,12 +173,14 @@ def test_a_method_without_steps_is_trained(
 ) -> None:
     me = ask(client, "/new_visitor")
     job = ask(
-        client, "/train", me, writer, "", prompts.source, prompts.target, "ab", method="mean-act"
-    )
+        client, "/train", me, writer, "", prompts.source, prompts.target, "ab", method="mean-act",
+        sites=".*input_layernorm",
+    )  # fmt: skip
     finished(studio, job["id"], owner_of(me))
     job = ask(client, "/job", me, job["id"])
     assert (job["status"], job["step"], job["steps"]) == ("done", 1, 1), job["message"]
     assert studio.library.row(job["map_id"], owner_of(me)).method == "mean-act"
+    assert all("input" in s for s in studio.library.map(job["map_id"], owner_of(me)).sites)
 
 
 def test_pictures_are_those_of_the_library(

@@ -13,6 +13,7 @@ from lineas_core.studio.components.choices import Choice
 from lineas_core.studio.components.csv_button import csv_button
 from lineas_core.studio.tabs.fields import method_choices
 from lineas_core.studio.tabs.train.prompts import ChosenOutputs, PromptCallbacks, RemovedOutputs
+from lineas_core.studio.tabs.train.sites import SiteCallbacks
 from lineas_core.studio.tabs.train.stage import LoadedOutputs, StageCallbacks, StageOutputs
 from lineas_core.studio.tabs.train.stage_layout import lay_out_stage
 from lineas_core.studio.tabs.train.style_line import StyleCallbacks
@@ -70,6 +71,7 @@ def build_train_tab(
     prompts, uploads = PromptCallbacks(studio, answers), UploadCallbacks(answers)
     writing, styling = WritingCallbacks(studio, answers), StyleCallbacks(answers)
     training, staging = TrainingCallbacks(studio), StageCallbacks(studio, answers)
+    siting = SiteCallbacks(answers)
     seen, timer = gr.JSON(visible=False), gr.Timer(1.0, active=False)
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=320):
@@ -165,7 +167,7 @@ def build_train_tab(
             preview = gr.Textbox(
                 label="Watch it on this prompt", elem_id="preview-prompt", max_lines=2
             )
-            with gr.Accordion("Settings", open=False, elem_id="settings"):
+            with gr.Accordion("Settings", open=False, elem_id="settings") as settings:
                 method = gr.Dropdown(
                     method_choices(), value=STEPWISE, label="Method", elem_id="method"
                 )
@@ -178,6 +180,12 @@ def build_train_tab(
                         shipped[1], label="Learning rate", placeholder="measured", min_width=90
                     )
                     gamma = gr.Number(shipped[2], label="Sparsity", min_width=90)
+                first = answers.sites.default(studio.model_choices("image")[0][1])
+                sites = gr.Dropdown(
+                    [first], value=first, label="Sites", elem_id="sites", allow_custom_value=True,
+                    info="A preset, or an expression for names of modules",
+                )  # fmt: skip
+                matched = gr.HTML(elem_id="sites-said")
                 said_of_settings = gr.HTML(job_cards.settings(STEPWISE), elem_id="settings-said")
             with gr.Row():
                 train = gr.Button("Train", variant="primary", elem_id="train", size="md",
@@ -277,9 +285,23 @@ def build_train_tab(
     remove.click(prompts.delete, [key, modality, chosen], [*removed], **quiet)
     restore.click(prompts.undelete, [key, modality, deleted], [chosen, restore], **quiet)
 
-    asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma, method]
+    asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma, method,
+             sites]  # fmt: skip
     method.change(training.settings_of, method, [numbers, said_of_settings], **quiet)
     model.change(shipped_fields, model, [*ShippedFields(steps, rate, gamma)], **quiet)
+    model.change(siting.reset, model, [sites, matched], **quiet)
+    sites.input(siting.described, [model, sites], matched, trigger_mode="always_last", **quiet)
+    # Each key, as "always_last" would answer for the first with what was typed by then.
+    sites.key_up(siting.typed, model, matched, trigger_mode="multiple", **quiet)
+    # A job, or the tab that was open before, may have loaded the model.
+    gr.on(
+        [settings.expand, seen.change],
+        siting.refresh,
+        [model, sites],
+        [sites, matched],
+        trigger_mode="always_last",
+        **quiet,
+    )
     train.click(training.start, asked, shown, trigger_mode="once", **quiet)
     cancel.click(training.cancel, [key, seen], shown, **quiet)
     retry.click(training.retry, [key, seen], shown, **quiet)

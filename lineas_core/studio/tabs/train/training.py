@@ -15,6 +15,7 @@ from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.fields import whole
 from lineas_core.studio.answers.prompts import Modality, Table, check_length, prompt_set
+from lineas_core.studio.answers.sites import Sites
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.outputs import unchanged
 from lineas_core.studio.jobs.frames import Frame, load_frame
@@ -62,7 +63,7 @@ class TrainingCallbacks:
     """
 
     def __init__(self, studio: Studio) -> None:
-        self._studio = studio
+        self._studio, self._sites = studio, Sites(studio.inference)
 
     @with_messages
     def start(
@@ -78,6 +79,7 @@ class TrainingCallbacks:
         rate: float | None,
         gamma: float | None,
         method: str = STEPWISE,
+        sites: str | None = "",
     ) -> JobOutputs:
         """Queue a job on the prompts in the table; empty settings take the model's shipped values.
 
@@ -94,6 +96,11 @@ class TrainingCallbacks:
             changes["gamma"] = float(gamma)
         if method != STEPWISE:
             changes = {}
+        chosen = (sites or "").strip()
+        if chosen and chosen != self._sites.default(model):
+            # Refused here if the model is in memory, else once the job has loaded it.
+            self._sites.matched(model, chosen)
+            changes["sites"] = chosen
         prompts = prompt_set(modality, name, concept, table)
         if modality == "image":
             check_length(model, [*prompts.source, *prompts.target])
