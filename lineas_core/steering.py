@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from lineas_core.errors import SiteError
+from lineas_core.errors import ConfigError, SiteError
 from lineas_core.hooks import ELSEWHERE, Around, find_sites, hooked_output, is_plain, site_hooks
 from lineas_core.maps.steering_map import BatchAffine, Steering, compose_for_batch
 from lineas_core.numerics.norms import Norm, read_norm
@@ -38,8 +38,18 @@ class HasModule(Protocol):
         ...
 
 
+@runtime_checkable
+class HasComponents(Protocol):
+    """Anything whose networks have names, as those of a diffusers pipeline, which is no module."""
+
+    @property
+    def components(self) -> Mapping[str, Any]:
+        """Its parts by name; those that are torch modules can be steered."""
+        ...
+
+
 @contextmanager
-def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
+def steer(model: HasModule | HasComponents | nn.Module, maps: Steering) -> Iterator[None]:
     """Within the block, the model's sites output T_s(z) in place of z.
 
         T_s(z) = z + s * ((w - 1) * z + b)        composed in the order of `maps`
@@ -50,19 +60,24 @@ def steer(model: HasModule | nn.Module, maps: Steering) -> Iterator[None]:
     block. Threads started inside the block are not steered unless they run in a copy of its context
     (`contextvars.copy_context().run`).
 
+    On a pipeline a site `unet.conv_in` is `conv_in` of its component `unet`. It is also found on
+    `pipeline.unet` itself, and `model.norm` on the `model` of a language model: if all sites are
+    in one part and the module has no such part, the module is taken for the part.
+
     Args:
-        model: a model of this library, or the torch module itself.
+        model: a model of this library, a diffusers pipeline, or a torch module.
         maps: (map, strength) pairs, first applied first. A strength is one number, or a tensor
             with one number per sample of the batch. An empty list and strength 0 leave every
             output as it is, bit for bit.
 
     Raises:
+        ConfigError: `model` is none of these.
         SiteError: the model has no such site, or one of another width.
         MapError: the maps do not fit each other.
     """
-    module = model if isinstance(model, nn.Module) else model.module
+    module = _module_of(model)
     device = next((p.device for p in module.parameters()), None)
-    composed = compose_for_batch(maps)
+    composed = _named_as_in(module, compose_for_batch(maps))
     sites = find_sites(module, composed)
     with site_hooks(module, {n: _hook(n, sites[n], a, device) for n, a in composed.items()}):
         yield
@@ -90,6 +105,41 @@ def _foldable(site: nn.Module, affine: BatchAffine) -> Norm | None:
     if norm.kind == "rms" and not all(w.is_cuda for w in weights):
         return None
     return norm if is_plain(site) else None
+
+
+def _module_of(model: object) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, HasModule):
+        return model.module
+    if isinstance(model, HasComponents):
+        parts = model.components.items()
+        return nn.ModuleDict({name: part for name, part in parts if isinstance(part, nn.Module)})
+    raise ConfigError(
+        f"model is a {type(model).__name__}; give a model of load_model, a diffusers pipeline or a "
+        "torch module."
+    )
+
+
+def _named_as_in(module: nn.Module, composed: dict[str, BatchAffine]) -> Mapping[str, BatchAffine]:
+    """The maps by the names that `module` has for their sites, if it is the part they are in.
+
+    Raises:
+        SiteError: it is one of several such parts.
+    """
+    parts = dict.fromkeys(name.partition(".")[0] for name in composed)
+    if not parts or parts.keys() & dict(module.named_children()).keys():
+        return composed
+    known = dict(module.named_modules())
+    inner = {name: name.partition(".")[2] for name in composed}
+    if not any(name and name in known for name in inner.values()):
+        return composed
+    if len(parts) > 1:
+        raise SiteError(
+            f"The map has sites in {' and '.join(parts)}, and this {type(module).__name__} is one "
+            "of them. Steer the pipeline that has them all."
+        )
+    return {inner[name]: affine for name, affine in composed.items()}
 
 
 class AtSite:

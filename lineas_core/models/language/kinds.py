@@ -1,4 +1,4 @@
-"""Which checkpoints continue a text: decoders, not encoders or sequence-to-sequence models."""
+"""Which models continue a text: decoders, not encoders or sequence-to-sequence models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ from lineas_core.models.language.batching import looks_ahead
 OTHERS = "Choose a causal language model, such as smollm2 or one whose page says text generation."
 
 
-def check_continues_text(id: str, config: transformers.PretrainedConfig) -> None:
-    """Refuse a checkpoint that does not continue texts.
+def check_continues_text(
+    id: str,
+    config: transformers.PretrainedConfig,
+    module: transformers.PreTrainedModel | None = None,
+) -> None:
+    """Refuse a checkpoint, or a model in memory, that does not continue texts.
 
     transformers loads the decoder of some of these with weights drawn at random, or lets an encoder
     "generate", so it has to be asked for by kind.
@@ -24,11 +28,14 @@ def check_continues_text(id: str, config: transformers.PretrainedConfig) -> None
     Args:
         id: the model's name in the error.
         config: its config.
+        module: the model if it is in memory; its class may not be the one that the config names.
 
     Raises:
         ModelError: it is an encoder, a sequence-to-sequence model, a classifier or a drafter.
     """
     written = list(getattr(config, "architectures", None) or [])
+    if module is not None:
+        written = [type(module).__name__]
     kind = ""
     if getattr(config, "is_encoder_decoder", False):
         kind = "a sequence-to-sequence model"
@@ -45,6 +52,8 @@ def check_continues_text(id: str, config: transformers.PretrainedConfig) -> None
         kind = "a drafter, which reads the activations of another model"
     elif config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         kind = "no model that continues texts"
+    elif module is not None and not module.can_generate():
+        kind = f"a {written[0]}, without the head that writes"
     if kind:
         raise ModelError(f"{id} ({config.model_type}) is {kind}. {OTHERS}")
 
