@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lineas_core.models.language.model import LanguageModel
     from lineas_core.models.language.text_grid import TextGrid
     from lineas_core.models.load import load_model
+    from lineas_core.prompts.image_set import ImageSet
     from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
     from lineas_core.scenes.drawing import draw_grid
     from lineas_core.steering import steer
@@ -55,6 +56,7 @@ __all__ = [
     "Effect",
     "HealthReport",
     "ImageGrid",
+    "ImageSet",
     "LanguageModel",
     "LineasError",
     "MapError",
@@ -111,6 +113,7 @@ _HOMES = {
     "Effect": "diagnostics.interference",
     "HealthReport": "diagnostics.report",
     "ImageGrid": "models.image.model",
+    "ImageSet": "prompts.image_set",
     "LanguageModel": "models.language.model",
     "LineasError": "errors",
     "MapError": "errors",

@@ -1,4 +1,4 @@
-"""Protocols of a model and its prepared prompts, as training, fitting and steering use them."""
+"""Protocols of a model, its samples and its inputs, as training, fitting and steering use them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool
 from torch import Tensor, nn
+
+from lineas_core.prompts.prompt_set import Sides
 
 Pooling = Literal["mean", "last", "max"]
 
@@ -33,7 +35,7 @@ class Packed(Protocol):
 
 @runtime_checkable
 class Inputs(Protocol):
-    """Prepared prompts: what a model's `forward` takes, with a row per prompt."""
+    """Prepared prompts or pictures: what a model's `forward` takes, with a row per prompt."""
 
     @property
     def mask(self) -> Bool[Tensor, "n tokens"] | None:
@@ -53,6 +55,29 @@ class Inputs(Protocol):
 
         A tensor, on the device, gives inputs of the same shape whatever it holds.
         """
+        ...
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """What a map is learned from: a `PromptSet` of texts, or an `ImageSet` of pictures."""
+
+    @property
+    def name(self) -> str:
+        """Short name."""
+        ...
+
+    @property
+    def concept(self) -> str:
+        """What the target has and the source lacks."""
+        ...
+
+    def hash(self) -> str:
+        """A short hash of all samples, in order."""
+        ...
+
+    def split(self, holdout: float, seed: int) -> tuple[Sides[Any], Sides[Any]]:
+        """Training and held-out samples, as a model's `prepare` takes them."""
         ...
 
 
@@ -84,13 +109,13 @@ class Steerable(Protocol):
         """Module names that match a preset or regular expression."""
         ...
 
-    def prepare(self, prompts: Sequence[str]) -> Any:
-        """`Inputs` of the prompts, prepared once and reused in every step."""
+    def prepare(self, prompts: Sequence[Any]) -> Any:
+        """`Inputs` of the prompts or pictures, prepared once and reused in every step."""
         ...
 
     def forward(self, inputs: Any) -> None:
         """Run the part of the model that contains the sites."""
         ...
 
-    def perplexity(self, prompts: Sequence[str]) -> float | None:
+    def perplexity(self, prompts: Sequence[Any]) -> float | None:
         """Perplexity of `prompts` under the model as currently steered; None for image models."""

@@ -8,7 +8,7 @@ steer one model with different maps at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
@@ -99,7 +99,8 @@ def _foldable(site: nn.Module, affine: BatchAffine) -> Norm | None:
         return None
     norm = read_norm(site)
     weights = list(site.parameters())
-    if norm is None or any(w.requires_grad or w.device.type == "meta" for w in weights):
+    # Tensors of `torch.inference_mode` do not tell when they change.
+    if norm is None or any(w.is_inference() or w.device.type == "meta" for w in weights):
         return None
     # A CPU's RMSNorm in one call takes as long as the map after it saves.
     if norm.kind == "rms" and not all(w.is_cuda for w in weights):
@@ -223,7 +224,9 @@ class AtSite:
 class InNorm(AtSite, Around):
     """Apply a map as weights of the norm that it follows, without another kernel.
 
-    The norm's own weights stay as they are, so threads with other maps are not disturbed.
+    The norm's own weights stay as they are, so threads with other maps are not disturbed. Should
+    they change meanwhile, as when somebody trains them, so do these; and while gradients to them
+    are taken the norm itself runs.
 
     Args:
         name, affine, last: as for `AtSite`; of shape (d,).
@@ -231,29 +234,41 @@ class InNorm(AtSite, Around):
         norm: what it computes.
     """
 
-    __slots__ = ("_bias", "_norm", "_weight")
+    __slots__ = ("_bias", "_learns", "_module", "_norm", "_versions", "_weight")
 
     def __init__(
         self, name: str, affine: BatchAffine, module: nn.Module, norm: Norm, *, last: bool = False
     ) -> None:
         super().__init__(name, affine, last=last)
-        self._norm = norm
-        weight, bias = norm.weight_of(module), norm.bias_of(module)
+        self._module, self._norm = module, norm
+        self._learns = any(weight.requires_grad for weight in module.parameters())
+        self._fold()
+
+    def _fold(self) -> None:
+        weight, bias = self._norm.weight_of(self._module), self._norm.bias_of(self._module)
         scale, shift = self._scale, self._shift
         if weight is not None:
             scale, shift = scale.to(weight.device), shift.to(weight.device)
-        weight = scale if weight is None else scale * weight
+        self._weight: Tensor = scale if weight is None else scale * weight
         bias = shift if bias is None else scale * bias + shift
-        self._weight: Tensor = weight
-        self._bias: Tensor | None = bias if norm.kind != "rms" or bool(bias.any()) else None
+        self._bias = bias if self._norm.kind != "rms" or bool(bias.any()) else None
+        self._versions = self._current()
+
+    def _current(self) -> list[int]:
+        return [
+            weight._version for weight in self._module._parameters.values() if weight is not None
+        ]
 
     def around(
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The steered activations."""
-        if len(args) != 1 or kwargs or not self._takes(args[0]):
+        learning = self._learns and torch.is_grad_enabled()
+        if learning or len(args) != 1 or kwargs or not self._takes(args[0]):
             return hooked_output(self._name, self, forward(*args, **kwargs))
         x = args[0]
+        if self._versions != self._current():
+            self._fold()
         if self._weight.device != x.device or (x.is_cuda and self._weight.dtype != x.dtype):
             self._place(x)
         return self._norm(x, self._weight, self._bias)

@@ -198,13 +198,24 @@ def test_a_norm_that_learns_or_is_replaced_runs_itself(toy: Toy) -> None:
     with lc.steer(toy, [(smap, 1.0)]):
         toy(x).sum().backward()
     assert norm.weight.grad is not None
+    with lc.steer(toy, [(smap, 1.0)]), torch.no_grad():
+        before = toy(x)
+        norm.weight.mul_(2)
+        after = toy(x)
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, by_hand_at_norm(toy, smap, x))
     inner = norm.forward
     norm.forward = lambda z: inner(z) + 1
     with lc.steer(toy, [(smap, 1.0)]):
         found = toy(x)
+    torch.testing.assert_close(found, by_hand_at_norm(toy, smap, x))
+
+
+def by_hand_at_norm(toy: Toy, smap: lc.SteeringMap, x: Tensor) -> Tensor:
+    """The forward pass of `Toy` with a map after its norm only."""
     w, b = smap.sites["block.norm"]
-    expected = toy.get_submodule("block.linear")(w * (inner(x) + 1) + b)
-    torch.testing.assert_close(found, toy.conv(expected.reshape(4, 2, 4, -1)))
+    y = toy.get_submodule("block.linear")(w * toy.get_submodule("block.norm")(x) + b)
+    return toy.conv(y.reshape(4, 2, 4, -1))
 
 
 @pytest.mark.gpu

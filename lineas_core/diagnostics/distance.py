@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ class TargetDistance:
     def __init__(
         self,
         model: Steerable,
-        prompts: Sides,
+        prompts: Sides[Any],
         sites: Sequence[str],
         *,
         pooling: Pooling = "mean",

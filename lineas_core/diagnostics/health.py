@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.diagnostics.report import HealthReport, SiteDeltas, Verdict
 from lineas_core.maps.steering_map import SteeringMap
@@ -20,8 +22,8 @@ BROKEN_LANGUAGE = 3.0
 def check_health(
     model: Steerable,
     smap: SteeringMap,
-    training: Sides,
-    held_out: Sides,
+    training: Sides[Any],
+    held_out: Sides[Any],
     *,
     pooling: Pooling = "mean",
     batch_size: int = 32,
@@ -84,7 +86,7 @@ def judge(
 
 
 def _site_deltas(
-    model: Steerable, smap: SteeringMap, prompts: Sides, pooling: Pooling, batch_size: int
+    model: Steerable, smap: SteeringMap, prompts: Sides[Any], pooling: Pooling, batch_size: int
 ) -> SiteDeltas:
     distance = TargetDistance(
         model, prompts, list(smap.sites), pooling=pooling, batch_size=batch_size

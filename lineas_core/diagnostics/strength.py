@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -34,7 +35,7 @@ FLUENT = 1.5
 def recommend_strength(
     model: Steerable,
     smap: SteeringMap,
-    prompts: Sides,
+    prompts: Sides[Any],
     *,
     strengths: Sequence[float] = STRENGTHS,
     seed: int = 0,
@@ -44,11 +45,12 @@ def recommend_strength(
 ) -> Recommendation:
     """Recommend a strength for a map, measured on held-out prompts.
 
-    If a map for images names a concept and a CLIP model can be loaded, style is traded against
-    image content. Pictures of the source prompts are generated at every strength; G is the gain
-    in mean CLIPScore with the concept, I the mean IMGScore. A strength is eligible if I >= 0.5 and
-    the CLIP matches pictures to their own prompts at least 0.9 times as often as without the map,
-    that is, if the subject is still recognisable. The eligible strength with the highest
+    If a map for images names a concept, `prompts` are texts and a CLIP model can be loaded, style
+    is traded against image content. Pictures of the source prompts are generated at every strength;
+    G is the gain in mean CLIPScore with the concept, I the mean IMGScore. A strength is eligible if
+    I >= 0.5 and the CLIP matches pictures to their own prompts at least 0.9 times as often as
+    without the map, that is, if the subject is still recognisable. The eligible strength with the
+    highest
 
         G / (the highest G) - (1 - I)
 
@@ -63,7 +65,7 @@ def recommend_strength(
     Args:
         model: the model that `smap` was made for.
         smap: a trained map.
-        prompts: prompts not used in training.
+        prompts: prompts, or pictures of an `ImageSet`, not used in training.
         strengths: to choose from.
         seed: of the first picture's noise; each next picture uses the next seed.
         pooling: the same as in training; see `pool`.
@@ -77,7 +79,8 @@ def recommend_strength(
     if not strengths:
         raise ConfigError("strengths is empty; give one or more to choose from.")
     levels = sorted({float(strength) for strength in strengths})
-    if isinstance(model, DiffusionModel) and (concept := smap.info.concept):
+    texts = all(isinstance(sample, str) for sample in prompts.source)
+    if isinstance(model, DiffusionModel) and texts and (concept := smap.info.concept):
         sweep = sweep or strength_sweep(model, smap, prompts.source, seed=seed)
         if sweep:
             return _by_clip(sweep, levels, concept)
@@ -138,7 +141,7 @@ def _recognised(judge: ClipScorer, images: Float[Tensor, "n d"], lines: Sequence
 def _by_distance(
     model: Steerable,
     smap: SteeringMap,
-    prompts: Sides,
+    prompts: Sides[Any],
     levels: Sequence[float],
     pooling: Pooling,
     batch_size: int,

@@ -60,7 +60,7 @@ class StyleKnowledge:
 
 
 def style_knowledge(
-    model: DiffusionModel, concept: str, prompts: Sides, *, seed: int = 0
+    model: DiffusionModel, concept: str, prompts: Sides[str], *, seed: int = 0
 ) -> StyleKnowledge:
     """Generate a few prompts of each side and score the pictures against the concept.
 
@@ -120,7 +120,7 @@ def listed_style(entry: CatalogEntry | None, concept: str) -> str | None:
     return None
 
 
-def takes_away(concept: str, prompts: Sides) -> bool:
+def takes_away(concept: str, prompts: Sides[str]) -> bool:
     """Whether the prompts remove the concept: most source, but few target prompts name it."""
     asked = _words(concept)
     if not asked or not prompts.source or not prompts.target:

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.methods.shared import fit_parallel
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 
 
-def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+def fit(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """Fit in closed form on the untouched model, with max pooling over tokens as in the paper.
 
     Settings used: sites, batch_size, holdout and seed.

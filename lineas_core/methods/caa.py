@@ -12,12 +12,11 @@ from __future__ import annotations
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.mean_act import move_mean
 from lineas_core.methods.shared import fit_parallel
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 
 
-def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+def fit(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """Fit in closed form; image models use the mean over height and width in place of a token.
 
     Settings used: sites, batch_size, holdout and seed.

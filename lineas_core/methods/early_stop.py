@@ -13,8 +13,7 @@ from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.trainer import Trainer
@@ -41,7 +40,7 @@ class Stopped:
 
 def train_until(
     model: Steerable,
-    prompts: PromptSet,
+    prompts: Samples,
     config: TrainConfig | None = None,
     *,
     every: int = 5,
@@ -107,7 +106,7 @@ def train_until(
     return Stopped(best, step, len(trainer.losses), tuple(curve))
 
 
-def warm_start(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+def warm_start(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """A closed-form initial map: Lin-AcT fitted to each site independently, at reduced strength.
 
     Sites that are fitted independently each correct what earlier sites have already corrected, so

@@ -7,8 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.names import check_method
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 
 
@@ -16,7 +15,7 @@ from lineas_core.training.config import TrainConfig
 class Fit(Protocol):
     """The `fit` function of a method's module. It reads only the settings that apply to it."""
 
-    def __call__(self, model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+    def __call__(self, model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
         """Learn a map."""
         ...
 
@@ -33,7 +32,7 @@ def find_method(name: str) -> Fit:
 
 
 def fit(
-    method: str, model: Steerable, prompts: PromptSet, config: TrainConfig | None = None
+    method: str, model: Steerable, prompts: Samples, config: TrainConfig | None = None
 ) -> SteeringMap:
     """Learn a map with the named method.
 

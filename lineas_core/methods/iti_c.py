@@ -18,8 +18,7 @@ from torch import Tensor
 
 from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.methods.shared import both_sides, prepare_training, shift_by
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 
@@ -31,7 +30,7 @@ ALPHA = 1.0
 FOLDS = 5
 
 
-def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+def fit(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """Fit a probe at every site, and steer the `config.top_sites` sites with the best probes.
 
     Probes are ranked by cross-validated accuracy; ties go to the earlier site. Settings used:

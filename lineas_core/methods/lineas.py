@@ -9,8 +9,7 @@ from lineas_core.diagnostics.health import check_health
 from lineas_core.diagnostics.report import HealthReport
 from lineas_core.errors import TrainingError
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.loop import UnstableError
@@ -47,7 +46,7 @@ class DivergedError(TrainingError):
 
 def train(
     model: Steerable,
-    prompts: PromptSet,
+    prompts: Samples,
     config: TrainConfig | None = None,
     *,
     on_event: Callable[[StepEvent], object] | None = None,
@@ -77,7 +76,7 @@ def train(
     return _result(trainer)
 
 
-def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+def fit(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """Train to the last step and return the map, without a health report."""
     trainer = Trainer(model, prompts, config)
     for _ in trainer.run():

@@ -30,8 +30,7 @@ from lineas_core.activations import execution_order, pooled_activations, pooled_
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap, compose
 from lineas_core.numerics.transport import delta
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.steering import steer
 from lineas_core.system.devices import on_one_device
 from lineas_core.training.config import TrainConfig
@@ -41,7 +40,7 @@ from lineas_core.training.provenance import describe_map
 from lineas_core.training.rows import Rows, side_by_side, taken
 from lineas_core.training.units import Units, units_of
 
-MapsWithPrompts = Sequence[tuple[SteeringMap, PromptSet]]
+MapsWithPrompts = Sequence[tuple[SteeringMap, Samples]]
 
 
 def refine(

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.methods.shared import fit_parallel, shift_by
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 
 
-def fit(model: Steerable, prompts: PromptSet, config: TrainConfig) -> SteeringMap:
+def fit(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """Fit on the untouched model; the i-th source prompt is paired with the i-th target prompt.
 
     If one side has more prompts, the unpaired ones are used only in the means. Settings used:

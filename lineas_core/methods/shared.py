@@ -12,8 +12,7 @@ from torch import Tensor
 
 from lineas_core.activations import execution_order, pooled_activations
 from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Inputs, Pooling, Steerable
+from lineas_core.steerable import Inputs, Pooling, Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 
@@ -45,7 +44,7 @@ class Training:
     sites: Sequence[str]
 
 
-def prepare_training(model: Steerable, prompts: PromptSet, config: TrainConfig) -> Training:
+def prepare_training(model: Steerable, prompts: Samples, config: TrainConfig) -> Training:
     """The prompts and sites that `config` selects, the same as for LinEAS training."""
     training, _ = prompts.split(config.holdout, config.seed)
     source, target = model.prepare(training.source), model.prepare(training.target)
@@ -71,7 +70,7 @@ def both_sides(
 
 def fit_parallel(
     model: Steerable,
-    prompts: PromptSet,
+    prompts: Samples,
     config: TrainConfig,
     method: str,
     fit_site: FitSite,
@@ -100,7 +99,7 @@ def fit_parallel(
 
 
 def fit_in_order(
-    model: Steerable, prompts: PromptSet, config: TrainConfig, method: str, fit_site: FitSite
+    model: Steerable, prompts: Samples, config: TrainConfig, method: str, fit_site: FitSite
 ) -> SteeringMap:
     """Fit the sites in the order given by `config.order`.
 

@@ -44,8 +44,7 @@ from lineas_core.numerics.proximal_gradient import (
     proximal_gradient_descent,
 )
 from lineas_core.numerics.transport import delta
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Inputs, Steerable
+from lineas_core.steerable import Inputs, Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 from lineas_core.training.trainer import Trainer
@@ -139,7 +138,7 @@ class SparsePath:
 
 def sparsest(
     model: Steerable,
-    prompts: PromptSet,
+    prompts: Samples,
     config: TrainConfig | None = None,
     *,
     kept: float = 0.95,
@@ -202,7 +201,7 @@ class SparseFitter:
         SiteError: the sites match no module, or do not run exactly once per forward pass.
     """
 
-    def __init__(self, model: Steerable, prompts: PromptSet, config: TrainConfig) -> None:
+    def __init__(self, model: Steerable, prompts: Samples, config: TrainConfig) -> None:
         if not config.holdout:
             raise ConfigError("holdout is 0; the effect is measured on held-out prompts: give 0.2.")
         if not config.l1 + config.group:

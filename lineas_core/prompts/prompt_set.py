@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Generic, Literal, TypeVar
 
 from lineas_core.errors import PromptError
 from lineas_core.system.files import parse_json, why, write_whole
@@ -29,6 +29,7 @@ MAX_TEXT = 4000
 MAX_ERRORS = 50
 
 Side = Literal["source", "target"]
+Sample = TypeVar("Sample")
 
 
 class _NoSetError(PromptError):
@@ -218,8 +219,20 @@ class PromptSet:
         text = json.dumps([self.modality, self.source, self.target])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def split(self, holdout: float, seed: int) -> tuple[Sides, Sides]:
-        """Split each side at random into training and held-out prompts, keeping their order.
+    def split(self, holdout: float, seed: int) -> tuple[Sides[str], Sides[str]]:
+        """Training and held-out prompts; see `Sides.split`."""
+        return Sides(self.source, self.target).split(holdout, seed)
+
+
+@dataclass(frozen=True)
+class Sides(Generic[Sample]):
+    """Source and target samples, prompts or pictures, any number of each."""
+
+    source: list[Sample]
+    target: list[Sample]
+
+    def split(self, holdout: float, seed: int) -> tuple[Sides[Sample], Sides[Sample]]:
+        """Split each side at random into training and held-out samples, keeping their order.
 
         Args:
             holdout: share held out, in [0, 0.5]; rounded, and at least 2 per side unless it is 0.
@@ -231,22 +244,14 @@ class PromptSet:
 
         generator = torch.Generator().manual_seed(seed)
 
-        def divide(lines: list[str]) -> tuple[list[str], list[str]]:
-            held = max(2, round(holdout * len(lines))) if holdout else 0
-            order = torch.randperm(len(lines), generator=generator).tolist()
+        def divide(samples: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+            held = max(2, round(holdout * len(samples))) if holdout else 0
+            order = torch.randperm(len(samples), generator=generator).tolist()
             kept = sorted(order[held:])
-            return [lines[i] for i in kept], [lines[i] for i in sorted(order[:held])]
+            return [samples[i] for i in kept], [samples[i] for i in sorted(order[:held])]
 
         (source, held_source), (target, held_target) = divide(self.source), divide(self.target)
         return Sides(source, target), Sides(held_source, held_target)
-
-
-@dataclass(frozen=True)
-class Sides:
-    """Source and target prompts, any number of each."""
-
-    source: list[str]
-    target: list[str]
 
 
 def check_prompts(source: Sequence[str], target: Sequence[str]) -> list[PromptIssue]:

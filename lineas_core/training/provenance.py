@@ -12,12 +12,11 @@ from lineas_core.version import __version__
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from lineas_core.prompts.prompt_set import PromptSet
-    from lineas_core.steerable import Steerable
+    from lineas_core.steerable import Samples, Steerable
 
 
 def describe_map(
-    model: Steerable, prompts: PromptSet, method: str, config: DataclassInstance
+    model: Steerable, prompts: Samples, method: str, config: DataclassInstance
 ) -> MapInfo:
     """Model, prompts, method, settings, library version and the current time in UTC."""
     return MapInfo(

@@ -22,8 +22,7 @@ from lineas_core.activations import execution_order, pooled_activations, pooled_
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.numerics.transport import delta
-from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.steerable import Steerable
+from lineas_core.steerable import Samples, Steerable
 from lineas_core.system.devices import on_one_device
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.distributed import ranks
@@ -55,7 +54,7 @@ class Trainer(TrainingLoop):
     def __init__(
         self,
         model: Steerable,
-        prompts: PromptSet,
+        prompts: Samples,
         config: TrainConfig | None = None,
         state: TrainState | None = None,
         *,

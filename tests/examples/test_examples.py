@@ -111,6 +111,17 @@ def test_a_folded_checkpoint_computes_what_steering_does(tmp_path: Path) -> None
     assert numbers(line_with(text, "folded against untouched"))[0] > 1
 
 
+def test_a_map_from_pictures_leads_to_their_look_and_back(tmp_path: Path) -> None:
+    text = ran([str(EXAMPLES / "learn_from_pictures.py")], tmp_path)
+    source, target = numbers(line_with(text, "brightness of"))
+    assert source > target + 50
+    rows = [numbers(line) for line in text.splitlines() if line.startswith("strength")]
+    strengths, light = zip(*rows, strict=True)
+    assert strengths == (-1, -0.5, 0, 0.5, 1)
+    assert list(light) == sorted(light, reverse=True)
+    assert light[2] - light[4] > 0.1 * (source - target)
+
+
 def cells(kind: str) -> list[str]:
     notebook = json.loads(NOTEBOOK.read_text("utf-8"))
     return ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == kind]

@@ -46,6 +46,8 @@ class Denoiser(ABC):
     default_guidance: ClassVar[float] = 0.0
     # The name that the pipeline's call gives to the mask of the prompts' tokens.
     mask_name: ClassVar[str] = "prompt_attention_mask"
+    # Whether pictures can be encoded and noised for it (`pictures.py`).
+    takes_pictures: ClassVar[bool] = False
     # Whether the call keeps latents in float32 between its steps.
     float32_latents: ClassVar[bool] = False
 
@@ -89,6 +91,14 @@ class Denoiser(ABC):
     @abstractmethod
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         """Draw the initial noise, one image per generator, in float32 on the CPU."""
+
+    def packed(self, latents: Tensor) -> Tensor:
+        """Latents of the VAE, (n, channels, height, width), as the denoiser takes them."""
+        return latents
+
+    @abstractmethod
+    def started(self, noise: Tensor, schedule: Schedule) -> Any:
+        """A copy of the scheduler, which counts its steps, with the timesteps of a schedule."""
 
     @abstractmethod
     def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
@@ -142,6 +152,8 @@ class Denoiser(ABC):
 class UNetDenoiser(Denoiser):
     """A StableDiffusionPipeline."""
 
+    takes_pictures = True
+
     @property
     def module(self) -> Any:
         """The UNet."""
@@ -159,16 +171,19 @@ class UNetDenoiser(Denoiser):
         noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
         return noise
 
+    def started(self, noise: Tensor, schedule: Schedule) -> Any:
+        """With the schedule's timesteps, or the scheduler's own."""
+        scheduler = copy.deepcopy(self.pipeline.scheduler)
+        retrieve_timesteps(scheduler, schedule.steps, self.device, list(schedule.timesteps) or None)
+        return scheduler
+
     def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """The noise, scaled by the scheduler, and its first timestep."""
-        # A scheduler counts its steps, so use a copy of the pipeline's.
-        scheduler = copy.deepcopy(self.pipeline.scheduler)
-        timesteps, _ = retrieve_timesteps(
-            scheduler, schedule.steps, self.device, list(schedule.timesteps) or None
-        )
+        scheduler = self.started(noise, schedule)
+        timestep = scheduler.timesteps[0]
         latents = noise.to(self.device, self.module.dtype) * scheduler.init_noise_sigma
-        scaled: Tensor = scheduler.scale_model_input(latents, timesteps[0])
-        return scaled, timesteps[0]
+        scaled: Tensor = scheduler.scale_model_input(latents, timestep)
+        return scaled, timestep
 
     def denoise(
         self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
@@ -231,18 +246,16 @@ class TransformerDenoiser(Denoiser):
         """The pipeline takes none."""
         return False
 
-    def first_timestep(self, steps: int, **settings: Any) -> Tensor:
-        """The first timestep of the scheduler, from 1000 to 0, for `settings` of its own."""
-        # A scheduler counts its steps, so use a copy of the pipeline's.
+    def own_scheduler(self, steps: int, **settings: Any) -> Any:
+        """A copy of the scheduler, with the timesteps that it makes of `settings` of its own."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
-        timesteps, _ = retrieve_timesteps(scheduler, steps, self.device, **settings)
-        first: Tensor = timesteps[0]
-        return first
+        retrieve_timesteps(scheduler, steps, self.device, **settings)
+        return scheduler
 
-    def flow_timestep(self, steps: int, mu: float) -> Tensor:
-        """`first_timestep` of evenly spaced noise levels, shifted by `mu`."""
+    def flow_scheduler(self, steps: int, mu: float) -> Any:
+        """`own_scheduler` with evenly spaced noise levels, shifted by `mu`."""
         sigmas = np.linspace(1.0, 1 / steps, steps).tolist()
-        return self.first_timestep(steps, sigmas=sigmas, mu=mu)
+        return self.own_scheduler(steps, sigmas=sigmas, mu=mu)
 
     def shift_for(self, patches: int) -> float:
         """How far FLUX's rule shifts the noise levels for an image of `patches`."""
@@ -261,6 +274,7 @@ class FluxDenoiser(TransformerDenoiser):
     """A FluxPipeline. Its latents are sequences of 2 x 2 patches."""
 
     default_guidance = 3.5
+    takes_pictures = True
 
     @property
     def readers(self) -> list[tuple[Any, int]]:
@@ -278,9 +292,18 @@ class FluxDenoiser(TransformerDenoiser):
         """(n, patches, channels per patch)."""
         return self._latents(len(generators), torch.float32, "cpu", generators=generators)[0]
 
+    def packed(self, latents: Tensor) -> Tensor:
+        """(n, patches, channels per patch)."""
+        packed: Tensor = self.pipeline._pack_latents(latents, *latents.shape)
+        return packed
+
+    def started(self, noise: Tensor, schedule: Schedule) -> Any:
+        """With timesteps that depend on the number of patches."""
+        return self.flow_scheduler(schedule.steps, self.shift_for(noise.shape[1]))
+
     def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The unscaled noise, and the first timestep, which depends on the number of patches."""
-        timestep = self.flow_timestep(schedule.steps, self.shift_for(noise.shape[1]))
+        """The unscaled noise, and the first timestep."""
+        timestep = self.started(noise, schedule).timesteps[0]
         return noise.to(self.device, self.module.dtype), timestep
 
     def denoise(

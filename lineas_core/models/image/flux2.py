@@ -40,11 +40,15 @@ class Flux2KleinDenoiser(TransformerDenoiser):
         noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
         return noise
 
-    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The unscaled noise, and a timestep that depends on the numbers of patches and steps."""
+    def started(self, noise: Tensor, schedule: Schedule) -> Any:
+        """With timesteps that depend on the numbers of patches and steps."""
         patches = noise.shape[2] * noise.shape[3]
-        mu = compute_empirical_mu(patches, schedule.steps)
-        return noise.to(self.device, self.module.dtype), self.flow_timestep(schedule.steps, mu)
+        return self.flow_scheduler(schedule.steps, compute_empirical_mu(patches, schedule.steps))
+
+    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """The unscaled noise, and the first timestep."""
+        timestep = self.started(noise, schedule).timesteps[0]
+        return noise.to(self.device, self.module.dtype), timestep
 
     def denoise(
         self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float

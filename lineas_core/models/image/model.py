@@ -22,6 +22,7 @@ from lineas_core.models.image.safety import SafetyChecker
 from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.sites import match_sites
+from lineas_core.prompts.image_set import Picture
 from lineas_core.steering import steer as steering
 from lineas_core.system.devices import free_bytes, indices_on
 
@@ -62,13 +63,13 @@ class Parts(nn.Module):
 
 @dataclass(frozen=True)
 class DiffusionInputs:
-    """Encoded prompts, each with its initial noise.
+    """Encoded prompts, each with its initial noise or a noised picture.
 
     Attributes:
         prompts: the texts, needed if the text encoders have to run again.
         conditioning: the prompts, encoded without steering.
         latents: input of the denoiser, one row per prompt.
-        timestep: timestep of the first step, a scalar.
+        timestep: timestep of the first step, a scalar; or one for each picture.
         mask, packing: None, as images have no padding; `mask_at` has the prompts' own.
     """
 
@@ -98,8 +99,9 @@ class DiffusionInputs:
         else:
             prompts = tuple(self.prompts[i] for i in indices)
             indices = indices_on(self.latents.device, indices)
+        timestep = self.timestep[indices] if self.timestep.ndim else self.timestep
         return DiffusionInputs(
-            prompts, self.conditioning.rows(indices), self.latents[indices], self.timestep
+            prompts, self.conditioning.rows(indices), self.latents[indices], timestep
         )
 
 
@@ -126,7 +128,7 @@ class DiffusionModel:
         pipeline: the diffusers pipeline.
         entry: its entry in the catalogue, if it has one.
         module: its networks, under their names in the pipeline.
-        schedule: the default denoising steps.
+        schedule: the default denoising steps; set it to those that a pipeline of your own takes.
         checker: withholds images that it flags; None for no check.
     """
 
@@ -213,19 +215,43 @@ class DiffusionModel:
         return match_sites(names, pattern, type(self._denoiser.module).__name__)
 
     @torch.no_grad()
-    def prepare(self, prompts: Sequence[str]) -> DiffusionInputs:
-        """Encode prompts without steering; the noise of each depends on its place in the list.
+    def prepare(self, prompts: Sequence[str | Picture]) -> DiffusionInputs:
+        """Encode prompts or pictures without steering.
+
+        The noise of each depends on its place in the list. Pictures are noised as `ImageSet` says.
 
         Raises:
-            PromptError: a prompt is empty, or longer than the model reads.
+            ConfigError: there are pictures, and the pipeline is of a class that takes none.
+            PromptError: a prompt is empty, or longer than the model reads; or there are prompts
+                and pictures in one list.
         """
         check_listed(prompts)
-        self._check(prompts)
+        pictures = [sample for sample in prompts if isinstance(sample, Picture)]
+        if pictures and not self._denoiser.takes_pictures:
+            kind = type(self.pipeline).__name__
+            raise ConfigError(f"{self.id} is a {kind}, which learns from prompts, not pictures.")
+        if 0 < len(pictures) < len(prompts):
+            raise PromptError(
+                f"{len(pictures)} of {len(prompts)} samples are pictures; give only pictures, or "
+                "only prompts."
+            )
+        texts = [sample.prompt if isinstance(sample, Picture) else sample for sample in prompts]
+        self._check(texts, may_be_empty=bool(pictures))
         # No map is on in a new context, so the embeddings stay valid once the current map is off.
-        conditioning = Context().run(self._denoiser.encode, list(prompts))
-        noise = self._denoiser.noise(_generators(range(NOISE_SEED, NOISE_SEED + len(prompts))))
-        latents, timestep = self._denoiser.first_step(noise, self.schedule)
-        return DiffusionInputs(tuple(prompts), conditioning, latents, timestep)
+        conditioning = Context().run(self._denoiser.encode, texts)
+        noise = self._denoiser.noise(_generators(range(NOISE_SEED, NOISE_SEED + len(texts))))
+        if not pictures:
+            latents, timestep = self._denoiser.first_step(noise, self.schedule)
+            return DiffusionInputs(tuple(texts), conditioning, latents, timestep)
+        # Imported here: diffusers takes seconds, and the app responds before it needs it.
+        from lineas_core.models.image.pictures import noised_pictures, warn_if_unseen
+
+        with self._lock:
+            noised = Context().run(noised_pictures, self._denoiser, pictures, noise, self.schedule)
+            Context().run(
+                warn_if_unseen, self.id, self._denoiser, noised, conditioning, self.schedule
+            )
+        return DiffusionInputs(tuple(texts), conditioning, noised.latents, noised.timesteps)
 
     def forward(self, inputs: DiffusionInputs) -> None:
         """Run the denoiser's first step, preceded by the text encoders if any has hooks."""
@@ -238,7 +264,7 @@ class DiffusionModel:
             inputs.latents, inputs.timestep, conditioning, self.schedule.guidance
         )
 
-    def perplexity(self, prompts: Sequence[str]) -> None:
+    def perplexity(self, prompts: Sequence[object]) -> None:
         """None: image models do not score text."""
 
     @torch.no_grad()
@@ -328,9 +354,9 @@ class DiffusionModel:
             return False
         return True
 
-    def _check(self, prompts: Sequence[str]) -> None:
+    def _check(self, prompts: Sequence[str], *, may_be_empty: bool = False) -> None:
         for number, prompt in enumerate(prompts, start=1):
-            if not prompt.strip():
+            if not (may_be_empty or prompt.strip()):
                 raise PromptError(f"Prompt {number} is empty; write at least one word.")
             for tokenizer, limit in self._denoiser.readers:
                 count = len(tokenizer(prompt, verbose=False)["input_ids"])

@@ -51,11 +51,15 @@ class SanaSprintDenoiser(TransformerDenoiser):
         noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
         return noise
 
-    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The scaled noise, and sin(t) / (cos(t) + sin(t)) of the first angle t."""
-        angle = self.first_timestep(
+    def started(self, noise: Tensor, schedule: Schedule) -> Any:
+        """With angles as timesteps."""
+        return self.own_scheduler(
             schedule.steps, intermediate_timesteps=self._intermediate(schedule)
         )
+
+    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """The scaled noise, and sin(t) / (cos(t) + sin(t)) of the first angle t."""
+        angle = self.started(noise, schedule).timesteps[0]
         timestep = torch.sin(angle) / (torch.cos(angle) + torch.sin(angle))
         latents = noise.to(self.device) * torch.sqrt(timestep**2 + (1 - timestep) ** 2)
         return latents.to(self.module.dtype), timestep

@@ -93,10 +93,14 @@ class ZImageDenoiser(TransformerDenoiser):
         noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
         return noise
 
-    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The unscaled noise, and a timestep that depends on the number of patches."""
+    def started(self, noise: Tensor, schedule: Schedule) -> Any:
+        """With timesteps that depend on the number of patches."""
         shift = self.shift_for((noise.shape[2] // 2) * (noise.shape[3] // 2))
-        timestep = self.flow_timestep(schedule.steps, shift)
+        return self.flow_scheduler(schedule.steps, shift)
+
+    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """The unscaled noise, and the first timestep."""
+        timestep = self.started(noise, schedule).timesteps[0]
         return noise.to(self.device, self.module.dtype), timestep
 
     def denoise(

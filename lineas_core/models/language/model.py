@@ -118,13 +118,13 @@ class LanguageModel:
             names = [name for name in names if name in self._traits.reached]
         return match_sites(names, pattern, kind)
 
-    def prepare(self, prompts: Sequence[str]) -> TokenRows:
+    def prepare(self, prompts: Sequence[Any]) -> TokenRows:
         """Tokenize prompts into rows on the model's device.
 
         Raises:
-            PromptError: a prompt is empty, or longer than the model reads.
+            PromptError: a prompt is empty, longer than the model reads, or no text.
         """
-        check_listed(prompts)
+        check_listed(prompts, texts_only=True)
         padded = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
         return replace(padded, packs=self._packs)
 

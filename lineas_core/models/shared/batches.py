@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from lineas_core.errors import ConfigError
+from lineas_core.errors import ConfigError, PromptError
 from lineas_core.maps.steering_map import Steering, SteeringMap, Strength
 from lineas_core.system.words import counted
 
@@ -24,14 +24,24 @@ class Cells(NamedTuple):
     seeds: list[int]
 
 
-def check_listed(prompts: Sequence[Any]) -> None:
+def check_listed(prompts: Sequence[Any], *, texts_only: bool = False) -> None:
     """Refuse one text in place of a list, whose letters would count as prompts.
+
+    Args:
+        prompts: to check.
+        texts_only: also refuse a list of something else, such as pictures.
 
     Raises:
         ConfigError: `prompts` is a text.
+        PromptError: a prompt is no text.
     """
     if isinstance(prompts, str):
         raise ConfigError(f"prompts is the text {prompts[:60]!r}; give a list of texts.")
+    for number, prompt in enumerate(prompts, start=1):
+        if texts_only and not isinstance(prompt, str):
+            raise PromptError(
+                f"Prompt {number} is a {type(prompt).__name__}; this model reads only texts."
+            )
 
 
 def cells_of(

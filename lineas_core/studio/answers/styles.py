@@ -32,7 +32,7 @@ class Styles:
         entry = catalog().get(model)
         return bool(entry is not None and entry.folder) or self._inference.has(model)
 
-    def known(self, model: str, concept: str, sides: Sides) -> StyleKnowledge:
+    def known(self, model: str, concept: str, sides: Sides[str]) -> StyleKnowledge:
         """Measure how well the model knows the style; repeated calls are cached.
 
         Args:
@@ -51,7 +51,7 @@ class Styles:
             self._known.put(asked, found)
         return found
 
-    def _measure_here(self, model: str, concept: str, sides: Sides) -> StyleKnowledge:
+    def _measure_here(self, model: str, concept: str, sides: Sides[str]) -> StyleKnowledge:
         return style_knowledge(as_image_model(self._inference.model(model)), concept, sides)
 
 
