@@ -187,18 +187,16 @@ class LanguageModel:
         seeds = seeds_for(seed, len(prompts))
         if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
             raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}.")
-        if not temperature >= 0 or top_k < 0 or batch_size < 1:
-            raise ConfigError(
-                f"temperature {temperature}, top_k {top_k}, batch_size {batch_size}: "
-                "temperature and top_k must be 0 or more, batch_size 1 or more."
-            )
+        given = {"temperature": temperature, "top_k": top_k, "batch_size": batch_size}
+        for name, least in (("temperature", 0), ("top_k", 0), ("batch_size", 1)):
+            if not given[name] >= least:
+                raise ConfigError(f"{name} is {given[name]}; it must be {least} or more.")
         rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
         self._traits.check_generates(self.id)
         texts = [""] * len(rows)
         for part in self._batches(len(rows), batch_size, steer):
-            noise = None
-            if temperature > 0:
-                noise = GumbelNoise([seeds[i] for i in part], top_k, self.device)
+            own = [seeds[i] for i in part]
+            noise = GumbelNoise(own, top_k, self.device) if temperature > 0 else None
             before = []
             if temperature not in (0, 1):
                 before.append(transformers.TemperatureLogitsWarper(float(temperature)))
@@ -214,22 +212,23 @@ class LanguageModel:
                 if on_texts:
                     on_texts(list(texts))
 
-            batch = self._pad([rows[i] for i in part], left=True)
+            padded = self._pad([rows[i] for i in part], left=True)
+            batch = Batch(
+                self.module,
+                padded.ids,
+                padded.mask.long(),
+                steered=steered,
+                noise=noise,
+                before_noise=before,
+                max_new_tokens=max_new_tokens,
+                pad=self._pad_id,
+            )
             with self._traits.fresh():
                 tokens = decode(
-                    Batch(
-                        self.module,
-                        batch.ids,
-                        batch.mask.long(),
-                        steered=steered,
-                        noise=noise,
-                        before_noise=before,
-                        max_new_tokens=max_new_tokens,
-                        pad=self._pad_id,
-                    ),
+                    batch,
                     drops=len(part) > 1 and self._traits.drops_rows,
                     tell=tell if on_texts else None,
-                    graphs=self._traits.graphs(batch.ids.shape[1] + max_new_tokens),
+                    graphs=self._traits.graphs(padded.ids.shape[1] + max_new_tokens),
                 )
             for i, text in zip(part, self._texts(tokens), strict=True):
                 texts[i] = text
