@@ -369,14 +369,7 @@ class LanguageModel:
         return ids
 
     def _pad(self, rows: Sequence[Sequence[int]], *, left: bool) -> TokenRows:
-        longest = max(map(len, rows), default=0)
-        ids = torch.full((len(rows), longest), self._pad_id)
-        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
-        for i, row in enumerate(rows):
-            columns = slice(longest - len(row), longest) if left else slice(0, len(row))
-            ids[i, columns] = torch.tensor(row)
-            mask[i, columns] = True
-        return TokenRows(ids.to(self.device), mask.to(self.device), tuple(map(len, rows)))
+        return TokenRows.of(rows, self._pad_id, self.device, left=left)
 
     def _batches(self, count: int, size: int, steer: Steering) -> list[range]:
         """The places of the prompts that run together; each alone where batches are not sound."""

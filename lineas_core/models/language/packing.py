@@ -280,6 +280,27 @@ class TokenRows:
     packs: bool = False
     pads: bool = False
 
+    @classmethod
+    def of(
+        cls, rows: Sequence[Sequence[int]], pad: int, device: torch.device, *, left: bool = False
+    ) -> TokenRows:
+        """The rows of token ids, padded to the longest.
+
+        Args:
+            rows: token ids of each prompt.
+            pad: id at the padding.
+            device: where they are to lie.
+            left: whether padding comes before the tokens, as for texts that are to be continued.
+        """
+        longest = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), longest), pad)
+        mask = torch.zeros(len(rows), longest, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            columns = slice(longest - len(row), longest) if left else slice(0, len(row))
+            ids[i, columns] = torch.tensor(row)
+            mask[i, columns] = True
+        return cls(ids.to(device), mask.to(device), tuple(map(len, rows)))
+
     def __len__(self) -> int:
         return len(self.ids)
 
