@@ -117,14 +117,13 @@ def test_maps_are_applied_in_float32_whatever_the_dtype() -> None:
     smap = lc.SteeringMap({"0": lc.Affine(torch.full((64,), 1.003), torch.zeros(64))})
     model = nn.Sequential(norm)
     x = torch.randn(200, 64).bfloat16()
-    plain = model(x)
-    exact = copy.deepcopy(model).double()(x.double()) * 1.003
-    for strength, rounded in ((1.0, exact.bfloat16()), (torch.ones(200), plain.double() * 1.003)):
-        with lc.steer(model, [(smap, strength)]):
-            steered = model(x)
-        assert steered.dtype == torch.bfloat16
-        assert (steered == rounded.bfloat16()).float().mean() > 0.99
-        assert (steered != plain).any()
+    z = model(x)
+    with lc.steer(model, [(smap, 1.0)]):
+        steered = model(x)
+    assert steered.dtype == torch.bfloat16
+    exact = (z.double() * 1.003).bfloat16()
+    assert (steered == exact).float().mean() > 0.99
+    assert (steered != z).any()
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
@@ -148,6 +147,7 @@ def test_half_precision_is_rounded_once(
     assert bool(((steered.double() - exact).abs() <= 0.51 * spacing).all())
 
 
+RMS = (lambda: nn.RMSNorm(8, eps=1e-6), (2, 5, 8))
 NORMS = {
     "layer": (lambda: nn.LayerNorm(8), (2, 5, 8)),
     "bare layer": (lambda: nn.LayerNorm(8, elementwise_affine=False), (2, 5, 8)),
@@ -158,9 +158,15 @@ NORMS = {
 }
 
 
-@pytest.mark.parametrize("kind", NORMS)
-def test_a_map_in_a_norm_is_the_map_after_it(kind: str) -> None:
-    build, shape = NORMS[kind]
+@pytest.fixture
+def folding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps are part of norms on a CPU too."""
+    monkeypatch.setattr("lineas_core.steering.folding_pays", lambda device: True)
+
+
+@pytest.mark.parametrize("kind", [*NORMS, "rms"])
+def test_a_map_in_a_norm_is_the_map_after_it(folding: None, kind: str) -> None:
+    build, shape = NORMS.get(kind, RMS)
     norm = build()
     for parameter in norm.parameters():
         parameter.data.normal_()
@@ -174,7 +180,7 @@ def test_a_map_in_a_norm_is_the_map_after_it(kind: str) -> None:
         steered = model(x)
     torch.testing.assert_close(steered, z + 0.7 * ((w - 1) * z + b))
     assert "addcmul" not in kernels
-    assert len([name for name in kernels if "norm" in name]) == 1
+    assert len([name for name in kernels if "norm" in name]) == (kind != "rms")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(model(x), z)
 
@@ -191,7 +197,7 @@ class Kernels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_norm_that_learns_or_is_replaced_runs_itself(toy: Toy) -> None:
+def test_a_norm_that_learns_or_is_replaced_runs_itself(folding: None, toy: Toy) -> None:
     smap, x = random_map({"block.norm": 6}, 0), torch.randn(4, 3, 6)
     norm = toy.get_submodule("block.norm")
     norm.weight.requires_grad_()
@@ -223,7 +229,7 @@ def by_hand_at_norm(toy: Toy, smap: lc.SteeringMap, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["rms", *NORMS])
 def test_a_map_in_a_norm_of_a_gpu_is_the_map_after_it(kind: str, dtype: torch.dtype) -> None:
-    build, shape = NORMS.get(kind, (lambda: nn.RMSNorm(8, eps=1e-6), (2, 5, 8)))
+    build, shape = NORMS.get(kind, RMS)
     model, smap = nn.Sequential(build()).requires_grad_(False).to("cuda"), random_map({"0": 8}, 0)
     x = torch.randn(shape, device="cuda")
     w, b = (v.cuda().view(8, 1, 1) if "group" in kind else v.cuda() for v in smap.sites["0"])

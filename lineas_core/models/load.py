@@ -18,7 +18,7 @@ from lineas_core.models.image.folders import (
     refuse_single_file,
 )
 from lineas_core.models.image.model import DiffusionModel
-from lineas_core.models.language.kinds import check_continues_text
+from lineas_core.models.language.kinds import check_continues_text, check_looks_back
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from lineas_core.models.shared.gguf import convert_gguf, find_gguf
@@ -125,6 +125,12 @@ def _in_memory(model: Any, tokenizer: Any, settings: Mapping[str, Any]) -> Model
             raise ConfigError(
                 f"tokenizer is {given}; give the one of {id}: load_model(model, tokenizer=...)."
             )
+        training = model.training
+        try:
+            check_looks_back(id, model.eval())
+        except ModelError:
+            model.train(training)
+            raise
         return LanguageModel(id, model, tokenizer)
     if tokenizer is not None:
         raise ConfigError(f"tokenizer is given, and a {cls} takes none. Leave it out.")

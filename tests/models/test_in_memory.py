@@ -191,6 +191,11 @@ def test_other_things_than_models_that_generate_are_refused(
              "num_attention_heads": 2, "intermediate_size": 16}  # fmt: skip
     gpt2 = transformers.GPT2Config(vocab_size=300, n_embd=16, n_layer=1, n_head=2)
     t5 = transformers.T5Config(vocab_size=30, d_model=16, d_kv=8, d_ff=16, num_layers=1)
+    xlnet = transformers.XLNetLMHeadModel(
+        transformers.XLNetConfig(vocab_size=300, d_model=16, n_layer=1, n_head=2, d_inner=16)
+    )
+    for parameter in xlnet.parameters():
+        parameter.data.normal_()
     wrong = {
         r"BertForMaskedLM \(bert\) is an encoder": transformers.BertForMaskedLM(
             transformers.BertConfig(**sizes)
@@ -198,11 +203,14 @@ def test_other_things_than_models_that_generate_are_refused(
         r"\(t5\) is a sequence-to-sequence": transformers.T5ForConditionalGeneration(t5),
         r"\(gpt2\) is a classifier": transformers.GPT2ForSequenceClassification(gpt2),
         "GPT2Model, without the head": transformers.GPT2Model(gpt2),
+        # Only running it tells that it looks ahead.
+        r"\(xlnet\) is an encoder": xlnet,
     }
     for message, module in wrong.items():
         with pytest.raises(lc.ModelError, match=message):
-            lc.load_model(module, tokenizer=tokenizer)
+            lc.load_model(module.train(), tokenizer=tokenizer)
         assert all(p.requires_grad for p in module.parameters())
+        assert module.training
     with pytest.raises(lc.ConfigError, match="tokenizer is missing"):
         lc.load_model(tiny.module)
     # Annotations are checked in tests, and not where users give something else.

@@ -167,7 +167,9 @@ def test_perplexity_is_that_of_transformers_own_loss(
     ("settings", "message"),
     [
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"top_k": -2}, "top_k is -2"),
+        ({"batch_size": 0}, "batch_size is 0"),
         ({"seed": [1]}, "1 seed for 3 prompts"),
     ],
 )
