@@ -1,4 +1,4 @@
-"""Inputs of an image model's denoiser: the schedule and the encoded prompts."""
+"""Encoded prompts, as an image model's denoiser reads them."""
 
 from __future__ import annotations
 
@@ -6,21 +6,6 @@ from dataclasses import dataclass, replace
 
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The denoising steps of a model.
-
-    Attributes:
-        steps: number of steps.
-        timesteps: timestep of each step; empty for the scheduler's own.
-        guidance: guidance scale passed to the pipeline; 0 for none.
-    """
-
-    steps: int
-    timesteps: tuple[int, ...]
-    guidance: float
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL.Image import Image
 from torch import Tensor
 
-from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.conditioning import Conditioning
+from lineas_core.models.image.schedule import Schedule
 
 # Settings of schedulers with which they take no timesteps but those of their own noise levels.
 OWN_SIGMAS = (
@@ -43,7 +44,13 @@ class Denoiser(ABC):
             it be chosen; 0 for the call's default.
     """
 
+    # The guidance of models outside the catalogue that take one.
     default_guidance: ClassVar[float] = 0.0
+    # The pipeline's component that is its UNet or transformer.
+    part: ClassVar[str]
+    # Whether guidance without a classifier runs the denoiser once a step, on twice as many rows:
+    # those with the prompts and those without.
+    doubles_batch: ClassVar[bool] = False
     # The name that the pipeline's call gives to the mask of the prompts' tokens.
     mask_name: ClassVar[str] = "prompt_attention_mask"
     # Whether pictures can be encoded and noised for it (`pictures.py`).
@@ -60,9 +67,21 @@ class Denoiser(ABC):
         )
 
     @property
-    @abstractmethod
     def module(self) -> Any:
         """The UNet or transformer."""
+        return getattr(self.pipeline, self.part)
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the pipeline does anything with a guidance above 1."""
+        return True
+
+    def guides(self, schedule: Schedule) -> bool:
+        """Whether the steps of a schedule also run the denoiser without the prompts.
+
+        That is classifier-free guidance. Models distilled to imitate it take it as an input.
+        """
+        return False
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +107,10 @@ class Denoiser(ABC):
     def encode(self, prompts: list[str]) -> Conditioning:
         """Encode prompts with the text encoders, differentiably."""
 
+    def unprompted(self, conditioning: Conditioning) -> Conditioning:
+        """What the images of these prompts are guided away from: by default, empty prompts."""
+        return self.encode([""] * len(conditioning.tokens))
+
     @abstractmethod
     def noise(self, generators: list[torch.Generator]) -> Tensor:
         """Draw the initial noise, one image per generator, in float32 on the CPU."""
@@ -108,7 +131,7 @@ class Denoiser(ABC):
     def denoise(
         self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
     ) -> Tensor:
-        """The denoiser's output, differentiably."""
+        """The denoiser's output, differentiably; with the prompts only, where a step `guides`."""
 
     def call(
         self,
@@ -116,30 +139,46 @@ class Denoiser(ABC):
         noise: Tensor,
         generators: list[torch.Generator],
         schedule: Schedule,
+        unprompted: Conditioning | None = None,
     ) -> list[Image]:
-        """Call the pipeline to generate images; `generators` provide the noise of later steps."""
+        """Call the pipeline to generate images.
+
+        Args:
+            conditioning: the prompts.
+            noise: as from `noise`.
+            generators: they provide the noise of later steps.
+            schedule: the steps.
+            unprompted: as from `unprompted`, if the schedule `guides`.
+        """
         dtype = torch.float32 if self.float32_latents else self.module.dtype
+        negative = {} if unprompted is None else self._embeddings(unprompted)
         images: list[Image] = self.pipeline(
             latents=noise.to(self.device, dtype),
             generator=generators,
             height=self.size,
             width=self.size,
             output_type="pil",
-            **self._settings(conditioning, schedule),
+            **self._embeddings(conditioning),
+            **{f"negative_{name}": value for name, value in negative.items()},
+            **self._settings(schedule),
         ).images
         return images
 
-    def _settings(self, conditioning: Conditioning, schedule: Schedule) -> dict[str, Any]:
-        """What the pipeline's call takes of the prompts and of the schedule."""
+    def _embeddings(self, conditioning: Conditioning) -> dict[str, Any]:
+        """What the pipeline's call takes of the prompts."""
+        embeddings: dict[str, Any] = {"prompt_embeds": conditioning.tokens}
+        if conditioning.pooled is not None:
+            embeddings["pooled_prompt_embeds"] = conditioning.pooled
+        if conditioning.mask is not None:
+            embeddings[self.mask_name] = conditioning.mask
+        return embeddings
+
+    def _settings(self, schedule: Schedule) -> dict[str, Any]:
+        """What the pipeline's call takes of the schedule."""
         settings: dict[str, Any] = {
-            "prompt_embeds": conditioning.tokens,
             "num_inference_steps": schedule.steps,
             "guidance_scale": schedule.guidance,
         }
-        if conditioning.pooled is not None:
-            settings["pooled_prompt_embeds"] = conditioning.pooled
-        if conditioning.mask is not None:
-            settings[self.mask_name] = conditioning.mask
         if schedule.timesteps:
             settings["timesteps"] = list(schedule.timesteps)
         return settings
@@ -152,12 +191,13 @@ class Denoiser(ABC):
 class UNetDenoiser(Denoiser):
     """A StableDiffusionPipeline."""
 
+    part = "unet"
+    doubles_batch = True
     takes_pictures = True
 
-    @property
-    def module(self) -> Any:
-        """The UNet."""
-        return self.pipeline.unet
+    def guides(self, schedule: Schedule) -> bool:
+        """Above 1, unless the UNet takes the guidance as an input."""
+        return schedule.guidance > 1 and self.module.config.time_cond_proj_dim is None
 
     def encode(self, prompts: list[str]) -> Conditioning:
         """The tokens of the one text encoder."""
@@ -225,6 +265,14 @@ class UNetXLDenoiser(UNetDenoiser):
         )
         return Conditioning(tokens, pooled)
 
+    def unprompted(self, conditioning: Conditioning) -> Conditioning:
+        """Empty prompts, or zeros where the pipeline's config has them in their place."""
+        if not self.pipeline.config.force_zeros_for_empty_prompt:
+            return super().unprompted(conditioning)
+        tokens, pooled = conditioning.tokens, conditioning.pooled
+        assert pooled is not None
+        return Conditioning(torch.zeros_like(tokens), torch.zeros_like(pooled))
+
     def _added_conditions(self, conditioning: Conditioning) -> dict[str, Tensor] | None:
         # Original height and width, top and left of the crop, target height and width.
         sizes = [[self.size, self.size, 0, 0, self.size, self.size]] * len(conditioning.tokens)
@@ -236,10 +284,7 @@ class UNetXLDenoiser(UNetDenoiser):
 class TransformerDenoiser(Denoiser):
     """A pipeline whose denoiser is a transformer, run at noise levels that are its own."""
 
-    @property
-    def module(self) -> Any:
-        """The transformer."""
-        return self.pipeline.transformer
+    part = "transformer"
 
     @property
     def takes_timesteps(self) -> bool:
@@ -275,6 +320,11 @@ class FluxDenoiser(TransformerDenoiser):
 
     default_guidance = 3.5
     takes_pictures = True
+
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the transformer takes it as an input."""
+        return bool(self.module.config.guidance_embeds)
 
     @property
     def readers(self) -> list[tuple[Any, int]]:
@@ -315,7 +365,7 @@ class FluxDenoiser(TransformerDenoiser):
         output: Tensor = self.module(
             hidden_states=latents,
             timestep=timestep.expand(count).to(dtype) / 1000,
-            guidance=scales if self.pipeline.transformer.config.guidance_embeds else None,
+            guidance=scales if self.takes_guidance else None,
             pooled_projections=conditioning.pooled,
             encoder_hidden_states=conditioning.tokens,
             txt_ids=torch.zeros(conditioning.tokens.shape[1], 3, device=self.device, dtype=dtype),

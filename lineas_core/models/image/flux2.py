@@ -10,16 +10,22 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from lineas_core.models.image.chat_tokens import ChatTokens
-from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.conditioning import Conditioning
 from lineas_core.models.image.denoisers import TransformerDenoiser
+from lineas_core.models.image.schedule import Schedule
 
 
 class Flux2KleinDenoiser(TransformerDenoiser):
     """A Flux2KleinPipeline. Its latents are patches, one token each, in the transformer."""
 
-    # Distilled models ignore it; the undistilled ones take it for classifier-free guidance from
-    # values above 1.
-    default_guidance = 1.0
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the model is not distilled."""
+        return not self.pipeline.config.is_distilled
+
+    def guides(self, schedule: Schedule) -> bool:
+        """Above 1, unless the model is distilled."""
+        return schedule.guidance > 1 and self.takes_guidance
 
     @property
     def readers(self) -> list[tuple[Any, int]]:

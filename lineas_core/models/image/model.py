@@ -6,7 +6,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,24 +16,29 @@ from torch import Tensor, nn
 from lineas_core.errors import ConfigError, ModelError, PromptError, SiteError
 from lineas_core.hooks import hooked
 from lineas_core.maps.steering_map import Steering, SteeringMap
-from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.conditioning import Conditioning
 from lineas_core.models.image.safety import SafetyChecker
-from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
+from lineas_core.models.image.schedule import Schedule, default_schedule
+from lineas_core.models.shared.batches import (
+    cells_of,
+    check_listed,
+    in_rows,
+    rows_of,
+    rows_twice,
+    seeds_for,
+)
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.sites import match_sites
 from lineas_core.prompts.image_set import Picture
 from lineas_core.steering import steer as steering
 from lineas_core.system.devices import free_bytes, indices_on
 
-MAX_STEPS = 50
 # Numbers per pixel held at the peak of generation, in the decoder: about 4 GiB for an image of
 # 1024 x 1024 in half precision.
 NUMBERS_A_PIXEL = 2048
 # Share of the free memory to use; the rest is left for other users of the device.
 BUDGET = 0.5
 MAX_AT_ONCE = 64
-# For models outside the catalogue; the paper steers few-step models.
-DEFAULT_STEPS = 4
 # The paper's settings for images.
 TRAIN_DEFAULTS: Mapping[str, Any] = {
     "optimizer": "adamw",
@@ -128,7 +132,8 @@ class DiffusionModel:
         pipeline: the diffusers pipeline.
         entry: its entry in the catalogue, if it has one.
         module: its networks, under their names in the pipeline.
-        schedule: the default denoising steps; set it to those that a pipeline of your own takes.
+        schedule: the default denoising steps and guidance; set it to those that a pipeline of your
+            own takes.
         checker: withholds images that it flags; None for no check.
     """
 
@@ -147,11 +152,7 @@ class DiffusionModel:
         networks = {n: p for n, p in pipeline.components.items() if isinstance(p, nn.Module)}
         self.module = Parts(networks, self._denoiser.device).eval().requires_grad_(False)
         self._encoders = [p for n, p in networks.items() if n.startswith("text_encoder")]
-        self.schedule = (
-            Schedule(entry.steps, tuple(entry.timesteps), entry.guidance)
-            if entry
-            else Schedule(DEFAULT_STEPS, (), self._denoiser.default_guidance)
-        )
+        self.schedule: Schedule = default_schedule(entry, self._denoiser)
         self.checker: SafetyChecker | None = None
         # A pipeline's scheduler is stateful, so only one thread may run it at a time.
         self._lock = threading.Lock()
@@ -254,7 +255,11 @@ class DiffusionModel:
         return DiffusionInputs(tuple(texts), conditioning, noised.latents, noised.timesteps)
 
     def forward(self, inputs: DiffusionInputs) -> None:
-        """Run the denoiser's first step, preceded by the text encoders if any has hooks."""
+        """Run the denoiser's first step, preceded by the text encoders if any has hooks.
+
+        Only with the prompts: classifier-free guidance, which also runs it without, acts on images
+        and not on what a map is learned from.
+        """
         conditioning = inputs.conditioning
         if any(hooked(encoder) for encoder in self._encoders):
             if not inputs.prompts:
@@ -276,6 +281,7 @@ class DiffusionModel:
         seed: int | Sequence[int] = 0,
         steps: int | None = None,
         timesteps: Sequence[int] | None = None,
+        guidance: float | None = None,
         batch_size: int | None = None,
     ) -> list[Image]:
         """Generate one image per prompt, steered by `steer`.
@@ -283,12 +289,18 @@ class DiffusionModel:
         The noise of an image depends only on its seed, so two images with the same prompt and seed
         differ only by their strength.
 
+        Classifier-free guidance is the pipeline's own, away from the empty prompt that its class
+        has. The denoiser is steered with and without the prompt, as a map changes the model: an
+        image is guided away from what the steered model makes of no prompt.
+
         Args:
             prompts: at least one.
             steer: (map, strength) pairs; a strength may be a tensor of one value per prompt.
             seed: one for all prompts, or one for each.
             steps: 1 to 50; the model's own by default.
             timesteps: decreasing, if the scheduler accepts them; the model's own by default.
+            guidance: guidance scale, as the pipeline's call takes it (Qwen-Image's under the name
+                of true_cfg_scale); 0 for none, the model's own by default.
             batch_size: images generated at once; by default as many as fit into half of the free
                 memory.
 
@@ -299,7 +311,8 @@ class DiffusionModel:
         """
         check_listed(prompts)
         seeds = seeds_for(seed, len(prompts))
-        schedule = self._schedule(steps, timesteps)
+        schedule = self.schedule.changed(self.id, self._denoiser, steps, timesteps, guidance)
+        guides = self._denoiser.guides(schedule)
         if batch_size is None:
             batch_size = self._fitting()
         if batch_size < 1:
@@ -310,10 +323,16 @@ class DiffusionModel:
             part = range(start, min(start + batch_size, len(prompts)))
             generators = _generators([seeds[i] for i in part])
             noise = self._denoiser.noise(generators)
-            with self._lock, steering(self, rows_of(steer, part, len(prompts))):
+            maps = rows_of(steer, part, len(prompts))
+            if guides and self._denoiser.doubles_batch:
+                maps = rows_twice(maps, self._denoiser.part)
+            with self._lock, steering(self, maps):
                 conditioning = self._denoiser.encode([prompts[i] for i in part])
+                unprompted = self._denoiser.unprompted(conditioning) if guides else None
                 try:
-                    made = self._denoiser.call(conditioning, noise, generators, schedule)
+                    made = self._denoiser.call(
+                        conditioning, noise, generators, schedule, unprompted
+                    )
                 except torch.OutOfMemoryError as error:
                     raise ModelError(
                         f"{self.id} ran out of memory on {len(generators)} images at once. "
@@ -371,25 +390,6 @@ class DiffusionModel:
         itemsize = next(self._denoiser.module.parameters()).dtype.itemsize
         one = self.size**2 * NUMBERS_A_PIXEL * itemsize
         return min(max(int(free_bytes(self.device) * BUDGET / one), 1), MAX_AT_ONCE)
-
-    def _schedule(self, steps: int | None, timesteps: Sequence[int] | None) -> Schedule:
-        if timesteps is not None:
-            most = self.pipeline.scheduler.config.num_train_timesteps
-            falling = all(a > b for a, b in pairwise(timesteps))
-            if not self._denoiser.takes_timesteps:
-                raise ConfigError(f"{self.id} takes no timesteps; leave them out and give steps.")
-            if not timesteps or not falling or not 0 <= timesteps[-1] <= timesteps[0] < most:
-                raise ConfigError(
-                    f"timesteps is {list(timesteps)}; give falling numbers from {most - 1} to 0."
-                )
-            if steps not in (None, len(timesteps)):
-                raise ConfigError(f"steps is {steps}, and there are {len(timesteps)} timesteps.")
-            return Schedule(len(timesteps), tuple(timesteps), self.schedule.guidance)
-        if steps is None:
-            return self.schedule
-        if not 1 <= steps <= MAX_STEPS:
-            raise ConfigError(f"steps is {steps}; choose 1 to {MAX_STEPS}.")
-        return Schedule(steps, (), self.schedule.guidance)
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

@@ -12,8 +12,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.conditioning import Conditioning
 from lineas_core.models.image.denoisers import Denoiser
+from lineas_core.models.image.schedule import Schedule
 from lineas_core.prompts.image_set import Picture
 
 log = logging.getLogger(__name__)

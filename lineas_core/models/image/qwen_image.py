@@ -9,14 +9,19 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from lineas_core.errors import ConfigError
-from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.conditioning import Conditioning
 from lineas_core.models.image.denoisers import TransformerDenoiser
+from lineas_core.models.image.schedule import Schedule
 
 
 class QwenImageDenoiser(TransformerDenoiser):
-    """A QwenImagePipeline, without classifier-free guidance. Its latents are 2 x 2 patches."""
+    """A QwenImagePipeline. Its latents are 2 x 2 patches."""
 
     mask_name = "prompt_embeds_mask"
+
+    def guides(self, schedule: Schedule) -> bool:
+        """Above 1, unless the transformer takes the guidance as an input."""
+        return schedule.guidance > 1 and not self.module.config.guidance_embeds
 
     @property
     def readers(self) -> list[tuple[Any, int]]:
@@ -81,8 +86,8 @@ class QwenImageDenoiser(TransformerDenoiser):
         )[0]
         return output
 
-    def _settings(self, conditioning: Conditioning, schedule: Schedule) -> dict[str, Any]:
-        settings = super()._settings(conditioning, schedule)
+    def _settings(self, schedule: Schedule) -> dict[str, Any]:
+        settings = super()._settings(schedule)
         terminal = self.pipeline.scheduler.config.get("shift_terminal")
         if schedule.steps == 1 and terminal:
             # It stretches the noise levels so that the last has a given value, and one cannot be.
@@ -91,7 +96,8 @@ class QwenImageDenoiser(TransformerDenoiser):
             )
         if not self.module.config.guidance_embeds:
             del settings["guidance_scale"]
-        return {**settings, "true_cfg_scale": 1.0}
+        scale = schedule.guidance if self.guides(schedule) else 1.0
+        return {**settings, "true_cfg_scale": scale}
 
     @property
     def _side(self) -> int:

@@ -9,8 +9,9 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.conditioning import Conditioning
 from lineas_core.models.image.denoisers import TransformerDenoiser
+from lineas_core.models.image.schedule import Schedule
 
 # Number of steps for which the scheduler takes a timestep between the first and the last.
 STEPS_WITH_INTERMEDIATE = 2
@@ -80,10 +81,10 @@ class SanaSprintDenoiser(TransformerDenoiser):
         )[0]
         return output
 
-    def _settings(self, conditioning: Conditioning, schedule: Schedule) -> dict[str, Any]:
+    def _settings(self, schedule: Schedule) -> dict[str, Any]:
         # Any square size: the pipeline would turn it into the nearest of those it was trained at.
         return {
-            **super()._settings(conditioning, schedule),
+            **super()._settings(schedule),
             "use_resolution_binning": False,
             "intermediate_timesteps": self._intermediate(schedule),
         }

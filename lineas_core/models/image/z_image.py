@@ -14,8 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lineas_core.errors import SiteError
 from lineas_core.models.image.chat_tokens import ChatTokens
-from lineas_core.models.image.conditioning import Conditioning, Schedule
+from lineas_core.models.image.conditioning import Conditioning
 from lineas_core.models.image.denoisers import TransformerDenoiser
+from lineas_core.models.image.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,12 @@ class Captions(Conditioning):
 class ZImageDenoiser(TransformerDenoiser):
     """A ZImagePipeline."""
 
+    doubles_batch = True
     float32_latents = True
+
+    def guides(self, schedule: Schedule) -> bool:
+        """Above 0: the call adds the difference to the prompt's prediction, not to the other."""
+        return schedule.guidance > 0
 
     @property
     def readers(self) -> list[tuple[Any, int]]:
@@ -116,13 +122,9 @@ class ZImageDenoiser(TransformerDenoiser):
         )[0]
         return torch.stack(output)
 
-    def _settings(self, conditioning: Conditioning, schedule: Schedule) -> dict[str, Any]:
+    def _embeddings(self, conditioning: Conditioning) -> dict[str, Any]:
         assert isinstance(conditioning, Captions)
-        return {
-            "prompt_embeds": conditioning.unpadded,
-            "num_inference_steps": schedule.steps,
-            "guidance_scale": schedule.guidance,
-        }
+        return {"prompt_embeds": conditioning.unpadded}
 
     @property
     def _side(self) -> int:

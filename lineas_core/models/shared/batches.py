@@ -88,6 +88,32 @@ def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:
     return seeds
 
 
+def rows_twice(maps: Steering, part: str) -> list[tuple[SteeringMap, Strength]]:
+    """Maps for a network of a pipeline that runs every sample twice in one batch.
+
+    Such is the denoiser under classifier-free guidance: all samples with their prompts, and all
+    without. The text encoders and the decoder see each sample once.
+
+    Args:
+        maps: (map, strength) pairs; a strength may be a tensor of one value per sample.
+        part: the network's name, with which its sites begin.
+    """
+    split: list[tuple[SteeringMap, Strength]] = []
+    for smap, strength in maps:
+        if not (isinstance(strength, Tensor) and strength.ndim):
+            split.append((smap, strength))
+            continue
+        for inside, each in ((True, strength.repeat(2)), (False, strength)):
+            sites = {
+                name: affine
+                for name, affine in smap.sites.items()
+                if name.startswith(f"{part}.") == inside
+            }
+            if sites:
+                split.append((SteeringMap(sites, smap.info), each))
+    return split
+
+
 def rows_of(maps: Steering, part: Sequence[int], count: int) -> list[tuple[SteeringMap, Strength]]:
     """The (map, strength) pairs for some of `count` samples, slicing per-sample strengths.
 

@@ -23,9 +23,9 @@ import lineas_core as lc
 from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.diagnostics.strength import recommend_strength
 from lineas_core.methods.refine import Refinement
-from lineas_core.models.image.conditioning import Schedule
 from lineas_core.models.image.model import NOISE_SEED, DiffusionModel
 from lineas_core.models.image.pictures import encode_picture, picture_to_noise
+from lineas_core.models.image.schedule import Schedule
 from lineas_core.prompts.image_set import Picture
 from tests.helpers.pipelines import BUILDERS, SIZE, generators, pixels, small_vae
 
