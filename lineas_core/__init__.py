@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from lineas_core.metrics.toxicity import load_toxicity_scorer, toxicity
     from lineas_core.models.image.model import DiffusionModel, ImageGrid
     from lineas_core.models.language.model import LanguageModel
-    from lineas_core.models.language.text_grid import TextGrid
     from lineas_core.models.load import load_model
+    from lineas_core.models.shared.batches import TextGrid
     from lineas_core.prompts.image_set import ImageSet
     from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
     from lineas_core.scenes.drawing import draw_grid
@@ -131,7 +131,7 @@ _HOMES = {
     "SteeringMap": "maps.steering_map",
     "StepEvent": "training.events",
     "Stopped": "methods.early_stop",
-    "TextGrid": "models.language.text_grid",
+    "TextGrid": "models.shared.batches",
     "TrainConfig": "training.config",
     "TrainResult": "methods.lineas",
     "TrainState": "training.state",

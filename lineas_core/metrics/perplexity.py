@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lineas_core.errors import ConfigError
-from lineas_core.models.language.model import LanguageModel, perplexity_of
+from lineas_core.models.language.model import LanguageModel
+from lineas_core.models.language.scoring import perplexity_of
 from lineas_core.system.words import counted
 
 

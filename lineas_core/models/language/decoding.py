@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -28,7 +28,30 @@ TOKENS_WORTH_GRAPH = 8
 ROOM = 256
 
 Rows = list[int]
-Tell = Callable[[list[list[int]]], object]
+
+
+class Written(NamedTuple):
+    """What has been written of a row.
+
+    Attributes:
+        tokens: its new tokens, without the end token.
+        ended: whether nothing is to follow: the model ended it, or whoever was told did.
+    """
+
+    tokens: list[int]
+    ended: bool
+
+
+class Completion(NamedTuple):
+    """What has been written of a row, with its text."""
+
+    text: str
+    tokens: list[int]
+    ended: bool
+
+
+# Returns the places of rows that are to end.
+Tell = Callable[[list[Written]], Collection[int]]
 
 
 @dataclass(frozen=True)
@@ -89,13 +112,13 @@ class Batch:
 
 def decode(
     batch: Batch, *, drops: bool, tell: Tell | None = None, graphs: Graphs | None = None
-) -> list[list[int]]:
-    """Generate the tokens that follow each prompt, without the end token.
+) -> list[Written]:
+    """Generate the tokens that follow each prompt.
 
     Args:
         batch: the prompts.
         drops: whether rows can leave the model's cache; otherwise all run until the last ends.
-        tell: called every few tokens with the tokens of all rows so far.
+        tell: called every few tokens with all rows so far; ends those that it returns.
         graphs: writes over a cache of fixed size, and replays the step of a token as a graph where
             these can be had; None leaves the steps to transformers.
     """
@@ -106,7 +129,7 @@ def decode(
         _decode_by_transformers(batch, texts, ENDED if drops else 1.0)
     else:
         _decode_by_fixed_steps(batch, texts, graphs)
-    return texts.found
+    return texts.written
 
 
 def _decode_by_transformers(batch: Batch, texts: _Completions, ended: float) -> None:
@@ -123,9 +146,10 @@ def _decode_by_transformers(batch: Batch, texts: _Completions, ended: float) -> 
     def read(tokens: Tensor) -> None:
         texts.add(rows, tokens[:, prompt + texts.length :].tolist())
 
-    def look(tokens: Tensor) -> None:
+    def look(tokens: Tensor) -> list[bool]:
         if texts.told and (tokens.shape[1] - prompt) % TOKENS_A_LOOK == 0:
             read(tokens)
+        return [texts.ended[row] for row in rows]
 
     while True:
         watch = _Watch(texts.end, ended, look)
@@ -204,6 +228,11 @@ class _Completions:
         self.ended = [False] * count
         self.length = 0
 
+    @property
+    def written(self) -> list[Written]:
+        """All rows so far."""
+        return [Written(*row) for row in zip(self.found, self.ended, strict=True)]
+
     def add(self, rows: Rows, tokens: Sequence[Sequence[int]]) -> None:
         """Add the next tokens of some rows, and tell all rows every few tokens.
 
@@ -223,24 +252,31 @@ class _Completions:
             goes_on = goes_on or place >= count - 1
         self.length += count
         if self._tell and count and goes_on and self.length % TOKENS_A_LOOK == 0:
-            self._tell(self.found)
+            for row in self._tell(self.written):
+                self.ended[row] = True
 
 
 class _Watch:
-    """Stopping criterion: ends a segment once enough rows have ended, and reports each token.
+    """Stopping criterion: ends a segment once enough rows have ended.
+
+    `look` gets the tokens after each new one, and returns which rows have ended by what was read.
 
     transformers calls it like one of its own stopping criteria. It does not derive from them, as
     their import takes seconds.
     """
 
-    def __init__(self, end: frozenset[int], share: float, tell: Callable[[Tensor], object]) -> None:
+    def __init__(
+        self, end: frozenset[int], share: float, look: Callable[[Tensor], list[bool]]
+    ) -> None:
         self._end, self._share = torch.tensor(sorted(end), dtype=torch.long), share
-        self._tell = tell
+        self._look = look
         self.ended: Tensor | None = None
 
     def __call__(self, input_ids: Tensor, scores: Tensor | None, **_: object) -> Tensor:
-        self._tell(input_ids)
+        read = self._look(input_ids)
         now = torch.isin(input_ids[:, -1], self._end.to(input_ids.device))
+        if any(read):
+            now = now | torch.tensor(read, device=now.device)
         self.ended = now if self.ended is None else self.ended | now
         over = self.ended.float().mean() >= self._share
         return over.expand(len(input_ids))

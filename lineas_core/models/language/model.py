@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import transformers
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from lineas_core.errors import ConfigError, PromptError
+from lineas_core.errors import PromptError
 from lineas_core.maps.steering_map import Steering, SteeringMap
 from lineas_core.models.language.batching import embedding_rows
 from lineas_core.models.language.chat import Prompt, encode_chat, has_chat
 from lineas_core.models.language.checkpoint import load_checkpoint
-from lineas_core.models.language.decoding import Batch, decode
+from lineas_core.models.language.decoding import Batch, Completion, Written, decode
 from lineas_core.models.language.kernels import lighten
 from lineas_core.models.language.packing import TokenRows, enable
-from lineas_core.models.language.sampling import GumbelNoise
-from lineas_core.models.language.text_grid import TextGrid
+from lineas_core.models.language.sampling import Sampling
+from lineas_core.models.language.scoring import Scores
 from lineas_core.models.language.traits import Traits
-from lineas_core.models.shared.batches import cells_of, check_listed, in_rows, rows_of, seeds_for
+from lineas_core.models.shared.batches import (
+    TextGrid,
+    cells_of,
+    check_listed,
+    in_rows,
+    rows_of,
+    seeds_for,
+)
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import loading
 from lineas_core.models.shared.packages import remedy
 from lineas_core.models.shared.sites import match_sites, presets_of
 from lineas_core.steering import steer as steering
 
-MAX_NEW_TOKENS = 2048
 
-
-class LanguageModel:
+class LanguageModel(Scores):
     """A frozen causal language model with named sites.
 
     Attributes:
@@ -123,7 +127,7 @@ class LanguageModel:
             PromptError: a prompt is empty, longer than the model reads, or no text.
         """
         check_listed(prompts, texts_only=True)
-        padded = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
+        padded = self.pad([self.encode(p, i) for i, p in enumerate(prompts)], left=False)
         return replace(padded, packs=self._packs)
 
     def forward(self, inputs: TokenRows) -> None:
@@ -181,56 +185,80 @@ class LanguageModel:
                 chat template.
             SiteError: a map does not fit this model.
         """
+        sampling = Sampling(max_new_tokens, temperature, top_k, batch_size)
+
+        def told(found: list[Completion]) -> Collection[int]:
+            if on_texts:
+                on_texts([each.text for each in found])
+            return ()
+
+        found = self.complete(
+            prompts, steer, sampling, seed=seed, on_look=told if on_texts else None
+        )
+        return [each.text for each in found]
+
+    @torch.no_grad()
+    def complete(
+        self,
+        prompts: Sequence[Prompt],
+        steer: Steering = (),
+        sampling: Sampling | None = None,
+        *,
+        seed: int | Sequence[int] = 0,
+        on_look: Callable[[list[Completion]], Collection[int]] | None = None,
+    ) -> list[Completion]:
+        """`generate`, with the tokens of each completion, and whether the model ended it.
+
+        Args:
+            prompts, steer, seed: as for `generate`.
+            sampling: its other settings.
+            on_look: called every few tokens with all completions so far; those whose places it
+                returns end there. An exception from it ends the run.
+
+        Raises:
+            as for `generate`.
+        """
+        sampling = sampling or Sampling()
         check_listed(prompts)
         seeds = seeds_for(seed, len(prompts))
-        if not 1 <= max_new_tokens <= MAX_NEW_TOKENS:
-            raise ConfigError(f"max_new_tokens is {max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}.")
-        given = {"temperature": temperature, "top_k": top_k, "batch_size": batch_size}
-        for name, least in (("temperature", 0), ("top_k", 0), ("batch_size", 1)):
-            if not given[name] >= least:
-                raise ConfigError(f"{name} is {given[name]}; it must be {least} or more.")
-        rows = [self._encode(p, i, room=max_new_tokens) for i, p in enumerate(prompts)]
+        rows = [self.encode(p, i, room=sampling.max_new_tokens) for i, p in enumerate(prompts)]
         self._traits.check_generates(self.id)
-        texts = [""] * len(rows)
-        for part in self._batches(len(rows), batch_size, steer):
-            own = [seeds[i] for i in part]
-            noise = GumbelNoise(own, top_k, self.device) if temperature > 0 else None
-            before = []
-            if temperature not in (0, 1):
-                before.append(transformers.TemperatureLogitsWarper(float(temperature)))
+        found = [Completion("", [], False)] * len(rows)
+        before: list[Any] = []
+        if sampling.temperature not in (0, 1):
+            before.append(transformers.TemperatureLogitsWarper(float(sampling.temperature)))
+        for part in self._batches(len(rows), sampling.batch_size, steer):
 
             def steered(
                 chosen: list[int], part: range = part
             ) -> contextlib.AbstractContextManager[None]:
                 return steering(self, rows_of(steer, [part[i] for i in chosen], len(rows)))
 
-            def tell(unfinished: list[list[int]], part: range = part) -> None:
-                for i, text in zip(part, self._texts(unfinished), strict=True):
-                    texts[i] = text
-                if on_texts:
-                    on_texts(list(texts))
+            def tell(written: list[Written], part: range = part) -> Collection[int]:
+                found[part.start : part.stop] = self._completions(written)
+                ends = on_look(list(found)) if on_look else ()
+                return [i - part.start for i in ends if i in part]
 
-            padded = self._pad([rows[i] for i in part], left=True)
+            padded = self.pad([rows[i] for i in part], left=True)
             batch = Batch(
                 self.module,
                 padded.ids,
                 padded.mask.long(),
                 steered=steered,
-                noise=noise,
+                noise=sampling.noise([seeds[i] for i in part], self.device),
                 before_noise=before,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=sampling.max_new_tokens,
                 pad=self._pad_id,
             )
             with self._traits.fresh():
-                tokens = decode(
+                written = decode(
                     batch,
                     drops=len(part) > 1 and self._traits.drops_rows,
-                    tell=tell if on_texts else None,
-                    graphs=self._traits.graphs(padded.ids.shape[1] + max_new_tokens),
+                    tell=tell if on_look else None,
+                    graphs=self._traits.graphs(padded.ids.shape[1] + sampling.max_new_tokens),
                 )
-            for i, text in zip(part, self._texts(tokens), strict=True):
-                texts[i] = text
-        return texts
+            found[part.start : part.stop] = self._completions(written)
+        return found
 
     def sweep(
         self,
@@ -256,97 +284,17 @@ class LanguageModel:
         rows = in_rows(texts, len(strengths))
         return TextGrid(list(prompts), [float(s) for s in strengths], rows)
 
-    @torch.no_grad()
-    def token_losses(
-        self, texts: Sequence[str], contexts: Sequence[str] | None = None, batch_size: int = 32
-    ) -> list[Float[Tensor, " _"]]:
-        """Negative log-likelihood, in nats, of each token of each text.
+    @property
+    def max_length(self) -> int | None:
+        """Number of tokens that the model reads, a prompt and what follows it; None if unknown."""
+        return getattr(self.module.config, "max_position_embeddings", None)
 
-        Args:
-            texts: the texts to score. Without a context, the first token is not scored.
-            contexts: the text before each text; not scored.
-            batch_size: texts that run at once.
-
-        Returns:
-            One float32 vector per text, on the CPU; empty for a text with nothing to score.
-        """
-        rows, starts = [], []
-        for i, text in enumerate(texts):
-            if contexts is None:
-                before, scored = [], self._encode(text, i)
-            else:
-                before = self._encode(contexts[i], i)
-                scored = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            rows.append(before + scored)
-            starts.append(max(len(before), 1))
-        losses: list[Tensor] = []
-        for begin in range(0, len(rows), batch_size):
-            part = slice(begin, begin + batch_size)
-            batch = self._pad(rows[part], left=False)
-            first = min(starts[part]) - 1
-            logits = self._logits(batch, first)
-            for row, start, scores in zip(rows[part], starts[part], logits, strict=True):
-                predicted = scores[start - 1 - first : len(row) - 1 - first].float()
-                wanted = torch.tensor(row[start:], device=scores.device, dtype=torch.long)
-                losses.append(
-                    nn.functional.cross_entropy(predicted, wanted, reduction="none").cpu()
-                )
-        return losses
-
-    @torch.no_grad()
-    def log_odds(
-        self, contexts: Sequence[str], yes: str, no: str, batch_size: int = 32
-    ) -> list[float]:
-        """log p(yes) - log p(no) after each context, at the first token in which they differ.
+    def encode(self, prompt: Prompt, index: int = 0, room: int = 0) -> list[int]:
+        """The tokens of a prompt that `room` tokens are to follow; `index` is for errors.
 
         Raises:
-            ConfigError: one of the two answers begins with the other.
+            PromptError: the prompt is empty, too long, or does not fit the chat template.
         """
-        tokens = [self.tokenizer(t, add_special_tokens=False)["input_ids"] for t in (yes, no)]
-        pairs = list(zip(*tokens, strict=False))
-        shared = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        if shared is None:
-            raise ConfigError(f"{yes!r} and {no!r} begin alike; give two different answers.")
-        one, other = pairs[shared]
-        rows = [self._encode(c, i) + tokens[0][:shared] for i, c in enumerate(contexts)]
-        found: list[float] = []
-        for begin in range(0, len(rows), batch_size):
-            part = rows[begin : begin + batch_size]
-            first = min(map(len, part)) - 1
-            logits = self._logits(self._pad(part, left=False), first).float()
-            for row, scores in zip(part, logits, strict=True):
-                last = scores[len(row) - 1 - first]
-                found.append(float(last[one] - last[other]))
-        return found
-
-    @torch.no_grad()
-    def next_token_log_probs(self, prompts: Sequence[str]) -> Float[Tensor, "tokens vocabulary"]:
-        """Next-token log-probabilities after each token of each prompt, float32, on the device.
-
-        The model runs with any maps that are currently on it.
-
-        Raises:
-            PromptError: a prompt is empty, or longer than the model reads.
-        """
-        batch = self._pad([self._encode(p, i) for i, p in enumerate(prompts)], left=False)
-        return self._logits(batch, 0)[batch.mask].float().log_softmax(dim=-1)
-
-    def perplexity(self, prompts: Sequence[str]) -> float:
-        """Perplexity of `prompts` under the model as currently steered, over all their tokens."""
-        return perplexity_of(self.token_losses(prompts))
-
-    def _logits(self, batch: TokenRows, first: int) -> Float[Tensor, "n kept vocabulary"]:
-        """Logits of the columns from `first` on, as the head costs as much as several layers."""
-        logits: Tensor = self.module(
-            input_ids=batch.ids,
-            attention_mask=batch.mask.long(),
-            use_cache=False,
-            logits_to_keep=batch.ids.shape[1] - first,
-        ).logits
-        # A model that does not support `logits_to_keep` returns all columns.
-        return logits[:, first - batch.ids.shape[1] :]
-
-    def _encode(self, prompt: Prompt, index: int, room: int = 0) -> list[int]:
         ids: list[int] = []
         if not isinstance(prompt, str):
             ids = encode_chat(self.tokenizer, prompt, index)
@@ -356,7 +304,7 @@ class LanguageModel:
             # Some tokenizers end each text, and nothing is to be written behind the end.
             if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id and not prompt.endswith(end):
                 ids = ids[:-1]
-        limit = getattr(self.module.config, "max_position_embeddings", None)
+        limit = self.max_length
         if not ids:
             raise PromptError(f"Prompt {index + 1} is empty; write at least one word.")
         if limit is not None and len(ids) + room > limit:
@@ -366,7 +314,8 @@ class LanguageModel:
             )
         return ids
 
-    def _pad(self, rows: Sequence[Sequence[int]], *, left: bool) -> TokenRows:
+    def pad(self, rows: Sequence[Sequence[int]], *, left: bool) -> TokenRows:
+        """Rows of tokens on the model's device, padded before or behind their tokens."""
         return TokenRows.of(rows, self._pad_id, self.device, left=left)
 
     def _batches(self, count: int, size: int, steer: Steering) -> list[range]:
@@ -383,11 +332,9 @@ class LanguageModel:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None and pad < embedding_rows(self.module) else 0
 
-    def _texts(self, tokens: Sequence[Sequence[int]]) -> list[str]:
-        texts: list[str] = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return texts
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """The text of a completion's tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
-
-def perplexity_of(losses: Sequence[Float[Tensor, " _"]]) -> float:
-    """exp of the mean negative log-likelihood over all tokens of all texts; NaN without tokens."""
-    return float(torch.cat([torch.empty(0), *losses]).mean().exp())
+    def _completions(self, written: Sequence[Written]) -> list[Completion]:
+        return [Completion(self.text_of(row.tokens), *row) for row in written]

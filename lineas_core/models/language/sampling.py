@@ -7,10 +7,12 @@ import takes seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lineas_core.errors import ConfigError
 from lineas_core.system.devices import indices_on
 
 # SplitMix64: its increment, and the shifts and factors of its finaliser.
@@ -19,6 +21,40 @@ MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
 LAST_SHIFT = 31
 # Fewer bits than float32 holds, so that no number rounds to 1.
 BITS = 23
+MAX_NEW_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a model writes: the settings of `LanguageModel.generate` that all its prompts share.
+
+    Attributes:
+        max_new_tokens: 1 to `MAX_NEW_TOKENS`.
+        temperature: 0 for greedy decoding.
+        top_k: sample among the k likeliest tokens; 0 for all of them.
+        batch_size: prompts that run at once.
+
+    Raises:
+        ConfigError: a setting is out of range.
+    """
+
+    max_new_tokens: int = 80
+    temperature: float = 1.0
+    top_k: int = 50
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_new_tokens <= MAX_NEW_TOKENS:
+            raise ConfigError(
+                f"max_new_tokens is {self.max_new_tokens}; choose 1 to {MAX_NEW_TOKENS}."
+            )
+        for name, least in (("temperature", 0), ("top_k", 0), ("batch_size", 1)):
+            if not (given := getattr(self, name)) >= least:
+                raise ConfigError(f"{name} is {given}; it must be {least} or more.")
+
+    def noise(self, seeds: Sequence[int], device: torch.device) -> GumbelNoise | None:
+        """The noise of rows with these seeds; None for greedy decoding."""
+        return GumbelNoise(seeds, self.top_k, device) if self.temperature > 0 else None
 
 
 class GumbelNoise:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -14,6 +15,21 @@ from lineas_core.system.words import counted
 
 Item = TypeVar("Item")
 MAX_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class TextGrid:
+    """Completions of every prompt at every strength, with the same seed along a row.
+
+    Attributes:
+        prompts: the rows.
+        strengths: the columns.
+        texts: `texts[row][column]`, without the prompt.
+    """
+
+    prompts: list[str]
+    strengths: list[float]
+    texts: list[list[str]]
 
 
 class Cells(NamedTuple):

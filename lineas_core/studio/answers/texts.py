@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import Steering
-from lineas_core.models.language.text_grid import TextGrid
 from lineas_core.models.load import as_language_model
+from lineas_core.models.shared.batches import TextGrid
 from lineas_core.studio.answers.fields import whole
 from lineas_core.studio.answers.own_concepts import OwnConcept
 from lineas_core.studio.answers.readouts import Readout, read_out

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from lineas_core.metrics.concepts import concept_words
-from lineas_core.models.language.text_grid import TextGrid
+from lineas_core.models.shared.batches import TextGrid
 from lineas_core.prompts.filters import any_form
 from lineas_core.studio.answers.conversation import Turn
 from lineas_core.studio.answers.own_concepts import OwnConcept

@@ -12,7 +12,7 @@ from typing import Any
 from lineas_core.diagnostics.report import HealthReport
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
-from lineas_core.models.language.text_grid import TextGrid
+from lineas_core.models.shared.batches import TextGrid
 from lineas_core.prompts.csv_injection import escaped
 from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.answers.readouts import Readout

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lineas_core as lc
 from lineas_core.metrics.perplexity import perplexity
-from lineas_core.models.language.sampling import GumbelNoise
+from lineas_core.models.language.decoding import Completion
+from lineas_core.models.language.sampling import GumbelNoise, Sampling
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.models.shared.gguf import convert_gguf
 from lineas_core.models.shared.packages import installed_pieces
@@ -344,3 +345,40 @@ def test_a_model_on_two_gpus_trains_the_map_of_one(
     one, other = (lc.train(m, prompts, config).map for m in (whole, split))
     for site, affine in one.sites.items():
         torch.testing.assert_close(list(affine), list(other.sites[site]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_completion_has_its_tokens_and_says_whether_it_ended(tiny: lc.LanguageModel) -> None:
+    prompts = [f"ab{n}" for n in range(12)]
+    found = tiny.complete(prompts, sampling=Sampling(max_new_tokens=40), seed=range(12))
+    texts = tiny.generate(prompts, seed=range(12), max_new_tokens=40)
+    assert [each.text for each in found] == texts
+    for each in found:
+        assert tiny.tokenizer.decode(each.tokens, skip_special_tokens=True) == each.text
+        assert each.ended == (len(each.tokens) < 40)
+    assert len({each.ended for each in found}) == 2
+
+
+def test_completions_end_where_a_look_says_so_and_the_others_go_on(tiny: lc.LanguageModel) -> None:
+    prompts, seeds, sampling = ["ab", "ba", "cab"], [3, 4, 5], Sampling(max_new_tokens=30)
+    whole = tiny.complete(prompts, sampling=sampling, seed=seeds)
+
+    def end_the_second(found: list[Completion]) -> list[int]:
+        return [1] if len(found[1].tokens) >= 6 else []
+
+    cut = tiny.complete(prompts, sampling=sampling, seed=seeds, on_look=end_the_second)
+    assert cut[1] == (tiny.text_of(whole[1].tokens[:6]), whole[1].tokens[:6], True)
+    assert [cut[0], cut[2]] == [whole[0], whole[2]]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_is_over_when_a_look_ends_all(tiny: lc.LanguageModel, count: int) -> None:
+    looks: list[list[Completion]] = []
+
+    def end_all(found: list[Completion]) -> range:
+        looks.append(found)
+        return range(len(found))
+
+    sampling = Sampling(max_new_tokens=60, batch_size=2)
+    found = tiny.complete(["ab", "ba", "cab"][:count], sampling=sampling, seed=7, on_look=end_all)
+    assert [len(each.tokens) for each in found] == [3] * count
+    assert len(looks) == (count + 1) // 2

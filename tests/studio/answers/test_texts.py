@@ -7,7 +7,7 @@ import gradio as gr
 import pytest
 
 from lineas_core.models.language.model import LanguageModel
-from lineas_core.models.language.text_grid import TextGrid
+from lineas_core.models.shared.batches import TextGrid
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.readouts import Readout, read_out
 from lineas_core.studio.answers.streaming import stream_sides

@@ -16,7 +16,7 @@ from PIL import Image
 import lineas_core as lc
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
-from lineas_core.models.language.text_grid import TextGrid
+from lineas_core.models.shared.batches import TextGrid
 from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.readouts import Readout
