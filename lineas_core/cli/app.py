@@ -20,6 +20,7 @@ from lineas_core.cli import (
     hub,
     listing,
     pictures,
+    serve,
     studio,
     texts,
     train,
@@ -36,7 +37,8 @@ app = typer.Typer(
 )
 # In the order of --help.
 COMMANDS = (
-    train, texts, pictures, listing, evaluate, fold, write, studio, weights, bundles, hub, deploy,
+    train, texts, pictures, listing, evaluate, fold, write, serve, studio, weights, bundles, hub,
+    deploy,
 )  # fmt: skip
 for module in COMMANDS:
     module.register(app)

@@ -214,7 +214,7 @@ class Api:
         Returns:
             The continuation.
         """
-        mix = self._mix(visitor, maps, strengths, model)
+        mix = mix_of_ids(self._studio, owner_of(visitor), maps, strengths, model)
         return self._texts.complete(mix, model, prompt, seed, checked_length(prompt, tokens))
 
     @with_plain_messages
@@ -242,7 +242,7 @@ class Api:
             images (PNG as data addresses), clip (concept -> CLIPScore of each), kept (IMGScore of
             each), scorer, and withheld (how many pictures the host's safety checker keeps back).
         """
-        mix = self._mix(visitor, maps, strengths, model)
+        mix = mix_of_ids(self._studio, owner_of(visitor), maps, strengths, model)
         wanted = checked_prompts(prompts)
         self._studio.check_images(model, 2 * len(wanted))
         found = self._pictures.look(mix, model, wanted, seed)
@@ -254,14 +254,23 @@ class Api:
             "withheld": sum(map(is_withheld, found.after)),
         }
 
-    def _mix(self, visitor: str, maps: list[str], strengths: list[float], model: str) -> Mix:
-        mix = self._studio.mix(owner_of(visitor), _rack(maps, strengths), model)
-        found = {row.id for row in mix.rows}
-        if missing := [name for name in maps if name not in found]:
-            raise ConfigError(
-                f"There is no map {missing[0]!r} of {model} here; list_maps tells which there are."
-            )
-        return mix
+
+def mix_of_ids(
+    studio: Studio, owner: str, maps: list[str], strengths: list[float], model: str
+) -> Mix:
+    """The maps of these ids, each at its strength. Counts as a request for an answer.
+
+    Raises:
+        ConfigError: a map is not there or not for the model, or a strength is out of range.
+        LineasError: as for `Studio.mix`.
+    """
+    mix = studio.mix(owner, _rack(maps, strengths), model)
+    found = {row.id for row in mix.rows}
+    if missing := [name for name in maps if name not in found]:
+        raise ConfigError(
+            f"There is no map {missing[0]!r} of {model} here; list_maps tells which there are."
+        )
+    return mix
 
 
 def add_api(studio: Studio, answers: Answers) -> None:

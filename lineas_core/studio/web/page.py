@@ -12,6 +12,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from lineas_core.errors import ConfigError
+from lineas_core.serving.routes import Routes
 from lineas_core.studio.access.limits import MIB
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.answers.answers import Answers
@@ -27,6 +28,7 @@ from lineas_core.studio.tabs.train.layout import build_train_tab
 from lineas_core.studio.tabs.understand.layout import build_understand_tab
 from lineas_core.studio.web.api import add_api
 from lineas_core.studio.web.middleware import Guard
+from lineas_core.studio.web.openai_host import StudioHost
 from lineas_core.studio.web.opening import ArrivedOutputs, Opening
 from lineas_core.system.devices import describe_device
 from lineas_core.system.paths import packaged
@@ -150,7 +152,8 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         "enable_monitoring": False,
         "run_history": False,
         "app_kwargs": {
-            "middleware": [Middleware(Guard, limits=studio.limits, max_upload=settings.max_upload)]
+            "middleware": [Middleware(Guard, limits=studio.limits, max_upload=settings.max_upload)],
+            "routes": Routes(StudioHost(studio)).listed(),
         },
     }
 

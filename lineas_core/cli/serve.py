@@ -1,0 +1,86 @@
+"""`lineas serve`: a language model with maps, for clients of OpenAI's API."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lineas_core.cli.options import Device, FixedMapsOrNone, fixed_maps, load_text, split_spec
+from lineas_core.cli.terminal import console, plain
+from lineas_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lineas_core.maps.steering_map import SteeringMap
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(serve)
+
+
+def serve(
+    model: Annotated[str, typer.Argument(help="Short name, folder or hub id.")],
+    maps: FixedMapsOrNone = None,
+    host: Annotated[
+        str, typer.Option(help="Address to serve on; 0.0.0.0 opens it to the network.")
+    ] = LOOPBACK[0],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    api_key: Annotated[
+        str,
+        typer.Option(envvar="LINEAS_API_KEY", help="What clients must send; none by default."),
+    ] = "",
+    batch: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Answers that are written at once; 1 makes each independent of the others."
+        ),
+    ] = 8,
+    device: Device = "auto",
+) -> None:
+    """Serve a model with maps at /v1, for clients of OpenAI's API, until Ctrl-C.
+
+    A request without `steering` gets all maps, at the strengths that they are given here. With
+    `steering` it names maps by their files' names, without folder and ending.
+    """
+    import uvicorn
+
+    from lineas_core.serving.host import OneModel
+    from lineas_core.serving.routes import application
+
+    named = named_maps(maps or [])
+    try:
+        listening = socket.create_server((host, port))
+    except OSError as error:
+        raise ConfigError(
+            f"host is {host!r} and port is {port}, and nothing can be served there: it is in use, "
+            "or not an address of this machine. Choose others."
+        ) from error
+    with listening:
+        served = OneModel(load_text(model, device), named, key=api_key, max_rows=batch)
+        address = f"http://{host}:{listening.getsockname()[1]}/v1"
+        console.print(f"{plain(served.name)} is served at {address}", highlight=False)
+        if not api_key and host not in LOOPBACK:
+            console.print("anybody who reaches this address can use it; --api-key asks for a key")
+        config = uvicorn.Config(application(served), log_level="warning")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def named_maps(specs: list[str]) -> dict[str, tuple[SteeringMap, float]]:
+    """Load maps given as FILE or FILE@STRENGTH, by the names of their files.
+
+    Raises:
+        ConfigError: two have the same name.
+    """
+    names = [Path(split_spec(spec)[0]).stem for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(
+                f"map {name!r} is given twice; requests name maps by their files' names, so "
+                "rename one of the files."
+            )
+    return dict(zip(names, fixed_maps(specs), strict=True))
