@@ -99,6 +99,8 @@ def samples(
         "target": st.sampled_from([others, None]) | texts,
         "concept": st.text(max_size=20),
         "steps": st.integers(-1, 4),
+        "sites": st.sampled_from(["", "layernorm", ".*mlp", "norm", "(", ".*"])
+        | st.text(max_size=9),
         "method": st.sampled_from(["lineas", "mean-act", "lin-act", "caa"]),
         "job_id": st.sampled_from([job.id, "nothing"]),
         "prompt": st.text(min_size=1, max_size=30),
