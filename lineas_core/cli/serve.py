@@ -66,7 +66,7 @@ def serve(
         console.print(f"{plain(served.name)} is served at {address}", highlight=False)
         if not api_key and host not in LOOPBACK:
             console.print("anybody who reaches this address can use it; --api-key asks for a key")
-        config = uvicorn.Config(application(served), log_level="warning")
+        config = uvicorn.Config(application(served), log_level="warning", ws="none")
         uvicorn.Server(config).run(sockets=[listening])
 
 

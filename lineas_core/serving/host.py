@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.language.model import LanguageModel
@@ -18,6 +18,7 @@ from lineas_core.serving.request_error import RequestError
 MAX_CHOICES = 128
 
 
+@runtime_checkable
 class Host(Protocol):
     """Who may ask, which models and maps there are, and within which limits.
 
@@ -146,8 +147,8 @@ class OneModel:
         return contextlib.nullcontext()
 
     def told(self, message: str) -> str:
-        """The message as it is: whoever asks runs the server, or was given its key."""
-        return message
+        """The message, with the model's name in place of its folder."""
+        return message.replace(self._model.id, self.name)
 
 
 def unknown_key() -> RequestError:

@@ -8,9 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 import lineas_core as lc
+from tests.helpers.models import random_map
 
 
 def run(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -72,6 +74,8 @@ def test_listings() -> None:
         (["sweep", "a", "--map", "x", "--strengths", "0;1"], 1, "strengths is '0;1'"),
         (["generate", "a", "--map", "x@y"], 1, "the strength after @ must be a number"),
         (["evaluate", "poems"], 1, "table is 'poems'"),
+        (["serve", "x", "--map", "a/x.safetensors", "--map", "b/x.safetensors@2"], 1, "map 'x'"),
+        (["serve", "x", "--host", "203.0.113.1"], 1, "host is '203.0.113.1'"),
         (["train"], 2, "Missing argument"),
     ],
 )
@@ -84,6 +88,40 @@ def test_errors_are_one_message_and_an_exit_code(
     assert done.returncode == code
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_serve_answers_with_its_maps_until_it_is_stopped(
+    tmp_path: Path, small_models: dict[str, Path], tiny: lc.LanguageModel
+) -> None:
+    smap = random_map({"model.layers.1.post_attention_layernorm": 16}, 2, 3.0)
+    smap.save(tmp_path / "ink.safetensors")
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "lineas_core", "serve", str(small_models["llama"])),
+            *("--map", f"{tmp_path / 'ink.safetensors'}@0.5", "--port", "0", "--device", "cpu"),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "LINEAS_API_KEY": "sesame", "COLUMNS": "200"},
+    )
+    try:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "is served at" in line)
+        address = said.split()[-1]
+        asked = {"model": "llama", "prompt": "ab", "seed": 1, "max_tokens": 9}
+        # The address is told before the server listens to it, and the socket keeps the call.
+        refused = httpx.post(f"{address}/completions", json=asked, timeout=60)
+        assert refused.status_code == 401
+        headers = {"Authorization": "Bearer sesame"}
+        answer = httpx.post(f"{address}/completions", json=asked, headers=headers, timeout=60)
+        [choice] = answer.json()["choices"]
+        assert [choice["text"]] == tiny.generate(["ab"], [(smap, 0.5)], seed=1, max_new_tokens=9)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode in (0, 130)
 
 
 def test_an_interrupt_keeps_the_map(
