@@ -25,7 +25,11 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from lineas_core.export.checkpoint import fold
+    from lineas_core.export.comfyui import to_comfyui
+    from lineas_core.export.control_vector import to_gguf
+    from lineas_core.export.import_map import import_map
     from lineas_core.export.peft import to_peft
+    from lineas_core.export.steering_vectors import to_steering_vector
     from lineas_core.maps.steering_map import Affine, MapInfo, SteeringMap, compose
     from lineas_core.methods.early_stop import Stopped, train_until, warm_start
     from lineas_core.methods.fit import fit
@@ -88,6 +92,7 @@ __all__ = [
     "fit",
     "fold",
     "img_score",
+    "import_map",
     "load_jigsaw",
     "load_model",
     "load_scorer",
@@ -95,7 +100,10 @@ __all__ = [
     "recommend_strength",
     "sparsest",
     "steer",
+    "to_comfyui",
+    "to_gguf",
     "to_peft",
+    "to_steering_vector",
     "toxicity",
     "train",
     "train_until",
@@ -145,6 +153,7 @@ _HOMES = {
     "fit": "methods.fit",
     "fold": "export.checkpoint",
     "img_score": "metrics.clip",
+    "import_map": "export.import_map",
     "load_jigsaw": "prompts.prompt_set",
     "load_model": "models.load",
     "load_scorer": "metrics.clip",
@@ -152,7 +161,10 @@ _HOMES = {
     "recommend_strength": "diagnostics.strength",
     "sparsest": "methods.sparsify",
     "steer": "steering",
+    "to_comfyui": "export.comfyui",
+    "to_gguf": "export.control_vector",
     "to_peft": "export.peft",
+    "to_steering_vector": "export.steering_vectors",
     "toxicity": "metrics.toxicity",
     "train": "methods.lineas",
     "train_until": "methods.early_stop",

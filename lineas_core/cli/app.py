@@ -16,6 +16,7 @@ from lineas_core.cli import (
     bundles,
     deploy,
     evaluate,
+    exchange,
     fold,
     hub,
     listing,
@@ -37,8 +38,8 @@ app = typer.Typer(
 )
 # In the order of --help.
 COMMANDS = (
-    train, texts, pictures, listing, evaluate, fold, write, serve, studio, weights, bundles, hub,
-    deploy,
+    train, texts, pictures, listing, evaluate, fold, exchange, write, serve, studio, weights,
+    bundles, hub, deploy,
 )  # fmt: skip
 for module in COMMANDS:
     module.register(app)

@@ -1,1 +1,1 @@
-"""Export of maps to formats of other libraries."""
+"""Maps in formats of other libraries: export and import."""

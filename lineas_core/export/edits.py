@@ -48,6 +48,7 @@ OTHER_KIND = (
     "modules as sites"
 )
 SHARED = "other modules use the same weights, and would change too. Choose other sites"
+STEER = "`lineas_core.steer` needs no folding."
 
 
 @dataclass(frozen=True)
@@ -181,14 +182,14 @@ def out_features(layer: nn.Module) -> int:
     return weight.shape[-1 if isinstance(layer, Conv1D) else 0]
 
 
-def refusal(what: str, refused: Mapping[str, str]) -> str:
+def refusal(what: str, refused: Mapping[str, str], remedy: str = STEER) -> str:
     """The error message: which sites cannot be `what`, why, and a remedy."""
     causes = []
     for cause in dict.fromkeys(refused.values()):
         names = [name for name, of in refused.items() if of == cause]
         causes.append(f"{', '.join(names)}: {cause}.")
     count = counted(len(refused), "site")
-    return f"{count} cannot be {what}. {' '.join(causes)} `lineas_core.steer` needs no folding."
+    return f"{count} cannot be {what}. {' '.join(causes)} {remedy}"
 
 
 def wide(tensor: Tensor | nn.Module) -> Tensor:
