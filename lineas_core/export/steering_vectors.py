@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,7 +72,9 @@ def vectors_of(vector: Any) -> tuple[LayerVectors, str, str]:
 
 
 def _tensors(found: Mapping[Any, Any]) -> dict[int, Tensor]:
-    return {
-        int(layer): torch.as_tensor(vector).detach().to("cpu", torch.float32).reshape(-1)
+    # Arrays are copied: repeng maps its files into memory, where nothing may write.
+    tensors = {
+        int(layer): vector if isinstance(vector, Tensor) else torch.tensor(np.array(vector))
         for layer, vector in found.items()
     }
+    return {layer: vector.detach().float().reshape(-1) for layer, vector in tensors.items()}
