@@ -27,6 +27,9 @@ SAME = "computes_the_norm"
 _hooks: ContextVar[Mapping[nn.Module, Hook]] = ContextVar(
     "lineas_hooks", default=MappingProxyType({})
 )
+# Sample index of each token, and the number of samples, while a model runs the tokens of all
+# samples packed in one row (`models/language/packing.py`).
+one_row: ContextVar[tuple[Tensor, int] | None] = ContextVar("lineas_one_row", default=None)
 # Advice in errors about a map that does not fit the model.
 ELSEWHERE = (
     "The map was made for another model, or for other weights of the one that it names; use it "

@@ -10,22 +10,26 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError, SiteError
-from lineas_core.hooks import ELSEWHERE, Around, find_sites, hooked_output, is_plain, site_hooks
+from lineas_core.hooks import (
+    ELSEWHERE,
+    Around,
+    find_sites,
+    hooked_output,
+    is_plain,
+    one_row,
+    site_hooks,
+)
 from lineas_core.maps.steering_map import BatchAffine, Steering, compose_for_batch
 from lineas_core.numerics.norms import Norm, read_norm
 
 # Classes of norms that act on the last dimension, such as those of queries and keys.
 NORM_OF_LAST = re.compile(r"(Layer|RMS)Norm$")
-# Sample index of each token, and the number of samples, while a model runs the tokens of all
-# samples packed in one row (`models/language/packing.py`).
-one_row: ContextVar[tuple[Tensor, int] | None] = ContextVar("lineas_one_row", default=None)
 
 
 @runtime_checkable

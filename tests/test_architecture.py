@@ -39,7 +39,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("metrics", "training"),
     ("diagnostics", "prompts/writing"),
     ("methods",),
-    ("scenes", "export", "hub"),
+    ("scenes", "export", "hub", "serving"),
     ("__init__",),
     ("evaluation",),
     (

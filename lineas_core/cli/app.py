@@ -14,7 +14,6 @@ import typer
 
 from lineas_core.cli import (
     bundles,
-    deploy,
     evaluate,
     exchange,
     fold,
@@ -22,7 +21,6 @@ from lineas_core.cli import (
     listing,
     pictures,
     serve,
-    studio,
     texts,
     train,
     weights,
@@ -38,8 +36,7 @@ app = typer.Typer(
 )
 # In the order of --help.
 COMMANDS = (
-    train, texts, pictures, listing, evaluate, fold, exchange, write, serve, studio, weights,
-    bundles, hub, deploy,
+    train, texts, pictures, listing, evaluate, fold, exchange, write, serve, weights, bundles, hub,
 )  # fmt: skip
 for module in COMMANDS:
     module.register(app)

@@ -1,4 +1,4 @@
-"""`lineas serve`: a language model with maps, for clients of OpenAI's API."""
+"""`lineas serve | studio`: a model with maps for clients of OpenAI's API, and the app."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
-    app.command()(serve)
+    """Add the commands to `app`."""
+    for command in (serve, studio):
+        app.command()(command)
 
 
 def serve(
@@ -84,3 +85,24 @@ def named_maps(specs: list[str]) -> dict[str, tuple[SteeringMap, float]]:
                 "rename one of the files."
             )
     return dict(zip(names, fixed_maps(specs), strict=True))
+
+
+def studio(
+    host: Annotated[
+        str | None, typer.Option(help="Address to serve on; 0.0.0.0 opens it to the network.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 by default.")
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Folder of what is made; LINEAS_HOME by default.")
+    ] = None,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the app in the browser.")
+    ] = False,
+) -> None:
+    """Serve the app until Ctrl-C."""
+    from lineas_core.studio.web.page import launch
+
+    folder = None if home is None else home.expanduser().resolve()
+    launch(folder, port, host=host, open_browser=open_browser)

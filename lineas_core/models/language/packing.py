@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from lineas_core.steering import one_row
+from lineas_core.hooks import one_row
 from lineas_core.system.devices import indices_on
 
 # Families that mix tokens only in attention, and look up their attention function by name.
