@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,9 @@ from lineas_core.system.files import replacing, why
 
 ARCHITECTURE = "controlvector"
 HINT = f"{ARCHITECTURE}.model_hint"
+# Longer than any list of tags.
+MAX_ARRAY = 10_000
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 DIRECTION = re.compile(r"direction\.(\d{1,4})")
 
 WHAT = "written as a control vector of llama.cpp"
@@ -90,13 +92,11 @@ def read_gguf(path: Path) -> tuple[LayerVectors, str, str]:
     Raises:
         MapError: the file is missing, too large, damaged, or no control vector.
     """
-    import gguf
-
     name = path.name[:200]
     try:
         if path.stat().st_size > MAX_BYTES:
             raise MapError(f"{name} has more than {MAX_BYTES:,} bytes; a control vector has fewer.")
-        reader = gguf.GGUFReader(path)
+        reader = _reader(path)
         vectors: dict[int, Tensor] = {}
         for tensor in reader.tensors:
             layer = DIRECTION.fullmatch(tensor.name)
@@ -117,10 +117,30 @@ def read_gguf(path: Path) -> tuple[LayerVectors, str, str]:
         raise MapError(f"There is no file {name!r}. Check the path.") from error
     except MapError:
         raise
-    except (OSError, ValueError, LookupError, TypeError, OverflowError, struct.error) as error:
+    except UNREADABLE as error:
         raise MapError(
             f"{name} is not a readable GGUF file ({why(error)}). It is damaged or of another kind."
         ) from error
+
+
+def _reader(path: Path) -> Any:
+    """gguf's reader, with a limit on arrays.
+
+    The reader itself goes on beyond the end of the file: one that claims an array of 2^40 numbers
+    keeps it busy until memory is full.
+    """
+    import gguf
+
+    class Reader(gguf.GGUFReader):
+        def _get_field_parts(self, orig_offs: Any, raw_type: Any) -> Any:
+            if raw_type == gguf.GGUFValueType.ARRAY:
+                # After the type of its values.
+                length = int(self._get(orig_offs + 4, np.uint64)[0])
+                if length > MAX_ARRAY:
+                    raise ValueError(f"it has a list of {length:,} values beside its vectors")
+            return super()._get_field_parts(orig_offs, raw_type)
+
+    return Reader(path)
 
 
 def _model_name(model: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -154,6 +155,18 @@ def test_other_files_are_refused(
         writer.write_tensors_to_file()
         writer.close()
     with pytest.raises(lc.MapError, match=message):
+        lc.import_map(path)
+
+
+@pytest.mark.parametrize("kind", [gguf.GGUFValueType.UINT8, gguf.GGUFValueType.ARRAY])
+def test_a_file_that_claims_an_endless_list_is_refused_at_once(
+    tmp_path: Path, kind: gguf.GGUFValueType
+) -> None:
+    key = struct.pack("<Q3s", 3, b"a.b")
+    array = struct.pack("<IIQ", gguf.GGUFValueType.ARRAY, kind, 2**40)
+    path = tmp_path / "long.gguf"
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + key + array + bytes(64))
+    with pytest.raises(lc.MapError, match=r"long\.gguf is not a readable .*1,099,511,627,776"):
         lc.import_map(path)
 
 
