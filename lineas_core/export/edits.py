@@ -47,6 +47,9 @@ OTHER_KIND = (
     "only linear layers, convolutions and norms with weights of their own hold a map. Choose such "
     "modules as sites"
 )
+IN_FEW_BITS = (
+    "the weights that would change are quantised. Load the model itself in float32 or bfloat16"
+)
 SHARED = "other modules use the same weights, and would change too. Choose other sites"
 STEER = "`lineas_core.steer` needs no folding."
 
@@ -112,6 +115,8 @@ def edits_of(module: nn.Module, model_type: str, smap: SteeringMap) -> Edits:
             onward[name] = shift, [f"{parent}.{reader}" for reader in readers]
             if not readers:
                 refused[name] = NO_BIAS
+            elif not all(is_linear(module.get_submodule(r)) for r in onward[name][1]):
+                refused[name] = IN_FEW_BITS
     if refused:
         raise SiteError(refusal("folded into weights", refused))
     scales = {name: a.scale for name, a in linear.items() if bool((a.scale != 1).any())}

@@ -32,6 +32,7 @@ from lineas_core.models.shared.packages import (
     installed_pieces,
     whole_file,
 )
+from lineas_core.models.shared.quantization import BITS
 from lineas_core.steering import HasComponents
 from lineas_core.system.devices import choose_device, is_slow_on_cpu
 from lineas_core.system.files import why
@@ -66,7 +67,9 @@ def load_model(
         tokenizer: of a language model in memory.
         device: "auto" picks a GPU if there is one; "split" spreads the layers of a language model
             over all GPUs; otherwise a torch device name.
-        dtype: float32, bfloat16 or float16; "auto" uses the catalogue's or the checkpoint's,
+        dtype: float32, bfloat16, float16, or, for language models, int8 or int4: the weights of
+            linear layers in 8 or 4 bits, and all else, norms too, as with "auto" (the extra
+            `quant`; on a CPU or an NVIDIA GPU). "auto" uses the catalogue's or the checkpoint's,
             except that on a CPU float16 becomes float32, and so does bfloat16 where the CPU has no
             instructions for it. An image model outside the catalogue gets bfloat16 on a GPU,
             otherwise float32.
@@ -74,8 +77,9 @@ def load_model(
         tiny_vae: decode images with the catalogue's small decoder: faster, and less sharp.
 
     Raises:
-        ConfigError: `device` or `dtype` is not one of those, there is no small decoder, or a
-            setting does not go with a model in memory.
+        ConfigError: `device` or `dtype` is not one of those, they do not go together, what int8 or
+            int4 needs is not installed, there is no small decoder, or a setting does not go with a
+            model in memory.
         ModelError: there is no such model, it cannot be loaded or is of another kind, or there is
             too little memory; the message says what to do.
     """
@@ -87,8 +91,10 @@ def load_model(
             f"tokenizer is given, and {name} is loaded with its own. Leave it out, or give the "
             "model itself in place of its name."
         )
-    if dtype != "auto" and dtype not in DTYPES:
-        raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join(DTYPES)}.")
+    if dtype != "auto" and dtype not in DTYPES and dtype not in BITS:
+        raise ConfigError(f"dtype is {dtype!r}; choose auto, {', '.join([*DTYPES, *BITS])}.")
+    rounded = dtype if dtype in BITS else ""
+    dtype = "auto" if rounded else dtype
     entry = catalog().get(name)
     split = device == "split"
     chosen_device = choose_device("cuda" if split else device)
@@ -99,6 +105,10 @@ def load_model(
     if entry.kind == "diffusion" if entry else is_pipeline(source):
         if split:
             raise ConfigError(f"device is 'split', and {name} makes images. Use 'auto'.")
+        if rounded:
+            raise ConfigError(
+                f"dtype is {rounded!r}, and {name} makes images. Choose {' or '.join(DTYPES)}."
+            )
         return DiffusionModel.from_pretrained(
             source,
             id=name,
@@ -109,6 +119,11 @@ def load_model(
         )
     if tiny_vae:
         raise ConfigError(f"tiny_vae is True, and {name} makes no images. Leave it out.")
+    if split and rounded:
+        raise ConfigError(
+            f"device is 'split', and dtype is {rounded!r}; a model in few bits runs on one device. "
+            "Leave out one of the two."
+        )
     return LanguageModel.from_pretrained(
         source,
         id=name,
@@ -116,6 +131,7 @@ def load_model(
         dtype=DTYPES.get(dtype, "auto"),
         entry=entry,
         split=split,
+        rounded=rounded,
     )
 
 

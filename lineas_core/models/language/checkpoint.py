@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers
 
 from lineas_core.models.language.kinds import check_continues_text, check_looks_back
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import check_complete, check_memory
+from lineas_core.models.shared.quantization import (
+    bytes_saved,
+    check_plain,
+    keep_gradients,
+    quantization_config,
+)
 from lineas_core.system.devices import is_slow_on_cpu
 
 
@@ -19,10 +27,12 @@ def load_checkpoint(
     entry: CatalogEntry | None,
     *,
     split: bool,
+    rounded: str,
 ) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """The model and its tokenizer; `LanguageModel.from_pretrained` describes the arguments.
 
     Raises:
+        ConfigError: `rounded` needs a package that is not installed, or another device.
         ModelError: it is not a causal language model, does not fit, or lacks tensors.
         OSError, ValueError, RuntimeError: transformers cannot find or read it.
     """
@@ -31,8 +41,16 @@ def load_checkpoint(
     stored = getattr(config.get_text_config(), "dtype", None)
     if dtype == "auto" and device.type == "cpu" and is_slow_on_cpu(stored):
         dtype = torch.float32
+    placed: dict[str, Any] = {"device_map": "balanced" if split else None}
+    saved = 0.0
+    if rounded:
+        check_plain(id, rounded, config)
+        dtype = dtype if isinstance(dtype, torch.dtype) else stored or torch.float32
+        how = quantization_config(rounded, dtype, device)
+        placed = {"device_map": {"": device}, "quantization_config": how}
+        saved = bytes_saved(config, rounded, dtype)
     if not split:
-        check_memory(id, source, device, dtype, entry, stored)
+        check_memory(id, source, device, dtype, entry, stored, saved)
     tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     module, found = transformers.AutoModelForCausalLM.from_pretrained(
         source,
@@ -44,10 +62,11 @@ def load_checkpoint(
         # For prompts of a few dozen tokens, fused attention on a CPU is several times
         # slower in backward than eager attention.
         attn_implementation="eager" if device.type == "cpu" else None,
-        device_map="balanced" if split else None,
+        **placed,
     )
     check_complete(id, found["missing_keys"])
-    if not split:
+    keep_gradients(module)
+    if not split and not rounded:
         module = module.to(device)
     if device.type == "cpu" and dtype == "auto" and is_slow_on_cpu(module.dtype):
         # A checkpoint whose config does not name a dtype.

@@ -74,16 +74,21 @@ class LanguageModel(Scores):
         dtype: torch.dtype | str,
         entry: CatalogEntry | None = None,
         split: bool = False,
+        rounded: str = "",
     ) -> LanguageModel:
         """Load from a folder or a hub repository; `load_model` is the public entry point.
 
-        With `split` the layers are spread evenly over all GPUs, the first of which is `device`.
+        With `split` the layers are spread evenly over all GPUs, the first of which is `device`. The
+        weights of linear layers are `rounded` to int8 or int4, if one is named.
 
         Raises:
+            ConfigError: what rounds them is not installed, or not for this device.
             ModelError: it cannot be found, is not a causal language model, or does not fit.
         """
         with loading(id, device, remedy(entry) if entry else ""):
-            module, tokenizer = load_checkpoint(source, id, device, dtype, entry, split=split)
+            module, tokenizer = load_checkpoint(
+                source, id, device, dtype, entry, split=split, rounded=rounded
+            )
         return cls(id, module, tokenizer, entry)
 
     @property

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import HfApi
 from safetensors import SafetensorError
 
-from lineas_core.errors import ModelError
+from lineas_core.errors import LineasError, ModelError
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.system.devices import free_bytes
 from lineas_core.system.words import counted
@@ -30,6 +30,7 @@ def check_memory(
     dtype: torch.dtype | str,
     entry: CatalogEntry | None = None,
     stored: torch.dtype | None = None,
+    saved: float = 0.0,
 ) -> None:
     """Refuse a language model that does not fit into the memory that is free now.
 
@@ -40,6 +41,7 @@ def check_memory(
         dtype: dtype of the weights; "auto" is the checkpoint's own.
         entry: the catalogue entry, which says how much memory is needed.
         stored: dtype of the checkpoint, if its config names it.
+        saved: bytes fewer that its weights take, as some are in fewer bits.
 
     Raises:
         ModelError: there is too little memory; the message says how much is needed.
@@ -50,6 +52,7 @@ def check_memory(
     else:
         wider = 2 if dtype == torch.float32 and entry.dtype != "float32" else 1
         need = wider * entry.memory
+    need -= saved / GIB
     free = free_bytes(device) / GIB
     if need > free:
         raise ModelError(
@@ -107,7 +110,7 @@ def loading(id: str, device: torch.device, remedy: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except ModelError:
+    except LineasError:
         raise
     except torch.OutOfMemoryError as error:
         raise ModelError(
