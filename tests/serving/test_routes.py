@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,10 @@ from openai import OpenAI
 import lineas_core as lc
 from lineas_core.serving.host import OneModel
 from lineas_core.serving.routes import application
+from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
 from tests.helpers.server import served
-from tests.serving.conftest import GatedHost
+from tests.serving.conftest import TEMPLATE, GatedHost
 
 Maps = dict[str, tuple[lc.SteeringMap, float]]
 HELLO = [{"role": "user", "content": "hello"}]
@@ -388,3 +390,24 @@ def test_a_stream_that_is_closed_ends_its_answer(
     assert host.batches == 2
     after = [step for step in steps if step > closed]
     assert len(after) < 60
+
+
+def test_the_example_of_the_docs_runs(
+    small_models: dict[str, Any], maps: Maps, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (checkout() / "docs" / "api.md").read_text("utf-8")
+    example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    model = lc.load_model(str(small_models["llama"]), device="cpu")
+    assert isinstance(model, lc.LanguageModel)
+    model.id, model.tokenizer.chat_template = "smollm2", TEMPLATE
+    with served(application(OneModel(model, {"football": maps["ink"]}))) as address:
+        assert example.count("http://127.0.0.1:8000") == 1
+        names: dict[str, Any] = {}
+        exec(example.replace("http://127.0.0.1:8000", address), names)
+        names["client"].close()
+    messages = [{"role": "user", "content": "What did you do on Saturday?"}]
+    written = [
+        model.generate([messages], [(maps["ink"][0], strength)], seed=1, max_new_tokens=60)[0]
+        for strength in (0.0, 0.7)
+    ]
+    assert capsys.readouterr().out == "".join(f"{text}\n" for text in written)

@@ -20,6 +20,7 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.app import Studio
 from lineas_core.studio.web.openai_host import StudioHost
 from lineas_core.studio.web.page import build_page, launch_options
+from tests.helpers.models import random_map
 from tests.helpers.studio import ANN, BOB, add_map
 
 pytestmark = [
@@ -186,17 +187,21 @@ def test_a_public_space_has_the_catalogue_and_no_harm(tmp_path: Path, talker: st
         with pytest.raises(RequestError, match="model") as refused:
             host.steering(owner, talker, None, 1)
         assert (refused.value.status, refused.value.param) == (404, "model")
-        one_way = next(r for r in studio.library.maps(owner) if "toxic" in r.title.lower())
-        host.steering(owner, one_way.model, [(one_way.id, 1.0)], 1)
-        with pytest.raises(RequestError, match="reversed") as harm:
-            host.steering(owner, one_way.model, [(one_way.id, -1.0)], 1)
+        info = lc.MapInfo(model="smollm2", prompt_hash=lc.PromptSet.load("toxicity").hash())
+        smap = lc.SteeringMap(random_map(SITES, 0).sites, info)
+        kept = studio.library.add_map(owner, smap, title="Kind").id
+        [steered] = host.steering(owner, "smollm2", [(kept, 1.0)], 1)
+        assert (steered.name, steered.strength) == (kept, 1.0)
+        with pytest.raises(RequestError, match=r"strength is -1") as harm:
+            host.steering(owner, "smollm2", [(kept, -1.0)], 1)
         assert harm.value.param == "steering"
     finally:
         studio.close()
 
 
 def test_a_space_that_lends_its_gpu_says_where_to_ask(tmp_path: Path) -> None:
-    studio = Studio(Settings(home=tmp_path), environment={"SPACES_ZERO_GPU": "true"})
+    studio = Studio(Settings(home=tmp_path), environment={})
+    studio.environment = {"SPACES_ZERO_GPU": "true"}
     try:
         with pytest.raises(RequestError, match="/complete"):
             StudioHost(studio).steering("x", "smollm2", None, 1)
