@@ -102,7 +102,7 @@ def edits_of(module: nn.Module, model_type: str, smap: SteeringMap) -> Edits:
             continue
         offset = _norm_offset(site)
         if offset is None:
-            refused[name] = OTHER_KIND
+            refused[name] = IN_FEW_BITS if isinstance(site, nn.Linear) else OTHER_KIND
             continue
         parameters = {key: wide(value) for key, value in site.named_parameters()}
         _check_width(name, len(parameters["weight"]), scale)

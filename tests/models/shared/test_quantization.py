@@ -13,6 +13,7 @@ from torch import nn
 
 import lineas_core as lc
 from lineas_core.activations import pooled_forward
+from lineas_core.export.peft import to_peft
 from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.models.shared.loading import check_memory
 from lineas_core.models.shared.quantization import bytes_saved, quantization_config
@@ -153,17 +154,36 @@ def test_maps_train_and_steer(model: lc.LanguageModel, prompts: lc.PromptSet) ->
         assert rows[2] != model.generate(PROMPTS[2:], seed=1, max_new_tokens=8)[0]
 
 
+# PEFT warns about norms that it does not know, and calls what transformers deprecates.
+@pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_what_needs_whole_weights_is_refused(
     model: lc.LanguageModel, folder: Path, dtype: str, tmp_path: Path
 ) -> None:
+    peft = pytest.importorskip("peft")
     smap = random_map(dict.fromkeys(model.sites("post_layernorm"), 64), 0)
-    with pytest.raises(lc.SiteError, match="quantised"):
-        lc.fold(model, smap, to=tmp_path / "folded")
+    o_proj = random_map(dict.fromkeys(model.sites("o_proj"), 64), 0)
+    for each in (smap, o_proj):
+        with pytest.raises(lc.SiteError, match="quantised"):
+            lc.fold(model, each, to=tmp_path / "folded")
+        with pytest.raises(lc.SiteError, match="quantised"):
+            to_peft(model, each, to=tmp_path / "adapter")
     only_scales = lc.SteeringMap(
         {site: lc.Affine(affine.scale, torch.zeros(64)) for site, affine in smap.sites.items()}
     )
     with pytest.raises(lc.ModelError, match="quantised"):
         lc.fold(model, only_scales, to=tmp_path / "folded")
+    to_peft(model, only_scales, to=tmp_path / "adapter")
+    base = lc.load_model(str(folder), device="cpu", dtype=dtype).module
+    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")
+    ids = model.prepare(PROMPTS[:1]).ids
+    with torch.no_grad(), lc.steer(model, [(only_scales, 1.0)]):
+        torch.testing.assert_close(adapted(ids).logits, model.module(ids).logits)
+
+
+def test_a_saved_model_loads_in_the_bits_it_was_saved_in(
+    model: lc.LanguageModel, dtype: str, tmp_path: Path
+) -> None:
     model.module.save_pretrained(tmp_path / "stored")
     model.tokenizer.save_pretrained(tmp_path / "stored")
     again = lc.load_model(str(tmp_path / "stored"), device="cpu")
