@@ -260,14 +260,27 @@ def test_growth_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             assert plot.width > 100
 
 
-def test_gpu_runs_at_tiny_size(capfd: pytest.CaptureFixture[str]) -> None:
-    assert gpu.main(["--size", "tiny", "--steps", "2", "--sizes", "32"]) == 0
-    found = figures(capfd)
-    training, steering = found[: len(gpu.RUNS)], found[len(gpu.RUNS) :]
-    assert [f["value"] > 0 for f in steering] == [True] * 5
-    found = training
-    assert [f["sites"] for f in found] == [2, 4, 2, 2]
-    assert found[-1]["flops"] > 2 * found[0]["flops"]
+def test_gpu_runs_at_tiny_size(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--size", "tiny", "--steps", "2", "--sizes", "32"]
+    for name in (*gpu.RUNS, *gpu.OTHERS):
+        assert gpu.main([*settings, "--only", name]) == 0
+    found = figures(capsys)
+    training, others = found[: len(gpu.RUNS)], found[len(gpu.RUNS) :]
+    assert [f["value"] > 0 for f in others] == [True] * 5
+    assert [f["sites"] for f in training] == [2, 4, 2, 2]
+    assert training[-1]["flops"] > 2 * training[0]["flops"]
+
+
+def test_each_model_of_a_gpu_has_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = gpu.RUNS["qwen-1.5b"]
+    monkeypatch.setattr(gpu, "RUNS", {"qwen-1.5b": run, "no-such-model": run})
+    monkeypatch.setattr(gpu, "OTHERS", ())
+    assert gpu.main(["--size", "tiny", "--steps", "2", "--sizes", "32"]) == 1
+    out, err = capfd.readouterr()
+    assert json.loads(out)["sites"] == 2
+    assert "failed: no-such-model" in err
 
 
 @pytest.mark.parametrize(

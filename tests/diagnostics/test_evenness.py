@@ -64,7 +64,12 @@ def test_a_shipped_look_comes_evenly(painter: DiffusionModel, entry: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("name", "steps"), [("emoji-anime", 45), ("emoji-art-nouveau", 15), ("emoji-pencil-sketch", 15)]
+    ("name", "steps"),
+    [
+        ("emoji-art-nouveau", 15),
+        pytest.param("emoji-anime", 45, marks=pytest.mark.slow),
+        pytest.param("emoji-pencil-sketch", 15, marks=pytest.mark.slow),
+    ],
 )
 def test_a_look_that_was_just_trained_comes_evenly(
     painter: DiffusionModel, name: str, steps: int

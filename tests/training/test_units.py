@@ -100,14 +100,21 @@ def scaled(model: lc.LanguageModel, seed: int) -> None:
                 weight.mul_((1.2 * wide).exp() * 3)
 
 
-@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(range(10), marks=pytest.mark.thorough),
+        pytest.param(range(10, 50), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_seed_goes_off(tmp_path: Path, prompts: lc.PromptSet, shape: str) -> None:
+def test_no_seed_goes_off(tmp_path: Path, prompts: lc.PromptSet, shape: str, seeds: range) -> None:
     model = lc.load_model(str(save_checkpoint(SHAPES[shape], tmp_path)), device="cpu")
     assert isinstance(model, lc.LanguageModel)
     weights = copy.deepcopy(model.module.state_dict())
     worse = []
-    for seed in range(50):
+    for seed in seeds:
         model.module.load_state_dict(weights)
         scaled(model, seed)
         for size in (8, 6):

@@ -138,6 +138,7 @@ def zero_maps(sites: list[str]) -> dict[str, BatchAffine]:
     }
 
 
+@pytest.mark.thorough
 def test_maps_train_and_steer(model: lc.LanguageModel, prompts: lc.PromptSet) -> None:
     config = lc.TrainConfig.for_model(model, steps=12, sites="post_layernorm", batch_size=8)
     weights = {name: tensor.clone() for name, tensor in model.module.named_parameters()}
