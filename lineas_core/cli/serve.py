@@ -36,11 +36,13 @@ def serve(
         typer.Option(envvar="LINEAS_API_KEY", help="What clients must send; none by default."),
     ] = "",
     batch: Annotated[
-        int,
+        int | None,
         typer.Option(
-            min=1, help="Answers that are written at once; 1 makes each independent of the others."
+            min=1,
+            help="Answers of several requests that are written at once, even if rounding then "
+            "changes a text; by default 8 in float32 and 1 in lower precision.",
         ),
-    ] = 8,
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Serve a model with maps at /v1, for clients of OpenAI's API, until Ctrl-C.

@@ -1,6 +1,10 @@
 """Requests that wait at the same time run in one batch, each with its own maps and strengths.
 
 One batch runs at a time. A request that comes while it does waits until it has ended.
+
+In bfloat16 and float16 requests share no batch unless the host wants it: prompts of other lengths
+round differently beside one another, which there is enough to choose another token every few dozen
+tokens, so that a seed would no longer stand for one text.
 """
 
 from __future__ import annotations
@@ -118,7 +122,8 @@ class Batches:
 
     Args:
         running: a context manager for the time that the model of a name is used.
-        max_rows: answers that are written at once.
+        max_rows: answers of several requests that are written at once.
+        exact: share no batch where that may change a text.
         max_waiting: requests that may wait.
         window: seconds that a batch waits for others.
     """
@@ -129,10 +134,11 @@ class Batches:
         *,
         max_rows: int,
         max_waiting: int,
+        exact: bool = True,
         window: float = WINDOW,
     ) -> None:
         self._running, self._max_rows, self._window = running, max_rows, window
-        self._max_waiting = max_waiting
+        self._max_waiting, self._exact = max_waiting, exact
         self._lock = threading.Lock()
         self._waiting: list[Ticket] = []
         self._working = False
@@ -182,6 +188,8 @@ class Batches:
         first = questions[0]
         if any((q.model, q.temperature) != (first.model, first.temperature) for q in questions):
             return False
+        if self._exact and first.model.module.dtype != torch.float32:
+            return False
         if sum(len(q.prompts) for q in questions) > self._max_rows:
             return False
         # All rows of a batch may run until the last one ends, so each must have room for that.
@@ -218,9 +226,7 @@ class Batches:
             return [n for n, (t, row) in enumerate(places) if t.left or row.shown.finish]
 
         sampling = Sampling(
-            max_new_tokens=max(q.room for q in questions),
-            temperature=first.temperature,
-            batch_size=self._max_rows,
+            max_new_tokens=max(q.room for q in questions), temperature=first.temperature
         )
         with self._running(first.name):
             read(

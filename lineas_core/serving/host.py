@@ -14,8 +14,10 @@ from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.language.sampling import MAX_NEW_TOKENS
 from lineas_core.serving.batches import Steered
 from lineas_core.serving.request_error import RequestError
+from lineas_core.steering import steer
 
 MAX_CHOICES = 128
+MAX_ROWS = 8
 
 
 @runtime_checkable
@@ -25,13 +27,15 @@ class Host(Protocol):
     Attributes:
         max_tokens: tokens of an answer at most.
         max_choices: answers of a request at most.
-        max_rows: answers that are written at once.
+        max_rows: answers of several requests that are written at once.
+        exact: requests share no batch where that may change a text.
         max_waiting: requests that may wait.
     """
 
     max_tokens: int
     max_choices: int
     max_rows: int
+    exact: bool
     max_waiting: int
 
     def caller(self, key: str) -> str:
@@ -85,8 +89,11 @@ class OneModel:
         model: the model.
         maps: name -> map, and the strength of requests that do not say; first applied first.
         key: what callers must know; "" lets everybody in.
-        max_rows: answers that are written at once. With 1 an answer does not depend on what runs
-            beside it, not even by rounding.
+        max_rows: answers of several requests that are written at once, also where rounding then
+            changes a text; None for `MAX_ROWS` where it does not.
+
+    Raises:
+        SiteError: a map does not fit the model.
     """
 
     max_tokens = MAX_NEW_TOKENS
@@ -99,10 +106,13 @@ class OneModel:
         maps: Mapping[str, tuple[SteeringMap, float]],
         *,
         key: str = "",
-        max_rows: int = 8,
+        max_rows: int | None = None,
     ) -> None:
         self._model, self._maps, self._key = model, maps, key
-        self.max_rows = max_rows
+        self.max_rows, self.exact = max_rows or MAX_ROWS, max_rows is None
+        for smap, strength in maps.values():
+            with steer(model, [(smap, strength)]):
+                pass
         # A folder's place is nothing that clients should learn.
         self.name = Path(model.id).name if Path(model.id).is_dir() else model.id
 

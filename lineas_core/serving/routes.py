@@ -55,7 +55,9 @@ class Routes:
 
     def __init__(self, host: Host) -> None:
         self._host, self._created = host, int(time.time())
-        self._batches = Batches(host.running, max_rows=host.max_rows, max_waiting=host.max_waiting)
+        self._batches = Batches(
+            host.running, max_rows=host.max_rows, max_waiting=host.max_waiting, exact=host.exact
+        )
 
     def listed(self) -> list[BaseRoute]:
         """The routes, for any Starlette application."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from lineas_core.models.language.sampling import Sampling
 from lineas_core.serving.batches import Batches, Question, Steered, Ticket, together
 from lineas_core.serving.request_error import RequestError
 from lineas_core.serving.rows import Shown
+from tests.helpers.models import ARCHITECTURES, save_checkpoint
 from tests.serving.conftest import GatedHost
 
 Maps = dict[str, tuple[lc.SteeringMap, float]]
@@ -101,6 +103,24 @@ def test_what_does_not_fit_into_a_batch_waits(
     found = answers(batches, question(talker, "ab"), *others)
     assert all(isinstance(shown, list) for shown in found)
     # The long prompt runs beside the first request, all others alone.
+    assert host.batches == 4
+
+
+def test_low_precision_is_shared_on_demand_only(tmp_path: Path, host: GatedHost) -> None:
+    folder = save_checkpoint(ARCHITECTURES["llama"], tmp_path, torch.bfloat16)
+    model = lc.load_model(str(folder), device="cpu")
+    assert isinstance(model, lc.LanguageModel)
+    assert model.module.dtype == torch.bfloat16
+    asked = [question(model, prompt) for prompt in ("ab", "a longer one", "b")]
+    exact, shared = (
+        Batches(host.running, max_rows=4, max_waiting=8, exact=each) for each in (True, False)
+    )
+    for each, shown in zip(asked, answers(exact, *asked), strict=True):
+        assert isinstance(shown, list)
+        [alone] = model.generate(each.prompts, seed=5, max_new_tokens=12)
+        assert shown[0].text == alone
+    assert host.batches == 3
+    answers(shared, *asked)
     assert host.batches == 4
 
 

@@ -15,6 +15,7 @@ import pytest
 from openai import OpenAI
 
 import lineas_core as lc
+from lineas_core.errors import SiteError
 from lineas_core.serving.host import OneModel
 from lineas_core.serving.routes import application
 from lineas_core.system.paths import checkout
@@ -207,13 +208,10 @@ def test_errors_name_the_field(
         assert "/llama" not in str(refused.value)
 
 
-def test_a_map_that_does_not_fit_the_model_is_refused(talker: lc.LanguageModel) -> None:
+def test_a_map_that_does_not_fit_the_model_is_not_served(talker: lc.LanguageModel) -> None:
     smap = random_map({"no.such.site": 16}, 0)
-    with served(application(OneModel(talker, {"bad": (smap, 1.0)}))) as address:
-        answer = post(address, "chat/completions", {"model": "llama", "messages": HELLO})
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == "steering"
-    assert "no.such.site" in answer.json()["error"]["message"]
+    with pytest.raises(SiteError, match=r"no\.such\.site"):
+        OneModel(talker, {"bad": (smap, 1.0)})
 
 
 def test_a_model_without_a_template_does_not_chat(small_models: dict[str, Any], maps: Maps) -> None:

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lineas_core.studio.access.limits import MIB, LimitError, Limits
 
 API = "/gradio_api/"
+# Routes that are not Gradio's, and limit the body of a call themselves.
+OWN = "/v1/"
 # About four times the size of a table with 256 prompts of maximum length per side.
 MAX_BODY = 8 * MIB
 MAX_UNREAD = 32 * MIB
@@ -41,7 +43,7 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond with an error to refused requests; pass all others to the app."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"].startswith(OWN):
             await self._app(scope, receive, send)
             return
         path = unquote(scope["path"])

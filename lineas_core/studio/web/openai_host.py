@@ -32,6 +32,7 @@ class StudioHost:
 
     max_tokens = MAX_TOKENS
     max_choices = MAX_SAMPLES
+    exact = True
 
     def __init__(self, studio: Studio) -> None:
         self._studio = studio

@@ -122,6 +122,22 @@ def test_maps_of_others_are_told_as_maps_that_are_not(address: str, anns: str, t
     assert told[0] == told[1]
 
 
+def test_a_map_of_another_model_of_this_name_is_refused(
+    studio: Studio, address: str, talker: str
+) -> None:
+    wide = add_map(studio, talker, {"model.norm": 7}, 4)
+    with client(address) as ann, pytest.raises(openai.BadRequestError, match="width 16") as refused:
+        ann.completions.create(model=talker, prompt="a", extra_body=on(wide, 1.0))
+    assert refused.value.param == "steering"
+
+
+def test_a_long_body_is_refused_as_any_other(address: str) -> None:
+    headers = {"Authorization": f"Bearer {ANN}"}
+    answer = httpx.post(f"{address}/completions", json={"prompt": "x" * 9_000_000}, headers=headers)
+    assert answer.status_code == 413
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
 @pytest.mark.parametrize("key", ["short", "x" * 200, "../../../etc/passwd" + "a" * 20])
 def test_what_is_no_visitors_key_is_refused(address: str, talker: str, key: str) -> None:
     headers = {"Authorization": f"Bearer {key}"}
