@@ -15,7 +15,7 @@ import lineas_core as lc
 from lineas_core.models.language import decoding
 from lineas_core.models.language.batching import steps_in_place
 from lineas_core.models.language.fixed_step import FixedStep, is_plain, shortest_window, taken
-from lineas_core.models.language.sampling import GumbelNoise
+from lineas_core.models.language.sampling import GumbelNoise, Sampling
 from lineas_core.models.language.traits import Traits, watched
 from lineas_core.system.graphs import Graphs
 from tests.helpers.models import ARCHITECTURES, random_map, save_checkpoint
@@ -275,3 +275,24 @@ def test_a_model_that_reads_back_is_left_to_transformers(
     assert caplog.text.count("without a CUDA graph") == 1
     model._traits = traits
     assert model.generate(PROMPTS, seed=SEEDS, max_new_tokens=20) == wanted
+
+
+def test_rows_end_at_a_look_in_both_ways(
+    small_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(small_models, "llama")
+    whole = model.generate(PROMPTS, seed=SEEDS, max_new_tokens=40)
+
+    def end_early(found: list[decoding.Completion]) -> list[int]:
+        return [row for row, each in enumerate(found) if len(each.tokens) >= 3 * (row + 1)]
+
+    results = []
+    for graphs in (None, Graphs("a test", possible=False)):
+        monkeypatch.setattr(Traits, "graphs", lambda *_, graphs=graphs: graphs)
+        sampling = Sampling(max_new_tokens=40)
+        results.append(model.complete(PROMPTS, (), sampling, seed=SEEDS, on_look=end_early))
+    assert results[0] == results[1]
+    for row, (cut, text) in enumerate(zip(results[0], whole, strict=True)):
+        assert text.startswith(cut.text.rstrip("\ufffd"))
+        assert len(cut.tokens) <= min(40, 3 * (row + 1))
+    assert [len(cut.tokens) for cut in results[0][:3]] == [3, 6, 9]
