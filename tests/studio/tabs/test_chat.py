@@ -44,7 +44,7 @@ def test_a_template_is_not_headed_by_a_second_special_token(smollm2: LanguageMod
     said = [{"role": "user", "content": "Hello"}]
     text = smollm2.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
     wanted = smollm2.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert smollm2._encode(said, 0) == wanted
+    assert smollm2.encode(said, 0) == wanted
 
 
 def test_what_is_no_conversation_is_refused_by_number(talker: LanguageModel) -> None:
