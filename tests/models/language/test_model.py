@@ -225,8 +225,8 @@ def test_folders_and_names_that_hold_no_model_are_explained(
 ) -> None:
     with pytest.raises(lc.ModelError, match="not a folder with a config"):
         lc.load_model(str(tmp_path))
-    with pytest.raises(lc.ConfigError, match="dtype is 'int8'"):
-        lc.load_model(str(small_models["llama"]), dtype="int8")
+    with pytest.raises(lc.ConfigError, match="dtype is 'int2'"):
+        lc.load_model(str(small_models["llama"]), dtype="int2")
     with pytest.raises(lc.ConfigError, match="device is 'tpu9'"):
         lc.load_model(str(small_models["llama"]), device="tpu9")
     broken = shutil.copytree(small_models["llama"], tmp_path / "broken")
