@@ -20,6 +20,9 @@ from tests.serving.conftest import GatedHost
 
 Maps = dict[str, tuple[lc.SteeringMap, float]]
 
+# Seconds in which a busy machine too hands in all questions of a test.
+WINDOW = 0.5
+
 
 def question(model: lc.LanguageModel, prompt: str, **changes: Any) -> Question:
     fields: dict[str, Any] = {
@@ -51,7 +54,7 @@ def answers(batches: Batches, *questions: Question) -> list[list[Shown] | Except
 
 @pytest.fixture
 def batches(host: GatedHost) -> Batches:
-    return Batches(host.running, max_rows=4, max_waiting=8)
+    return Batches(host.running, max_rows=4, max_waiting=8, window=WINDOW)
 
 
 def test_rows_with_other_maps_are_as_each_alone(talker: lc.LanguageModel, maps: Maps) -> None:
@@ -113,7 +116,8 @@ def test_low_precision_is_shared_on_demand_only(tmp_path: Path, host: GatedHost)
     assert model.module.dtype == torch.bfloat16
     asked = [question(model, prompt) for prompt in ("ab", "a longer one", "b")]
     exact, shared = (
-        Batches(host.running, max_rows=4, max_waiting=8, exact=each) for each in (True, False)
+        Batches(host.running, max_rows=4, max_waiting=8, exact=each, window=WINDOW)
+        for each in (True, False)
     )
     for each, shown in zip(asked, answers(exact, *asked), strict=True):
         assert isinstance(shown, list)
