@@ -19,7 +19,7 @@ from lineas_core.numerics import fused
 from lineas_core.numerics.norms import Norm, read_norm
 from lineas_core.recompute import recomputing
 from lineas_core.steerable import Inputs, Packed, Pooling, Steerable
-from lineas_core.steering import NORM_OF_LAST, AtSite
+from lineas_core.steering import AtSite, norms_last
 from lineas_core.system.words import counted
 
 
@@ -121,11 +121,6 @@ def _heads(z: Tensor, tokens: int) -> int:
             "tokens cannot be told. Add a word to the longest prompt, or leave the site out."
         )
     return 2 if z.shape[1] == tokens else 1
-
-
-def _norms_last(module: nn.Module) -> bool:
-    """Whether a module is a norm of the last dimension, such as those of queries and keys."""
-    return NORM_OF_LAST.search(type(module).__name__) is not None
 
 
 def pooled_forward(
@@ -243,7 +238,7 @@ class _Recorded(Around):
         self._name, self._module, self._affine = name, module, affine
         self._pooling, self._inputs, self._record = pooling, inputs, record
         # In image models, which alone have no mask of tokens, the heads come behind the tokens.
-        self._heads = 2 if inputs.mask is None and _norms_last(module) else None
+        self._heads = 2 if inputs.mask is None and norms_last(module) else None
 
     def __call__(self, z: Tensor) -> Tensor:
         if self._affine is not None:

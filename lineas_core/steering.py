@@ -89,12 +89,17 @@ def steer(model: HasModule | HasComponents | nn.Module, maps: Steering) -> Itera
 
 def _hook(name: str, site: nn.Module, affine: BatchAffine, device: torch.device | None) -> AtSite:
     """What applies a map at a site: a norm with other weights where that pays, or `AtSite`."""
-    last = NORM_OF_LAST.search(type(site).__name__) is not None
+    last = norms_last(site)
     norm = _foldable(site, affine) if folding_pays(device) else None
     affine = BatchAffine(affine.gain.to(device), affine.shift.to(device))
     if norm is None or norm.width != affine.shift.shape[-1]:
         return AtSite(name, affine, last=last)
     return InNorm(name, affine, site, norm, last=last)
+
+
+def norms_last(module: nn.Module) -> bool:
+    """Whether a module is a norm of the last dimension, such as those of queries and keys."""
+    return NORM_OF_LAST.search(type(module).__name__) is not None
 
 
 def _foldable(site: nn.Module, affine: BatchAffine) -> Norm | None:

@@ -20,6 +20,9 @@ from lineas_core.numerics.norms import Norm
 
 log = logging.getLogger(__name__)
 
+# Kind, groups, eps and offset of a `Norm`, as constants of a kernel.
+Formula = tuple[str, int, float, float]
+
 
 class Compiled:
     """A function that is compiled when a GPU first runs it.
@@ -93,7 +96,8 @@ def pooled_norm(
 
 
 def _given(module: nn.Module, norm: Norm) -> tuple[Any, ...]:
-    return norm.kind, norm.groups, norm.eps, norm.weight_of(module), norm.bias_of(module)
+    formula = norm.kind, norm.groups, norm.eps, norm.offset
+    return formula, getattr(module, "weight", None), getattr(module, "bias", None)
 
 
 def gated_silu(gate: Tensor, up: Tensor) -> Tensor:
@@ -118,43 +122,38 @@ def _normalised(x: Tensor, kind: str, groups: int, eps: float) -> Tensor:
 
 
 def _after(
-    x: Tensor, kind: str, groups: int, eps: float, weight: Tensor | None, bias: Tensor | None
+    x: Tensor, formula: Formula, weight: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, tuple[int, ...]]:
     """The norm in float32, and the shape in which vectors of its width broadcast against it."""
+    kind, groups, eps, offset = formula
     y = _normalised(x, kind, groups, eps)
     shape = (-1, *[1] * (x.ndim - 2)) if kind == "group" else (-1,)
     if weight is not None:
-        y = y * weight.view(shape)
+        y = y * (weight.float() + offset).view(shape)
     if bias is not None:
-        y = y + bias.view(shape)
+        y = y + bias.float().view(shape)
     return y, shape
 
 
-def _plain_norm(
-    x: Tensor, kind: str, groups: int, eps: float, weight: Tensor | None, bias: Tensor | None
-) -> Tensor:
-    return _after(x, kind, groups, eps, weight, bias)[0].to(x.dtype)
+def _plain_norm(x: Tensor, formula: Formula, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    return _after(x, formula, weight, bias)[0].to(x.dtype)
 
 
 def _steered_norm(
     x: Tensor,
-    kind: str,
-    groups: int,
-    eps: float,
+    formula: Formula,
     weight: Tensor | None,
     bias: Tensor | None,
     gain: Tensor,
     shift: Tensor,
 ) -> Tensor:
-    y, shape = _after(x, kind, groups, eps, weight, bias)
+    y, shape = _after(x, formula, weight, bias)
     return (y + gain.view(shape) * y + shift.view(shape)).to(x.dtype)
 
 
 def _pooled_norm(
     x: Tensor,
-    kind: str,
-    groups: int,
-    eps: float,
+    formula: Formula,
     weight: Tensor | None,
     bias: Tensor | None,
     gain: Tensor,
@@ -162,8 +161,8 @@ def _pooled_norm(
     samples: int,
     pooling: str,
 ) -> tuple[Tensor, Tensor]:
-    z = _steered_norm(x, kind, groups, eps, weight, bias, gain, shift)
-    channels_first = kind == "group"
+    z = _steered_norm(x, formula, weight, bias, gain, shift)
+    channels_first = formula[0] == "group"
     rows = z.flatten(2) if channels_first else z.reshape(samples, -1, z.shape[-1])
     along = 2 if channels_first else 1
     if pooling == "last":

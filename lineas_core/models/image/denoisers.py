@@ -291,6 +291,15 @@ class TransformerDenoiser(Denoiser):
         """The pipeline takes none."""
         return False
 
+    def started(self, noise: Tensor, schedule: Schedule) -> Any:
+        """With timesteps that depend on the number of patches, which are rows of the noise."""
+        return self.flow_scheduler(schedule.steps, self.shift_for(noise.shape[1]))
+
+    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        """The unscaled noise, and the first timestep."""
+        timestep = self.started(noise, schedule).timesteps[0]
+        return noise.to(self.device, self.module.dtype), timestep
+
     def own_scheduler(self, steps: int, **settings: Any) -> Any:
         """A copy of the scheduler, with the timesteps that it makes of `settings` of its own."""
         scheduler = copy.deepcopy(self.pipeline.scheduler)
@@ -346,15 +355,6 @@ class FluxDenoiser(TransformerDenoiser):
         """(n, patches, channels per patch)."""
         packed: Tensor = self.pipeline._pack_latents(latents, *latents.shape)
         return packed
-
-    def started(self, noise: Tensor, schedule: Schedule) -> Any:
-        """With timesteps that depend on the number of patches."""
-        return self.flow_scheduler(schedule.steps, self.shift_for(noise.shape[1]))
-
-    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The unscaled noise, and the first timestep."""
-        timestep = self.started(noise, schedule).timesteps[0]
-        return noise.to(self.device, self.module.dtype), timestep
 
     def denoise(
         self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float

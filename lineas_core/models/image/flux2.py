@@ -51,11 +51,6 @@ class Flux2KleinDenoiser(TransformerDenoiser):
         patches = noise.shape[2] * noise.shape[3]
         return self.flow_scheduler(schedule.steps, compute_empirical_mu(patches, schedule.steps))
 
-    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The unscaled noise, and the first timestep."""
-        timestep = self.started(noise, schedule).timesteps[0]
-        return noise.to(self.device, self.module.dtype), timestep
-
     def denoise(
         self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
     ) -> Tensor:

@@ -59,15 +59,6 @@ class QwenImageDenoiser(TransformerDenoiser):
         )
         return noise
 
-    def started(self, noise: Tensor, schedule: Schedule) -> Any:
-        """With timesteps that depend on the number of patches."""
-        return self.flow_scheduler(schedule.steps, self.shift_for(noise.shape[1]))
-
-    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The unscaled noise, and the first timestep."""
-        timestep = self.started(noise, schedule).timesteps[0]
-        return noise.to(self.device, self.module.dtype), timestep
-
     def denoise(
         self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
     ) -> Tensor:

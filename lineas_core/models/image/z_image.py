@@ -104,11 +104,6 @@ class ZImageDenoiser(TransformerDenoiser):
         shift = self.shift_for((noise.shape[2] // 2) * (noise.shape[3] // 2))
         return self.flow_scheduler(schedule.steps, shift)
 
-    def first_step(self, noise: Tensor, schedule: Schedule) -> tuple[Tensor, Tensor]:
-        """The unscaled noise, and the first timestep."""
-        timestep = self.started(noise, schedule).timesteps[0]
-        return noise.to(self.device, self.module.dtype), timestep
-
     def denoise(
         self, latents: Tensor, timestep: Tensor, conditioning: Conditioning, guidance: float
     ) -> Tensor:
