@@ -16,8 +16,8 @@ import pytest
 from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
 
 import lineas_core as lc
-from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.jobs.job_files import JobFiles
+from lineas_core.studio.tabs.train.sites import DEFAULT
 from lineas_core.training.state import TrainState
 from tests.browser.parts import (
     MARKS,
@@ -221,14 +221,15 @@ def test_sites_are_named_counted_and_trained_at(train: Page, server: Server) -> 
     unfold(train, "settings")
     field, said = train.locator("#sites input"), train.locator("#sites-said")
     # The page has drawn pictures, so the image model is in memory.
-    expect(field).to_have_value(catalog()["emoji-onestep"].sites)
+    expect(field).to_have_value(DEFAULT[0])
     expect(said).to_have_text(re.compile(r"\d+ sites: \S+, \S+, …"))
     field.click()
     train.get_by_role("option", name="attention_norm").click()
     expect(said).to_contain_text("transformer_blocks.0.norm1")
 
     choose_text(train)
-    expect(field).to_have_value("post_layernorm")
+    expect(field).to_have_value(DEFAULT[0])
+    expect(train.locator("#rate input")).to_have_attribute("placeholder", "3")
     field.fill("")
     field.press_sequentially(r"model\.layers\.[34]\.input_layernorm")
     field.press("Enter")

@@ -27,14 +27,32 @@ def whole(name: str, value: float | None) -> int:
     """Convert the value of the field `name` to an integer.
 
     Raises:
-        ConfigError: the field is empty or not a number.
+        ConfigError: the field is empty or not a whole number.
     """
     if value is None:
         raise ConfigError(f"The field {name} is empty; write a whole number in it.")
     try:
-        return int(value)
+        number = int(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name} is {value!r}; give a whole number.") from error
+    if number != float(value):
+        raise ConfigError(f"{name} is {value!r}; give a whole number.")
+    return number
+
+
+def setting(name: str, text: str | float | None) -> float | None:
+    """Convert what is in the optional field `name` to a number; None if it is empty.
+
+    Raises:
+        ConfigError: it is not a number.
+    """
+    written = "" if text is None else str(text).strip()
+    try:
+        return float(written) if written else None
+    except ValueError as error:
+        raise ConfigError(
+            f"{name} is {written!r}; give a number, or leave the field empty for the model's own."
+        ) from error
 
 
 def checked_prompts(prompts: list[str]) -> list[str]:

@@ -129,7 +129,7 @@ def health(job: JobRow | None) -> str:
 def settings(method: str) -> str:
     """Render a hint about which settings a method uses."""
     said = (
-        "These suit the model. Empty fields take them too."
+        "What stands in grey suits the model, and is taken where a field is empty."
         if method == STEPWISE
         else f"{TITLES[method]} is fitted in one go, in seconds: it has no steps, rate or sparsity."
     )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from html import escape
 from pathlib import Path
@@ -15,7 +16,11 @@ from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.storage.store import StoreError
 from lineas_core.studio.tabs.train.stage import StageCallbacks
-from lineas_core.studio.tabs.train.training import TrainingCallbacks
+from lineas_core.studio.tabs.train.training import (
+    TrainingCallbacks,
+    shipped_fields,
+    shipped_settings,
+)
 from lineas_core.studio.tabs.understand.callbacks import UnderstandCallbacks
 from tests.helpers.studio import ANN, BOB, answers_of, finished
 
@@ -87,7 +92,7 @@ def test_a_map_of_a_method_without_steps_is_shown_with_the_same_readouts(
 def test_settings_are_shown_to_methods_that_read_them() -> None:
     numbers, said = TrainingCallbacks.settings_of("lineas")
     assert numbers["visible"] is True
-    assert "suit the model" in said
+    assert "suits the model" in said
     for method in set(TITLES) - {"lineas"}:
         numbers, said = TrainingCallbacks.settings_of(method)
         assert numbers["visible"] is False
@@ -185,6 +190,39 @@ def test_limits_and_mistakes_become_messages(studio: Studio, writer: str, tmp_pa
             start(demo, writer, 2)
     finally:
         demo.close()
+
+
+@pytest.mark.parametrize(
+    ("field", "written"),
+    [("steps", "0"), ("steps", "2.5"), ("rate", "0"), ("rate", "fast"), ("gamma", "-1")],
+)
+def test_a_setting_that_is_no_setting_is_refused_by_its_name(
+    studio: Studio, writer: str, field: str, written: str
+) -> None:
+    asked = {"steps": "2", "rate": "", "gamma": "", field: written}
+    with pytest.raises(gr.Error, match=rf"{field} is '?{re.escape(written)}"):
+        TrainingCallbacks(studio).start(
+            ANN, "text", writer, "Night", "night", TABLE, "ab", *asked.values()
+        )
+    assert studio.jobs.recent(owner_of(ANN), 1) == []
+
+
+def test_empty_fields_take_the_settings_of_the_model_that_is_trained(
+    studio: Studio, writer: str
+) -> None:
+    job = finished(
+        studio,
+        TrainingCallbacks(studio)
+        .start(ANN, "text", writer, "Night", "night", TABLE, "ab", "2", "", " ")
+        .seen["job"],
+        owner_of(ANN),
+    )
+    assert job.changes == {"steps": 2}
+    shown = shipped_fields(writer)
+    suits = shipped_settings(writer)
+    assert shown.steps["placeholder"] == str(suits.steps)
+    assert (shown.rate["placeholder"], suits.rate) == ("measured", None)
+    assert {field["value"] for field in shown} == {""}
 
 
 def test_a_studio_that_cannot_be_built_leaves_its_folder_to_the_next(

@@ -13,7 +13,7 @@ from lineas_core.studio.components.choices import Choice
 from lineas_core.studio.components.csv_button import csv_button
 from lineas_core.studio.tabs.fields import method_choices
 from lineas_core.studio.tabs.train.prompts import ChosenOutputs, PromptCallbacks, RemovedOutputs
-from lineas_core.studio.tabs.train.sites import SiteCallbacks
+from lineas_core.studio.tabs.train.sites import DEFAULT, SiteCallbacks
 from lineas_core.studio.tabs.train.stage import LoadedOutputs, StageCallbacks, StageOutputs
 from lineas_core.studio.tabs.train.stage_layout import lay_out_stage
 from lineas_core.studio.tabs.train.style_line import StyleCallbacks
@@ -171,19 +171,24 @@ def build_train_tab(
                 method = gr.Dropdown(
                     method_choices(), value=STEPWISE, label="Method", elem_id="method"
                 )
-                with gr.Row() as numbers:
+                with gr.Row(elem_id="numbers") as numbers:
                     shipped = shipped_fields(studio.model_choices("image")[0][1])
-                    steps = gr.Number(
-                        shipped[0], label="Steps", precision=0, min_width=90, elem_id="steps"
-                    )
-                    rate = gr.Number(
-                        shipped[1], label="Learning rate", placeholder="measured", min_width=90
-                    )
-                    gamma = gr.Number(shipped[2], label="Sparsity", min_width=90)
-                first = answers.sites.default(studio.model_choices("image")[0][1])
+                    # Not gr.Number, which shows and sends 0 where it is empty.
+                    steps = gr.Textbox(
+                        label="Steps", placeholder=shipped.steps["placeholder"], max_lines=1,
+                        max_length=20, min_width=90, elem_id="steps",
+                    )  # fmt: skip
+                    rate = gr.Textbox(
+                        label="Learning rate", placeholder=shipped.rate["placeholder"],
+                        max_lines=1, max_length=20, min_width=90, elem_id="rate",
+                    )  # fmt: skip
+                    gamma = gr.Textbox(
+                        label="Sparsity", placeholder=shipped.gamma["placeholder"],
+                        max_lines=1, max_length=20, min_width=90, elem_id="gamma",
+                    )  # fmt: skip
                 sites = gr.Dropdown(
-                    [first], value=first, label="Sites", elem_id="sites", allow_custom_value=True,
-                    info="A preset, or an expression for names of modules",
+                    [DEFAULT], value=DEFAULT[1], label="Sites", elem_id="sites",
+                    allow_custom_value=True, info="A preset, or an expression for names of modules",
                 )  # fmt: skip
                 matched = gr.HTML(elem_id="sites-said")
                 said_of_settings = gr.HTML(job_cards.settings(STEPWISE), elem_id="settings-said")

@@ -11,6 +11,9 @@ from lineas_core.errors import SiteError
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.system.words import counted
 
+# The choice that stands for the default of whichever model is trained. It has the same value for
+# every model, so that a default never outlives the model that it belongs to.
+DEFAULT = ("The model's own", "")
 # Names that the line below the field shows.
 NAMED = 2
 LATER = "They are counted as soon as the model is in memory, at the latest in training."
@@ -27,17 +30,15 @@ class SiteCallbacks:
         self._sites = answers.sites
 
     def reset(self, model: str) -> tuple[Any, str]:
-        """The field with the default of a model that was just chosen, and the line below it."""
-        default = self._sites.default(model)
-        return self._field(model, default), self.described(model, default)
+        """The field on the default of a model that was just chosen, and the line below it."""
+        return self._field(model, DEFAULT[1]), self.described(model, DEFAULT[1])
 
     def refresh(self, model: str, pattern: str | None) -> tuple[Any, str]:
-        """The field and its line as they are now, for a model that may have been loaded meanwhile.
+        """The choices and the line as they are now; the model may have been loaded meanwhile.
 
-        An empty field shows the default again.
+        What is in the field stays.
         """
-        value = (pattern or "").strip() or self._sites.default(model)
-        return self._field(model, value), self.described(model, value)
+        return gr.update(choices=self._choices(model)), self.described(model, pattern)
 
     def typed(self, model: str, key: gr.KeyUpData) -> str:
         """The line below the field for what has been typed so far."""
@@ -45,17 +46,27 @@ class SiteCallbacks:
 
     def described(self, model: str, pattern: str | None) -> str:
         """Render the number of sites and the names of the first, or why there are none."""
+        asked = (pattern or "").strip()
         try:
-            found = self._sites.matched(model, (pattern or "").strip())
+            found = self._sites.matched(model, asked)
         except SiteError as error:
             return f'<div class="ls-health warn" role="status">{escape(str(error))}</div>'
+        preset = "" if asked else self._sites.default(model)
         if found is None:
-            return f'<p class="ls-hint" role="status">{LATER}</p>'
+            said = f"Those of {preset}. {LATER}" if preset else LATER
+            return f'<p class="ls-hint" role="status">{_breakable(said)}</p>'
+        names = [_breakable(name) for name in found[:NAMED]]
         # Lines break behind dots and never before a comma.
-        names = [escape(name).replace(".", ".<wbr>") for name in found[:NAMED]]
         named = ", ".join([*names, "…"] if len(found) > NAMED else names)
         count = counted(len(found), "site")
         return f'<p class="ls-hint" role="status">{count}: {named}</p>'
 
     def _field(self, model: str, value: str) -> Any:
-        return gr.update(choices=self._sites.presets(model), value=value)
+        return gr.update(choices=self._choices(model), value=value)
+
+    def _choices(self, model: str) -> list[tuple[str, str]]:
+        return [DEFAULT, *((name, name) for name in self._sites.presets(model))]
+
+
+def _breakable(text: str) -> str:
+    return escape(text).replace(".", ".<wbr>")

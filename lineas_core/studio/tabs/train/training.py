@@ -13,7 +13,7 @@ from lineas_core.methods.names import STEPWISE
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
-from lineas_core.studio.answers.fields import whole
+from lineas_core.studio.answers.fields import setting, whole
 from lineas_core.studio.answers.prompts import Modality, Table, check_length, prompt_set
 from lineas_core.studio.answers.sites import Sites
 from lineas_core.studio.app import Studio
@@ -75,9 +75,9 @@ class TrainingCallbacks:
         concept: str,
         table: Table,
         preview_prompt: str,
-        steps: float | None,
-        rate: float | None,
-        gamma: float | None,
+        steps: str | float | None,
+        rate: str | float | None,
+        gamma: str | float | None,
         method: str = STEPWISE,
         sites: str | None = "",
     ) -> JobOutputs:
@@ -87,17 +87,17 @@ class TrainingCallbacks:
         """
         owner = owner_of(key)
         changes: dict[str, Any] = {}
-        shipped = shipped_settings(model)
-        if steps and steps != shipped.steps:
-            changes["steps"] = whole("steps", steps)
-        if rate and rate != shipped.rate:
-            changes["rate"] = float(rate)
-        if gamma is not None and gamma != shipped.gamma:
-            changes["gamma"] = float(gamma)
-        if method != STEPWISE:
-            changes = {}
+        if method == STEPWISE:
+            shipped = shipped_settings(model)
+            asked = {"steps": setting("steps", steps), "rate": setting("rate", rate),
+                     "gamma": setting("gamma", gamma)}  # fmt: skip
+            changes = {
+                name: whole(name, value) if name == "steps" else value
+                for name, value in asked.items()
+                if value is not None and value != getattr(shipped, name)
+            }
         chosen = (sites or "").strip()
-        if chosen and chosen != self._sites.default(model):
+        if chosen:
             # Refused here if the model is in memory, else once the job has loaded it.
             self._sites.matched(model, chosen)
             changes["sites"] = chosen
@@ -218,9 +218,18 @@ def shipped_settings(model: str) -> TrainConfig:
 
 
 def shipped_fields(model: str) -> ShippedFields:
-    """Steps, learning rate and sparsity of `shipped_settings`, as values of their fields."""
+    """The fields emptied, with the model's own settings as placeholders.
+
+    An empty field means the setting of whichever model is trained, so that a click on Train that
+    comes before the answer to a change of the model never takes the settings of another one.
+    """
     shipped = shipped_settings(model)
-    return ShippedFields(steps=shipped.steps, rate=shipped.rate, gamma=shipped.gamma)
+    rate = "measured" if shipped.rate is None else f"{shipped.rate:g}"
+    return ShippedFields(
+        steps=gr.update(value="", placeholder=str(shipped.steps)),
+        rate=gr.update(value="", placeholder=rate),
+        gamma=gr.update(value="", placeholder=f"{shipped.gamma:g}"),
+    )
 
 
 def _newest(files: list[Path]) -> Frame | None:
