@@ -29,6 +29,9 @@ ZERO_GPU = "spaces==0.51.3            # a GPU for the length of a call, on a Zer
 # torch without CUDA, which is 4 GB, for hardware without a GPU.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUDA = ("cuda-", "nvidia-", "triton")
+# The newest PyTorch that ZeroGPU offers, as of September 2026, and the torchvision built with it:
+# https://github.com/huggingface/hub-docs/blob/main/docs/hub/spaces-zerogpu.md
+FOR_ZERO_GPU = {"torch": "2.13.0", "torchvision": "0.28.0"}
 PRELOADED = (
     "config.json,generation_config.json,model.safetensors,special_tokens_map.json,"
     "tokenizer.json,tokenizer_config.json"
@@ -38,8 +41,8 @@ HEADER = re.compile(r"---\n.*?\n---\n", re.DOTALL)
 ABOUT = """
 # LinEAS Studio
 
-Learn to steer a generative model from a few prompts, then move a slider. Choose the tab **Steer**
-and a map of the gallery, or train one of your own in about a minute
+Learn to steer a generative model from a few prompts, then move a slider. Switch on a map in the tab
+**Images** or **Text**, or learn one of your own in **Train**, in about a minute
 ([LinEAS, Rodriguez et al., NeurIPS 2025](https://arxiv.org/abs/2503.10679)).
 
 The code and the embedded image models are under the Apache License 2.0;
@@ -80,7 +83,7 @@ def prepare_space(folder: Path, root: Path | None = None, *, gpu: bool = False) 
         for name in FILES:
             shutil.copyfile(root / name, folder / name)
         locked = locked_versions((root / LOCK).read_text("utf-8"))
-        lines = [*locked, ZERO_GPU] if gpu else for_cpu(locked)
+        lines = [*for_gpu(locked), ZERO_GPU] if gpu else for_cpu(locked)
         (folder / "requirements.txt").write_text("\n".join([*lines, ""]), "utf-8")
         (folder / "README.md").write_text(_readme((root / "README.md").read_text("utf-8")), "utf-8")
         attributes = "".join(f"{line}\n" for line in _large_files(folder))
@@ -115,6 +118,21 @@ def for_cpu(lines: Iterable[str]) -> list[str]:
     return [
         f"--extra-index-url {CPU_INDEX}",
         *(re.sub(r"^((?:torch|torchvision)==[^ ]+)", r"\1+cpu", line) for line in kept),
+    ]
+
+
+def for_gpu(lines: Iterable[str]) -> list[str]:
+    """The same versions, but of torch those that ZeroGPU offers, which bring their own CUDA.
+
+    >>> for_gpu(["nvidia-nccl-cu13==2.30.7", "torch==2.15.0 ; python_version < '4'"])
+    ["torch==2.13.0 ; python_version < '4'"]
+    """
+    kept = [line for line in lines if not line.startswith(CUDA)]
+    return [
+        re.sub(
+            r"^(torch|torchvision)==[^ ]+", lambda pin: f"{pin[1]}=={FOR_ZERO_GPU[pin[1]]}", line
+        )
+        for line in kept
     ]
 
 

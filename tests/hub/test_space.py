@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 import lineas_core as lc
 from lineas_core.cli.app import app
 from lineas_core.hub.maps import HubError
-from lineas_core.hub.space import CPU_INDEX, prepare_space, upload_space
-from lineas_core.system.paths import checkout
+from lineas_core.hub.space import CPU_INDEX, CUDA, FOR_ZERO_GPU, prepare_space, upload_space
+from lineas_core.system.paths import checkout, packaged
 from tests.helpers.hub import CLIENT_WARNING, TOKEN, SmallHub
 
 pytestmark = pytest.mark.filterwarnings(CLIENT_WARNING)
@@ -83,9 +83,29 @@ def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) ->
     # Every package is pinned, including transitive ones, and there are no hashes.
     lock = (checkout() / "requirements.lock").read_text()
     wanted = re.findall(r"^[\w.-]+==.*?(?= \\$)", lock, re.M)
-    assert [line.strip() for line in bare if line] == [*wanted, f"spaces{pinned['spaces']}"]
+    own = [line for line in wanted if not line.startswith(CUDA)]
+    offered = [re.sub(r"^(torch|torchvision)==\S+", _offered, line) for line in own]
+    assert offered != own
+    assert [line.strip() for line in bare if line] == [*offered, f"spaces{pinned['spaces']}"]
     assert "--only-binary :all:" in lines
     assert not any("--hash" in line or line.endswith("\\") for line in lines)
+    # What its documentation says that ZeroGPU has.
+    assert header["python_version"] == "3.12.12"
+    assert pinned["torch"] in ("==2.12.1", "==2.13.0")
+    # A visitor's login may push a map into a repository of its own, and no more.
+    assert header["hf_oauth_scopes"] == ["contribute-repos"]
+
+
+def _offered(pin: re.Match[str]) -> str:
+    return f"{pin[1]}=={FOR_ZERO_GPU[pin[1]]}"
+
+
+def test_the_readme_of_a_space_names_tabs_that_are_there(project: Path, tmp_path: Path) -> None:
+    prepare_space(tmp_path / "space", project)
+    readme = (tmp_path / "space" / "README.md").read_text()
+    assert set(re.findall(r"\*\*(\w+)\*\*", readme)) == {"Images", "Text", "Train"}
+    page = packaged("studio/web").joinpath("page.py").read_text("utf-8")
+    assert {"Images", "Text", "Train"} < set(re.findall(r'gr\.Tab\("(\w+)"', page))
 
 
 def test_a_folder_with_something_in_it_is_left_alone(project: Path, tmp_path: Path) -> None:
@@ -150,7 +170,8 @@ def test_without_a_gpu_a_space_gets_the_same_versions_and_no_cuda(
     }  # fmt: skip
     assert f"--extra-index-url {CPU_INDEX}" in pins
     left_out = {re.split("[=-]", line)[0] for line in gpu if line not in cpu}
-    assert left_out == {"cuda", "nvidia", "triton", "torch", "torchvision", "spaces"}
+    assert left_out == {"torch", "torchvision", "spaces"}
+    assert not any(line.startswith(CUDA) for line in (*cpu, *gpu))
 
 
 def requirements_of(name: str) -> list[str]:
