@@ -7,6 +7,7 @@ trips to memory as it has kernels. All is computed in float32 and rounded to the
 from __future__ import annotations
 
 import logging
+import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
@@ -53,8 +54,11 @@ class Compiled:
 
 
 def compiles(x: Tensor) -> bool:
-    """Whether compiled functions pay where x is: on a GPU that is worth their compilation."""
-    return x.is_cuda
+    """Whether compiled functions pay where x is: on a GPU that is worth their compilation.
+
+    Compiling starts processes, which the daemons of ZeroGPU may not.
+    """
+    return x.is_cuda and not multiprocessing.current_process().daemon
 
 
 def norm_of(x: Tensor, module: nn.Module, norm: Norm) -> Tensor:

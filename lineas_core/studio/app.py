@@ -31,6 +31,7 @@ from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.jobs.device.model_cache import ModelCache, catalog_models
 from lineas_core.studio.jobs.device.preparation import Preparation
 from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.device.quotas import Quotas
 from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.lent_slices import slices_on_gpu
 from lineas_core.studio.jobs.queue import Jobs
@@ -75,11 +76,14 @@ class Studio:
         self.store, self.library = opened.store, opened.library
         # Recovery notes are for the host; a public Space does not show them to its visitors.
         self.mended = [] if settings.demo else list(opened.notes)
-        load = functools.partial(load_for_visitors, safety_checker=settings.safety_checker)
+        lent = lends_gpu(self.environment)
+        load = functools.partial(
+            load_for_visitors, safety_checker=settings.safety_checker, lent=lent
+        )
         self.model_cache = ModelCache(home, load, only_catalog=settings.demo)
         self.preparation = Preparation(catalog()["smollm2"], home)
         stack.callback(self.preparation.stop)
-        priority = Priority()
+        priority, self.quotas = Priority(), Quotas(lent=lent, host_pays=settings.host_pays)
         self.inference = Inference(self.model_cache, self.preparation, priority, self.environment)
         context = JobContext(
             self.store,
@@ -87,7 +91,8 @@ class Studio:
             self.model_cache.get,
             priority,
             JobFiles(home),
-            slices_on_gpu(self.model_cache, self.environment),
+            slices_on_gpu(self.model_cache, self.environment, self.quotas),
+            self.quotas,
         )
         self.jobs = Jobs(
             context,
@@ -194,6 +199,7 @@ class Studio:
         if self.settings.demo:
             check_target(prompts)
         self.limits.check_room(owner, size_of(prompts))
+        self.quotas.watch(owner)
         return self.jobs.start(
             owner, model, prompts, changes, method=method, preview_prompt=preview_prompt
         )

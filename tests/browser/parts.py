@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,17 @@ class Server:
 
     Args:
         folder: that its home and its log are put in.
+        run: arguments of Python that start it.
+        environment: variables to set.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run: Sequence[str] = ("app.py",),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._run, self._environment = run, environment or {}
         self.home, self._log = folder / "home", folder / "log"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -93,10 +102,15 @@ class Server:
             **os.environ,
             "LINEAS_HOME": str(self.home),
             "GRADIO_SERVER_PORT": str(self._port),
+            **self._environment,
         }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "app.py"], cwd=checkout(), env=environment, stdout=log, stderr=log
+                [sys.executable, *self._run],
+                cwd=checkout(),
+                env=environment,
+                stdout=log,
+                stderr=log,
             )
         wait_for(self._answers)
 

@@ -12,6 +12,7 @@ import torch
 import lineas_core as lc
 from lineas_core.studio.jobs.context import JobContext
 from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.device.quotas import Quotas
 from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.queue import Jobs
 from lineas_core.studio.jobs.run import run_job
@@ -58,6 +59,7 @@ class Shop:
             named.pop("priority", Priority()),
             JobFiles(self.home),
             named.pop("slice_runner", None),
+            named.pop("quotas", Quotas()),
         )
         return Jobs(context, run_job, **named)
 

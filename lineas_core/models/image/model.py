@@ -22,6 +22,7 @@ from lineas_core.models.image.schedule import Schedule, default_schedule
 from lineas_core.models.shared.batches import (
     cells_of,
     check_listed,
+    generators_of,
     in_rows,
     rows_of,
     rows_twice,
@@ -191,6 +192,11 @@ class DiffusionModel:
         """Where it runs."""
         return self._denoiser.device
 
+    def to(self, device: torch.device) -> None:
+        """Move it, and its checker."""
+        for part in filter(None, (self.pipeline, self.module, self.checker)):
+            part.to(device)
+
     @property
     def size(self) -> int:
         """Side of its images in pixels."""
@@ -240,7 +246,7 @@ class DiffusionModel:
         self._check(texts, may_be_empty=bool(pictures))
         # No map is on in a new context, so the embeddings stay valid once the current map is off.
         conditioning = Context().run(self._denoiser.encode, texts)
-        noise = self._denoiser.noise(_generators(range(NOISE_SEED, NOISE_SEED + len(texts))))
+        noise = self._denoiser.noise(generators_of(range(NOISE_SEED, NOISE_SEED + len(texts))))
         if not pictures:
             latents, timestep = self._denoiser.first_step(noise, self.schedule)
             return DiffusionInputs(tuple(texts), conditioning, latents, timestep)
@@ -321,7 +327,7 @@ class DiffusionModel:
         images: list[Image] = []
         for start in range(0, len(prompts), batch_size):
             part = range(start, min(start + batch_size, len(prompts)))
-            generators = _generators([seeds[i] for i in part])
+            generators = generators_of([seeds[i] for i in part])
             noise = self._denoiser.noise(generators)
             maps = rows_of(steer, part, len(prompts))
             if guides and self._denoiser.doubles_batch:
@@ -390,8 +396,3 @@ class DiffusionModel:
         itemsize = next(self._denoiser.module.parameters()).dtype.itemsize
         one = self.size**2 * NUMBERS_A_PIXEL * itemsize
         return min(max(int(free_bytes(self.device) * BUDGET / one), 1), MAX_AT_ONCE)
-
-
-def _generators(seeds: Sequence[int]) -> list[torch.Generator]:
-    """CPU generators, whose streams are the same on every machine."""
-    return [torch.Generator().manual_seed(seed) for seed in seeds]

@@ -74,6 +74,10 @@ class SafetyChecker:
             )
             return cls(loaded.eval().requires_grad_(False).to(device), reader)
 
+    def to(self, device: torch.device) -> None:
+        """Move it."""
+        self._network.to(device)
+
     def flags(self, images: Sequence[Image.Image]) -> list[bool]:
         """Whether to withhold each image."""
         if not images:

@@ -97,6 +97,10 @@ class LanguageModel(Scores):
         device: torch.device = self.module.device
         return device
 
+    def to(self, device: torch.device) -> None:
+        """Move it."""
+        self.module.to(device)
+
     @property
     def chats(self) -> bool:
         """Whether `generate` takes conversations: the model has a chat template."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -84,6 +84,11 @@ def cells_of(
 def in_rows(items: Sequence[Item], columns: int) -> list[list[Item]]:
     """Split items into the rows of a grid."""
     return [list(items[i : i + columns]) for i in range(0, len(items), columns)]
+
+
+def generators_of(seeds: Iterable[int]) -> list[torch.Generator]:
+    """CPU generators, whose streams are the same on every machine."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def seeds_for(seed: int | Sequence[int], count: int) -> list[int]:

@@ -97,19 +97,22 @@ def lean_of(prompts: PromptSet) -> Lean:
     return lean
 
 
-def load_for_visitors(name: str, home: Path, *, safety_checker: bool) -> Model:
+def load_for_visitors(name: str, home: Path, *, safety_checker: bool, lent: bool = False) -> Model:
     """Load a model, with a safety checker if it is an image model that is not embedded.
 
     Args:
         name: the name of the model.
         home: where converted models are kept.
         safety_checker: whether images are checked.
+        lent: whether it runs on a GPU that is lent to other processes: it is loaded into this one's
+            memory, in the dtype for a GPU.
 
     Raises:
         ModelError: the model, or the safety checker that its images must pass, cannot be loaded.
     """
-    model = load_model(name, home=home)
     entry = catalog().get(name)
+    device, dtype = ("cpu", entry.dtype if entry else "auto") if lent else ("auto", "auto")
+    model = load_model(name, device=device, dtype=dtype, home=home)
     # Embedded models draw only emoji, so there is nothing for the checker to detect.
     embedded = entry is not None and bool(entry.folder)
     if safety_checker and isinstance(model, DiffusionModel) and not embedded:

@@ -75,6 +75,12 @@ class Settings:
         False,
         "Full-size image models pass a safety checker; always so with `DEMO_MODE`",
     )
+    host_pays: bool = _setting(
+        "LINEAS_HOST_PAYS",
+        False,
+        "On ZeroGPU, training draws on the Space's quota and goes on when its page is closed; "
+        "else it draws on that of the visitor who watches it",
+    )
     trackio: str = _setting("LINEAS_TRACKIO", "", "trackio project that training curves go to")
 
     @classmethod

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from lineas_core.models.load import Model
 from lineas_core.studio.jobs.device.priority import Priority
+from lineas_core.studio.jobs.device.quotas import Quotas
 from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.storage.library import Library
@@ -19,14 +20,16 @@ T = TypeVar("T")
 
 @runtime_checkable
 class SliceRunner(Protocol):
-    """Calls `function(model, *args, **kwargs)` on the device and returns its result.
+    """Calls `function(model, *args, **kwargs)` on the device for the owner of a job.
 
     The function is `run_slice`, `run_fit`, `measure_run` or `measure_map`. All arguments but the
     model can be pickled; the model is looked up by its id. `run_slice` gets a `budget` in seconds,
     which does not include the preparation before its steps and a preview after them.
     """
 
-    def __call__(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
+    def __call__(
+        self, owner: str, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any
+    ) -> T:
         """Call `function` and return its result."""
         ...
 
@@ -42,6 +45,7 @@ class JobContext:
         priority: makes training wait for answers between its steps.
         files: paths of checkpoints and frames.
         slice_runner: runs slices of training; by default they run in the worker.
+        quotas: says whether the owner of a job watches it, where that is asked for.
         clock: a monotonic clock, in seconds.
     """
 
@@ -51,6 +55,7 @@ class JobContext:
     priority: Priority
     files: JobFiles
     slice_runner: SliceRunner | None = None
+    quotas: Quotas = field(default_factory=Quotas)
     clock: Callable[[], float] = time.monotonic
 
 

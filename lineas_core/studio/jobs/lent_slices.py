@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import gradio as gr
+
+from lineas_core.errors import TrainingError
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.context import SliceRunner
 from lineas_core.studio.jobs.device.gpu import SECONDS, lends_gpu, on_gpu
 from lineas_core.studio.jobs.device.model_cache import ModelCache
+from lineas_core.studio.jobs.device.quotas import Quotas
 from lineas_core.studio.jobs.fits import run_fit
 from lineas_core.studio.jobs.slices import SliceResult, expected_seconds, run_slice
 from lineas_core.training.config import TrainConfig
@@ -25,7 +29,9 @@ MIN_SECONDS = 5
 MARGIN = 1.5
 
 
-def slices_on_gpu(model_cache: ModelCache, environment: Mapping[str, str]) -> SliceRunner | None:
+def slices_on_gpu(
+    model_cache: ModelCache, environment: Mapping[str, str], quotas: Quotas
+) -> SliceRunner | None:
     """A runner of slices inside GPU functions on a ZeroGPU Space; None elsewhere.
 
     With None, slices run in the worker.
@@ -33,6 +39,7 @@ def slices_on_gpu(model_cache: ModelCache, environment: Mapping[str, str]) -> Sl
     Args:
         model_cache: where the other process looks up the model by its id.
         environment: such as `os.environ`.
+        quotas: whom the calls are charged to.
     """
     if not lends_gpu(environment):
         return None
@@ -42,26 +49,39 @@ def slices_on_gpu(model_cache: ModelCache, environment: Mapping[str, str]) -> Sl
     ) -> T:
         return function(model_cache.get(model), *args, **kwargs)
 
-    return _Lent(call, environment).run
+    return LentSlices(call, environment, quotas).run
 
 
-class _Lent:
+class LentSlices:
     """Runs calls on a lent GPU, requesting a duration estimated from earlier calls.
 
     Args:
         call: takes a model's id, a function, and its positional and keyword arguments.
         environment: such as `os.environ`.
+        quotas: whom the calls are charged to.
     """
 
-    def __init__(self, call: Callable[..., Any], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, call: Callable[..., Any], environment: Mapping[str, str], quotas: Quotas
+    ) -> None:
         # (model id, function name) -> maximum seconds that a call took besides training steps.
         self._beside: dict[tuple[str, str], float] = {}
         self._call = on_gpu(call, environment, self._seconds)
+        self._quotas = quotas
 
-    def run(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
-        """Run a function as `SliceRunner` describes, and record how long the call took."""
+    def run(
+        self, owner: str, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any
+    ) -> T:
+        """Run a function as `SliceRunner` describes, and record how long the call took.
+
+        Raises:
+            TrainingError: no GPU is lent; the message is ZeroGPU's.
+        """
         began = time.monotonic()
-        found: T = self._call(model.id, function, args, kwargs)
+        try:
+            found: T = self._quotas.charge(owner, self._call, model.id, function, args, kwargs)
+        except gr.Error as error:
+            raise TrainingError(str(error.message)) from error
         took = time.monotonic() - began
         if isinstance(found, SliceResult):
             took -= found.state.seconds - _seconds_before(*args, **kwargs)

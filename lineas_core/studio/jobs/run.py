@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from safetensors import SafetensorError
 from lineas_core.errors import LineasError, TrainingError
 from lineas_core.models.load import Model
 from lineas_core.studio.jobs.context import JobContext
+from lineas_core.studio.jobs.device.quotas import ABSENT
 from lineas_core.studio.jobs.fits import run_fit
 from lineas_core.studio.jobs.frames import Frame, Sample, frame_files, save_frame
 from lineas_core.studio.jobs.measuring import MeasuredMap, measure_map, measure_run
@@ -27,6 +29,8 @@ from lineas_core.training.state import TrainState
 
 SECONDS_BETWEEN_UPDATES = 0.25
 SECONDS_PER_SLICE = 20.0
+# A page that has not asked for longer may be closed: wait for it before the next slice.
+SECONDS_BETWEEN_REQUESTS = 5.0
 
 T = TypeVar("T")
 
@@ -118,6 +122,8 @@ class _Run:
         self._store.progress(self._job.id, phase="training", steps=config.steps)
         done, diverged = False, ""
         while not (done or diverged or self._should_stop()):
+            if not self._watched():
+                continue
             result = self._slice(model, config, state)
             state, done, diverged = result.state, result.done, result.diverged
             self._watchdog.beat()
@@ -148,7 +154,7 @@ class _Run:
                 clock=self._context.clock,
             )
         else:
-            fitted = self._slices(run_fit, model, *arguments, preview_prompt=job.preview_prompt)
+            fitted = self._call(run_fit, model, *arguments, preview_prompt=job.preview_prompt)
         if self._watchdog.given_up:
             return
         self._watchdog.beat()
@@ -176,7 +182,25 @@ class _Run:
         """Call `function` on the device: directly, or with the slice runner."""
         if self._slices is None:
             return function(model, *args, **kwargs)
-        return self._slices(function, model, *args, **kwargs)
+        return self._slices(self._job.owner, function, model, *args, **kwargs)
+
+    def _watched(self) -> bool:
+        """Whether the device may be used now; waits a moment if a visitor's page has to say so.
+
+        Raises:
+            TrainingError: the page was closed.
+        """
+        absent = self._context.quotas.absent_for(self._job.owner)
+        if absent > ABSENT:
+            raise TrainingError(
+                "Training draws on your GPU quota while its page is open, and the page was closed. "
+                "Keep it open, and try again."
+            )
+        if absent > SECONDS_BETWEEN_REQUESTS:
+            self._watchdog.beat()
+            time.sleep(SECONDS_BETWEEN_UPDATES)
+            return False
+        return True
 
     def _should_stop(self) -> bool:
         return self._watchdog.given_up or self._closing() or self._store.stop_asked(self._job.id)
@@ -203,7 +227,7 @@ class _Run:
                 clock=self._context.clock,
             )
         self._context.priority.give_way()
-        result = self._slices(
+        result = self._call(
             run_slice,
             model,
             prompts,

@@ -171,7 +171,9 @@ class Api:
         Returns:
             id, status, step, steps, loss, map_id and message; empty where there is no such job.
         """
-        found = self._studio.jobs.get(job_id, owner_of(visitor))
+        owner = owner_of(visitor)
+        self._studio.quotas.watch(owner)
+        found = self._studio.jobs.get(job_id, owner)
         return _job(found) if found else {}
 
     @with_plain_messages

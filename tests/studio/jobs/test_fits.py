@@ -60,7 +60,9 @@ def test_a_fit_elsewhere_gives_the_same_map(
 ) -> None:
     calls: list[str] = []
 
-    def elsewhere(function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    def elsewhere(
+        _: str, function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         calls.append(function.__name__)
         args, kwargs = pickle.loads(pickle.dumps((args, kwargs)))
         return pickle.loads(pickle.dumps(function(model, *args, **kwargs)))

@@ -97,7 +97,9 @@ def test_slices_elsewhere_give_the_same_map(
 ) -> None:
     calls: list[str] = []
 
-    def elsewhere(function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+    def elsewhere(
+        _: str, function: Callable[..., Any], model: Any, *args: Any, **kwargs: Any
+    ) -> Any:
         """As another process would see it, for five steps or so at a time."""
         calls.append(function.__name__)
         ticks = iter(range(10**6))

@@ -6,8 +6,14 @@ after the duration that it requested. Elsewhere the same functions run unchanged
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
+
+from lineas_core.errors import LineasError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +43,48 @@ def on_gpu(
         return function
     import spaces  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    decorate: Any = spaces.GPU(duration=seconds)
-    wrapped: Callable[P, R] = decorate(function)
-    return wrapped
+    streams = inspect.isgeneratorfunction(inspect.unwrap(function))
+    there = _streamed(function) if streams else _called(function)
+    lent: Any = spaces.GPU(duration=seconds)(functools.wraps(function)(there))
+
+    def called(*args: P.args, **kwargs: P.kwargs) -> Any:
+        return _found(lent(*args, **kwargs))
+
+    def streamed(*args: P.args, **kwargs: P.kwargs) -> Iterator[Any]:
+        with closing(lent(*args, **kwargs)) as items:
+            yield from map(_found, items)
+
+    return functools.wraps(function)(streamed if streams else called)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """An error of ours on its way out of the other process, which sends only names of errors."""
+
+    error: LineasError
+
+
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
+    def there(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except LineasError as error:
+            return _Refused(error)
+
+    return there
+
+
+def _streamed(function: Callable[..., Any]) -> Callable[..., Iterator[Any]]:
+    def there(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from function(*args, **kwargs)
+        except LineasError as error:
+            yield _Refused(error)
+
+    return there
+
+
+def _found(item: Any) -> Any:
+    if isinstance(item, _Refused):
+        raise item.error
+    return item

@@ -1,7 +1,12 @@
-"""The models in memory: at most one per modality, loaded at first use."""
+"""The models in memory: at most one per modality, loaded at first use.
+
+Where a GPU is lent, it is lent to forked processes: they find the models that the app had loaded in
+their memory, and move them.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +14,7 @@ from pathlib import Path
 from lineas_core.errors import ConfigError
 from lineas_core.models.load import Model, load_model
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
+from lineas_core.system.devices import choose_device
 
 
 class ModelCache:
@@ -29,6 +35,7 @@ class ModelCache:
     ) -> None:
         self._home, self._load, self._only_catalog = home, load, only_catalog
         self._models: dict[str, Model] = {}
+        self._process = os.getpid()
         self._loading = threading.Lock()
 
     def has(self, name: str) -> bool:
@@ -54,6 +61,9 @@ class ModelCache:
         self.check(name)
         model = self._models.get(name)
         if model is not None:
+            if os.getpid() != self._process:
+                # Nothing where it has been moved by an earlier call of this process.
+                model.to(choose_device("auto"))
             return model
         with self._loading:
             if name not in self._models:

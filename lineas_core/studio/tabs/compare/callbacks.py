@@ -129,6 +129,7 @@ class CompareCallbacks:
     def poll(self, key: str, asked: list[str]) -> ProgressOutputs:
         """The progress of the two jobs."""
         owner = owner_of(key)
+        self._studio.quotas.watch(owner)
         return self._progress(owner, self._jobs(owner, asked))
 
     @with_messages

@@ -123,8 +123,9 @@ class TrainingCallbacks:
     @with_messages
     def poll(self, key: str, shown: Any) -> JobOutputs:
         """The changes since the previous poll."""
-        seen = ShownJob.from_page(shown)
-        job = self._studio.jobs.get(seen.job, owner_of(key)) if seen.job else None
+        seen, owner = ShownJob.from_page(shown), owner_of(key)
+        self._studio.quotas.watch(owner)
+        job = self._studio.jobs.get(seen.job, owner) if seen.job else None
         if job is not None and job.seq == seen.seq and job.status != "queued":
             return unchanged(JobOutputs)
         return self._shown(key, job, seen)
