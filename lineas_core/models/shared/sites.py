@@ -120,12 +120,12 @@ def match_sites(names: Sequence[str], pattern: str, architecture: str) -> list[s
             matched.append(name)
         if time.monotonic() > end:
             raise SiteError(
-                f"sites is '{pattern}', which takes too long to match. Use a preset "
+                f"sites is {_quoted(pattern)}, which takes too long to match. Use a preset "
                 f"({', '.join(presets)}) or a simpler expression."
             )
     if not matched:
         raise SiteError(
-            f"sites is '{pattern}', which matches no module of this {architecture} model. "
+            f"sites is {_quoted(pattern)}, which matches no module of this {architecture} model. "
             f"Nearest names: {', '.join(_nearest(names, presets.get(pattern, pattern)))}. "
             f"Presets: {', '.join(presets)}."
         )
@@ -153,7 +153,7 @@ def _compiled(pattern: str, presets: Mapping[str, str]) -> Callable[[str], bool]
     except SchemaError as error:
         reason = str(error).strip().splitlines()[-1].rpartition("rror: ")[2]
         raise SiteError(
-            f"sites is '{pattern}', which is not a regular expression ({reason}). Use a preset "
+            f"sites is {_quoted(pattern)}, which is not a regular expression ({reason}). Use a preset "
             f"({', '.join(presets)}) or fix the expression."
         ) from error
     return checker.isinstance_python
@@ -168,3 +168,8 @@ def _nearest(names: Sequence[str], pattern: str, count: int = 5) -> list[str]:
     near = difflib.get_close_matches(pattern, families, count, cutoff=0.4)
     near += [by_last[n] for n in difflib.get_close_matches(last, list(by_last), count, cutoff=0.3)]
     return list(dict.fromkeys(near))[:count] or families[:count]
+
+
+def _quoted(pattern: str) -> str:
+    """The pattern as it was typed, but for what cannot be shown."""
+    return repr(pattern).replace("\\\\", "\\")
