@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from playwright.sync_api import Browser, Download, Locator, Page, expect
 
@@ -151,6 +152,30 @@ def test_the_gallery_is_not_changed(library: Page) -> None:
     library.locator("#library-delete").click()
     expect(library.locator(".toast-body.error")).to_be_visible()
     expect(listed(library).filter(has_text="Pixel art")).to_have_count(1)
+
+
+def test_a_control_vector_comes_in_is_switched_on_and_goes_out(
+    library: Page, tmp_path: Path
+) -> None:
+    shift = torch.linspace(-1, 1, 576)
+    smap = lc.SteeringMap({"model.layers.5": lc.Affine(torch.ones(576), shift)}, lc.MapInfo())
+    take_in(library, lc.to_gguf(smap, to=tmp_path / "Upwards.gguf"))
+    expect(library.locator(".rack-name span").first).to_have_text("Upwards")
+    tick(library, "Upwards")
+    expect(library.locator("#library-card")).to_contain_text("smollm2")
+    library.get_by_label("Export as").click()
+    library.get_by_role("option", name="llama.cpp").click()
+    library.locator("#library-export").click()
+    (download,) = download_of(library, "library-exported")
+    assert download.suggested_filename == "Upwards.gguf"
+    download.save_as(tmp_path / "again.gguf")
+    found = lc.import_map(tmp_path / "again.gguf").sites["model.layers.5"]
+    assert torch.equal(found.shift, shift)
+
+    library.get_by_label("Export as").click()
+    library.get_by_role("option", name="ComfyUI").click()
+    library.locator("#library-export").click()
+    expect(library.locator(".toast-body.error")).to_contain_text("smollm2")
 
 
 def test_the_snippet_runs_and_gives_the_picture_on_the_screen(page: Page, tmp_path: Path) -> None:

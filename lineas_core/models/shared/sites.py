@@ -153,8 +153,8 @@ def _compiled(pattern: str, presets: Mapping[str, str]) -> Callable[[str], bool]
     except SchemaError as error:
         reason = str(error).strip().splitlines()[-1].rpartition("rror: ")[2]
         raise SiteError(
-            f"sites is {_quoted(pattern)}, which is not a regular expression ({reason}). Use a preset "
-            f"({', '.join(presets)}) or fix the expression."
+            f"sites is {_quoted(pattern)}, which is not a regular expression ({reason}). Use a "
+            f"preset ({', '.join(presets)}) or fix the expression."
         ) from error
     return checker.isinstance_python
 

@@ -60,13 +60,13 @@ def told_by(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[str]]:
         return {}, [str(error)]
 
 
-def file_name(title: str, taken: Container[str] = ()) -> str:
+def file_name(title: str, taken: Container[str] = (), suffix: str = ".safetensors") -> str:
     """A file name for a map, made from its title; numbered if that name is taken."""
     letters = re.sub(r"[^\w-]+", "-", title).strip("-")
     stem = letters.encode()[:MAX_STEM].decode(errors="ignore") or "map"
-    name, number = f"{stem}.safetensors", 2
+    name, number = f"{stem}{suffix}", 2
     while name in taken:
-        name, number = f"{stem}-{number}.safetensors", number + 1
+        name, number = f"{stem}-{number}{suffix}", number + 1
     return name
 
 

@@ -15,6 +15,7 @@ from lineas_core.studio.tabs.library.callbacks import (
     LibraryCallbacks,
     TickedOutputs,
 )
+from lineas_core.studio.tabs.library.formats import FORMATS, OTHERS, OWN
 from lineas_core.studio.tabs.library.map_list import build_map_list
 from lineas_core.studio.tabs.library.sharing import ImportedOutputs, SharingCallbacks
 
@@ -67,19 +68,29 @@ def build_library_tab(
                 rename = gr.Button(
                     "Save title and tags", size="sm", elem_id="library-rename", min_width=150
                 )
-                export = gr.Button("Export", size="sm", elem_id="library-export", min_width=80)
                 delete = gr.Button(
                     "Delete", size="sm", variant="stop", elem_id="library-delete", min_width=80
                 )
+            with gr.Row(elem_id="library-exports"):
+                format = gr.Dropdown(
+                    list(FORMATS.items()), value=OWN, label="Export as", elem_id="library-format",
+                    min_width=180, scale=3,
+                )  # fmt: skip
+                export = gr.Button("Export", size="sm", elem_id="library-export", min_width=80)
             exported = gr.File(label="Map files", visible=False, elem_id="library-exported")
             with gr.Accordion("Import", open=False, elem_id="library-import"):
                 files = gr.File(
-                    label="Maps (.safetensors) or a bundle (.zip)",
+                    label="Maps (.safetensors), a bundle (.zip) or vectors (.gguf, .pt)",
                     file_count="multiple",
-                    file_types=[".safetensors", ".zip"],
+                    file_types=[".safetensors", ".zip", *OTHERS],
                     elem_id="library-files",
                     height=120,
                 )
+                choices = studio.model_choices("text")
+                model = gr.Dropdown(
+                    choices, value=choices[0][1], label="Vectors are for", allow_custom_value=True,
+                    info="The model that they were learned on", elem_id="library-model",
+                )  # fmt: skip
             with gr.Accordion("What is on the screen", open=False, elem_id="library-screen"):
                 with gr.Row():
                     code = gr.Button("Python", size="sm", elem_id="snippet-button", min_width=80)
@@ -138,8 +149,8 @@ def build_library_tab(
     maps.undo(library.undo, pressed, [maps, rack], js=one, **quiet).success(
         library.listed, *again, **quiet
     )
-    export.click(sharing.export, [key, chosen], exported, **quiet)
-    files.upload(sharing.take_in, [key, files], [*imported], **busy).success(
+    export.click(sharing.export, [key, chosen, format], exported, **busy)
+    files.upload(sharing.take_in, [key, files, model], [*imported], **busy).success(
         library.listed, *again, **quiet
     )
     code.click(sharing.code, [key, rack, *fields], [python, map_files], **quiet)

@@ -30,6 +30,7 @@ from lineas_core.studio.rack.rack import RackState, Slot, patch
 from lineas_core.studio.rack.screen import Screen, scene_of
 from lineas_core.studio.storage.map_extras import extras_of, file_name, told_by
 from lineas_core.studio.storage.store import MapRow
+from lineas_core.studio.tabs.library.formats import OTHERS, OWN, read_other, write_as
 from lineas_core.studio.tabs.library.map_list import first_of
 from lineas_core.system.words import counted
 
@@ -63,8 +64,8 @@ class SharingCallbacks:
         self._pictures, self._texts = answers.pictures, answers.texts
 
     @with_messages
-    def export(self, key: str, chosen: Sequence[str]) -> Any:
-        """Write the chosen maps to files."""
+    def export(self, key: str, chosen: Sequence[str], format: str = OWN) -> Any:
+        """Write the chosen maps to files, in a format of `FORMATS`."""
         owner = owner_of(key)
         first_of(chosen)
         self._studio.limits.admit(owner)
@@ -72,14 +73,21 @@ class SharingCallbacks:
         files: dict[str, Path] = {}
         for map_id in chosen:
             row = self._studio.library.row(map_id, owner)
-            name = file_name(row.title, files)
             smap = self._studio.library.map(map_id, owner)
-            files[name] = smap.save(folder / name, extras_of(row))
+            if format == OWN:
+                path = folder / file_name(row.title, files)
+                smap.save(path, extras_of(row))
+            else:
+                path = write_as(format, smap, row.title, folder, self._studio.model_cache, files)
+            files[path.name] = path
         return gr.update(value=[str(path) for path in files.values()], visible=True)
 
     @with_messages
-    def take_in(self, key: str, files: Sequence[str] | None) -> ImportedOutputs:
-        """Import map files and bundles; a bundle also sets the rack and fields to its scene."""
+    def take_in(self, key: str, files: Sequence[str] | None, model: str = "") -> ImportedOutputs:
+        """Import map files and bundles; a bundle also sets the rack and fields to its scene.
+
+        Other programs' files become maps of `model`.
+        """
         owner, scene = owner_of(key), None
         self._studio.limits.admit(owner)
         rows: list[MapRow] = []
@@ -94,6 +102,11 @@ class SharingCallbacks:
                 self._studio.model_cache.check(bundle.scene.model)
                 notes += bundle.notes
                 rows, scene = self._unpack(owner, bundle), bundle.scene
+            elif path.suffix.lower() in OTHERS:
+                self._studio.model_cache.check(model)
+                smap = read_other(path, model)
+                rows.append(self._studio.library.add_map(owner, smap))
+                notes += smap.info.config["notes"]
             else:
                 smap = SteeringMap.load(path)
                 told, refused = told_by(path)
