@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.parts import MARKS, Server, Visitor, go_to, on_rack, unfold
+from tests.browser.parts import MARKS, Server, Visitor, go_to, on_rack, unfold, wait_for
 from tests.helpers.zero_gpu import APP, Scheduler, names_of, token_of
 
 pytestmark = MARKS
@@ -31,7 +32,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, scheduler: Scheduler) -> It
     server = Server(folder, ("-c", APP), environment)
     server.start()
     yield server
-    server.stop()
+    # As Ctrl+C does: the processes that the package forked end with the app.
+    server.stop(signal.SIGINT)
     assert "Traceback" not in server.log()
 
 
@@ -65,8 +67,12 @@ def test_pictures_texts_grids_and_training_run_on_the_visitors_quota(
     page.locator("#train").click()
     expect(page.locator("#progress [data-status=done]")).to_be_visible()
     assert "On a lent GPU" in on_rack(page)
-    calls = scheduler.count()
-    assert calls["/schedule"] == calls["/release"] >= 5
+
+    def given_back() -> bool:
+        calls = scheduler.count()
+        return calls["/schedule"] == calls["/release"] >= 5
+
+    wait_for(given_back)
     assert set(names_of(scheduler.asked("token"))) == {"ann"}
 
 
