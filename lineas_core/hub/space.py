@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -29,6 +29,7 @@ ZERO_GPU = "spaces==0.51.3            # a GPU for the length of a call, on a Zer
 # torch without CUDA, which is 4 GB, for hardware without a GPU.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 CUDA = ("cuda-", "nvidia-", "triton")
+TORCH = re.compile(r"^(torch|torchvision)==([^ ]+)")
 # The newest PyTorch that ZeroGPU offers, as of September 2026, and the torchvision built with it:
 # https://github.com/huggingface/hub-docs/blob/main/docs/hub/spaces-zerogpu.md
 FOR_ZERO_GPU = {"torch": "2.13.0", "torchvision": "0.28.0"}
@@ -114,10 +115,9 @@ def for_cpu(lines: Iterable[str]) -> list[str]:
     >>> for_cpu(["nvidia-nccl-cu13==2.30.7 ; sys_platform == 'linux'", "torch==2.15.0"])
     ['--extra-index-url https://download.pytorch.org/whl/cpu', 'torch==2.15.0+cpu']
     """
-    kept = [line for line in lines if not line.startswith(CUDA)]
     return [
         f"--extra-index-url {CPU_INDEX}",
-        *(re.sub(r"^((?:torch|torchvision)==[^ ]+)", r"\1+cpu", line) for line in kept),
+        *_with_torch(lines, lambda name, version: f"{version}+cpu"),
     ]
 
 
@@ -127,12 +127,15 @@ def for_gpu(lines: Iterable[str]) -> list[str]:
     >>> for_gpu(["nvidia-nccl-cu13==2.30.7", "torch==2.15.0 ; python_version < '4'"])
     ["torch==2.13.0 ; python_version < '4'"]
     """
-    kept = [line for line in lines if not line.startswith(CUDA)]
+    return _with_torch(lines, lambda name, _: FOR_ZERO_GPU[name])
+
+
+def _with_torch(lines: Iterable[str], version: Callable[[str, str], str]) -> list[str]:
+    """The lines without CUDA's packages; torch and torchvision in `version(name, locked one)`."""
     return [
-        re.sub(
-            r"^(torch|torchvision)==[^ ]+", lambda pin: f"{pin[1]}=={FOR_ZERO_GPU[pin[1]]}", line
-        )
-        for line in kept
+        TORCH.sub(lambda pin: f"{pin[1]}=={version(pin[1], pin[2])}", line)
+        for line in lines
+        if not line.startswith(CUDA)
     ]
 
 

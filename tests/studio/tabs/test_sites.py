@@ -81,6 +81,18 @@ def test_a_job_trains_at_the_chosen_sites(studio: Studio, writer: str, method: s
     assert job.changes["sites"] == INPUT
 
 
+def test_the_default_in_the_field_is_no_change(
+    studio: Studio, small_models: dict[str, Path]
+) -> None:
+    model = str(small_models["gemma2"])
+    loaded = studio.model_cache.get(model)
+    assert isinstance(loaded, lc.LanguageModel)
+    job = finished(studio, train(studio, model, f" {loaded.default_sites} "), owner_of(ANN))
+    assert "sites" not in job.changes
+    smap = studio.library.map(job.map_id, owner_of(ANN))
+    assert set(smap.sites) == set(loaded.sites(loaded.default_sites))
+
+
 def test_the_first_choice_is_the_default_of_whichever_model_is_trained(
     studio: Studio, small_models: dict[str, Path]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import gradio as gr
@@ -173,19 +174,9 @@ def build_train_tab(
                 )
                 with gr.Row(elem_id="numbers") as numbers:
                     shipped = shipped_fields(studio.model_choices("image")[0][1])
-                    # Not gr.Number, which shows and sends 0 where it is empty.
-                    steps = gr.Textbox(
-                        label="Steps", placeholder=shipped.steps["placeholder"], max_lines=1,
-                        max_length=20, min_width=90, elem_id="steps",
-                    )  # fmt: skip
-                    rate = gr.Textbox(
-                        label="Learning rate", placeholder=shipped.rate["placeholder"],
-                        max_lines=1, max_length=20, min_width=90, elem_id="rate",
-                    )  # fmt: skip
-                    gamma = gr.Textbox(
-                        label="Sparsity", placeholder=shipped.gamma["placeholder"],
-                        max_lines=1, max_length=20, min_width=90, elem_id="gamma",
-                    )  # fmt: skip
+                    steps = _setting("Steps", "steps", shipped.steps)
+                    rate = _setting("Learning rate", "rate", shipped.rate)
+                    gamma = _setting("Sparsity", "gamma", shipped.gamma)
                 sites = gr.Dropdown(
                     [DEFAULT], value=DEFAULT[1], label="Sites", elem_id="sites",
                     allow_custom_value=True, info="A preset, or an expression for names of modules",
@@ -346,3 +337,11 @@ def build_train_tab(
     )
     film.click(training.film, [key, seen], reel, **quiet).success(None, None, None, js=TAKE_FILM)
     return TrainTab(JobOutputs(*shown), training, chosen)
+
+
+def _setting(label: str, elem_id: str, shown: Mapping[str, str]) -> gr.Textbox:
+    """The field of a number; not gr.Number, which shows and sends 0 where it is empty."""
+    return gr.Textbox(
+        label=label, placeholder=shown["placeholder"], max_lines=1, max_length=20, min_width=90,
+        elem_id=elem_id,
+    )  # fmt: skip

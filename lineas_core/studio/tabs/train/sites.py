@@ -31,7 +31,8 @@ class SiteCallbacks:
 
     def reset(self, model: str) -> tuple[Any, str]:
         """The field on the default of a model that was just chosen, and the line below it."""
-        return self._field(model, DEFAULT[1]), self.described(model, DEFAULT[1])
+        field = gr.update(choices=self._choices(model), value=DEFAULT[1])
+        return field, self.described(model, DEFAULT[1])
 
     def refresh(self, model: str, pattern: str | None) -> tuple[Any, str]:
         """The choices and the line as they are now; the model may have been loaded meanwhile.
@@ -60,9 +61,6 @@ class SiteCallbacks:
         named = ", ".join([*names, "…"] if len(found) > NAMED else names)
         count = counted(len(found), "site")
         return f'<p class="ls-hint" role="status">{count}: {named}</p>'
-
-    def _field(self, model: str, value: str) -> Any:
-        return gr.update(choices=self._choices(model), value=value)
 
     def _choices(self, model: str) -> list[tuple[str, str]]:
         return [DEFAULT, *((name, name) for name in self._sites.presets(model))]

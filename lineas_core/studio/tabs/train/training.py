@@ -97,7 +97,7 @@ class TrainingCallbacks:
                 if value is not None and value != getattr(shipped, name)
             }
         chosen = (sites or "").strip()
-        if chosen:
+        if chosen and chosen != self._sites.default(model):
             # Refused here if the model is in memory, else once the job has loaded it.
             self._sites.matched(model, chosen)
             changes["sites"] = chosen
