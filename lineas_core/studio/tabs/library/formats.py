@@ -18,9 +18,9 @@ from lineas_core.studio.storage.map_extras import file_name
 OWN = "lineas"
 # What the page shows -> the format.
 FORMATS = {
-    "LinEAS (.safetensors)": OWN,
-    "llama.cpp control vector (.gguf)": "gguf",
-    "ComfyUI, A1111: LoRA of norms": "comfyui",
+    "LinEAS": OWN,
+    "llama.cpp (.gguf)": "gguf",
+    "ComfyUI, A1111": "comfyui",
 }
 # Suffixes of other programs' files.
 OTHERS = (".gguf", ".pt", ".statedict")

@@ -80,7 +80,7 @@ def build_library_tab(
             exported = gr.File(label="Map files", visible=False, elem_id="library-exported")
             with gr.Accordion("Import", open=False, elem_id="library-import"):
                 files = gr.File(
-                    label="Maps (.safetensors), a bundle (.zip) or vectors (.gguf, .pt)",
+                    label="Maps, bundles, vectors",
                     file_count="multiple",
                     file_types=[".safetensors", ".zip", *OTHERS],
                     elem_id="library-files",
