@@ -39,6 +39,12 @@ settings.register_profile("full", max_examples=10_000, **SAME)
 settings.load_profile("quick")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give small models that a test builds the same random weights on every run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import lineas_core as lc
@@ -23,12 +24,17 @@ SITE = "model.layers.1.post_attention_layernorm"
 
 def run(code: str, folder: Path) -> str:
     """Run the code in its own process and return what it prints."""
+    environment = {
+        "PYTHONPATH": str(checkout()), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8",
+        # As many threads as here: a sum over others may round a pixel to its neighbour.
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,
         capture_output=True,
         encoding="utf-8",
-        env={"PYTHONPATH": str(checkout()), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"},
+        env=environment,
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
