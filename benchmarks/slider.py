@@ -120,7 +120,13 @@ def _opened(browser: Browser, server: Server) -> Page:
     page.locator("#image-prompts textarea").fill(PROMPT)
     page.locator("#show").click()
     page.wait_for_function("document.querySelectorAll('#pictures img').length === 1")
+    _make_slider_plain(page)
     return page
+
+
+def _make_slider_plain(page: Page) -> None:
+    """Let the slider's place be the strength, by which `WATCH` knows the picture."""
+    page.locator(".rack-even input").uncheck()
 
 
 def _first_picture(browser: Browser, server: Server) -> float:
@@ -132,6 +138,7 @@ def _first_picture(browser: Browser, server: Server) -> float:
     picture = page.locator("#pictures img").first
     before = picture.get_attribute("src")
     page.keyboard.press("Escape")
+    _make_slider_plain(page)
     strength = _drag(page, 0.3)
     page.wait_for_function(PAINTED, arg=strength)
     assert picture.get_attribute("src") != before
