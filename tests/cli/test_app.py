@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 import lineas_core as lc
+from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
 
 
@@ -28,6 +29,11 @@ def run(*arguments: str, home: Path | None = None) -> subprocess.CompletedProces
 @pytest.fixture
 def set_file(tmp_path: Path, prompts: lc.PromptSet) -> str:
     return str(prompts.save(tmp_path / "letters.json"))
+
+
+def test_the_page_opens_before_diffusers_is_imported() -> None:
+    code = "import sys, app; sys.exit('diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=checkout()).returncode == 0
 
 
 def test_train_inspect_generate_and_sweep(

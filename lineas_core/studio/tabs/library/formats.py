@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+import lineas_core as lc
 from lineas_core.errors import ConfigError
-from lineas_core.export.comfyui import to_comfyui
 from lineas_core.export.control_vector import to_gguf
 from lineas_core.export.import_map import import_map
 from lineas_core.maps.steering_map import SteeringMap
@@ -59,7 +59,8 @@ def write_as(
             f"The file depends on the weights of {model}, which is not in memory. Choose it in the "
             "tab Images, and export again."
         )
-    return to_comfyui(models.get(model), smap, to=folder / file_name(title, taken))
+    # Imported on first use: its import of diffusers would delay the start of the app.
+    return lc.to_comfyui(models.get(model), smap, to=folder / file_name(title, taken))
 
 
 def read_other(path: Path, model: str) -> SteeringMap:
