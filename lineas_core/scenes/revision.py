@@ -29,6 +29,8 @@ def model_revision(model: Model) -> str:
         places = [(str(model.pipeline.config.get("_name_or_path", "")), "model_index.json", "")]
     if entry and entry.unet_repo:
         places.append((entry.unet_repo, entry.unet_file, entry.unet_revision))
+    if entry and entry.lora_repo:
+        places.append((entry.lora_repo, entry.lora_file, ""))
     return "+".join(filter(None, (_revision(*place) for place in places)))
 
 

@@ -62,7 +62,7 @@ KINDS = {
     "sana-sprint-0.6b": "sana",
     "sana-sprint-1.6b": "sana",
     "z-image-turbo": "z-image",
-    "qwen-image": "qwen",
+    "qwen-image-lightning-4step": "qwen",
 }
 
 

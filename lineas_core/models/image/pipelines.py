@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from diffusers import (
     AutoencoderTiny,
     DiffusionPipeline,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -29,6 +31,7 @@ from torch import nn
 
 from lineas_core.errors import ModelError
 from lineas_core.models.image.kinds import DENOISERS
+from lineas_core.models.image.lora import merge_lora
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import GIB, check_complete, loading
 from lineas_core.system.files import sha256_of
@@ -52,6 +55,12 @@ CLASSES: dict[str, Any] = {cls.__name__: cls for cls in DENOISERS}
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {}),
     "euler": (EulerDiscreteScheduler, {"timestep_spacing": "trailing"}),
+    # As Qwen-Image-Lightning was distilled and is run by its authors:
+    # https://github.com/ModelTC/Qwen-Image-Lightning/blob/main/generate_with_diffusers.py
+    "flow-shift-3": (
+        FlowMatchEulerDiscreteScheduler,
+        {"base_shift": math.log(3), "max_shift": math.log(3), "shift_terminal": None},
+    ),
 }
 # Drop diffusers' warnings about a small decoder in place of a large one: it is used on purpose.
 for module in ("pipelines.pipeline_utils", "configuration_utils"):
@@ -103,6 +112,8 @@ def load_pipeline(
         pipeline = _read(id, source, config, dtype, parts)
         check_complete(id, _unloaded(pipeline))
         pipeline.set_progress_bar_config(disable=True)
+        if entry and entry.lora_file:
+            merge_lora(pipeline, entry.lora_repo, entry.lora_file)
         if entry and entry.scheduler:
             pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
         for part in ("unet", "vae"):

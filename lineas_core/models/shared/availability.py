@@ -25,6 +25,8 @@ def is_cached(entry: CatalogEntry) -> bool:
         files = [(entry.hub, "model.safetensors"), (entry.hub, "model.safetensors.index.json")]
     elif entry.unet_file:
         files = [(entry.unet_repo, entry.unet_file)]
+    elif entry.lora_file:
+        files = [(entry.lora_repo, entry.lora_file)]
     else:
         ending = f".{entry.variant}" if entry.variant else ""
         name = _INDEX.format(ending)

@@ -44,11 +44,13 @@ class CatalogEntry:
     guidance: float = 0.0
     tokens: int = 0
     variant: str = ""
-    scheduler: Literal["", "lcm", "euler"] = ""
+    scheduler: Literal["", "lcm", "euler", "flow-shift-3"] = ""
     prediction: Literal["", "sample"] = ""
     unet_repo: str = ""
     unet_file: str = ""
     unet_revision: str = ""
+    lora_repo: str = ""
+    lora_file: str = ""
     tiny_vae: str = ""
     memory_offloaded: float = 0.0
     download: float = 0.0

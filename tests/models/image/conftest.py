@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import lineas_core as lc
-from lineas_core.models.image.model import (
-    DiffusionModel,
-)
+from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.shared.catalog import CatalogEntry, catalog
 from tests.helpers.pipelines import (
     KINDS,
@@ -24,15 +23,12 @@ from tests.helpers.pipelines import (
     small_unet_xl,
 )
 
+RANK = 3
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return save_small_pipelines(tmp_path_factory.mktemp("pipelines"))
-
-
-def outside(name: str) -> CatalogEntry:
-    """An entry for a few-step model that the catalogue has not."""
-    return replace(catalog()["z-image-turbo"], id=name, steps=4)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +38,7 @@ def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
     checkpoints.mkdir()
     found: dict[str, CatalogEntry] = {}
     for number, (name, kind) in enumerate(KINDS.items(), start=1):
-        entry = catalog().get(name) or outside(name)
+        entry = catalog()[name]
         changes: dict[str, Any] = {"hub": str(small[kind]), "folder": "", "size": SIZES[kind]}
         changes |= {"memory": 0.1, "dtype": "float32", "tiny_vae": str(small["taesd"])}
         if kind != "xl":
@@ -55,8 +51,24 @@ def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
             half = {k: v.half() for k, v in small_unet_xl().state_dict().items()}
             binary = entry.unet_file.endswith(".bin")
             (torch.save if binary else save_file)(half, checkpoints / entry.unet_file)
+        if entry.lora_file:
+            changes["lora_repo"] = str(checkpoints)
+            save_lora(small[kind] / "transformer", checkpoints / entry.lora_file)
         found[name] = replace(entry, **changes)
     return found
+
+
+def save_lora(transformer: Path, file: Path) -> None:
+    """A low-rank update of every weight in its blocks, named as Qwen-Image-Lightning's are."""
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for name, weight in load_file(transformer / "diffusion_pytorch_model.safetensors").items():
+        if name.startswith("transformer_blocks") and weight.ndim == 2:
+            layer, (to, of) = name.removesuffix(".weight"), weight.shape
+            tensors[f"{layer}.lora_down.weight"] = torch.randn(RANK, of, generator=generator)
+            tensors[f"{layer}.lora_up.weight"] = torch.randn(to, RANK, generator=generator) / 20
+            tensors[f"{layer}.alpha"] = torch.tensor(1.0)
+    save_file(tensors, file)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import pickle
 import re
 import shutil
@@ -13,9 +14,12 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderTiny,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
     StableDiffusionXLPipeline,
 )
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import lineas_core as lc
 from lineas_core.models.image.model import (
@@ -98,6 +102,48 @@ def test_every_pickle_of_the_catalogue_is_pinned() -> None:
     pickled = [e for e in catalog().values() if e.unet_file.endswith(".bin")]
     assert pickled
     assert all(re.fullmatch("[0-9a-f]{40}", entry.unet_revision) for entry in pickled)
+
+
+def test_a_low_rank_update_is_merged_as_diffusers_applies_it(
+    load: Any, small: dict[str, Path], entries: dict[str, CatalogEntry]
+) -> None:
+    entry = entries["qwen-image-lightning-4step"]
+    model = load(entry.id)
+    pipeline = QwenImagePipeline.from_pretrained(small["qwen"])
+    kind = FlowMatchEulerDiscreteScheduler
+    # What the authors' generate_with_diffusers.py changes in the scheduler of Qwen-Image.
+    pipeline.scheduler = kind(
+        base_shift=math.log(3), max_shift=math.log(3), max_image_seq_len=8192,
+        shift_terminal=None, use_dynamic_shifting=True,
+    )  # fmt: skip
+    settings = {
+        "height": entry.size, "width": entry.size, "num_inference_steps": 4, "true_cfg_scale": 1.0,
+        "max_sequence_length": entry.tokens, "output_type": "latent",
+    }  # fmt: skip
+    latents = model.prepare(["abc"]).latents
+
+    def drawn(pipeline: Any) -> Tensor:
+        return pipeline("abc", latents=latents, **settings).images
+
+    untouched = drawn(pipeline)
+    pipeline.load_lora_weights(entry.lora_repo, weight_name=entry.lora_file)
+    torch.testing.assert_close(drawn(model.pipeline), drawn(pipeline), rtol=1e-4, atol=1e-4)
+    assert (untouched - drawn(pipeline)).abs().max() > 0.1
+
+
+def test_a_low_rank_update_of_another_network_is_refused(
+    tmp_path: Path, small: dict[str, Path], entries: dict[str, CatalogEntry]
+) -> None:
+    entry = entries["qwen-image-lightning-4step"]
+    tensors = load_file(Path(entry.lora_repo) / entry.lora_file)
+    wide = tensors["transformer_blocks.1.attn.to_q.lora_down.weight"]
+    tensors["transformer_blocks.1.attn.to_q.lora_down.weight"] = torch.cat([wide, wide], dim=1)
+    save_file(tensors, tmp_path / entry.lora_file)
+    wrong = replace(entry, lora_repo=str(tmp_path))
+    with pytest.raises(lc.ModelError, match=r"4steps.* does not fit .*blocks\.1\.attn\.to_q"):
+        DiffusionModel.from_pretrained(
+            wrong.hub, id=wrong.id, device=torch.device("cpu"), dtype=torch.float32, entry=wrong
+        )
 
 
 def test_the_small_decoder_is_taken_where_it_is_asked_for(load: Any, tiny: Any) -> None:

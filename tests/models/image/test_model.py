@@ -52,7 +52,7 @@ TRANSFORMERS = [
     "flux.2-klein-4b",
     "sana-sprint-0.6b",
     "z-image-turbo",
-    "qwen-image",
+    "qwen-image-lightning-4step",
 ]
 # What a pipeline's call has to be told besides the catalogue's settings.
 OWN_CALL: dict[str, dict[str, Any]] = {
@@ -162,7 +162,7 @@ PARTS = r"(unet|transformer|text_encoder)(.*\.0)?\..*norm\d?"
         # Their text encoders have many layers, or read a long instruction before each prompt.
         *(pytest.param(n, PARTS, marks=pytest.mark.thorough) for n in TRANSFORMERS[1:-1]),
         # Its text encoder has a tower for images, which prompts do not reach.
-        pytest.param("qwen-image", "text_norm", marks=pytest.mark.thorough),
+        pytest.param("qwen-image-lightning-4step", "text_norm", marks=pytest.mark.thorough),
     ],
 )
 def test_a_map_trains_on_sites_of_any_part(
@@ -171,7 +171,7 @@ def test_a_map_trains_on_sites_of_any_part(
     model = load(name)
     prompts = replace(prompts, modality="image")
     # On Qwen-Image's first norm, AdamW overshoots at first.
-    steps = 10 if name == "qwen-image" else 6
+    steps = 10 if name == "qwen-image-lightning-4step" else 6
     config = lc.TrainConfig.for_model(
         model, steps=steps, rate=0.005, batch_size=8, gamma=0, sites=pattern
     )

@@ -68,10 +68,10 @@ def test_a_site_among_heads_is_pooled_and_steered_on_the_coordinates_of_a_head(
         ("sana-sprint-0.6b", "transformer.caption_norm"),
         ("sana-sprint-0.6b", "transformer.transformer_blocks.0.attn2.norm_k"),
         ("sana-sprint-0.6b", "transformer.transformer_blocks.0.norm1"),
-        ("qwen-image", "transformer.txt_norm"),
-        ("qwen-image", "transformer.transformer_blocks.1.txt_norm2"),
-        ("qwen-image", "transformer.transformer_blocks.1.attn.norm_added_q"),
-        ("qwen-image", "transformer.transformer_blocks.1.attn.norm_k"),
+        ("qwen-image-lightning-4step", "transformer.txt_norm"),
+        ("qwen-image-lightning-4step", "transformer.transformer_blocks.1.txt_norm2"),
+        ("qwen-image-lightning-4step", "transformer.transformer_blocks.1.attn.norm_added_q"),
+        ("qwen-image-lightning-4step", "transformer.transformer_blocks.1.attn.norm_k"),
     ],
 )
 def test_padding_of_prompts_is_not_pooled(name: str, site: str, load: Any) -> None:
@@ -121,7 +121,7 @@ def test_a_prompt_as_long_as_the_image_is_refused_beside_a_shorter_one(load: Any
 
 
 def test_a_prompt_as_long_as_the_image_is_padded_by_one_token(load: Any) -> None:
-    model = load("qwen-image")
+    model = load("qwen-image-lightning-4step")
     lengths = {n: model.prepare(["a" * n]).conditioning.mask for n in range(1, 20)}
     assert all(int(mask.sum()) == n - 1 + int(lengths[1].sum()) for n, mask in lengths.items())
     model._denoiser.size = 4 * 2 * 11
@@ -133,7 +133,7 @@ def test_a_prompt_as_long_as_the_image_is_padded_by_one_token(load: Any) -> None
 
 
 def test_one_step_is_refused_where_the_last_noise_level_is_given(load: Any) -> None:
-    model = load("qwen-image")
+    model = load("qwen-image-lightning-4step")
     model.pipeline.scheduler.register_to_config(shift_terminal=0.02)
     with pytest.raises(lc.ConfigError, match="steps is 1.* 0.02"):
         model.generate(["a"], steps=1)

@@ -1,0 +1,40 @@
+"""Merge a low-rank update (LoRA), such as one that makes a model a few-step model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lineas_core.errors import ModelError
+
+DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+
+
+def merge_lora(pipeline: Any, repo: str, file: str) -> None:
+    """Add a low-rank update to the weights of the pipeline's transformer.
+
+    Each weight W becomes W + BA, summed in float32 and rounded once to the dtype of W. A merged
+    layer takes the time and has the name that it had before.
+
+    Args:
+        pipeline: of diffusers, with a transformer.
+        repo: a folder, or a repository on the hub.
+        file: a .safetensors file in `repo`, in any format that diffusers reads.
+
+    Raises:
+        ModelError: the update is for another network.
+    """
+    factors = pipeline.lora_state_dict(repo, weight_name=file, use_safetensors=True)
+    weights = dict(pipeline.transformer.named_parameters())
+    for name in (name for name in factors if name.endswith(DOWN)):
+        layer = name.removesuffix(DOWN)
+        weight = weights.get(f"{layer.removeprefix('transformer.')}.weight")
+        down, up = factors[name].float(), factors[layer + UP].float()
+        if weight is None or weight.shape != (len(up), down.shape[1]):
+            raise ModelError(
+                f"{file} of {repo} does not fit {type(pipeline.transformer).__name__}: {layer} is "
+                "missing there, or of another shape. Use it with the model it was distilled from."
+            )
+        with torch.no_grad():
+            weight.copy_(weight.float() + up @ down)
