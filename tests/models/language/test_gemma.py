@@ -40,8 +40,9 @@ def test_it_is_the_whole_model_and_writes_english(gemma: lc.LanguageModel) -> No
     # A norm after attention and one after the MLP in each layer.
     assert len(gemma.sites("post_layernorm")) == 36
     assert gemma.tokenizer("a").input_ids[0] == gemma.tokenizer.bos_token_id
-    text = gemma.generate(["The capital of France is"], temperature=0, max_new_tokens=5)[0]
-    assert "Paris" in text
+    known = {"The Eiffel Tower is in the city of": " Paris", "Monday, Tuesday,": " Wednesday"}
+    texts = gemma.generate(list(known), temperature=0, max_new_tokens=3)
+    assert all(text.startswith(end) for text, end in zip(texts, known.values(), strict=True)), texts
 
 
 def test_it_learns_football_with_the_catalogues_settings(gemma: lc.LanguageModel) -> None:
