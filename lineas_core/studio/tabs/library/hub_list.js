@@ -22,9 +22,10 @@ function line(row) {
 
 function draw() {
   if (!local.rows) return;
-  root.replaceChildren(
-    make("p", { class: "ls-hint", role: "status" }, local.words),
-    make("ul", { "aria-label": "Maps on the Hub" }, ...local.rows.map(line)));
+  root.replaceChildren(make("p", { class: "ls-hint", role: "status" }, local.words));
+  if (local.rows.length) {
+    root.append(make("ul", { "aria-label": "Maps on the Hub" }, ...local.rows.map(line)));
+  }
 }
 
 function receive() {
