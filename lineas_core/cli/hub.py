@@ -1,4 +1,4 @@
-"""`lineas push | install | deploy`: maps and the Studio on the Hugging Face Hub."""
+"""`lineas push | install | search | deploy`: maps and the Studio on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lineas_core.cli.terminal import show
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to `app`."""
-    for command in (push, install, deploy):
+    for command in (push, install, search, deploy):
         app.command()(command)
 
 
@@ -23,15 +23,26 @@ def push(
     repo: Repository,
     public: Annotated[bool, typer.Option("--public", help="Let everyone see it.")] = False,
     title: Annotated[str, typer.Option(help="Title of the card.")] = "",
-    license: Annotated[str, typer.Option(help="Licence of the map, such as apache-2.0.")] = "",
+    license: Annotated[
+        str, typer.Option(help="Licence of the map or its prompts, such as apache-2.0.")
+    ] = "",
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Data set on the Hub that the prompts come from.")
+    ] = None,
+    revision: Annotated[str, typer.Option(help="Branch; main by default.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Upload a map and its card with your own login (`hf auth login`)."""
-    from huggingface_hub import get_token
+    from lineas_core.maps.steering_map import SteeringMap
 
-    from lineas_core.hub.maps import push_map
-
-    url = push_map(file, repo, token=get_token(), private=not public, title=title, license=license)
+    url = SteeringMap.load(file).push_to_hub(
+        repo,
+        private=not public,
+        revision=revision or None,
+        title=title,
+        license=license,
+        datasets=dataset or (),
+    )
     show({"url": url}, as_json)
 
 
@@ -46,19 +57,27 @@ def install(
     """Download a map and verify it against its card."""
     from dataclasses import asdict
 
-    from huggingface_hub import get_token
+    from lineas_core.maps.steering_map import SteeringMap
 
-    from lineas_core.hub.maps import install_map
-
-    smap, origin = install_map(
-        repo,
-        revision=revision or None,
-        filename=file or None,
-        token=get_token(),
-        expected_digest=digest or None,
+    smap = SteeringMap.from_pretrained(
+        repo, revision=revision or None, filename=file or None, digest=digest or None
     )
     smap.save(output)
-    show({"map": str(output), **asdict(origin), "digest": smap.digest()}, as_json)
+    show({"map": str(output), **asdict(smap.origin), "digest": smap.digest()}, as_json)
+
+
+def search(
+    model: Annotated[
+        str, typer.Argument(help="Short name or hub id of a model; all by default.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List maps on the Hub for a model, most downloaded first."""
+    from dataclasses import asdict
+
+    from lineas_core.hub.search import find_maps
+
+    show([asdict(found) for found in find_maps(model)], as_json)
 
 
 def deploy(

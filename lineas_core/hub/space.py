@@ -16,7 +16,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 
 from lineas_core.errors import ConfigError
-from lineas_core.hub.maps import HubError, check_repository, hub_errors
+from lineas_core.hub.errors import HubError, check_repository, hub_errors
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.system.paths import SHIPPED, packaged, shipped
 

@@ -6,7 +6,7 @@
 where z has shape (batch, ..., d), w and b have shape (d,), and the product is per coordinate.
 Such maps are closed under interpolation, inversion and composition, so any number of them,
 each at its own strength, costs no more than one. This module does not touch models or hooks;
-`file_format.py` reads and writes the file.
+`file_format.py` reads and writes the file, `on_hub.py` pushes and pulls it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lineas_core.errors import MapError
+from lineas_core.hub.origin import Origin
+from lineas_core.maps import on_hub
 from lineas_core.maps.file_format import FORMAT_VERSION, digest_of, read_map_file, write_map_file
 
 INVERTIBLE_ABOVE = 1e-4
@@ -86,7 +88,8 @@ class SteeringMap:
 
     Args:
         sites: module name -> `Affine`, in the order in which the model runs them.
-        info: the map's origin.
+        info: how the map was made.
+        origin: where on the Hub the map was downloaded from. It is not written to the file.
 
     Raises:
         MapError: a scale and its shift differ in shape, or hold values that are not finite.
@@ -99,6 +102,7 @@ class SteeringMap:
 
     sites: Mapping[str, Affine]
     info: MapInfo = MapInfo()
+    origin: Origin = field(default_factory=Origin)
 
     def __post_init__(self) -> None:
         if not self.sites:
@@ -227,6 +231,9 @@ class SteeringMap:
         known = {key: header[key] for key in MapInfo.__dataclass_fields__ if key in header}
         known["calibration"] = tuple((a, b) for a, b in known.get("calibration", ()))
         return cls(sites, MapInfo(**known))
+
+    push_to_hub = on_hub.push_to_hub
+    from_pretrained = classmethod(on_hub.from_pretrained)
 
 
 Steering = Sequence[tuple[SteeringMap, Strength]]

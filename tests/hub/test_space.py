@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import lineas_core as lc
 from lineas_core.cli.app import app
-from lineas_core.hub.maps import HubError
+from lineas_core.hub.errors import HubError
 from lineas_core.hub.space import CPU_INDEX, CUDA, FOR_ZERO_GPU, prepare_space, upload_space
 from lineas_core.system.paths import checkout, packaged
 from tests.helpers.hub import CLIENT_WARNING, TOKEN, SmallHub

@@ -18,6 +18,7 @@ from lineas_core.studio.access.limits import MIB, LimitError, Limits, size_of
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import new_key, owner_of
 from lineas_core.studio.app import Studio
+from lineas_core.studio.tabs.library.hub import HubCallbacks
 from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.studio.web.api import Api
 from tests.helpers.models import random_map
@@ -135,7 +136,7 @@ def test_every_door_counts(small: Studio, writer: str, prompts: lc.PromptSet) ->
     with pytest.raises(gr.Error, match="2 answers within a minute"):
         api.train(ANN, writer, "", prompts.source[:5], prompts.target[:5])
     with pytest.raises(gr.Error, match="2 answers within a minute"):
-        SharingCallbacks(small, answers_of(small)).install(ANN, "someone/map", "")
+        HubCallbacks(small, answers_of(small)).install(ANN, "someone/map", "")
     assert api.complete(BOB, "ab", [], [], writer, 0, 1) is not None
 
 

@@ -24,6 +24,7 @@ from lineas_core.studio.rack.screen import Screen
 from lineas_core.studio.storage.map_files import MapFiles
 from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
 from lineas_core.studio.tabs.library.callbacks import LibraryCallbacks
+from lineas_core.studio.tabs.library.hub import HubCallbacks
 from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
@@ -265,7 +266,7 @@ def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[s
         lambda: work.add(BOB, [inks[0]], rack()),
         lambda: sharing.export(BOB, [inks[0]]),
         lambda: work.describe(BOB, [inks[0]]),
-        lambda: sharing.push(BOB, [inks[0]], "a/b", "token"),
+        lambda: HubCallbacks(studio, answers).push(BOB, [inks[0]], "a/b", "token"),
     ):
         with pytest.raises(gr.Error, match="no map"):
             attempt()

@@ -1,4 +1,4 @@
-"""Import and export in the library tab: map files, bundles, snippets, links, the Hub."""
+"""Import and export in the library tab: map files, bundles, snippets, links."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from lineas_core.errors import ConfigError, MapError
-from lineas_core.hub.maps import install_map, push_map
+from lineas_core.errors import MapError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.scenes.bundle import Bundle, read_bundle, write_bundle
@@ -161,44 +160,6 @@ class SharingCallbacks:
         shown, _, _ = self._screen(owner, screen)
         return f"?scene={shown.named(self._studio.library.maps(owner)).to_link()}"
 
-    @with_messages
-    def push(
-        self,
-        key: str,
-        chosen: Sequence[str],
-        repo: str,
-        token: str,
-        login: gr.OAuthToken | None = None,
-    ) -> str:
-        """Upload the first chosen map with the visitor's own token or login."""
-        owner, map_id = owner_of(key), first_of(chosen)
-        self._studio.limits.admit(owner)
-        token = _token(token, login)
-        row = self._studio.library.row(map_id, owner)
-        url = push_map(
-            self._studio.library.file(map_id, owner), repo.strip(), token=token, private=True,
-            title=row.title,
-            card=f"{row.title}: steers {row.model} towards {row.concept or 'its target prompts'}.",
-        )  # fmt: skip
-        return f'<p class="ls-hint" role="status">Pushed: <a href="{escape(url)}">{escape(url)}</a>'
-
-    @with_messages
-    def install(
-        self, key: str, repo: str, token: str, login: gr.OAuthToken | None = None
-    ) -> tuple[str, Any]:
-        """Install a map from the Hub."""
-        owner = owner_of(key)
-        self._studio.limits.admit(owner)
-        self._studio.limits.check_room(owner)
-        own = token.strip() or (login.token if login else None)
-        smap, origin = install_map(repo.strip(), token=own)
-        row = self._studio.library.add_map(owner, smap, tags=(origin.repo,))
-        words = f"Installed {row.title} from {origin.repo} at {origin.revision[:12]}."
-        return (
-            f'<p class="ls-hint" role="status">{escape(words)}</p>',
-            patch(rows=self._studio.library.maps(owner), add=[row.id]),
-        )
-
     def _unpack(self, owner: str, bundle: Bundle) -> list[MapRow]:
         """Add the bundle's maps to the library, unless already there; their rows in scene order."""
         known = {row.digest: row for row in self._studio.library.maps(owner)}
@@ -274,14 +235,3 @@ class SharingCallbacks:
         mix = self._studio.mix(owner, shown.rack, shown.model)
         image = shown.rack.modality == "image"
         return shown, mix, lines_of(shown.image_prompts) if image else [shown.text_prompt]
-
-
-def _token(token: str, login: gr.OAuthToken | None) -> str:
-    if token.strip():
-        return token.strip()
-    if login is None:
-        raise ConfigError(
-            "There is no Hugging Face token; log in, or paste one with write access, which is "
-            "used for this upload only and not kept."
-        )
-    return str(login.token)
