@@ -82,7 +82,8 @@ def map_card(
             f"| steers towards | {_line(info.concept or 'not stated')} |",
             f"| prompts | {_line(info.name)}, hash {_line(info.prompt_hash or 'not known')} |",
             f"| support | {smap.support():.1%} of the neurons at "
-            f"{counted(len(smap.sites), 'site')} |",
+            f"{counted(len(smap.sites), 'site')}"
+            f"{', within bounds' if smap.bounds else ''} |",
             f"| licence | {_line(license or 'not stated')} |",
             f"| SHA-256 | {sha256} |",
             "",
