@@ -68,9 +68,9 @@ def steer(model: HasModule | HasComponents | nn.Module, maps: Steering) -> Itera
     computed in float32 and returned in the dtype of z. On a GPU, at a norm with one strength for
     all samples, the map is part of the norm's weights instead, which costs nothing and rounds them
     to their dtype, as `fold` does. Where a map has bounds, activations outside them stay as they
-    are (`InBounds`). Blocks nest: the inner block's maps are applied after those of
-    the outer block. Threads started inside the block are not steered unless they run in a copy of
-    its context (`contextvars.copy_context().run`).
+    are (`InBounds`). Blocks nest: the inner block's maps are applied after those of the outer
+    block. Threads started inside the block are not steered unless they run in a copy of its
+    context (`contextvars.copy_context().run`).
 
     On a pipeline a site `unet.conv_in` is `conv_in` of its component `unet`. It is also found on
     `pipeline.unet` itself, and `model.norm` on the `model` of a language model: if all sites are
@@ -282,9 +282,9 @@ class InBounds:
                 steered = apply(steered)
                 continue
             seen = steered.mean((2, 3), keepdim=True) if image else steered
-            shape = (-1, 1, 1) if image else (-1,)
+            moved, shape = apply(seen), (-1, 1, 1) if image else (-1,)
             lower, upper = (side.to(z.device).view(shape) for side in bounds)
-            moved = torch.where((lower < seen) & (seen < upper), apply(seen), seen)
+            moved = torch.where((lower < seen) & (seen < upper), moved, seen)
             steered = steered + (moved - seen) if image else moved
         return steered.to(z.dtype)
 

@@ -132,7 +132,8 @@ def _bounds(
     if [len(side) for side in sides] != [int(moved.sum())] * 2:
         raise MapError(
             f"{name}: quantiles_src holds {[len(side) for side in sides]} values; it must hold a "
-            f"lower and an upper one for each of the {int(moved.sum())} neurons that move."
+            f"lower and an upper one for each of the {int(moved.sum())} neurons that move. "
+            "Learn the intervention again."
         )
     lower, upper = (torch.zeros(len(moved)).masked_scatter(moved, side) for side in sides)
     return Bounds(lower, upper)

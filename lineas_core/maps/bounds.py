@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.errors import MapError
+from lineas_core.system.words import counted
 
 EVERYWHERE = "learn the map again with bounds='none', with which it acts everywhere"
 
@@ -53,7 +54,7 @@ def check_bounds(site: str, bounds: Bounds, width: int) -> None:
 def refuse_bounds(sites: Iterable[str], what: str, remedy: str) -> None:
     """Raise `MapError` if there are sites with bounds: the map cannot be `what` there."""
     if names := list(sites):
-        others = f" and {len(names) - 1} others" if names[1:] else ""
+        others = f" and {counted(len(names) - 1, 'other site')}" if names[1:] else ""
         raise MapError(
             f"The map cannot be {what}: it acts only within bounds at {names[0]}{others}. {remedy}"
         )

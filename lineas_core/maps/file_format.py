@@ -3,9 +3,9 @@
 Each site has two float32 vectors, `<site>.scale` and `<site>.shift`; those that the header lists as
 bounded have `<site>.lower` and `<site>.upper` beside them. One metadata key holds a JSON object
 with the format version, the sites in order with their widths, the map's provenance, and a checksum
-over all of these. A second, optional key holds a JSON object with what a library stores
-about the map (title, tags, prompts). It is not covered by the checksum, and readers that do not
-know the key ignore it.
+over all of these. A second, optional key holds a JSON object with what a library stores about the
+map (title, tags, prompts). It is not covered by the checksum, and readers that do not know the key
+ignore it.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class SteeringMap:
     Args:
         sites: module name -> `Affine`, in the order in which the model runs them.
         info: the map's origin.
-        bounds: of the sites that the map does not act everywhere at.
+        bounds: site -> where the map acts; it acts everywhere at sites that have none.
 
     Raises:
         MapError: a scale and its shift differ in shape, or hold values that are not finite; or

@@ -25,7 +25,7 @@ from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
 
-# Up to the paper's own. With all sites steered, those at the lower end come closest.
+# From a weak shift up to the paper's own.
 ALPHAS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 15.0)
 FOLDS = 5
 

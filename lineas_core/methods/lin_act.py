@@ -3,10 +3,10 @@
 Each site's map is the least-squares affine map between the sorted pooled activations (their
 Eq. 5).
 
-It moves an activation only within the range of the pooled source activations (their Section 3.1,
-ml-act's `quantiles_src: q_0_100`), unless `bounds` says otherwise. With `trim`, the fit leaves out
-the quantile levels below `trim` and above `1 - trim`, so that a few outliers do not dominate the
-scale.
+It moves an activation only within the range of the pooled source activations (`quantiles_src:
+q_0_100` in ml-act, `act/configs/intervention_params/linear_ot.yaml`), unless `bounds` says
+otherwise. With `trim`, the fit leaves out the quantile levels below `trim` and above `1 - trim`, so
+that a few outliers do not dominate the scale.
 """
 
 from __future__ import annotations

@@ -127,6 +127,15 @@ def test_maps_without_bounds_are_composed_as_ever() -> None:
     assert torch.equal(both.shift, first.shift + second.gain * first.shift + second.shift)
 
 
+def test_a_map_of_another_width_is_named() -> None:
+    model = nn.Sequential(nn.Identity())
+    with (
+        lc.steer(model, [(bounded(0), 1.0)]),
+        pytest.raises(lc.SiteError, match="'0' has width 5 on this model and 6 in the map"),
+    ):
+        model(torch.randn(2, 5))
+
+
 def test_a_strength_keeps_the_bounds() -> None:
     smap, z, model = bounded(0), torch.randn(5, 6), nn.Sequential(nn.Identity())
     with lc.steer(model, [(smap.at(0.4), 1.0)]):
@@ -136,7 +145,7 @@ def test_a_strength_keeps_the_bounds() -> None:
 
 def test_what_only_affine_maps_have_is_refused_by_name() -> None:
     smap, plain = bounded(0, {"a": 3, "b": 3}), random_map({"b": 3, "c": 3}, 1)
-    with pytest.raises(lc.MapError, match=r"inverted: .* a and 1 others\..*bounds='none'"):
+    with pytest.raises(lc.MapError, match=r"inverted: .* a and 1 other site\..*bounds='none'"):
         smap.inverse()
     for maps in ([smap, plain], [plain, smap], [smap, smap]):
         with pytest.raises(lc.MapError, match=r"at [ab].*steer=\[.*bounds='none'"):

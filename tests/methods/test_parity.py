@@ -195,7 +195,7 @@ def test_neurons_that_do_not_vary_stay_as_they_are(
     assert isinstance(model, lc.LanguageModel)
     site = model.sites(model.default_sites)[0]
     with torch.no_grad():
-        model.module.get_submodule(site).weight[3] = 0
+        model.module.get_parameter(f"{site}.weight")[3] = 0
     source, target = (
         np.stack([z.mean(0) for z in outputs(model, site, side)])
         for side in (prompts.source, prompts.target)
@@ -222,13 +222,14 @@ def test_iti_c_searches_how_far_to_move(tiny: lc.LanguageModel, prompts: lc.Prom
     found = lc.fit("iti-c", tiny, prompts, CONFIG)
     inputs, target = tiny.prepare(prompts.source), tiny.prepare(prompts.target)
     wanted = pooled_activations(tiny, target, list(found.sites))
-    left = {}
+    left: dict[float, float] = {}
     for alpha in ALPHAS:
         smap = lc.fit("iti-c", tiny, prompts, replace(CONFIG, alpha=alpha))
         with lc.steer(tiny, [(smap, 1.0)]):
             moved = pooled_activations(tiny, inputs, list(found.sites))
         left[alpha] = sum(
-            ((moved[s].sort(0).values - wanted[s].sort(0).values) ** 2).mean() for s in wanted
+            float((moved[s].sort(0).values - wanted[s].sort(0).values).square().mean())
+            for s in wanted
         )
     assert found.info.config["alpha"] == min(left, key=left.__getitem__)
     best = lc.fit("iti-c", tiny, prompts, replace(CONFIG, alpha=found.info.config["alpha"]))
