@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from lineas_core.export.import_map import import_map
     from lineas_core.export.peft import to_peft
     from lineas_core.export.steering_vectors import to_steering_vector
+    from lineas_core.maps.bounds import Bounds
     from lineas_core.maps.steering_map import Affine, MapInfo, SteeringMap, compose
     from lineas_core.methods.early_stop import Stopped, train_until, warm_start
     from lineas_core.methods.fit import fit
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Affine",
+    "Bounds",
     "ClipScorer",
     "ConfigError",
     "DiffusionModel",
@@ -114,6 +116,7 @@ __all__ = [
 # `--help` printed, without torch.
 _HOMES = {
     "Affine": "maps.steering_map",
+    "Bounds": "maps.bounds",
     "ClipScorer": "metrics.clip",
     "ConfigError": "errors",
     "DiffusionModel": "models.image.model",

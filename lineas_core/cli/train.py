@@ -42,7 +42,7 @@ def train(
     for issue in prompt_set.issues() if ranks.first else ():
         console.print(str(issue), style="yellow", highlight=False)
     loaded = load(model, device)
-    config = lc.TrainConfig.for_model(loaded, **train_settings(setting or []))
+    config = lc.TrainConfig.for_model(loaded, method, **train_settings(setting or []))
     if method != "lineas":
         if ranks.count > 1:
             raise ConfigError(f"method is {method!r}, which runs in one process; launch only one.")

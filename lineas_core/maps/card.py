@@ -109,7 +109,8 @@ def write_card(
         f"| method | {one_line(info.method)} |",
         f"| steers towards | {one_line(info.concept or 'not stated')} |",
         f"| prompts | {one_line(info.name)}, hash {one_line(info.prompt_hash or 'not known')} |",
-        f"| support | {smap.support():.1%} of the neurons at {counted(len(smap.sites), 'site')} |",
+        f"| support | {smap.support():.1%} of the neurons at {counted(len(smap.sites), 'site')}"
+        f"{', within bounds' if smap.bounds else ''} |",
         f"| licence | {one_line(licence)} |",
         f"| SHA-256 | {sha256} |",
         "",

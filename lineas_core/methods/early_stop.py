@@ -13,6 +13,7 @@ from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
+from lineas_core.methods.shared import closest_strength
 from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
@@ -113,10 +114,6 @@ def warm_start(model: Steerable, prompts: Samples, config: TrainConfig) -> Steer
     all of them at full strength overshoot. Returns the map at the strength of `WARM_STRENGTHS` that
     brings the training prompts closest to the target; 0, the identity, is among them.
     """
-    smap = fit("lin-act", model, prompts, replace(config, order="parallel"))
-    training, _ = prompts.split(config.holdout, config.seed)
-    distance = TargetDistance(
-        model, training, list(smap.sites), pooling=config.pooling, batch_size=config.batch_size
-    )
-    left = dict(zip(WARM_STRENGTHS, distance.left(smap, WARM_STRENGTHS), strict=True))
-    return smap.at(min(left, key=left.__getitem__))
+    # Training goes on from an affine map.
+    smap = fit("lin-act", model, prompts, replace(config, order="parallel", bounds="none"))
+    return smap.at(closest_strength(model, prompts, smap, WARM_STRENGTHS, config))

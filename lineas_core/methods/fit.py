@@ -40,9 +40,9 @@ def fit(
         method: a key of `TITLES`.
         model: its weights are not changed.
         prompts: the source and target.
-        config: the settings; the model's shipped ones by default.
+        config: the settings; `TrainConfig.for_model(model, method)` by default.
 
     Raises:
         ConfigError: the method does not exist.
     """
-    return find_method(method)(model, prompts, config or TrainConfig.for_model(model))
+    return find_method(method)(model, prompts, config or TrainConfig.for_model(model, method))

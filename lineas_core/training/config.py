@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,13 @@ from lineas_core.steerable import Pooling, Steerable
 
 # The paper's rate for language models.
 PAPER_RATE = 0.1
+# Method -> its authors' settings, where a model ships others, which are for LinEAS. ml-act's are in
+# `act/configs/intervention_params/*_ot.yaml`.
+AUTHORS: Mapping[str, Mapping[str, Any]] = {
+    "lin-act": {"pooling": "mean"},
+    "mean-act": {"pooling": "mean"},
+    "gaussian-act": {"pooling": "mean"},
+}
 
 
 @dataclass(frozen=True)
@@ -35,9 +43,17 @@ class TrainConfig:
         holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
         seed: for drawing minibatches and the held-out prompts.
         order: for lin-act, mean-act and gaussian-act: "sequential" fits each site with the sites
-            before it already steered, "parallel" fits all on the untouched model.
+            before it already steered, for source and target, "sequential-source" with those of the
+            source alone steered, "parallel" on the untouched model.
+        bounds: for the same: which activations a map moves. "range" are those within the range of
+            the pooled source at their site, neuron by neuron, "none" are all, and "authors" is
+            range for lin-act and none for the other two.
+        min_spread: for mean-act and gaussian-act: neurons whose standard deviation is not above it,
+            on either side, stay as they are; >= 0, and 0 moves all.
         trim: for lin-act: share of the samples at either end that the fit leaves out; below 0.5.
         top_sites: for iti-c: number of sites to steer, best probe first; 0 steers all.
+        alpha: for iti-c: length of the shift, in standard deviations along it; >= 0, and 0 searches
+            for the one that brings the source closest to the target.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -55,9 +71,12 @@ class TrainConfig:
     pooling: Pooling = "mean"
     holdout: float = 0.2
     seed: int = 0
-    order: Literal["sequential", "parallel"] = "sequential"
+    order: Literal["sequential", "sequential-source", "parallel"] = "sequential"
+    bounds: Literal["authors", "range", "none"] = "authors"
+    min_spread: float = 1e-4
     trim: float = 0.0
     top_sites: int = 0
+    alpha: float = 0.0
 
     def __post_init__(self) -> None:
         checks = {
@@ -74,22 +93,30 @@ class TrainConfig:
             "prox_step": (self.prox_step in ("rate", "paper"), "rate or paper"),
             "pooling": (self.pooling in get_args(Pooling), "mean, last or max"),
             "holdout": (0 <= self.holdout <= 0.5, "0 to 0.5"),
-            "order": (self.order in ("sequential", "parallel"), "sequential or parallel"),
+            "order": (
+                self.order in ("sequential", "sequential-source", "parallel"),
+                "sequential, sequential-source or parallel",
+            ),
+            "bounds": (self.bounds in ("authors", "range", "none"), "authors, range or none"),
+            "min_spread": (0 <= self.min_spread < math.inf, "0 or more"),
             "trim": (0 <= self.trim < 0.5, "0 or more, and below 0.5"),
             "top_sites": (self.top_sites >= 0, "0 or more"),
+            "alpha": (0 <= self.alpha < math.inf, "0 or more"),
         }
         for name, (fine, expected) in checks.items():
             if not fine:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be {expected}.")
 
     @classmethod
-    def for_model(cls, model: Steerable, **changes: Any) -> TrainConfig:
-        """The shipped settings for `model`, with `changes`.
+    def for_model(cls, model: Steerable, method: str = "lineas", **changes: Any) -> TrainConfig:
+        """The shipped settings for `model`, those of the method's authors, and `changes`.
+
+        Later ones hold where they differ.
 
         Raises:
             ConfigError: a setting does not exist, or a value is out of range.
         """
-        settings = {**model.train_defaults, **changes}
+        settings = {**model.train_defaults, **AUTHORS.get(method, {}), **changes}
         unknown = set(settings) - set(cls.__dataclass_fields__)
         if unknown:
             raise ConfigError(

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.errors import TrainingError
+from lineas_core.maps.bounds import EVERYWHERE, refuse_bounds
 from lineas_core.maps.steering_map import BatchAffine, SteeringMap
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.distributed import ranks
@@ -62,7 +63,7 @@ class TrainingLoop(ABC):
     A subclass has what `counts` says before it calls this constructor.
 
     Args:
-        start: the initial map, on the CPU.
+        start: the initial map, on the CPU; `MapError` if it has bounds.
         device: the device to train on.
         config: the settings.
         trained: site -> mask of the coordinates to train, on `device`; all by default.
@@ -85,6 +86,7 @@ class TrainingLoop(ABC):
         units: Tensor | None = None,
         graph: bool = True,
     ) -> None:
+        refuse_bounds(start.bounds, "trained further", f"To go on from it, {EVERYWHERE}.")
         self.config, self.ranks, self._device = config, ranks(), device
         self._names, self._units = list(start.sites), units
         parts = [part for affine in start.sites.values() for part in affine.on(device)]

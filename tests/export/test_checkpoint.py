@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from typer.testing import CliRunner
 import lineas_core as lc
 from lineas_core.cli.fold import register
 from lineas_core.export.checkpoint import fold
+from lineas_core.maps.bounds import Bounds
 from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.load import as_language_model
 from tests.helpers.hub import Repository, SmallHub
 from tests.helpers.models import SIZES, random_map
 
+RANGE = Bounds(-torch.ones(16), torch.ones(16))
 LINEAR = r".*\.([qkvo]|gate|up|down)_proj"
 
 
@@ -306,6 +309,11 @@ def test_what_cannot_be_folded_is_named(models: dict[str, LanguageModel], tmp_pa
     gpt2 = models["gpt2"]
     with pytest.raises(lc.SiteError, match="lm_head: other modules use the same weights"):
         fold(gpt2, random_map({"lm_head": 300}, 0), to=to)
+    ranged = replace(map_of(llama, ".*layernorm"), bounds={"model.layers.1.input_layernorm": RANGE})
+    with pytest.raises(
+        lc.SiteError, match=r"1 site .*layers\.1\.input_layernorm: .*bounds='none'"
+    ):
+        fold(llama, ranged, to=to)
     # An untied head accepts a scale but no shift.
     head = random_map({"lm_head": 300}, 0)
     with pytest.raises(lc.SiteError, match="needs a bias in lm_head, and a llama"):

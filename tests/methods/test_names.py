@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ CONFIG = lc.TrainConfig(steps=3, holdout=0, batch_size=8)
 def test_lin_act_fits_each_site_through_the_ones_before(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    found = lc.fit("lin-act", tiny, prompts, CONFIG)
+    config = replace(CONFIG, order="sequential-source", bounds="none")
+    found = lc.fit("lin-act", tiny, prompts, config)
     sites = tiny.sites("post_layernorm")
     target = pooled_activations(tiny, tiny.prepare(prompts.target), sites)
     so_far: dict[str, lc.Affine] = {}

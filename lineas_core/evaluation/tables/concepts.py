@@ -80,7 +80,7 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
         concept_presence([], concept)
 
     def measure_cell(cell: Cell) -> list[Row]:
-        config = TrainConfig.for_model(bench.model, seed=cell["seed"])
+        config = TrainConfig.for_model(bench.model, cell["method"], seed=cell["seed"])
         fitted = bench.fit(cell["method"], PromptSet.load(cell["concept"]), config)
         rows: list[Row] = []
         for strength in STRENGTHS:

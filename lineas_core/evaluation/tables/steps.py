@@ -132,7 +132,8 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
     seed, model = cell["seed"], bench.model
     whole = PromptSet.load(cell["concept"])
     prompts = first_prompts(whole, cell["prompts"], seed)
-    config = TrainConfig.for_model(model, seed=seed, steps=cell["steps"], holdout=0.0)
+    method = "lineas" if cell["method"] in (FIXED, STOPPED, WARM) else cell["method"]
+    config = TrainConfig.for_model(model, method, seed=seed, steps=cell["steps"], holdout=0.0)
     done = config.steps
     if cell["method"] in (STOPPED, WARM):
         config = replace(config, holdout=HOLDOUT)
@@ -142,11 +143,12 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
         seconds = time.perf_counter() - began
         smap, done = stopped.map, stopped.steps
     else:
-        method = "lineas" if cell["method"] == FIXED else cell["method"]
         smap, seconds = (fitted := bench.fit(method, prompts, config)).map, fitted.seconds
     _, held_out = whole.split(HOLDOUT, seed)
+    # One measure for all methods, however they pool.
+    pooling = TrainConfig.for_model(model).pooling
     distance = TargetDistance(
-        model, held_out, list(smap.sites), pooling=config.pooling, batch_size=config.batch_size
+        model, held_out, list(smap.sites), pooling=pooling, batch_size=config.batch_size
     )
     made = complete(bench, smap, 1.0, cell["completions"], cell["tokens"], seed)
     return {

@@ -111,7 +111,7 @@ class _Run:
         """Load the model, train or fit a map, measure it and save it."""
         model = self._context.load_model(self._job.model)
         self._watchdog.beat()
-        config = TrainConfig.for_model(model, **self._job.changes)
+        config = TrainConfig.for_model(model, self._job.method, **self._job.changes)
         if self._job.stepwise:
             self._train(model, config)
         else:

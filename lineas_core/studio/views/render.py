@@ -101,6 +101,7 @@ def origin(row: MapRow, smap: SteeringMap) -> str:
         "model": row.model,
         "method": row.method,
         "sites": f"{len(smap.sites)}, {sum(smap.widths.values())} neurons",
+        "acts": f"within bounds at {counted(len(smap.bounds), 'site')}" if smap.bounds else "",
         "made": smap.info.created,
         "library": smap.info.library_version,
         "prompts": smap.info.prompt_hash,
