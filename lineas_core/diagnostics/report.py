@@ -39,6 +39,8 @@ class HealthReport:
         advice: one or two sentences.
         style_gain: the largest gain of held-out pictures in mean CLIPScore with the concept, over
             strengths; None if not measured.
+        copies: share of completions, at the recommended strength, that repeat five words in a row
+            of a training prompt; None if not measured.
     """
 
     training: SiteDeltas
@@ -50,6 +52,7 @@ class HealthReport:
     verdict: Verdict
     advice: str
     style_gain: float | None = None
+    copies: float | None = None
 
 
 @dataclass(frozen=True)

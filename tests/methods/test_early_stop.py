@@ -8,7 +8,7 @@ import torch
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
 from lineas_core.diagnostics.health import check_health
-from lineas_core.methods.early_stop import Stopped, train_until, warm_start
+from lineas_core.methods.variants.early_stop import Stopped, train_until, warm_start
 from lineas_core.numerics.transport import delta
 from tests.helpers.models import random_map
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import lineas_core as lc
-from lineas_core.methods.refine import Refinement
+from lineas_core.methods.variants.refine import Refinement
 from lineas_core.training.graph import WARM_UP
 from lineas_core.training.loop import TrainingLoop
 from lineas_core.training.update import MOMENTS, Stepped, gradient_step

@@ -7,8 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import lineas_core as lc
+from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.evaluation.cells import Bench
-from lineas_core.evaluation.tables.concepts import OPENINGS, TABLE, Sizes, complete
+from lineas_core.evaluation.tables.concepts import TABLE, Sizes, complete
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from tests.helpers.models import random_map
