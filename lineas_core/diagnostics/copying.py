@@ -56,11 +56,12 @@ def with_copies(
         seed=range(seed, seed + COMPLETIONS),
         max_new_tokens=TOKENS,
     )
-    report = replace(report, copies=share_of_copies(texts, training))
-    if report.verdict != "healthy" or report.copies <= MANY_COPIES:
+    copies = share_of_copies(texts, training)
+    report = replace(report, copies=copies)
+    if report.verdict != "healthy" or copies <= MANY_COPIES:
         return report
     return replace(report, verdict="overfitted", advice=(
-        f"{report.copies:.0%} of completions repeat {WORDS} words in a row of the prompts. Put "
+        f"{copies:.0%} of completions repeat {WORDS} words in a row of the prompts. Put "
         "more and more diverse prompts into the table, train with fewer Steps, or use a smaller "
         "strength."
     ))  # fmt: skip

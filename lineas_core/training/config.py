@@ -39,9 +39,10 @@ class TrainConfig:
         pooling: of activations over tokens, or over height and width.
         holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
         seed: for drawing minibatches and the held-out prompts.
-        distance: for lineas+: weight of LinEAS's loss, >= 0.
+        distance: for lineas+: weight of LinEAS's loss, >= 0; 0 trains the likelihood alone, in
+            half the time.
         likelihood: for lineas+: weight of the mean next-token loss of the target, >= 0; 0 trains
-            LinEAS's map, and not both may be 0.
+            LinEAS's map. Not both may be 0.
         order: for lin-act, mean-act and gaussian-act: "sequential" fits each site with the sites
             before it already steered, "parallel" fits all on the untouched model.
         trim: for lin-act: share of the samples at either end that the fit leaves out; below 0.5.
@@ -63,7 +64,7 @@ class TrainConfig:
     pooling: Pooling = "mean"
     holdout: float = 0.2
     seed: int = 0
-    distance: float = 1.0
+    distance: float = 0.0
     likelihood: float = 1.0
     order: Literal["sequential", "parallel"] = "sequential"
     trim: float = 0.0

@@ -14,18 +14,15 @@ import transformers
 from torch import Tensor, nn
 
 import lineas_core as lc
-from lineas_core.activations import pooled_activations
 from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.methods.lineas_plus import TRAINER
 from lineas_core.training.likelihood import CONTEXTS, continuation_losses, in_context
 from lineas_core.training.memory import Fit
-from lineas_core.training.units import units_of
-from lineas_core.training.update import UNIT_RATE
 from tests.helpers.models import random_map
 from tests.helpers.pipelines import small_sd
 
 CONFIG = lc.TrainConfig(
-    steps=8, rate=0.01, optimizer="adamw", batch_size=4, holdout=0.25, likelihood=2.0
+    steps=8, rate=0.01, optimizer="adamw", batch_size=4, holdout=0.25, likelihood=2.0, distance=1.0
 )
 CONTEXT = ["a cab", "b", "abba abba", "caba"]
 TEXT = ["xyz xyz", "zyx", "x zyx yzx", "xy"]
@@ -181,23 +178,6 @@ def test_training_makes_the_targets_likelier(tiny: lc.LanguageModel, prompts: lc
             return float(torch.cat(tiny.token_losses(whole, prompts.source)).mean())
 
     assert loss(1.0) < loss(0.5) < loss(0.0)
-
-
-def test_steps_without_a_rate_are_shares_of_each_spread(
-    tiny: lc.LanguageModel, prompts: lc.PromptSet
-) -> None:
-    config = lc.TrainConfig.for_model(tiny, "lineas+", holdout=0, batch_size=8)
-    trainer = TRAINER(tiny, prompts, config)
-    trainer.step()
-    for site, affine in trainer.map.sites.items():
-        source, target = (
-            pooled_activations(tiny, tiny.prepare(side), [site])[site]
-            for side in (prompts.source, prompts.target)
-        )
-        steps = units_of(source, target, [16]).steps
-        # Adam's first step is the rate, whatever the gradient is.
-        moved = torch.cat([affine.scale - 1, affine.shift]).abs()
-        torch.testing.assert_close(moved, UNIT_RATE * steps, rtol=1e-3, atol=1e-7)
 
 
 def test_images_are_refused_by_name(tmp_path: Path, prompts: lc.PromptSet) -> None:

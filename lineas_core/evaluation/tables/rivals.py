@@ -105,7 +105,7 @@ def _measure_map(bench: Bench, cell: Cell) -> list[Row]:
     if cell["method"] == UNTOUCHED:
         texts = bench.texts(openings, [], noise, **settings)
         return [{"strength": 0.0, **_judged(bench, openings, texts, cell), "fit_seconds": 0.0}]
-    config = TrainConfig.for_model(bench.model, seed=cell["seed"])
+    config = TrainConfig.for_model(bench.model, cell["method"], seed=cell["seed"])
     fitted = bench.fit(cell["method"], PromptSet.load(cell["concept"]), config)
     rows: list[Row] = []
     for strength in STRENGTHS:

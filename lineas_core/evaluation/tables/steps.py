@@ -107,7 +107,14 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     varied: list[Cell] = [
         *({"block": "data", "method": "lineas", "prompts": n} for n in sizes.prompts),
         *({"block": "steps", "method": "lineas", "steps": n} for n in sizes.steps),
-        *({"block": "cost", "method": name} for name in sizes.methods),
+        *(
+            {
+                "block": "cost",
+                "method": name,
+                "steps": TrainConfig.for_model(bench.model, name).steps,
+            }
+            for name in sizes.methods
+        ),
         {"block": "stop", "method": FIXED},
         *({"block": "stop", "method": name, "steps": sizes.limit} for name in (STOPPED, WARM)),
     ]
@@ -132,7 +139,8 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
     seed, model = cell["seed"], bench.model
     whole = PromptSet.load(cell["concept"])
     prompts = first_prompts(whole, cell["prompts"], seed)
-    config = TrainConfig.for_model(model, seed=seed, steps=cell["steps"], holdout=0.0)
+    method = "lineas" if cell["method"] in (FIXED, STOPPED, WARM) else cell["method"]
+    config = TrainConfig.for_model(model, method, seed=seed, steps=cell["steps"], holdout=0.0)
     done = config.steps
     if cell["method"] in (STOPPED, WARM):
         config = replace(config, holdout=HOLDOUT)
@@ -142,7 +150,6 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
         seconds = time.perf_counter() - began
         smap, done = stopped.map, stopped.steps
     else:
-        method = "lineas" if cell["method"] == FIXED else cell["method"]
         smap, seconds = (fitted := bench.fit(method, prompts, config)).map, fitted.seconds
     _, held_out = whole.split(HOLDOUT, seed)
     distance = TargetDistance(

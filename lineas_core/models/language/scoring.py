@@ -88,7 +88,7 @@ class ContinuedRows:
                 places = indices_on(self.scored.device, kept)
                 found: Tensor = self.module(**arguments, logits_to_keep=places).logits[0]
                 return found
-            logits = self.module(**arguments, logits_to_keep=longest - first).logits
+            logits: Tensor = self.module(**arguments, logits_to_keep=longest - first).logits
         # A model that does not support `logits_to_keep` returns all columns.
         logits = logits[:, first - longest :]
         kept = [i * (longest - first) + t - 1 - first for i, ts in enumerate(columns) for t in ts]

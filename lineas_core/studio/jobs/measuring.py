@@ -15,6 +15,7 @@ from lineas_core.diagnostics.strength_sweep import strength_sweep
 from lineas_core.diagnostics.style_knowledge import drawn_styles, style_knowledge, takes_away
 from lineas_core.diagnostics.style_verdict import with_style
 from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet, Sides
@@ -38,7 +39,9 @@ def measure_run(
     model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
 ) -> MeasuredMap:
     """The current map of a training run, measured by `measure_map`."""
-    smap = SteeringMap(state.sites, describe_map(model, prompts, state.run["method"], config))
+    # States that an earlier version saved are of the default method, and do not say so.
+    method = state.run.get("method", DEFAULT_METHOD)
+    smap = SteeringMap(state.sites, describe_map(model, prompts, method, config))
     return measure_map(model, prompts, config, smap, recommend=recommend)
 
 
