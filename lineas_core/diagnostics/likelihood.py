@@ -14,7 +14,7 @@ from lineas_core.training.likelihood import in_context
 
 
 class TargetLikelihood:
-    """Mean next-token loss of target sentences that follow source sentences.
+    """Mean next-token loss of target sentences, each after a source sentence.
 
     Args:
         model: a language model; its weights are not changed.
@@ -30,7 +30,7 @@ class TargetLikelihood:
         self, model: Steerable, prompts: Sides[Any], *, seed: int = 0, batch_size: int = 32
     ) -> None:
         self._model, self._batch_size = model, batch_size
-        self._texts = in_context(model, prompts, seed)
+        self._texts = in_context(model, prompts, seed, contexts=1)
 
     @torch.no_grad()
     def loss(self, smap: SteeringMap, strength: float = 1.0) -> float:

@@ -62,8 +62,8 @@ class Recommendation:
     Attributes:
         strength: the strength to start with; None if none can be recommended.
         curve: (strength, gain) pairs, in increasing order of strength. The gain over strength 0
-            is in mean CLIPScore, or the share of the distance to the target (Delta) that is
-            closed, depending on `measure`.
+            is in mean CLIPScore, the share of the distance to the target (Delta) that is closed, or
+            nats per token of target prompts, depending on `measure`.
         reason: one sentence.
         measure: what the gains measure; "" if there are none.
     """
@@ -71,4 +71,4 @@ class Recommendation:
     strength: float | None
     curve: tuple[tuple[float, float], ...]
     reason: str
-    measure: Literal["", "CLIPScore", "distance"] = ""
+    measure: Literal["", "CLIPScore", "distance", "likelihood"] = ""

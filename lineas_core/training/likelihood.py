@@ -37,24 +37,27 @@ from lineas_core.training.trainer import Trainer
 CONTEXTS = 4
 
 
-def in_context(model: Steerable, prompts: Sides[Any], seed: int) -> Continuations:
-    """Each target sentence after `CONTEXTS` source sentences, drawn at random.
+def in_context(
+    model: Steerable, prompts: Sides[Any], seed: int, contexts: int = CONTEXTS
+) -> Continuations:
+    """Each target sentence after each of several source sentences, drawn at random.
 
     Args:
         model: a language model.
         prompts: source and target, both with at least one line.
         seed: of the draw.
+        contexts: how many each target sentence follows, in rows of their own.
 
     Raises:
         ConfigError: the model writes no text.
         PromptError: source and target sentence are together longer than the model reads.
     """
     generator = torch.Generator().manual_seed(seed)
-    contexts: list[str] = []
-    for _ in range(CONTEXTS):
+    before: list[str] = []
+    for _ in range(contexts):
         order = torch.randperm(len(prompts.source), generator=generator).tolist()
-        contexts += [prompts.source[order[i % len(order)]] for i in range(len(prompts.target))]
-    found: Continuations = model.continuations(contexts, CONTEXTS * prompts.target)
+        before += [prompts.source[order[i % len(order)]] for i in range(len(prompts.target))]
+    found: Continuations = model.continuations(before, contexts * prompts.target)
     return found
 
 

@@ -2,9 +2,16 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 
 import lineas_core as lc
-from lineas_core.diagnostics.copying import COMPLETIONS, OPENINGS, TOKENS, with_copies
+from lineas_core.diagnostics.copying import (
+    COMPLETIONS,
+    MANY_COPIES,
+    OPENINGS,
+    TOKENS,
+    with_copies,
+)
 from lineas_core.diagnostics.health import check_health
 from lineas_core.metrics.copies import WORDS, has_copies
 from lineas_core.prompts.prompt_set import Sides
@@ -54,8 +61,19 @@ def test_copies_are_counted_in_completions_at_the_strength(
         seed=range(COMPLETIONS),
         max_new_tokens=TOKENS,
     )
-    wordy = [text for text in texts if len(text.split()) > 8]
-    copied = Sides(["no such words are in it at all"], [*wordy[:3], "nor are there any in here"])
-    found = with_copies(report, tiny, smap, copied, 0.7)
-    assert found.copies == sum(has_copies(texts, copied.target)) / COMPLETIONS
-    assert with_copies(report, tiny, smap, prompts, 0.7).copies == 0
+    healthy, training = replace(report, verdict="healthy"), Sides(["no such words"], texts)
+    found = with_copies(healthy, tiny, smap, training, 0.7)
+    share = sum(has_copies(texts, texts)) / COMPLETIONS
+    assert found.copies == share > MANY_COPIES
+    assert found.verdict == "overfitted"
+    assert f"{share:.0%} of completions" in found.advice
+    other = with_copies(replace(report, verdict="collapsed"), tiny, smap, training, 0.7)
+    assert (other.copies, other.verdict, other.advice) == (share, "collapsed", report.advice)
+    fresh = with_copies(healthy, tiny, smap, Sides(prompts.source, prompts.target), 0.7)
+    assert (fresh.copies, fresh.verdict) == (0, "healthy")
+
+
+def test_pictures_have_no_copies(prompts: lc.PromptSet, tiny: lc.LanguageModel) -> None:
+    smap = random_map(dict.fromkeys(tiny.sites("post_layernorm"), 16), 0)
+    report = check_health(tiny, smap, *prompts.split(0.25, 0))
+    assert with_copies(report, object(), smap, Sides([], []), 1.0) is report
