@@ -29,8 +29,8 @@ STATUS_TEXT = {
 }
 # What a method is, where its title does not say it.
 SAID = {
-    "lineas+": "LinEAS+ also makes the target prompts likely, word by word: more of the concept, "
-    "for text alone. Likelihood and Distance weigh that against LinEAS's own loss.",
+    "lineas+": "LinEAS+ makes the target prompts likely, word by word, for text alone; with a "
+    "Distance above 0, LinEAS's own loss counts too.",
 }
 
 
