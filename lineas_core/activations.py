@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lineas_core.errors import ConfigError, SiteError
 from lineas_core.hooks import Around, find_sites, hooked_output, is_plain, site_hooks
 from lineas_core.maps.steering_map import BatchAffine, LiveMap
 from lineas_core.numerics import fused
 from lineas_core.numerics.norms import Norm, read_norm
-from lineas_core.recompute import recomputing
+from lineas_core.recompute import in_parts, recomputing
 from lineas_core.steerable import Inputs, Packed, Pooling, Steerable
 from lineas_core.steering import at_site, norms_last
 from lineas_core.system.words import counted
@@ -152,15 +151,11 @@ def pooled_forward(
     Raises:
         SiteError: a site was not reached, its output is not a tensor, or no gradients get to it.
     """
-    count = len(inputs)
-    if not 0 < rows_at_once < count:
-        return _forward(model, inputs, sites, pooling, maps, layers)
-    parts = []
-    for start in range(0, count, rows_at_once):
-        rows = inputs.rows(range(start, min(start + rows_at_once, count)))
-        run = partial(_forward, model, rows, sites, pooling, maps, layers)
-        # Frozen models draw no random numbers, and reading a GPU's generator would wait for it.
-        parts.append(checkpoint(run, use_reentrant=False, preserve_rng_state=False))
+
+    def run(rows: Inputs) -> dict[str, Tensor]:
+        return _forward(model, rows, sites, pooling, maps, layers)
+
+    parts = in_parts(run, inputs, rows_at_once)
     return {site: torch.cat([part[site] for part in parts]) for site in sites}
 
 

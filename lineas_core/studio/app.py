@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from lineas_core.errors import ConfigError
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.models.load import as_image_model
 from lineas_core.models.shared.availability import asks_for
 from lineas_core.models.shared.catalog import catalog
@@ -171,7 +171,7 @@ class Studio:
         changes: Mapping[str, Any],
         *,
         preview_prompt: str = "",
-        method: str = STEPWISE,
+        method: str = DEFAULT_METHOD,
     ) -> JobRow:
         """Queue a training job within the host's limits.
 

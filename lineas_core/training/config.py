@@ -12,9 +12,10 @@ from lineas_core.steerable import Pooling, Steerable
 
 # The paper's rate for language models.
 PAPER_RATE = 0.1
-# Method -> its authors' settings, where a model ships others, which are for LinEAS. ml-act's are in
-# `act/configs/intervention_params/*_ot.yaml`.
-AUTHORS: Mapping[str, Mapping[str, Any]] = {
+# Method -> its settings, where a model ships others, which are for LinEAS. ml-act's are its
+# authors' (`act/configs/intervention_params/*_ot.yaml`).
+OF_METHOD: Mapping[str, Mapping[str, Any]] = {
+    "lineas+": {"steps": 40, "rate": None, "optimizer": "adamw", "batch_size": 12},
     "lin-act": {"pooling": "mean"},
     "mean-act": {"pooling": "mean"},
     "gaussian-act": {"pooling": "mean"},
@@ -27,10 +28,10 @@ class TrainConfig:
 
     Args:
         steps: gradient steps, >= 1.
-        rate: learning rate at the first step, > 0; it falls to 0 by a half cosine. None, for sgd
-            only, measures it and adds momentum, with the loss and the steps in units of each
-            neuron's spread (`units.py`), which serves every model; the paper's is PAPER_RATE, on
-            raw activations and without momentum.
+        rate: learning rate at the first step, > 0; it falls to 0 by a half cosine. None counts the
+            loss and the steps in units of each neuron's spread (`units.py`), which serves every
+            model: sgd then measures the rate and adds momentum, adamw takes a fixed one. The
+            paper's is PAPER_RATE, on raw activations and without momentum.
         optimizer: "sgd" or "adamw" (whose weight decay pulls the map towards the identity).
         batch_size: source and target prompts per step, drawn without replacement.
         gamma: weight of the sparse penalty, >= 0; 0 leaves the map dense.
@@ -42,6 +43,10 @@ class TrainConfig:
         pooling: of activations over tokens, or over height and width.
         holdout: share of the prompts kept from training, for the health report; 0 to 0.5.
         seed: for drawing minibatches and the held-out prompts.
+        distance: for lineas+: weight of LinEAS's loss, >= 0; 0 trains the likelihood alone, in
+            half the time.
+        likelihood: for lineas+: weight of the mean next-token loss of the target, >= 0; 0 trains
+            LinEAS's map. Not both may be 0.
         order: for lin-act, mean-act and gaussian-act: "sequential" fits each site with the sites
             before it already steered, for source and target, "sequential-source" with those of the
             source alone steered, "parallel" on the untouched model.
@@ -71,6 +76,8 @@ class TrainConfig:
     pooling: Pooling = "mean"
     holdout: float = 0.2
     seed: int = 0
+    distance: float = 0.0
+    likelihood: float = 1.0
     order: Literal["sequential", "sequential-source", "parallel"] = "sequential"
     bounds: Literal["authors", "range", "none"] = "authors"
     min_spread: float = 1e-4
@@ -81,10 +88,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         checks = {
             "steps": (self.steps >= 1, "1 or more"),
-            "rate": (
-                self.optimizer != "adamw" if self.rate is None else 0 < self.rate < math.inf,
-                "a number above 0",
-            ),
+            "rate": (self.rate is None or 0 < self.rate < math.inf, "a number above 0"),
             "optimizer": (self.optimizer in ("sgd", "adamw"), "sgd or adamw"),
             "batch_size": (self.batch_size >= 2, "2 or more"),
             "gamma": (0 <= self.gamma < math.inf, "0 or more"),
@@ -93,6 +97,11 @@ class TrainConfig:
             "prox_step": (self.prox_step in ("rate", "paper"), "rate or paper"),
             "pooling": (self.pooling in get_args(Pooling), "mean, last or max"),
             "holdout": (0 <= self.holdout <= 0.5, "0 to 0.5"),
+            "distance": (0 <= self.distance < math.inf, "0 or more"),
+            "likelihood": (
+                0 <= self.likelihood < math.inf and self.likelihood + self.distance > 0,
+                "0 or more, and above 0 where distance is 0",
+            ),
             "order": (
                 self.order in ("sequential", "sequential-source", "parallel"),
                 "sequential, sequential-source or parallel",
@@ -109,14 +118,14 @@ class TrainConfig:
 
     @classmethod
     def for_model(cls, model: Steerable, method: str = "lineas", **changes: Any) -> TrainConfig:
-        """The shipped settings for `model`, those of the method's authors, and `changes`.
+        """The shipped settings for `model`, those of the method, and `changes`.
 
         Later ones hold where they differ.
 
         Raises:
             ConfigError: a setting does not exist, or a value is out of range.
         """
-        settings = {**model.train_defaults, **AUTHORS.get(method, {}), **changes}
+        settings = {**model.train_defaults, **OF_METHOD.get(method, {}), **changes}
         unknown = set(settings) - set(cls.__dataclass_fields__)
         if unknown:
             raise ConfigError(

@@ -34,6 +34,7 @@ from lineas_core.training.units import largest_curvature
 from lineas_core.training.update import (
     MOMENTS,
     Stepped,
+    first_rate,
     gradient_step,
     proximal_step,
     rate_share,
@@ -46,8 +47,10 @@ MAX_RESTARTS, LOWER = 5, 5.0
 # A GPU's record is read about this often, so that cancelling takes effect at once.
 READ_SECONDS = 0.1
 MAX_STEPS_READ = 64
-# Columns of the record, before the loss of each site.
-LOSS, SUPPORT, FINE, SITES = 0, 1, 2, 3
+# Columns of the record, before the terms of the loss.
+LOSS, SUPPORT, FINE, TERMS = 0, 1, 2, 3
+# The term of the loss that is of no site; no module can have that name.
+LIKELIHOOD = "(likelihood)"
 
 
 log = logging.getLogger(__name__)
@@ -101,13 +104,13 @@ class TrainingLoop(ABC):
         # Share of the rate at each step, and the rate: tensors, as a graph of the step reads them.
         shares = [rate_share(step, config.steps) for step in range(config.steps)]
         self._shares = torch.tensor(shares, device=device)
-        self._rate = torch.tensor([config.rate or math.nan], device=device)
+        self._rate = torch.tensor([first_rate(config)], device=device)
         self._restarts, self._note = 0, ""
         self._step = torch.zeros(1, dtype=torch.int64, device=device)
         self._first = torch.full((), torch.inf, device=device)
         self._off = torch.zeros((), dtype=torch.bool, device=device)
         self._good = [torch.empty_like(live) for live in self._live]
-        self._record = torch.zeros(MAX_STEPS_READ, SITES + len(self._names), device=device)
+        self._record = torch.zeros(MAX_STEPS_READ, TERMS + len(self.terms), device=device)
         self._slot = torch.zeros(1, dtype=torch.int64, device=device)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.losses: list[float] = []
@@ -133,9 +136,14 @@ class TrainingLoop(ABC):
     def counts(self) -> Sequence[int]:
         """Number of rows of each set that a minibatch is drawn from."""
 
+    @property
+    def terms(self) -> Sequence[str]:
+        """Names of the terms of the loss, which are the sites, or `LIKELIHOOD`."""
+        return self._names
+
     @abstractmethod
-    def minibatch_losses(self, drawn: Sequence[Rows]) -> Float[Tensor, " sites"]:
-        """Each site's loss on a minibatch, differentiable in the maps.
+    def minibatch_losses(self, drawn: Sequence[Rows]) -> Float[Tensor, " terms"]:
+        """The terms of the loss on a minibatch, such as each site's, differentiable in the maps.
 
         Nothing in it may read a tensor back, or a GPU waits.
 
@@ -259,16 +267,19 @@ class TrainingLoop(ABC):
                 self._calm = _Host(step, self.seconds, generator)
             self.losses.append(loss)
             self.seconds += seconds
+            by_site = dict(zip(self.terms, row[TERMS:], strict=True))
+            likelihood = by_site.pop(LIKELIHOOD, 0.0)
             events.append(
                 StepEvent(
                     step=step + 1,
                     steps=self.config.steps,
                     loss=loss,
-                    loss_by_site=dict(zip(self._names, row[SITES:], strict=True)),
+                    loss_by_site=by_site,
                     support=row[SUPPORT],
                     seconds=self.seconds,
                     seconds_left=self.seconds / (step + 1) * (self.config.steps - step - 1),
                     note=self._note,
+                    likelihood=likelihood,
                 )
             )
             self._note = ""

@@ -20,7 +20,7 @@ from lineas_core.activations import pooled_activations
 from lineas_core.methods.aura import auroc, dampen
 from lineas_core.methods.gaussian_act import match_moments
 from lineas_core.methods.iti_c import move_along_probe, probe_accuracy
-from lineas_core.methods.names import TITLES
+from lineas_core.methods.names import STEPWISE, TITLES, module_of
 from lineas_core.methods.repe import move_along_reading_vector, reading_vector
 from lineas_core.numerics.transport import affine_transport
 from lineas_core.steerable import Pooling
@@ -28,7 +28,7 @@ from lineas_core.system.paths import checkout, packaged
 from tests.helpers.pipelines import small_sd
 
 CONFIG = lc.TrainConfig(holdout=0, batch_size=8)
-CLOSED_FORM = [name for name in TITLES if name != "lineas"]
+CLOSED_FORM = [name for name in TITLES if name not in STEPWISE]
 
 
 def both_sides(n: int = 24, m: int = 24, d: int = 6) -> tuple[Tensor, Tensor]:
@@ -347,8 +347,8 @@ def test_every_method_steers_images(
 
 
 def test_every_method_has_a_title_and_a_line_in_the_documentation() -> None:
-    modules = {path.stem.replace("_", "-") for path in packaged("methods").glob("*.py")}
-    assert set(TITLES) <= modules
+    modules = {path.stem for path in packaged("methods").glob("*.py")}
+    assert {module_of(name) for name in TITLES} <= modules
     text = (checkout() / "docs/methods.md").read_text(encoding="utf-8")
     for method, title in TITLES.items():
         assert f"| {title} (`{method}`) |" in text

@@ -26,12 +26,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.errors import ConfigError
 from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, spread
 from lineas_core.evaluation.report import Table, fields, markdown, with_spread
-from lineas_core.evaluation.tables.concepts import FIRST_SEED, OPENINGS, Completions, presence
+from lineas_core.evaluation.tables.concepts import FIRST_SEED, Completions, presence
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.methods.refine import refine
+from lineas_core.methods.variants.refine import refine
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.language.model import LanguageModel

@@ -21,8 +21,8 @@ from lineas_core.errors import ConfigError
 from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.report import Table, markdown, with_spread
 from lineas_core.evaluation.tables.concepts import complete, presence
-from lineas_core.methods.early_stop import train_until, warm_start
 from lineas_core.methods.names import TITLES
+from lineas_core.methods.variants.early_stop import train_until, warm_start
 from lineas_core.prompts.prompt_set import MIN_PROMPTS, PromptSet
 from lineas_core.training.config import TrainConfig
 
@@ -107,7 +107,14 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     varied: list[Cell] = [
         *({"block": "data", "method": "lineas", "prompts": n} for n in sizes.prompts),
         *({"block": "steps", "method": "lineas", "steps": n} for n in sizes.steps),
-        *({"block": "cost", "method": name} for name in sizes.methods),
+        *(
+            {
+                "block": "cost",
+                "method": name,
+                "steps": TrainConfig.for_model(bench.model, name).steps,
+            }
+            for name in sizes.methods
+        ),
         {"block": "stop", "method": FIXED},
         *({"block": "stop", "method": name, "steps": sizes.limit} for name in (STOPPED, WARM)),
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError, LineasError
-from lineas_core.methods.names import STEPWISE, TITLES, check_method
+from lineas_core.methods.names import DEFAULT_METHOD, STEPWISE, TEXT_ONLY, TITLES, check_method
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.context import JobContext, RunJob
@@ -22,11 +22,13 @@ from lineas_core.studio.jobs.worker import JobWorker
 from lineas_core.studio.storage.library import MAX_TITLE
 from lineas_core.studio.storage.store import JobRow
 from lineas_core.system.words import counted
-from lineas_core.training.config import TrainConfig
+from lineas_core.training.config import OF_METHOD, TrainConfig
 
 OPENING = "Once upon a time"
 # Settings that only stepwise training reads.
 OF_STEPS = ("steps", "rate", "optimizer", "gamma", "l1", "group", "prox_step")
+# Settings that only LinEAS+ reads.
+OF_LIKELIHOOD = ("distance", "likelihood")
 
 
 class JobError(LineasError, RuntimeError):
@@ -79,7 +81,7 @@ class Jobs:
         prompts: PromptSet,
         changes: Mapping[str, Any],
         *,
-        method: str = STEPWISE,
+        method: str = DEFAULT_METHOD,
         preview_prompt: str = "",
         title: str = "",
         parent: str = "",
@@ -95,14 +97,20 @@ class Jobs:
             preview_prompt: the prompt of the preview frames; by default `OPENING` for text, and
                 the first source prompt for images.
             title: the displayed title; by default that of the prompts, with the method if it is
-                not the stepwise one.
+                not the default one.
             parent: id of the job that this one retries.
 
         Raises:
-            ConfigError: there is no such setting or method, or a value is out of range.
+            ConfigError: there is no such setting or method, a value is out of range, or the method
+                is not for images.
             JobError: the queue is full, or the visitor has `max_per_visitor` unfinished jobs.
         """
         config = _config(model, method, changes)
+        if prompts.modality == "image" and method in TEXT_ONLY:
+            raise ConfigError(
+                f"method is {method!r}, which needs the likelihood of texts; {model} makes images. "
+                f"Choose another, such as {TITLES[DEFAULT_METHOD]}."
+            )
         job = JobRow(
             id=uuid.uuid4().hex,
             owner=owner,
@@ -112,7 +120,7 @@ class Jobs:
             prompts=prompts,
             changes=dict(changes),
             preview_prompt=preview_prompt.strip() or _preview_prompt(prompts),
-            steps=config.steps if method == STEPWISE else 1,
+            steps=config.steps if method in STEPWISE else 1,
             parent=parent,
         )
         with self._starting:
@@ -280,22 +288,32 @@ class Jobs:
 def _config(model: str, method: str, changes: Mapping[str, Any]) -> TrainConfig:
     """Validate the settings before the model is loaded, so that mistakes are reported at once."""
     check_method(method)
-    if method != STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
+    if method not in STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
         raise ConfigError(
             f"{idle[0]} is {changes[idle[0]]!r}, but {TITLES[method]} is fitted in one go and does "
-            f"not read it. Leave it out, or train with {TITLES[STEPWISE]}."
+            f"not read it. Leave it out, or train with {TITLES[DEFAULT_METHOD]}."
         )
-    entry = catalog().get(model)
+    if method != "lineas+" and (idle := [name for name in OF_LIKELIHOOD if name in changes]):
+        raise ConfigError(
+            f"{idle[0]} is {changes[idle[0]]!r}, which {TITLES[method]} does not read. Leave it "
+            f"out, or train with {TITLES['lineas+']}."
+        )
     try:
-        return TrainConfig(**{**(entry.train if entry else {}), **changes})
+        return TrainConfig(**{**shipped_settings(model, method), **changes})
     except TypeError as error:
         raise ConfigError(f"A training setting is of the wrong name or kind: {error}.") from error
 
 
+def shipped_settings(model: str, method: str) -> dict[str, Any]:
+    """What `TrainConfig.for_model` would take, without the model: those of its entry, if any."""
+    entry = catalog().get(model)
+    return {**(entry.train if entry else {}), **OF_METHOD.get(method, {})}
+
+
 def _title(prompts: PromptSet, method: str) -> str:
-    """The title of the prompts, followed by the method unless it is the stepwise one."""
+    """The title of the prompts, followed by the method unless it is the default one."""
     title, named = prompts.title or prompts.name, f" · {TITLES[method]}"
-    if method == STEPWISE:
+    if method == DEFAULT_METHOD:
         return title[:MAX_TITLE]
     return title[: MAX_TITLE - len(named)] + named
 

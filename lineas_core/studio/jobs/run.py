@@ -211,13 +211,14 @@ class _Run:
         self._watchdog.beat()
 
     def _slice(self, model: Model, config: TrainConfig, state: TrainState | None) -> SliceResult:
-        prompts, prompt = self._job.prompts, self._job.preview_prompt
+        prompts, prompt, method = self._job.prompts, self._job.preview_prompt, self._job.method
         if self._slices is None:
             return run_slice(
                 model,
                 prompts,
                 config,
                 state,
+                method=method,
                 should_stop=self._should_stop,
                 on_event=self._on_step,
                 give_way=self._context.priority.give_way,
@@ -233,6 +234,7 @@ class _Run:
             prompts,
             config,
             state,
+            method=method,
             budget=SECONDS_PER_SLICE,
             preview_prompt=prompt,
             unsteered=self._unsteered,

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lineas_core.errors import ConfigError
+from lineas_core.methods.fit import find_trainer
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.frames import Frame, Sample
@@ -20,7 +22,6 @@ from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.loop import UnstableError
 from lineas_core.training.state import TrainState
-from lineas_core.training.trainer import Trainer
 
 SECONDS_BETWEEN_CHECKPOINTS = 2.0
 
@@ -52,6 +53,7 @@ def run_slice(
     config: TrainConfig,
     state: TrainState | None,
     *,
+    method: str = DEFAULT_METHOD,
     budget: float | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_event: Callable[[StepEvent], object] | None = None,
@@ -69,6 +71,7 @@ def run_slice(
         prompts: the source and target.
         config: the settings.
         state: the state to resume from; one of another run is ignored, and training starts anew.
+        method: one that trains in steps.
         budget: seconds after which no further step begins; at least one step is done.
         should_stop: called before each step.
         on_event: called after each step.
@@ -80,13 +83,14 @@ def run_slice(
         unsteered: the untouched model's output for that prompt, if it is known.
         clock: a monotonic clock, in seconds.
     """
+    trainer_of = find_trainer(method)
     try:
-        trainer = Trainer(model, prompts, config, state)
+        trainer = trainer_of(model, prompts, config, state)
     except ConfigError:
         if state is None:
             raise
         log.warning("a checkpoint is ignored, and training starts anew", exc_info=True)
-        trainer = Trainer(model, prompts, config)
+        trainer = trainer_of(model, prompts, config)
     previews = Previews(model, preview_prompt, unsteered, clock)
     events: list[StepEvent] = []
     newest: StepEvent | None = None

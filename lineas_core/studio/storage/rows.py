@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.errors import LineasError
 from lineas_core.maps.calibration import Calibration
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD, STEPWISE
 from lineas_core.prompts.prompt_set import PromptSet
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
@@ -63,7 +63,7 @@ class JobRow:
     owner: str
     model: str
     prompts: PromptSet
-    method: str = STEPWISE
+    method: str = DEFAULT_METHOD
     seq: int = 1
     status: Status = "queued"
     phase: Phase = ""
@@ -92,7 +92,7 @@ class JobRow:
     @property
     def stepwise(self) -> bool:
         """Whether the method trains step by step; other methods fit once, counted as one step."""
-        return self.method == STEPWISE
+        return self.method in STEPWISE
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.studio.storage.rows import (
     TERMINAL,
     UNFINISHED,
@@ -184,7 +184,7 @@ class Store:
         ids = self._values(f"SELECT id FROM jobs WHERE status = 'queued' {_IN_TURN}")
         return ids.index(job_id) + 1 if job_id in ids else 0
 
-    def seconds_a_step(self, model: str, method: str = STEPWISE) -> float | None:
+    def seconds_a_step(self, model: str, method: str = DEFAULT_METHOD) -> float | None:
         """Seconds per step in the newest job of that model and method that made a step."""
         found = self._values(
             "SELECT seconds / step FROM jobs WHERE model = ? AND method = ? AND step > 0 "

@@ -45,6 +45,8 @@ def health(report: HealthReport | None) -> str:
         figures.append(
             ("perplexity of target text", f"{report.surprise[0]:.0f} → {report.surprise[1]:.0f}")
         )
+    if report.copies is not None:
+        figures.append(("completions with copies of the prompts", f"{report.copies:.0%}"))
     figures += [
         ("neurons changed", f"{report.support:.0%}"),
         ("largest scale change", f"{report.largest_gain:.2f}"),

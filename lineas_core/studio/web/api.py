@@ -131,10 +131,11 @@ class Api:
             source: prompts to steer, 4 or more.
             target: prompts to steer towards, 4 or more.
             concept: what the targets have.
-            steps: 0 takes what suits the model; only "lineas" has steps.
+            steps: 0 takes what suits the model; only "lineas" and "lineas+" have steps.
             modality: "text" or "image", for a model outside the catalogue; empty takes the
                 catalogue's word, or text.
-            method: "lineas", or one that is fitted in one go, such as "lin-act" or "mean-act".
+            method: "lineas", "lineas+" (for text), or one that is fitted in one go, such as
+                "lin-act" or "mean-act".
             sites: a preset, such as "post_layernorm", or a regular expression for names of modules;
                 empty takes the model's default.
 

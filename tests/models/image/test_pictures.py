@@ -22,7 +22,7 @@ from PIL import Image
 import lineas_core as lc
 from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.diagnostics.strength import recommend_strength
-from lineas_core.methods.refine import Refinement
+from lineas_core.methods.variants.refine import Refinement
 from lineas_core.models.image.model import NOISE_SEED, DiffusionModel
 from lineas_core.models.image.pictures import encode_picture, picture_to_noise
 from lineas_core.models.image.schedule import Schedule

@@ -191,12 +191,18 @@ def test_mistakes_in_settings_show_before_the_queue(shop: Shop, prompts: lc.Prom
         ({"rate": -1.0}, "lineas", "rate is -1"),
         ({"stepz": 3}, "lineas", "stepz"),
         ({"steps": 3}, "mean-act", "Mean-AcT is fitted in one go"),
+        ({"likelihood": 3.0}, "lineas", r"likelihood is 3.0, which LinEAS does not read.*LinEAS\+"),
+        ({"distance": 3.0}, "mean-act", "distance is 3.0, which Mean-AcT does not read"),
         ({}, "magic", "method is 'magic'"),
     ):
         with pytest.raises(lc.ConfigError, match=message):
             jobs.start("ada", "smollm2", prompts, changes, method=method)
+    pictures = replace(prompts, modality="image")
+    with pytest.raises(lc.ConfigError, match=r"method is 'lineas\+'.*emoji-onestep makes images"):
+        jobs.start("ada", "emoji-onestep", pictures, {}, method="lineas+")
     assert jobs.recent("ada") == []
     assert jobs.start("ada", "smollm2", prompts, {}).steps == 60
+    assert jobs.start("ada", "smollm2", prompts, {}, method="lineas+").steps == 40
 
 
 def test_a_map_that_was_kept_before_the_process_died_is_not_kept_twice(
