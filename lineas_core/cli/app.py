@@ -14,6 +14,7 @@ import typer
 
 from lineas_core.cli import (
     bundles,
+    clean,
     evaluate,
     exchange,
     fold,
@@ -36,7 +37,8 @@ app = typer.Typer(
 )
 # In the order of --help.
 COMMANDS = (
-    train, texts, pictures, listing, evaluate, fold, exchange, write, serve, weights, bundles, hub,
+    train, texts, pictures, listing, evaluate, fold, exchange, write, serve, weights, clean,
+    bundles, hub,
 )  # fmt: skip
 for module in COMMANDS:
     module.register(app)

@@ -48,7 +48,6 @@ MAX_STEPS_READ = 64
 # Columns of the record, before the loss of each site.
 LOSS, SUPPORT, FINE, SITES = 0, 1, 2, 3
 
-
 log = logging.getLogger(__name__)
 
 
@@ -241,7 +240,12 @@ class TrainingLoop(ABC):
         before_drawing = []
         for _ in range(count):
             before_drawing.append(self._generator.get_state())
-            self._step_once([self.draw(rows) for rows in self.counts])
+            try:
+                self._step_once([self.draw(rows) for rows in self.counts])
+            except BaseException:
+                # A hook stopped the step, which so far changed only what is drawn next.
+                self._generator.set_state(before_drawing[-1])
+                raise
         record = self._record[:count].tolist()
         seconds = (time.perf_counter() - began) / count
         if self._device.type != "cpu":
