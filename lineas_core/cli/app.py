@@ -14,7 +14,6 @@ import typer
 
 from lineas_core.cli import (
     bundles,
-    clean,
     evaluate,
     exchange,
     fold,
@@ -37,8 +36,7 @@ app = typer.Typer(
 )
 # In the order of --help.
 COMMANDS = (
-    train, texts, pictures, listing, evaluate, fold, exchange, write, serve, weights, clean,
-    bundles, hub,
+    train, texts, pictures, listing, evaluate, fold, exchange, write, serve, weights, bundles, hub,
 )  # fmt: skip
 for module in COMMANDS:
     module.register(app)

@@ -28,13 +28,13 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.text_limits import TextLimits, check_characters
 from lineas_core.studio.access.visitors import client_address
 from lineas_core.studio.jobs.context import JobContext
-from lineas_core.studio.jobs.crashes import died_of_itself
 from lineas_core.studio.jobs.device.gpu import lends_gpu
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.jobs.device.model_cache import ModelCache, catalog_models
 from lineas_core.studio.jobs.device.preparation import Preparation
 from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.device.quotas import Quotas
+from lineas_core.studio.jobs.ending import died_of_itself
 from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.lent_slices import slices_on_gpu
 from lineas_core.studio.jobs.queue import Jobs

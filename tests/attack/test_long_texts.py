@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+from transformers import LlamaConfig
 
 import lineas_core as lc
 from lineas_core.models.load import as_language_model
@@ -24,6 +25,7 @@ from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
 from lineas_core.studio.tabs.texts.chat import ChatCallbacks
 from lineas_core.studio.web.api import Api
+from tests.helpers.models import SIZES, save_checkpoint
 from tests.helpers.server import client_of, launched
 from tests.helpers.studio import ANN, add_map, answers_of, rack
 
@@ -34,6 +36,13 @@ pytestmark = [
 
 LONG = "ab " * 1334
 ENOUGH = "ab " * 1333
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small model, with a token a byte, that reads texts of any length."""
+    config = LlamaConfig(**{**SIZES, "max_position_embeddings": 2**16})
+    return str(save_checkpoint(config, tmp_path_factory.mktemp("reader")))
 
 
 @pytest.fixture
@@ -95,13 +104,13 @@ def trained(studio: Studio, model: str, on: Any, ids: list[str], text: str) -> A
     ],
 )  # fmt: skip
 def test_no_function_takes_a_text_of_more_than_4000_characters(
-    studio: Studio, writer: str, ask: Callable[..., Any]
+    studio: Studio, reader: str, ask: Callable[..., Any]
 ) -> None:
     sites = {"model.layers.1.post_attention_layernorm": 16}
-    ids = [add_map(studio, writer, sites, seed) for seed in range(2)]
+    ids = [add_map(studio, reader, sites, seed) for seed in range(2)]
     on = rack((ids[0], 1.0), modality="text")
     with pytest.raises(gr.Error, match="4002 characters.*4000"):
-        ask(studio, writer, on, ids, LONG)
+        ask(studio, reader, on, ids, LONG)
 
 
 @pytest.fixture
@@ -111,7 +120,7 @@ def web(studio: Studio) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_openais_api_takes_none_either(web: httpx.Client, writer: str) -> None:
+def test_openais_api_takes_none_either(web: httpx.Client, reader: str) -> None:
     refusals = [
         ("/v1/completions", {"prompt": LONG}, "4002 characters; 4000"),
         ("/v1/completions", {"prompt": ["ab", LONG]}, "4002 characters; 4000"),
@@ -123,26 +132,26 @@ def test_openais_api_takes_none_either(web: httpx.Client, writer: str) -> None:
         ),
     ]
     for path, body, said in refusals:
-        answer = web.post(path, json={"model": writer, "max_tokens": 1, **body})
+        answer = web.post(path, json={"model": reader, "max_tokens": 1, **body})
         assert answer.status_code == 400, answer.text
         assert said in answer.json()["error"]["message"]
 
 
 def test_what_would_take_too_much_memory_is_refused_with_the_number(
-    studio: Studio, writer: str, web: httpx.Client
+    studio: Studio, reader: str, web: httpx.Client
 ) -> None:
     studio.inference.text_limits = TextLimits(1)
-    model = as_language_model(studio.inference.model(writer))
-    api, prompt = Api(studio, answers_of(studio)), "ab " * 60
+    model = as_language_model(studio.inference.model(reader))
+    api, prompt = Api(studio, answers_of(studio)), "ab " * 100
     tokens = len(model.encode(prompt))
     most = estimated_bytes(model, tokens, 1, 160)
     assert most > 2**20
     with pytest.raises(
         gr.Error, match=rf"1 text of {tokens} tokens and 160 more .* 1 MiB is the limit"
     ):
-        api.complete(ANN, prompt, [], [], writer, 0, 160)
-    assert api.complete(ANN, "ab", [], [], writer, 0, 1) is not None
-    body = {"model": writer, "prompt": prompt, "max_tokens": 160}
+        api.complete(ANN, prompt, [], [], reader, 0, 160)
+    assert api.complete(ANN, "ab", [], [], reader, 0, 1) is not None
+    body = {"model": reader, "prompt": prompt, "max_tokens": 160}
     answer = web.post("/v1/completions", json=body)
     assert answer.status_code == 400
     assert "1 MiB is the limit" in answer.json()["error"]["message"]

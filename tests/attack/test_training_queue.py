@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
+import torch
 
 import lineas_core as lc
 from lineas_core.studio.access.settings import Settings
@@ -87,25 +89,17 @@ def test_a_share_is_free_again_when_a_job_has_ended(shop: Shop, prompts: lc.Prom
 
 
 @pytest.fixture
-def long_prompts() -> lc.PromptSet:
-    """A step on these takes the small model several seconds."""
-    lines = [f"{n} " + "abc cab bca " * 300 for n in range(24)]
-    return lc.PromptSet(
-        name="long", source=lines, target=[line.replace("a", "x") for line in lines], concept="x"
-    )
-
-
-@pytest.fixture
 def slow(tiny: lc.LanguageModel, monkeypatch: pytest.MonkeyPatch) -> lc.LanguageModel:
-    """A model each of whose layers takes as long as one of a large model."""
-    layer = tiny.module.get_submodule("model.layers.0")
-    forward = layer.forward
+    """A model that takes many seconds for a step, as a larger one does with long prompts."""
+    for name, part in tiny.module.named_modules():
+        if name.endswith((".q_proj", ".k_proj", ".v_proj", ".o_proj")):
+            forward = part.forward
 
-    def slowly(*args: object, **kwargs: object) -> object:
-        time.sleep(1.0)
-        return forward(*args, **kwargs)
+            def slowly(z: torch.Tensor, forward: Callable[..., Any] = forward) -> Any:
+                time.sleep(0.5)
+                return forward(z)
 
-    monkeypatch.setattr(layer, "forward", slowly)
+            monkeypatch.setattr(part, "forward", slowly)
     return tiny
 
 
@@ -126,7 +120,7 @@ def test_a_step_is_stopped_in_its_middle_and_leaves_the_state_before_it(
     run_slice(tiny, prompts, config, None, should_stop=count)
     assert looks > 4 * config.steps
     stopped_at = set()
-    for stop in range(1, looks, max(1, looks // 25)):
+    for stop in range(1, looks, max(1, looks // 7)):
         left = iter([False] * stop)
         first = run_slice(tiny, prompts, config, None, should_stop=partial(next, left, True))
         assert not first.done
@@ -143,7 +137,7 @@ def test_a_step_is_stopped_in_its_middle_and_leaves_the_state_before_it(
         assert rest.state is not None
         trainer = Trainer(tiny, prompts, config, rest.state)
         assert same(trainer.map, whole.map), stop
-    assert stopped_at >= {0, 1, 3, 5}
+    assert len(stopped_at) >= 4
 
 
 def test_looking_up_changes_no_map_and_leaves_no_hook(
@@ -160,17 +154,16 @@ def test_looking_up_changes_no_map_and_leaves_no_hook(
 
 
 def test_stopping_takes_effect_within_a_step_that_takes_long(
-    shop: Shop, slow: lc.LanguageModel, long_prompts: lc.PromptSet
+    shop: Shop, slow: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
     jobs = shop.jobs(autostart=True)
-    changes = {**CHANGES, "steps": 50, "batch_size": 24, "holdout": 0.25}
-    job = jobs.start("ada", "tiny", long_prompts, changes)
+    job = jobs.start("ada", "tiny", prompts, {**CHANGES, "steps": 50})
     deadline = time.monotonic() + 60
     while shop.row(job).phase != "training":
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    # In the middle of the preparation, or of a step.
-    time.sleep(1.2)
+    # In the middle of the preparation, which runs the model too, or of a step.
+    time.sleep(1)
     asked_at = time.monotonic()
     assert jobs.cancel(job.id, "ada")
     while not shop.row(job).finished:
@@ -179,7 +172,8 @@ def test_stopping_takes_effect_within_a_step_that_takes_long(
     took = time.monotonic() - asked_at
     jobs.close()
     assert shop.row(job).status == "cancelled"
-    assert took < 4
+    # What is looked up from is a part of a layer, which takes 2 s here.
+    assert took < 5
 
 
 def ticking(step: float) -> Callable[[], float]:

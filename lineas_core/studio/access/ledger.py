@@ -135,8 +135,8 @@ class Ledger:
             LimitError: the share of the visitor or the limit of all is exceeded, or the disk full.
         """
         clients = [f"key {owner}", *_known(client_address())]
-        self.check_share(owner, more)
         with self._lock:
+            self.check_share(owner, more)
             self._check_passed(clients, more)
             reservation = self._reserve(more)
             self._pass(clients, more)

@@ -20,8 +20,7 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.wiring import STORED, field, opened
-from lineas_core.studio.jobs.crashes import leaving_traces
-from lineas_core.studio.jobs.ending import end_forked, stopping_in_order
+from lineas_core.studio.jobs.ending import end_forked, leaving_traces, stopping_in_order
 from lineas_core.studio.rack.rack import RackState, build_rack
 from lineas_core.studio.rack.screen import TABS, Screen, ScreenFields
 from lineas_core.studio.storage.scratch import KEPT_FOR

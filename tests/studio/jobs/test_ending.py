@@ -11,16 +11,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lineas_core.studio.jobs.crashes import died_of_itself, memory_left
+from lineas_core.studio.jobs.ending import died_of_itself, memory_left
 
 DYING = """
 import ctypes, os, signal, sys, time
 from pathlib import Path
-from lineas_core.studio.jobs import crashes
+from lineas_core.studio.jobs import ending
 if sys.argv[2] == "short memory":
     # As a machine whose memory is taken by the model, up to the moment of the kill.
-    crashes.memory_left = lambda: 0.01
-with crashes.leaving_traces(Path(sys.argv[1])):
+    ending.memory_left = lambda: 0.01
+with ending.leaving_traces(Path(sys.argv[1])):
     time.sleep(0.3)
     if sys.argv[2] == "abort":
         os.abort()
