@@ -188,13 +188,13 @@ def ticking(step: float) -> Callable[[], float]:
     return read
 
 
-@pytest.mark.parametrize("method", ["lineas", "lin-act"])
+@pytest.mark.parametrize(("method", "step"), [("lineas", 1.0), ("lin-act", 20.0)])
 def test_a_job_has_a_limit_by_the_clock_on_the_wall_and_keeps_what_it_learned(
-    shop: Shop, prompts: lc.PromptSet, method: str, monkeypatch: pytest.MonkeyPatch
+    shop: Shop, prompts: lc.PromptSet, method: str, step: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(interrupts, "SECONDS_BETWEEN_LOOKS", 0.0)
     jobs = shop.jobs(max_queued=3)
-    context = dataclasses.replace(jobs._context, max_seconds=600.0, clock=ticking(20.0))
+    context = dataclasses.replace(jobs._context, max_seconds=600.0, clock=ticking(step))
     monkeypatch.setattr(jobs, "_context", context)
     changes = {**CHANGES, "steps": 500} if method == "lineas" else {}
     job = jobs.start("ada", "tiny", prompts, changes, method=method)

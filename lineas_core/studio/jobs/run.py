@@ -219,9 +219,8 @@ class _Run:
         if self._job.seconds + self._context.clock() - self._began < most:
             return ""
         return (
-            f"The job ran for {counted(round(most / 60), 'minute')}, the limit here. Its "
-            "checkpoint, and the map of its steps so far, are kept. Take fewer steps, or shorter "
-            "prompts."
+            f"The job ran for {counted(round(most / 60), 'minute')}, the limit here. What it has "
+            "learned so far is kept. Take fewer steps, or fewer or shorter prompts."
         )
 
     def _give_way(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,8 @@ def launch(
     """
     print(f"Device: {describe_device()}", flush=True)
     with ExitStack() as stack:
+        # Being stopped before the page is served is as good an end as after.
+        stack.enter_context(suppress(KeyboardInterrupt))
         stopping = stack.enter_context(stopping_in_order())
         studio = Studio(Settings.from_environment(os.environ, home))
         stack.callback(studio.close)
