@@ -52,7 +52,6 @@ LOSS, SUPPORT, FINE, TERMS = 0, 1, 2, 3
 # The term of the loss that is of no site; no module can have that name.
 LIKELIHOOD = "(likelihood)"
 
-
 log = logging.getLogger(__name__)
 
 
@@ -251,7 +250,12 @@ class TrainingLoop(ABC):
         before_drawing = []
         for _ in range(count):
             before_drawing.append(self._generator.get_state())
-            self._step_once([self.draw(rows) for rows in self.counts])
+            try:
+                self._step_once([self.draw(rows) for rows in self.counts])
+            except BaseException:
+                # A hook stopped the step, which so far changed only what is drawn next.
+                self._generator.set_state(before_drawing[-1])
+                raise
         record = self._record[:count].tolist()
         seconds = (time.perf_counter() - began) / count
         if self._device.type != "cpu":

@@ -13,6 +13,7 @@ import gradio as gr
 
 from lineas_core.errors import LineasError
 from lineas_core.studio.access.redaction import without_paths
+from lineas_core.studio.storage.disk import TEMPORARY_FULL, is_full
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +38,8 @@ def _guarded(function: Callable[P, R], shown: Callable[[str], str]) -> Callable[
         if isinstance(error, LineasError):
             return gr.Error(shown(without_paths(str(error))), print_exception=False)
         log.error("%s failed", function.__name__, exc_info=error)
+        if is_full(error):
+            return gr.Error(TEMPORARY_FULL, print_exception=False)
         return gr.Error(
             "Something unexpected went wrong; the log has the details. Nothing was lost.",
             print_exception=False,

@@ -13,7 +13,10 @@ from lineas_core.system.home import SPACE_STORAGE, lineas_home
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 # Limits that `for_strangers` halves: those of one visitor or job, and the length of the queue.
-HALVED = ("max_queued", "max_jobs", "max_steps", "max_requests", "max_mebibytes")
+HALVED = (
+    "max_queued", "max_jobs", "max_address_jobs", "max_steps", "max_minutes", "max_requests",
+    "max_mebibytes",
+)  # fmt: skip
 
 
 def _setting(variable: str, default: Any, meaning: str) -> Any:
@@ -39,7 +42,11 @@ class Settings:
     )
     max_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
     max_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
+    max_address_jobs: int = _setting(
+        "LINEAS_MOST_ADDRESS_JOBS", 10, "The same, of one network address, where that is known"
+    )
     max_steps: int = _setting("LINEAS_MOST_STEPS", 2000, "Training steps of one job")
+    max_minutes: int = _setting("LINEAS_MOST_MINUTES", 240, "Minutes that one job may train")
     max_requests: int = _setting(
         "LINEAS_MOST_REQUESTS", 240, "Answers that a visitor may ask for in a minute"
     )
@@ -55,12 +62,18 @@ class Settings:
     max_prompts: int = _setting(
         "LINEAS_MOST_PROMPTS", 256, "Prompts on either side of what is trained on"
     )
+    max_call_mebibytes: int = _setting(
+        "LINEAS_MOST_CALL_MIB", 2048, "MiB of memory that the texts of one answer may take"
+    )
     max_images: int = _setting("LINEAS_MOST_IMAGES", 64, "Images of one answer")
     max_megapixels: int = _setting(
         "LINEAS_MOST_MEGAPIXELS", 64, "Pixels of one answer's images, in millions"
     )
     max_mebibytes: int = _setting(
-        "LINEAS_MOST_MIB", 512, "MiB that a visitor's maps and prompt sets may take"
+        "LINEAS_MOST_MIB",
+        512,
+        "MiB that a visitor's maps and prompt sets may take; also, what a visitor or a network "
+        "address may send and fetch in an hour",
     )
     mebibytes_in_all: int = _setting(
         "LINEAS_MOST_MIB_IN_ALL", 20480, "MiB that all that is kept and uploaded may take"

@@ -58,6 +58,7 @@ class Chats:
                 "Complete above, or an instruct model such as smollm2."
             )
         prompts = [messages(turns, question, steered=side) for side in (False, True)]
+        self._inference.text_limits.check(loaded, prompts, tokens)
         texts: Sequence[str] = ("", "")
         for texts in stream_sides(loaded, prompts, [[], mix.steer], seed, tokens):
             yield texts, False

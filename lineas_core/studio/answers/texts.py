@@ -125,6 +125,7 @@ class Texts:
         own: Sequence[OwnConcept] = (),
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
         loaded = as_language_model(self._inference.model(model))
+        self._inference.text_limits.check(loaded, [prompt] * len(sides), tokens)
         texts: Sequence[str] = ("",) * len(sides)
         for texts in stream_sides(loaded, [prompt] * len(sides), sides, seed, tokens):
             yield texts, []
@@ -140,6 +141,8 @@ class Texts:
         own: Sequence[OwnConcept] = (),
     ) -> tuple[TextGrid, list[Readout]]:
         loaded = as_language_model(self._inference.model(model))
+        cells = [prompt] * (len(seeds) * len(SWEEP))
+        self._inference.text_limits.check(loaded, cells, tokens)
         maps = [(smap, None if n == 0 else s) for n, (smap, s) in enumerate(mix.steer)]
         grid = loaded.sweep([prompt] * len(seeds), maps, SWEEP, seed=seeds, max_new_tokens=tokens)
         columns = zip(*grid.texts, strict=True)
@@ -147,4 +150,5 @@ class Texts:
 
     def _complete_here(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> str:
         loaded = as_language_model(self._inference.model(model))
+        self._inference.text_limits.check(loaded, [prompt], tokens)
         return loaded.generate([prompt], mix.steer, seed=seed, max_new_tokens=tokens)[0]

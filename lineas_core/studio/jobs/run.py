@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from lineas_core.studio.jobs.watchdog import Watchdog
 from lineas_core.studio.storage.disk import is_full, no_room
 from lineas_core.studio.storage.sidecars import write_row
 from lineas_core.studio.storage.store import JobRow, Status, StoreError
+from lineas_core.system.words import counted
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.state import TrainState
@@ -38,11 +40,7 @@ log = logging.getLogger(__name__)
 
 
 def run_job(
-    job: JobRow,
-    context: JobContext,
-    *,
-    watchdog: Watchdog,
-    closing: Callable[[], bool],
+    job: JobRow, context: JobContext, *, watchdog: Watchdog, closing: Callable[[], bool]
 ) -> str:
     """Run a claimed job to its end, or put it back into the queue if the program is closing.
 
@@ -61,6 +59,12 @@ def run_job(
     try:
         run.go()
     except Exception as error:
+        if closing():
+            # What a job uses is being closed as well, such as the process of a lent GPU.
+            log.info("job %s was interrupted by the end of the program", job.id, exc_info=True)
+            with suppress(StoreError):
+                run.put_back()
+            return ""
         message = _why(error, context.files.home)
         if not isinstance(error, LineasError):
             log.exception("training job %s failed", job.id)
@@ -88,11 +92,7 @@ class _Run:
     """One run of a job. Keeps the job's row up to date."""
 
     def __init__(
-        self,
-        job: JobRow,
-        context: JobContext,
-        watchdog: Watchdog,
-        closing: Callable[[], bool],
+        self, job: JobRow, context: JobContext, watchdog: Watchdog, closing: Callable[[], bool]
     ) -> None:
         self._job, self._watchdog, self._closing = job, watchdog, closing
         self._context, self._store, self._slices = context, context.store, context.slice_runner
@@ -100,17 +100,18 @@ class _Run:
         self._sidecar = context.files.sidecar(job.id)
         self._frames = context.files.frames(job.id)
         # Number of attempts since the newest checkpoint, including this one.
-        self._attempts = job.attempts
+        self._attempts, self._interruptions = job.attempts, job.interruptions
         self._losses, self._supports = list(job.losses), list(job.supports)
         self._newest: StepEvent | None = None
         self._note = ""
-        self._updated = -math.inf
+        self._updated, self._began = -math.inf, math.inf
         self._unsteered: Sample | None = None
 
     def go(self) -> None:
         """Load the model, train or fit a map, measure it and save it."""
         model = self._context.load_model(self._job.model)
         self._watchdog.beat()
+        self._began = self._context.clock()
         config = TrainConfig.for_model(model, self._job.method, **self._job.changes)
         if self._job.stepwise:
             self._train(model, config)
@@ -127,7 +128,8 @@ class _Run:
             result = self._slice(model, config, state)
             state, done, diverged = result.state, result.done, result.diverged
             self._watchdog.beat()
-            self._keep_state(state)
+            if state is not None:
+                self._keep_state(state)
         if self._watchdog.given_up:
             return
         if done:
@@ -136,8 +138,10 @@ class _Run:
             self._finish("failed", model, config, state, diverged)
         elif self._store.stop_asked(self._job.id):
             self._finish("cancelled", model, config, state)
+        elif late := self._too_late():
+            self._finish("failed", model, config, state, late)
         else:
-            self._put_back()
+            self.put_back()
 
     def _fit(self, model: Model, config: TrainConfig) -> None:
         job = self._job
@@ -161,8 +165,10 @@ class _Run:
         if (smap := fitted.map) is None:
             if self._store.stop_asked(job.id):
                 self._store.transition(job.id, {"running"}, "cancelled")
+            elif late := self._too_late():
+                self._store.transition(job.id, {"running"}, "failed", message=late)
             else:
-                self._put_back()
+                self.put_back()
             return
         self._store.progress(
             job.id, phase="checking", step=1, seconds=fitted.seconds, support=smap.support()
@@ -174,8 +180,8 @@ class _Run:
             lambda: self._call(measure_map, model, job.prompts, config, smap, recommend=True),
         )
 
-    def _put_back(self) -> None:
-        # The program is closing, which is not a failure of the job: do not count the attempt.
+    def put_back(self) -> None:
+        """Queue the job again; the program is closing, so the attempt does not count."""
         self._store.transition(self._job.id, {"running"}, "queued", attempts=self._attempts - 1)
 
     def _call(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
@@ -203,7 +209,19 @@ class _Run:
         return True
 
     def _should_stop(self) -> bool:
-        return self._watchdog.given_up or self._closing() or self._store.stop_asked(self._job.id)
+        if self._watchdog.given_up or self._closing() or self._too_late():
+            return True
+        return self._store.stop_asked(self._job.id)
+
+    def _too_late(self) -> str:
+        """Why the job has to end, if it has trained for as long as one may; "" otherwise."""
+        most = self._context.max_seconds
+        if self._job.seconds + self._context.clock() - self._began < most:
+            return ""
+        return (
+            f"The job ran for {counted(round(most / 60), 'minute')}, the limit here. What it has "
+            "learned so far is kept. Take fewer steps, or fewer or shorter prompts."
+        )
 
     def _give_way(self) -> None:
         """Let answers run first, and report to the watchdog that a fit is making progress."""
@@ -367,10 +385,10 @@ class _Run:
             # Only a restart needs the checkpoint; without it training starts anew.
             log.warning("job %s has no checkpoint", self._job.id, exc_info=True)
             return
-        # Limit only restarts without progress: a new checkpoint resets the attempts.
-        if self._attempts > 1 and len(state.losses) > self._job.step:
-            self._attempts = 1
-            self._store.progress(self._job.id, attempts=1)
+        # Limit only restarts without progress: a new checkpoint resets both counts.
+        if self._attempts + self._interruptions > 1 and len(state.losses) > self._job.step:
+            self._attempts, self._interruptions = 1, 0
+            self._store.progress(self._job.id, attempts=1, interruptions=0)
 
     def _keep_frame(self, frame: Frame) -> None:
         self._unsteered = frame.unsteered

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 from urllib.parse import unquote
@@ -11,7 +10,8 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lineas_core.studio.access.limits import MIB, LimitError, Limits
+from lineas_core.studio.access.limits import MIB, LimitError
+from lineas_core.studio.web.uploads import Uploads
 
 API = "/gradio_api/"
 # Routes that are not Gradio's, and limit the body of a call themselves.
@@ -33,12 +33,12 @@ class Guard:
 
     Args:
         app: the wrapped server.
-        limits: the host's limits.
+        uploads: reads uploads.
         max_upload: maximum size of one uploaded file in MiB.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, max_upload: int) -> None:
-        self._app, self._limits = app, limits
+    def __init__(self, app: ASGIApp, uploads: Uploads, max_upload: int) -> None:
+        self._app, self._uploads = app, uploads
         self._max_upload = FILES_AT_ONCE * max_upload
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,9 +49,16 @@ class Guard:
         path = unquote(scope["path"])
         refusal: PlainTextResponse | None = None
         if API in path:
-            refusal = await self._refusal(path.partition(API)[2], Headers(scope=scope))
+            refusal = self._refusal(path.partition(API)[2], Headers(scope=scope))
+        upload = API in path and _takes_upload(path.partition(API)[2])
+        if refusal is None and upload and scope["method"] == "POST":
+            try:
+                await self._uploads.take(self._app, scope, receive, send)
+                return
+            except LimitError as error:
+                refusal = PlainTextResponse(str(error), 507)
         unread = refusal is not None
-        if refusal is None and scope["method"] == "POST" and not path.endswith("/upload"):
+        if refusal is None and scope["method"] == "POST":
             body = await _body(receive)
             if body is None:
                 unread = True
@@ -66,13 +73,13 @@ class Guard:
             await _read_on(receive)
         await (refusal or self._app)(scope, receive, send)
 
-    async def _refusal(self, name: str, headers: Headers) -> PlainTextResponse | None:
+    def _refusal(self, name: str, headers: Headers) -> PlainTextResponse | None:
         for prefix in ("file=", "file/"):
             if name.startswith(prefix) and name.removeprefix(prefix).lower().startswith(ADDRESSES):
                 return PlainTextResponse("Addresses are not fetched.", 403)
         if name.startswith("deep_link"):
             return PlainTextResponse("There are no deep links here; use Library, Link.", 404)
-        if name.startswith("upload") and not name.startswith("upload_progress"):
+        if _takes_upload(name):
             length = headers.get("content-length", "")
             if not length.isdigit() or int(length) > self._max_upload * MIB:
                 return PlainTextResponse(
@@ -80,11 +87,12 @@ class Guard:
                     "Send fewer or smaller files.",
                     413,
                 )
-            try:
-                await asyncio.to_thread(self._limits.check_total)
-            except LimitError as error:
-                return PlainTextResponse(str(error), 507)
         return None
+
+
+def _takes_upload(name: str) -> bool:
+    """Whether a route of Gradio's, without `API`, is that of uploads."""
+    return name.startswith("upload") and not name.startswith("upload_progress")
 
 
 async def _read_on(receive: Receive) -> None:

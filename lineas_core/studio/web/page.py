@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from starlette.middleware import Middleware
 
 from lineas_core.errors import ConfigError
 from lineas_core.serving.routes import Routes
+from lineas_core.studio.access.ledger import SWEPT_EVERY
 from lineas_core.studio.access.limits import MIB
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.answers.answers import Answers
-from lineas_core.studio.app import KEPT_FOR, Studio
+from lineas_core.studio.app import Studio
 from lineas_core.studio.components.wiring import STORED, field, opened
+from lineas_core.studio.jobs.ending import end_forked, leaving_traces, stopping_in_order
 from lineas_core.studio.rack.rack import RackState, build_rack
 from lineas_core.studio.rack.screen import TABS, Screen, ScreenFields
+from lineas_core.studio.storage.scratch import KEPT_FOR
 from lineas_core.studio.tabs.compare.layout import build_compare_tab
 from lineas_core.studio.tabs.images.layout import build_image_tab
 from lineas_core.studio.tabs.library.layout import build_library_tab
@@ -30,6 +34,7 @@ from lineas_core.studio.web.api import add_api
 from lineas_core.studio.web.middleware import Guard
 from lineas_core.studio.web.openai_host import StudioHost
 from lineas_core.studio.web.opening import ArrivedOutputs, Opening
+from lineas_core.studio.web.uploads import Uploads
 from lineas_core.system.devices import describe_device
 from lineas_core.system.paths import packaged
 
@@ -43,15 +48,13 @@ THEME = gr.themes.Soft(
 HEAD = """<header class="ls-head"><h1>LinEAS Studio</h1>
 <p>Learn to steer a generative model from a few prompts, then move a slider.</p>
 <button type="button" id="tour-button" class="ls-tour-button">Take the tour</button></header>"""
-# Interval in seconds between clean-ups of expired uploads and downloads.
-CLEARED_EVERY = 600
 
 
 def build_page(studio: Studio) -> gr.Blocks:
     """Lay out the page and wire it to `studio`."""
     answers = Answers(studio.inference, studio.library, guarded=studio.settings.demo)
     with gr.Blocks(
-        title="LinEAS Studio", analytics_enabled=False, delete_cache=(CLEARED_EVERY, KEPT_FOR)
+        title="LinEAS Studio", analytics_enabled=False, delete_cache=(SWEPT_EVERY, KEPT_FOR)
     ) as page:
         key = gr.BrowserState("", storage_key="lineas-visitor", secret=studio.store.secret())
         # Add the API first: the first endpoint gets the name, and the page also has a `cancel`.
@@ -152,7 +155,13 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         "enable_monitoring": False,
         "run_history": False,
         "app_kwargs": {
-            "middleware": [Middleware(Guard, limits=studio.limits, max_upload=settings.max_upload)],
+            "middleware": [
+                Middleware(
+                    Guard,
+                    uploads=Uploads(studio.ledger, studio.scratch),
+                    max_upload=settings.max_upload,
+                ),
+            ],
             "routes": Routes(StudioHost(studio)).listed(),
         },
     }
@@ -177,10 +186,18 @@ def launch(
         ConfigError: the server cannot listen on the address.
     """
     print(f"Device: {describe_device()}", flush=True)
-    studio = Studio(Settings.from_environment(os.environ, home))
-    try:
+    with ExitStack() as stack:
+        # Being stopped before the page is served is as good an end as after.
+        stack.enter_context(suppress(KeyboardInterrupt))
+        stopping = stack.enter_context(stopping_in_order())
+        studio = Studio(Settings.from_environment(os.environ, home))
+        stack.callback(studio.close)
+        stopping.append(studio.jobs.stop)
+        stack.callback(end_forked)
+        stack.enter_context(leaving_traces(studio.settings.home))
+        stack.enter_context(studio.scratch.for_all_temporary_files())
         # By default, all Gradio apps on a machine share one folder and serve each other's files.
-        os.environ.setdefault("GRADIO_TEMP_DIR", studio.uploads.name)
+        os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.uploads)
         # Gradio summarises this many latest calls after each call, though nothing shows the result.
         os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
         studio.preparation.start()
@@ -195,5 +212,3 @@ def launch(
                 f"{address}, and nothing can be served there: it is in use, or not an address of "
                 "this machine. Choose others."
             ) from error
-    finally:
-        studio.close()

@@ -59,7 +59,7 @@ def test_a_database_of_version_1_has_jobs_of_lineas(
     # The row as version 1 kept it.
     with sqlite3.connect(tmp_path / "new" / "studio.db") as db:
         names = [column[1] for column in db.execute("PRAGMA table_info(jobs)")]
-        columns = ", ".join(name for name in names if name != "method")
+        columns = ", ".join(name for name in names if name not in ("method", "interruptions"))
         values = db.execute(f"SELECT {columns} FROM jobs").fetchone()
     db.close()
     (tmp_path / "old").mkdir()
@@ -220,12 +220,41 @@ def test_three_attempts_and_no_more(shop: Shop, prompts: lc.PromptSet) -> None:
     job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
     for _ in range(3):
         assert shop.store.claim_next() is not None
-        jobs = shop.jobs()
+        jobs = shop.jobs(died_of_itself=True)
     assert shop.row(job).status == "failed"
     assert not jobs.work()
     again = jobs.retry(job.id, "ada")
     jobs.work()
     assert shop.row(again).status == "done"
+
+
+def test_a_job_is_not_given_up_for_the_restarts_of_others(
+    shop: Shop, prompts: lc.PromptSet
+) -> None:
+    job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
+    for number in range(1, 20):
+        assert shop.store.claim_next() is not None
+        jobs = shop.jobs()
+        row = shop.row(job)
+        assert (row.status, row.attempts, row.interruptions) == ("queued", 0, number)
+    # Two deaths of its own are not three, whatever was in between.
+    for number in (1, 2):
+        assert shop.store.claim_next() is not None
+        jobs = shop.jobs(died_of_itself=True)
+        assert (shop.row(job).status, shop.row(job).attempts) == ("queued", number)
+    jobs.work()
+    assert shop.row(job).status == "done"
+
+
+def test_a_job_that_never_gets_on_does_not_run_for_ever(shop: Shop, prompts: lc.PromptSet) -> None:
+    """As one that kills its process and leaves no trace."""
+    job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
+    for _ in range(20):
+        assert shop.store.claim_next() is not None
+        shop.jobs()
+    row = shop.row(job)
+    assert row.status == "failed"
+    assert "20 times" in row.message
 
 
 def test_a_retry_names_its_parent_and_has_its_settings(shop: Shop, prompts: lc.PromptSet) -> None:

@@ -164,7 +164,7 @@ def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
     studio.library.add_map(owner_of(ANN), replace(smap, info=replace(smap.info, name="../../x y")))
     [row] = studio.library.maps(owner_of(ANN), include_gallery=False)
     [file] = SharingCallbacks(studio, answers_of(studio)).export(ANN, [row.id])["value"]
-    assert Path(file).parent.parent == Path(studio.downloads.name)
+    assert Path(file).parent.parent == studio.scratch.downloads
     assert Path(file).name == "x-y.safetensors"
 
 

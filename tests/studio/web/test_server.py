@@ -37,7 +37,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 @pytest.fixture(scope="module")
 def page(studio: Studio) -> Iterator[gr.Blocks]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", studio.uploads.name)
+        patch.setenv("GRADIO_TEMP_DIR", str(studio.scratch.uploads))
         page = build_page(studio)
         page.launch(prevent_thread_lock=True, quiet=True, **launch_options(studio))
         yield page
@@ -86,7 +86,7 @@ def test_no_file_of_the_server_is_served(
     web: httpx.Client, studio: Studio, anns_map: str, route: str, tmp_path: Path
 ) -> None:
     home = studio.settings.home
-    download = studio.download_folder() / "anns.txt"
+    download = studio.scratch.new_download() / "anns.txt"
     other_app = tmp_path / "gradio" / "hash"
     other_app.mkdir(parents=True)
     for path in (download, other_app / "upload.txt"):
@@ -101,10 +101,10 @@ def test_no_file_of_the_server_is_served(
         checkout() / "app.py",
         Path("/etc/passwd"),
         home,
-        Path(studio.uploads.name),
-        Path(studio.downloads.name),
+        studio.scratch.uploads,
+        studio.scratch.downloads,
     ):
-        for asked in (str(path), f"{studio.uploads.name}/..{'/..' * 8}{path}"):
+        for asked in (str(path), f"{studio.scratch.uploads}/..{'/..' * 8}{path}"):
             answer = web.get(f"/gradio_api/{route}{asked}", follow_redirects=True)
             assert answer.status_code in (403, 404), asked
             assert "of somebody else" not in answer.text
@@ -135,7 +135,7 @@ def test_an_upload_is_found_by_whom_it_was_told_to_only(web: httpx.Client, studi
     """Its address holds a hash, salted by the server, of contents that others do not know."""
     data = b"anns own prompts"
     path = Path(upload(web, "anns.txt", data))
-    assert path.is_relative_to(studio.uploads.name)
+    assert path.is_relative_to(studio.scratch.uploads)
     folder = path.parent.name
     assert len(folder) == 64
     assert folder != hashlib.sha256(data).hexdigest()
@@ -160,7 +160,7 @@ def test_files_of_the_server_cannot_be_passed_for_uploads(
     web: httpx.Client, page: gr.Blocks, studio: Studio, anns_map: str
 ) -> None:
     own = studio.library.file(anns_map, owner_of(ANN))
-    for path in (str(own), "/etc/passwd", f"{studio.uploads.name}/../{own.name}"):
+    for path in (str(own), "/etc/passwd", f"{studio.scratch.uploads}/../{own.name}"):
         for name, data in (
             ("SharingCallbacks.take_in", [BOB, [file_of(path)]]),
             ("UploadCallbacks.upload", [[file_of(path)], []]),
@@ -217,7 +217,7 @@ def test_uploads_do_not_fill_the_disk(
     web: httpx.Client, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = studio.settings.mebibytes_in_all * 2**20
-    monkeypatch.setattr(studio.limits, "total_bytes", lambda: most + 1)
+    monkeypatch.setattr(studio.ledger, "total_bytes", lambda: most + 1)
     answer = web.post("/gradio_api/upload", files={"files": ("a.txt", b"0")})
     assert answer.status_code == 507
     assert "20480 MiB is the limit" in answer.text

@@ -16,6 +16,7 @@ from lineas_core.errors import ConfigError
 from lineas_core.hub.search import find_maps
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.studio.access.error_messages import with_messages
+from lineas_core.studio.access.ledger import size_of_map
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
@@ -51,13 +52,14 @@ class HubCallbacks:
         """Install a map from the Hub."""
         owner = owner_of(key)
         self._studio.limits.admit(owner)
-        self._studio.limits.check_room(owner)
+        self._studio.ledger.check_share(owner)
         # A cache of its own: one that visitors share gives a private map to whoever asks for it.
         with tempfile.TemporaryDirectory() as cache:
             smap = SteeringMap.from_pretrained(
                 repo.strip(), token=_own(token, login) or False, cache_dir=cache
             )
-        row = self._studio.library.add_map(owner, smap, tags=(smap.origin.repo,))
+        with self._studio.ledger.keeping(owner, size_of_map(smap)):
+            row = self._studio.library.add_map(owner, smap, tags=(smap.origin.repo,))
         words = f"Installed {row.title} from {smap.origin.repo} at {smap.origin.revision[:12]}."
         return (
             f'<p class="ls-hint" role="status">{escape(words)}</p>',

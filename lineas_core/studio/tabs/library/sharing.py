@@ -19,6 +19,7 @@ from lineas_core.scenes.drawing import draw_grid
 from lineas_core.scenes.scene import Scene
 from lineas_core.scenes.snippet import snippet
 from lineas_core.studio.access.error_messages import with_messages
+from lineas_core.studio.access.ledger import size_of_map
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.fields import lines_of, whole
@@ -68,17 +69,21 @@ class SharingCallbacks:
         owner = owner_of(key)
         first_of(chosen)
         self._studio.limits.admit(owner)
-        folder = self._studio.download_folder()
+        # Whoever lists a map twice wants one file of it.
+        maps = list(dict.fromkeys(chosen))
+        size = sum(self._studio.library.file(map_id, owner).stat().st_size for map_id in maps)
         files: dict[str, Path] = {}
-        for map_id in chosen:
-            row = self._studio.library.row(map_id, owner)
-            smap = self._studio.library.map(map_id, owner)
-            if format == OWN:
-                path = folder / file_name(row.title, files)
-                smap.save(path, extras_of(row))
-            else:
-                path = write_as(format, smap, row.title, folder, self._studio.model_cache, files)
-            files[path.name] = path
+        with self._studio.ledger.download(owner, size) as folder:
+            for map_id in maps:
+                row = self._studio.library.row(map_id, owner)
+                smap = self._studio.library.map(map_id, owner)
+                if format == OWN:
+                    path = folder / file_name(row.title, files)
+                    smap.save(path, extras_of(row))
+                else:
+                    models = self._studio.model_cache
+                    path = write_as(format, smap, row.title, folder, models, files)
+                files[path.name] = path
         return gr.update(value=[str(path) for path in files.values()], visible=True)
 
     @with_messages
@@ -91,9 +96,9 @@ class SharingCallbacks:
         self._studio.limits.admit(owner)
         rows: list[MapRow] = []
         notes: list[str] = []
-        for file in files or ():
+        for file in dict.fromkeys(files or ()):
             path = Path(file)
-            self._studio.limits.check_room(owner, path.stat().st_size)
+            self._studio.ledger.check_share(owner, path.stat().st_size)
             if path.stat().st_size > MAX_IMPORT:
                 raise MapError(f"{path.name} is larger than {MAX_IMPORT // 2**20} MiB.")
             if path.suffix == ".zip":
@@ -104,12 +109,12 @@ class SharingCallbacks:
             elif path.suffix.lower() in OTHERS:
                 self._studio.model_cache.check(model)
                 smap = read_other(path, model)
-                rows.append(self._studio.library.add_map(owner, smap))
+                rows.append(self._add(owner, smap))
                 notes += smap.info.config["notes"]
             else:
                 smap = SteeringMap.load(path)
                 told, refused = told_by(path)
-                row = self._studio.library.add_map(owner, smap, **told)
+                row = self._add(owner, smap, **told)
                 rows.append(row)
                 notes += [f"{row.title}: {note}" for note in refused]
         notes.append(f"{counted(len(rows), 'map')} {'is' if len(rows) == 1 else 'are'} in.")
@@ -128,29 +133,32 @@ class SharingCallbacks:
     @with_messages
     def bundle(self, key: str, *screen: Any) -> Any:
         """Write a zip file with the screen's result and everything needed to reproduce it."""
-        shown, mix, prompts = self._screen(owner_of(key), screen)
+        owner = owner_of(key)
+        shown, mix, prompts = self._screen(owner, screen)
         scene, maps = scene_of(shown, mix, prompts)
         grid, texts = self._result(scene, mix)
-        path = write_bundle(
-            self._studio.download_folder() / "scene.zip",
-            Bundle(
-                scene,
-                maps,
-                revision=self._studio.revision(scene.model),
-                prompts=mix.rows[0].prompts if mix.rows else None,
-                grid=grid,
-                texts=texts,
-            ),
+        bundle = Bundle(
+            scene,
+            maps,
+            revision=self._studio.revision(scene.model),
+            prompts=mix.rows[0].prompts if mix.rows else None,
+            grid=grid,
+            texts=texts,
         )
+        size = sum(map(size_of_map, maps.values()))
+        with self._studio.ledger.download(owner, size) as folder:
+            path = write_bundle(folder / "scene.zip", bundle)
         return gr.update(value=[str(path)], visible=True)
 
     @with_messages
     def code(self, key: str, *screen: Any) -> tuple[str, Any]:
         """Python code that reproduces what is on the screen, and the map files that it loads."""
-        shown, mix, prompts = self._screen(owner_of(key), screen)
+        owner = owner_of(key)
+        shown, mix, prompts = self._screen(owner, screen)
         scene, maps = scene_of(shown, mix, prompts)
-        folder = self._studio.download_folder()
-        files = [str(smap.save(folder / name)) for name, smap in maps.items()]
+        size = sum(map(size_of_map, maps.values()))
+        with self._studio.ledger.download(owner, size) as folder:
+            files = [str(smap.save(folder / name)) for name, smap in maps.items()]
         return snippet(scene), gr.update(value=files, visible=bool(files))
 
     @with_messages
@@ -160,13 +168,21 @@ class SharingCallbacks:
         shown, _, _ = self._screen(owner, screen)
         return f"?scene={shown.named(self._studio.library.maps(owner)).to_link()}"
 
+    def _add(self, owner: str, smap: SteeringMap, **told: Any) -> MapRow:
+        """Add a map to the library, which may take more room than the file that it came in."""
+        with self._studio.ledger.keeping(owner, size_of_map(smap)):
+            return self._studio.library.add_map(owner, smap, **told)
+
     def _unpack(self, owner: str, bundle: Bundle) -> list[MapRow]:
         """Add the bundle's maps to the library, unless already there; their rows in scene order."""
         known = {row.digest: row for row in self._studio.library.maps(owner)}
+        # All of them or none: half a bundle shows nothing.
+        new = [smap for smap in bundle.maps.values() if smap.digest() not in known]
+        self._studio.ledger.check_share(owner, sum(map(size_of_map, new)))
         rows: list[MapRow] = []
         for used in bundle.scene.maps:
             smap = bundle.maps[used.name]
-            row = known.get(smap.digest()) or self._studio.library.add_map(
+            row = known.get(smap.digest()) or self._add(
                 owner, smap, prompts=bundle.prompts if not rows else None
             )
             known[row.digest] = row

@@ -280,7 +280,7 @@ def build_train_tab(
     )
     stop.click(None, cancels=[being_written])
     save.click(prompts.save, [key, modality, name, concept, table], [chosen, said], **quiet)
-    share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
+    share.click(prompts.download, [key, modality, name, concept, table], shared, **quiet).then(
         prompts.show_files, None, shared, **quiet
     )
     removed = RemovedOutputs(chosen=chosen, deleted=deleted, restore=restore)

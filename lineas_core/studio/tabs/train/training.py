@@ -170,7 +170,7 @@ class TrainingCallbacks:
         """Queue the same job again."""
         seen, owner = ShownJob.from_page(shown), owner_of(key)
         self._studio.limits.admit(owner)
-        return self._shown(key, self._studio.jobs.retry(seen.job, owner), ShownJob())
+        return self._shown(key, self._studio.retry(owner, seen.job), ShownJob())
 
     @with_messages
     def open(self, key: str, job_id: str) -> JobOutputs:
@@ -198,7 +198,8 @@ class TrainingCallbacks:
         film = self._studio.jobs.film(seen.job, owner)
         if film is None:
             raise ConfigError("There are no frames of this job any more.")
-        return str(write_whole(self._studio.download_folder() / "training.gif", film))
+        with self._studio.ledger.download(owner, len(film)) as folder:
+            return str(write_whole(folder / "training.gif", film))
 
     @with_messages
     def curves(self, key: str, shown: Any) -> str:
@@ -208,7 +209,8 @@ class TrainingCallbacks:
         if job is None or not job.losses:
             raise ConfigError("There are no curves yet; train a map first.")
         rows = loss_rows(job.losses, job.supports)
-        return write_csv(self._studio.download_folder() / "training.csv", *rows)
+        with self._studio.ledger.download(owner) as folder:
+            return write_csv(folder / "training.csv", *rows)
 
     def _shown(self, key: str, job: JobRow | None, seen: ShownJob) -> JobOutputs:
         owner, jobs = owner_of(key), self._studio.jobs
