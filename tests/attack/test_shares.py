@@ -164,7 +164,7 @@ def flood(number):
         while time.monotonic() < until:
             key = f"intruder-{number}-{turn % 5}-" + "x" * 16
             turn += 1
-            body = {"data": [key, "ab", [], [], model, turn, 100]}
+            body = {"data": [key, "ab", [], [], model, turn, 16]}
             joined = client.post("/gradio_api/call/complete", json=body)
             if joined.status_code != 200:
                 time.sleep(0.05)
@@ -181,7 +181,7 @@ def rate_of(client: httpx.Client, model: str, seconds: float) -> tuple[float, fl
     """Answers per second to a visitor who asks again as soon as one is there; longest refusal."""
     begun, count, refused, longest = time.monotonic(), 0, 0.0, 0.0
     while time.monotonic() - begun < seconds:
-        joined = client.post(COMPLETE, json=asked(model, ANN, 100))
+        joined = client.post(COMPLETE, json=asked(model, ANN, 16))
         if joined.status_code != 200:
             refused = refused or time.monotonic()
             longest = max(longest, time.monotonic() - refused)

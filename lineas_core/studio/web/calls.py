@@ -12,6 +12,7 @@ import gradio as gr
 
 from lineas_core.errors import LineasError
 from lineas_core.studio.access.limits import MIB
+from lineas_core.studio.access.redaction import without_paths
 from lineas_core.studio.web.allowed import CALL, CALL_BY_NAMES, JOIN
 
 # About four times the size of a table with 256 prompts of maximum length per side.
@@ -78,6 +79,7 @@ def check_call(
     """
     if not isinstance(call, dict):
         raise CallError(f"The body is a JSON {type(call).__name__}; send an object.")
+    _check_files(call, uploads)
     if route in (JOIN, CALL):
         if not isinstance(call.get("data"), list):
             raise CallError("data is missing, or no list; send the arguments in it.", 422)
@@ -100,7 +102,6 @@ def check_call(
             _check_names(name, function, call)
         else:
             _check_count(function, call["data"])
-    _check_files(call, uploads)
 
 
 def _public(name: str, functions: Mapping[int, Any]) -> Any:
@@ -147,8 +148,9 @@ def _check_files(call: Any, uploads: Container[str]) -> None:
                 isinstance(value["path"], str) and value["path"] in uploads
             ):
                 raise CallError(
-                    f"A file's path is {value['path']!r:.80}, which is no upload; upload the file "
-                    "and send the path that you are told. Addresses are not fetched."
+                    f"A file's path is {without_paths(repr(value['path'])):.80}, which is no "
+                    "upload; upload the file and send the path that you are told. Addresses are "
+                    "not fetched."
                 )
             waiting += value.values()
         elif isinstance(value, list):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -35,7 +36,9 @@ from lineas_core.studio.web.calls import (
     read_call,
     written,
 )
-from lineas_core.studio.web.waiting import ADDRESS
+from lineas_core.studio.web.waiting import ADDRESS, queue_of
+
+log = logging.getLogger(__name__)
 
 # Routes that are not Gradio's, and limit the body of a call themselves.
 OWN = "/v1/"
@@ -113,14 +116,16 @@ class Guard:
             raise CallError("Addresses are not fetched.", 403)
         if route == UPLOAD:
             await self._check_upload(headers)
-        elif scope["method"] == "POST":
+            await self._upload(scope, receive, send)
+            return
+        if scope["method"] == "POST":
             receive = await self._checked(route, parameters, scope, incoming)
         if route.startswith(MCP):
             MutableHeaders(scope=scope)[ON_BEHALF] = f"{self._secret} {scope[ADDRESS]}"
         if (session := _heard(route, parameters, scope)) is None:
             await self._app(scope, receive, send)
             return
-        queue = scope["app"].get_blocks()._queue
+        queue = queue_of(scope["app"].get_blocks())
         queue.opened(session)
         try:
             await self._app(scope, receive, send)
@@ -156,6 +161,16 @@ class Guard:
             await asyncio.to_thread(self._limits.check_total)
         except LimitError as error:
             raise CallError(str(error), 507) from error
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except (TypeError, AttributeError, ValueError, KeyError) as error:
+            # Gradio's parser fails so on parts that are no files, before there is any answer.
+            log.info("an upload cannot be read: %r", error)
+            raise CallError(
+                "The upload cannot be read; send files as parts named `files`."
+            ) from error
 
     def _address(self, scope: Scope) -> str:
         """Who asks: an IP address, or the network of 64 bits that an IPv6 host has to itself."""
@@ -201,7 +216,7 @@ def _heard(route: str, parameters: Mapping[str, str], scope: Scope) -> str | Non
         return QueryParams(scope["query_string"]).get("session_hash")
     if route not in (ANSWER, ANSWER_BY_NAMES):
         return None
-    session: str | None = scope["app"].get_blocks()._queue.session_of(parameters["event_id"])
+    session = queue_of(scope["app"].get_blocks()).session_of(parameters["event_id"])
     if session is None:
         raise CallError("There is no such call any more; its answer was fetched, or dropped.", 404)
     return session

@@ -32,7 +32,7 @@ from lineas_core.studio.web.api import add_api
 from lineas_core.studio.web.middleware import Guard
 from lineas_core.studio.web.openai_host import StudioHost
 from lineas_core.studio.web.opening import ArrivedOutputs, Opening
-from lineas_core.studio.web.waiting import FairQueue, Sessions
+from lineas_core.studio.web.waiting import Sessions, share_queue
 from lineas_core.system.devices import describe_device
 from lineas_core.system.paths import packaged
 
@@ -113,7 +113,7 @@ def build_page(studio: Studio) -> gr.Blocks:
         default_concurrency_limit=settings.concurrency,
         api_open=False,
     )
-    page._queue = FairQueue(page._queue)
+    share_queue(page)
     return page
 
 

@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gradio as gr
 from fastapi import HTTPException
 from gradio.queueing import Event, EventQueue, Queue
 from gradio.state_holder import SessionState, StateHolder
@@ -199,6 +200,17 @@ class FairQueue(Queue):
                 del self._heard[session]
 
 
+def share_queue(page: gr.Blocks) -> None:
+    """Replace the queue of a page by one with shares."""
+    page._queue = FairQueue(page._queue)
+
+
+def queue_of(page: gr.Blocks) -> FairQueue:
+    """The queue of a page that `share_queue` was called with."""
+    found: FairQueue = page._queue
+    return found
+
+
 class Sessions(StateHolder):
     """The state of open pages. Calls of the API have none, and so push none out.
 
@@ -208,7 +220,7 @@ class Sessions(StateHolder):
         blocks: the page.
     """
 
-    def __init__(self, blocks: Any) -> None:
+    def __init__(self, blocks: gr.Blocks) -> None:
         super().__init__()
         # Session -> address.
         self._kept: dict[str, str] = {}
