@@ -161,7 +161,7 @@ class FairQueue(Queue):
     def _within_share(self, line: EventQueue, room: int) -> list[Event]:
         """The waiting calls of a line whose address may run another one there."""
         if not self._shared:
-            return line.queue
+            return [*line.queue]
         running = Counter(
             _party(event).address
             for job in self.active_jobs
@@ -259,8 +259,9 @@ def party_of(scope: Scope, call: Any) -> Party:
     client = scope.get("client")
     address = scope.get(ADDRESS) or (client[0] if client else "")
     first = call.data[0] if call.data else None
-    is_key = isinstance(first, str) and KEY.fullmatch(first) is not None
-    return Party(address, first if is_key else call.session_hash or "")
+    if isinstance(first, str) and KEY.fullmatch(first):
+        return Party(address, first)
+    return Party(address, call.session_hash or "")
 
 
 def _party(event: Event) -> Party:
