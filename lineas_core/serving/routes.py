@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -25,6 +26,7 @@ from lineas_core.models.shared.batches import MAX_SEED
 from lineas_core.serving.asked import Asked, read_request
 from lineas_core.serving.batches import Batches, Question, Ticket, together
 from lineas_core.serving.host import Host
+from lineas_core.serving.hosts import HostCheck, Hosts
 from lineas_core.serving.objects import Answer, event, model_object
 from lineas_core.serving.request_error import RequestError
 from lineas_core.serving.rows import Shown
@@ -196,13 +198,22 @@ class Routes:
         return min(limits)
 
 
-def application(host: Host) -> Starlette:
-    """The routes of a host as an application of their own."""
+def application(host: Host, hosts: Hosts | None = None) -> Starlette:
+    """The routes of a host as an application of their own.
+
+    Args:
+        host: who may ask, which models and maps there are.
+        hosts: the hosts that it answers for; by default this machine and addresses.
+    """
 
     async def lost(request: Request, error: Exception) -> Response:
         return JSONResponse(_no_such(request).body, 404)
 
-    return Starlette(routes=Routes(host).listed(), exception_handlers={404: lost})
+    return Starlette(
+        routes=Routes(host).listed(),
+        exception_handlers={404: lost},
+        middleware=[Middleware(HostCheck, hosts=hosts or Hosts())],
+    )
 
 
 async def _unknown(request: Request) -> Response:

@@ -40,6 +40,12 @@ class Settings:
         False,
         "LINEAS_HOME is a network mount, as `/data` on a Space: the database avoids WAL",
     )
+    hosts: tuple[str, ...] = _setting(
+        "LINEAS_HOSTS",
+        (),
+        "Names that the app is reached by, such as a proxy's, separated by commas; pages of these "
+        "hosts may call it too",
+    )
     max_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
     max_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
     max_address_jobs: int = _setting(
@@ -56,9 +62,7 @@ class Settings:
     max_waiting: int = _setting(
         "LINEAS_MOST_WAITING", 200, "Calls that may wait for an answer at once"
     )
-    max_sessions: int = _setting(
-        "LINEAS_MOST_SESSIONS", 512, "Open pages and latest calls whose state is in memory"
-    )
+    max_sessions: int = _setting("LINEAS_MOST_SESSIONS", 512, "Open pages whose state is in memory")
     max_prompts: int = _setting(
         "LINEAS_MOST_PROMPTS", 256, "Prompts on either side of what is trained on"
     )
@@ -128,7 +132,7 @@ def settings_table() -> str:
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for setting in fields(Settings):
         if variable := setting.metadata.get("variable"):
-            default = "" if setting.default in ("", False) else str(setting.default)
+            default = "" if setting.default in ("", False, ()) else str(setting.default)
             rows.append(f"| `{variable}` | {default} | {setting.metadata['meaning']} |")
     return "\n".join(rows)
 
@@ -142,4 +146,6 @@ def _parse(variable: str, text: str, default: Any) -> Any:
         if not text.strip().isdigit() or int(text) < 1:
             raise ConfigError(f"{variable} is {text!r}; it must be a whole number, 1 or more.")
         return int(text)
+    if isinstance(default, tuple):
+        return tuple(name.strip() for name in text.split(",") if name.strip())
     return text.strip()

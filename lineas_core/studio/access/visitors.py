@@ -14,6 +14,8 @@ from starlette.types import Scope
 from lineas_core.errors import ConfigError
 
 KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
+# Where the middleware notes the address that a request comes from.
+ADDRESS = "lineas.address"
 
 
 def new_key() -> str:
@@ -42,7 +44,10 @@ def client_address() -> str:
     """
     request = LocalContext.request.get(None)
     scope = getattr(getattr(request, "request", None), "scope", None)
-    return "" if scope is None else address_in(scope)
+    if scope is None:
+        return ""
+    noted: str | None = scope.get(ADDRESS)
+    return address_in(scope) if noted is None else noted
 
 
 def address_in(scope: Scope) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from lineas_core.errors import ConfigError
+from lineas_core.serving.hosts import Hosts
 from lineas_core.serving.routes import Routes
 from lineas_core.studio.access.ledger import SWEPT_EVERY
 from lineas_core.studio.access.limits import MIB
@@ -35,6 +36,7 @@ from lineas_core.studio.web.middleware import Guard
 from lineas_core.studio.web.openai_host import StudioHost
 from lineas_core.studio.web.opening import ArrivedOutputs, Opening
 from lineas_core.studio.web.uploads import Uploads
+from lineas_core.studio.web.waiting import Sessions, share_queue
 from lineas_core.system.devices import describe_device
 from lineas_core.system.paths import packaged
 
@@ -48,6 +50,9 @@ THEME = gr.themes.Soft(
 HEAD = """<header class="ls-head"><h1>LinEAS Studio</h1>
 <p>Learn to steer a generative model from a few prompts, then move a slider.</p>
 <button type="button" id="tour-button" class="ls-tour-button">Take the tour</button></header>"""
+# Where the proxies are that a Space is reached through. uvicorn believes what these networks say of
+# a client's address, from the last one of `X-Forwarded-For` backwards.
+PRIVATE_NETWORKS = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 
 
 def build_page(studio: Studio) -> gr.Blocks:
@@ -105,7 +110,12 @@ def build_page(studio: Studio) -> gr.Blocks:
         )  # fmt: skip
         _wire_scene(dict(zip(TABS, opened_tabs, strict=True)), fields)
     settings = studio.settings
-    page.queue(max_size=settings.max_waiting, default_concurrency_limit=settings.concurrency)
+    page.queue(
+        max_size=settings.max_waiting,
+        default_concurrency_limit=settings.concurrency,
+        api_open=False,
+    )
+    share_queue(page)
     return page
 
 
@@ -125,9 +135,21 @@ def _wire_scene(tabs: Mapping[str, gr.Tab], fields: ScreenFields) -> None:
         part.change(None, part, None, js=field(kind, name))
 
 
-def launch_options(studio: Studio) -> dict[str, Any]:
-    """Arguments for `Blocks.launch`: appearance, served files, limits and middleware."""
-    home, settings = studio.settings.home, studio.settings
+def launch_options(studio: Studio, host: str | None = None) -> dict[str, Any]:
+    """Arguments for `Blocks.launch`: appearance, served files, limits and middleware.
+
+    Args:
+        studio: the app's shared state.
+        host: the name or address that it is served on, if one was given.
+
+    Raises:
+        ConfigError: LINEAS_HOSTS has what is not the name of a host.
+    """
+    home, settings, environment = studio.settings.home, studio.settings, studio.environment
+    served = host or environment.get("GRADIO_SERVER_NAME", "")
+    hosts = Hosts(
+        [served.strip("[]"), *environment.get("SPACE_HOST", "").split(","), *settings.hosts]
+    )
     kept = (
         "studio.db",
         "studio.db-wal",
@@ -148,23 +170,34 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         # Serve only uploads and downloads, which are in Gradio's own temporary folder.
         "allowed_paths": [],
         "blocked_paths": [str(home / name) for name in kept],
-        # Every API call opens a session of its own, for which Gradio keeps about 0.2 MiB.
+        # Gradio keeps about 0.2 MiB for each.
         "state_session_capacity": settings.max_sessions,
         "max_file_size": settings.max_upload * MIB,
         # Do not publish usage statistics, nor keep what visitors typed in their browser.
         "enable_monitoring": False,
         "run_history": False,
+        # Servers of their own for files and uploads, which no middleware stands before.
+        "num_workers": 0,
         "app_kwargs": {
             "middleware": [
                 Middleware(
                     Guard,
                     uploads=Uploads(studio.ledger, studio.scratch),
                     max_upload=settings.max_upload,
+                    hosts=hosts,
                 ),
             ],
             "routes": Routes(StudioHost(studio)).listed(),
+            "lifespan": _with_sessions,
         },
     }
+
+
+@asynccontextmanager
+async def _with_sessions(app: Any) -> AsyncIterator[None]:
+    """Keep the state of pages as `Sessions` does, while the server runs."""
+    app.state_holder = Sessions(app.get_blocks())
+    yield
 
 
 def launch(
@@ -200,11 +233,16 @@ def launch(
         os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.uploads)
         # Gradio summarises this many latest calls after each call, though nothing shows the result.
         os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+        if "SPACE_HOST" in studio.environment:
+            os.environ.setdefault("FORWARDED_ALLOW_IPS", PRIVATE_NETWORKS)
         studio.preparation.start()
         page = build_page(studio)
         try:
             page.launch(
-                server_name=host, server_port=port, inbrowser=open_browser, **launch_options(studio)
+                server_name=host,
+                server_port=port,
+                inbrowser=open_browser,
+                **launch_options(studio, host),
             )
         except OSError as error:
             address = f"host is {host or 'by default'} and port {port or 'by default'}"

@@ -115,8 +115,17 @@ class PromptCallbacks:
 
     @with_messages
     def undelete(self, key: str, modality: Modality, deleted: str) -> tuple[Any, Any]:
-        """Restore the set that was deleted last."""
+        """Restore the set that was deleted last.
+
+        Raises:
+            PromptError: it is gone for good, or this page's state was dropped, and with it its id.
+        """
         owner = owner_of(key)
+        if not deleted:
+            raise PromptError(
+                "Nothing was brought back: this page was idle for so long that the server forgot "
+                "which set it deleted. Import the set's file, if you have one."
+            )
         row = self._studio.library.undelete_prompts(deleted, owner)
         choices = self._prompts.choices(owner, modality)
         return gr.update(choices=choices, value=row.id), gr.update(visible=False)
