@@ -85,11 +85,11 @@ def write_card(model: Model, smap: SteeringMap, strength: float, note: str, fold
     make_card(metadata, "\n".join(lines)).save(folder / CARD)
 
 
-def _license(model: Model, folder: Path) -> tuple[dict[str, str], str]:
+def _license(model: Model, folder: Path) -> tuple[dict[str, Any], str]:
     """Copy the licence files of a model; the card's fields and a sentence on the licence."""
     entry, base = model.entry, base_model(model.id)
     # Without a network, say where the licence is.
-    fields: dict[str, str] = {}
+    fields: dict[str, Any] = {}
     files: list[Path] = []
     with suppress(HubError):
         fields = base_license(model.id)

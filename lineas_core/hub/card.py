@@ -94,10 +94,10 @@ def make_card(metadata: ModelCardData, text: str) -> ModelCard:
 def read_metadata(card: str) -> dict[str, Any]:
     """A card's metadata; empty if it has none, or it cannot be read."""
     try:
-        metadata: dict[str, Any] = ModelCard(card, ignore_metadata_errors=True).data.to_dict()
+        data: Any = ModelCard(card, ignore_metadata_errors=True).data
+        return dict(data.to_dict())
     except (yaml.YAMLError, RecursionError, TypeError, ValueError):
         return {}
-    return metadata
 
 
 def one_line(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCardData
 
@@ -61,6 +61,7 @@ def write_card(
     info, base = smap.info, base_model(smap.info.model)
     image = any(site.startswith(IMAGE_PARTS) for site in smap.sites)
     bound = {} if licensed.get("license", "") in ("", *PERMISSIVE) else licensed
+    stated: dict[str, Any] = {"license": license or None, **bound}
     widget = []
     for number, (prompt, made) in enumerate((examples or {}).items(), 1):
         if isinstance(made, str):
@@ -86,7 +87,7 @@ def write_card(
             "method": info.method,
             "concept": info.concept,
         },
-        **(bound or {"license": license or None}),
+        **stated,
     )
     licence = license or "not stated"
     if bound:

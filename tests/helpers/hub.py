@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import huggingface_hub
 import pytest
 import yaml
+from huggingface_hub import constants, hf_api
 
 # A warning that the client triggers with its own call of httpx.
 CLIENT_WARNING = "ignore:Use 'content=:DeprecationWarning"
@@ -316,12 +316,11 @@ def small_hub(cache: Path) -> Iterator[SmallHub]:
         cache: of its downloads, and where a login is kept.
     """
     with SmallHub() as server, pytest.MonkeyPatch.context() as patch:
-        constants = huggingface_hub.constants
         # Xet, the client's alternative upload protocol, needs a separate service.
         patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         patch.setattr(constants, "HF_HUB_OFFLINE", False)
         patch.setattr(constants, "ENDPOINT", server.address)
-        patch.setattr(huggingface_hub.hf_api.api, "endpoint", server.address)
+        patch.setattr(hf_api.api, "endpoint", server.address)
         address = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix("https://huggingface.co")
         patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + address)
         patch.setattr(constants, "HF_HUB_CACHE", str(cache / "cache"))
