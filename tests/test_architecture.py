@@ -39,7 +39,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("metrics", "training"),
     ("diagnostics", "prompts/writing"),
     ("methods",),
-    ("scenes", "export", "hub", "serving"),
+    ("scenes", "export", "hub", "serving", "notebook"),
     ("__init__",),
     ("evaluation",),
     (

@@ -57,7 +57,7 @@ def test_the_pages_examples_run(folder: Path, small_models: dict[str, Path]) -> 
         "sdxl-turbo": str(folder / "xl"),
     }
     blocks = BLOCK.findall(PAGE.read_text("utf-8"))
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     for kind, code in blocks:
         if kind == "python":
             for name, place in small.items():
