@@ -39,7 +39,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("metrics", "training"),
     ("diagnostics", "prompts/writing"),
     ("methods",),
-    ("scenes", "export", "hub", "serving", "notebook"),
+    ("scenes", "export", "hub", "serving", "notebook", "vllm"),
     ("__init__",),
     ("evaluation",),
     (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from html import escape
@@ -146,8 +146,9 @@ def _checked(maps: Steering) -> list[tuple[SteeringMap, float]]:
     Raises:
         ConfigError: there are none, or a strength is not one number within the sliders' range.
     """
-    if not maps:
-        raise ConfigError("maps is empty; give at least one (map, strength) pair.")
+    if not isinstance(maps, Sequence) or not maps:
+        what = "empty" if isinstance(maps, Sequence) else f"a {type(maps).__name__}"
+        raise ConfigError(f"maps is {what}; give at least one (map, strength) pair.")
     found = []
     for number, pair in enumerate(maps, start=1):
         match pair:

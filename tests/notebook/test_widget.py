@@ -238,7 +238,7 @@ def test_a_page_moves_a_slider_of_a_kernel(small_models: dict[str, Path], tmp_pa
             ]  # fmt: skip
             wanted = model.generate(["ab"], [(smap, strength)], seed=3, max_new_tokens=9)[0]
             assert html.escape(wanted) in running.shown(after)["value"]
-        for wrong in ("[smap]", "[(smap, None)]"):
+        for wrong in ("smap", "[smap]", "[(smap, None)]"):
             caught = f"try: lc.widget(model, {wrong})\nexcept lc.ConfigError as error: print(error)"
             assert "maps" in running.run(caught)
         running.move(prompt, value="")
