@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from lineas_core.models.language.model import LanguageModel
     from lineas_core.models.load import load_model
     from lineas_core.models.shared.batches import TextGrid
+    from lineas_core.notebook.widget import widget
     from lineas_core.prompts.image_set import ImageSet
     from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
     from lineas_core.scenes.drawing import draw_grid
@@ -110,6 +111,7 @@ __all__ = [
     "train",
     "train_until",
     "warm_start",
+    "widget",
 ]
 
 # Public name -> its module, imported when the name is first asked for: prompts can be read, and
@@ -172,6 +174,7 @@ _HOMES = {
     "train": "methods.lineas",
     "train_until": "methods.variants.early_stop",
     "warm_start": "methods.variants.early_stop",
+    "widget": "notebook.widget",
 }
 
 

@@ -40,7 +40,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("metrics", "training"),
     ("diagnostics", "prompts/writing"),
     ("methods",),
-    ("scenes", "export", "serving"),
+    ("scenes", "export", "serving", "notebook", "vllm"),
     ("__init__",),
     ("evaluation",),
     (

@@ -63,7 +63,7 @@ def test_the_pages_examples_run(folder: Path, small_models: dict[str, Path], hub
         "sdxl-turbo": str(folder / "xl"),
     }
     blocks = BLOCK.findall(PAGE.read_text("utf-8"))
-    assert len(blocks) == 12
+    assert len(blocks) == 13
     for kind, code in blocks:
         if kind == "python":
             for name, place in small.items():

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from lineas_core.errors import PromptError
 from lineas_core.models.load import as_language_model
+from lineas_core.scenes.streaming import stream_sides
 from lineas_core.studio.answers.conversation import Turn, messages
-from lineas_core.studio.answers.streaming import stream_sides
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
 

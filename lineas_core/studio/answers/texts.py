@@ -8,10 +8,10 @@ from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import Steering
 from lineas_core.models.load import as_language_model
 from lineas_core.models.shared.batches import TextGrid
+from lineas_core.scenes.streaming import stream_sides
 from lineas_core.studio.answers.fields import whole
 from lineas_core.studio.answers.own_concepts import OwnConcept
 from lineas_core.studio.answers.readouts import Readout, read_out
-from lineas_core.studio.answers.streaming import stream_sides
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
 

@@ -18,8 +18,6 @@ from lineas_core.prompts.prompt_set import PromptSet
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
-# Range of the strength that a map is switched on at.
-MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
 
 
