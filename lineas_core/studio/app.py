@@ -38,6 +38,7 @@ from lineas_core.studio.jobs.queue import Jobs
 from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.rack.mix import Mix, mix_of
 from lineas_core.studio.rack.rack import RackState
+from lineas_core.studio.storage.recovery.bucket import BucketCopies
 from lineas_core.studio.storage.recovery.recovery import open_state
 from lineas_core.studio.storage.schema import store_errors
 from lineas_core.studio.storage.store import JobRow, StoreError
@@ -71,8 +72,18 @@ class Studio:
         settings = self.settings
         alone = _only_one(home)
         stack.callback(alone.release)
-        opened = open_state(home, wal=not settings.network_disk, gallery=packaged("gallery"))
+        opened = open_state(
+            home,
+            bucket=settings.bucket,
+            wal=not settings.network_disk,
+            gallery=packaged("gallery"),
+        )
         stack.callback(opened.store.close)
+        if settings.bucket is not None:
+            copies = BucketCopies(home, settings.bucket)
+            copies.start()
+            # Closed after the worker, so that the last copy has what it saved.
+            stack.callback(copies.close)
         self.store, self.library = opened.store, opened.library
         # Recovery notes are for the host; a public Space does not show them to its visitors.
         self.mended = [] if settings.demo else list(opened.notes)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_space
 from starlette.middleware import Middleware
 
 from lineas_core.errors import ConfigError
@@ -57,7 +59,10 @@ def build_page(studio: Studio) -> gr.Blocks:
         # Add the API first: the first endpoint gets the name, and the page also has a `cancel`.
         add_api(studio, answers)
         job, stored = gr.State(""), gr.Textbox(visible=False)
-        gr.HTML(HEAD, apply_default_css=False)
+        with gr.Row(elem_classes="ls-top"):
+            gr.HTML(HEAD, apply_default_css=False)
+            if get_space():
+                gr.DuplicateButton("Duplicate this Space", elem_id="duplicate", min_width=160)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300, elem_id="rack-column"):
                 gr.Markdown("## Maps")
@@ -144,7 +149,10 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         # Serve only uploads and downloads, which are in Gradio's own temporary folder.
         "allowed_paths": [],
-        "blocked_paths": [str(home / name) for name in kept],
+        "blocked_paths": [
+            *(str(home / name) for name in kept),
+            *([str(settings.bucket)] if settings.bucket else []),
+        ],
         # Every API call opens a session of its own, for which Gradio keeps about 0.2 MiB.
         "state_session_capacity": settings.max_sessions,
         "max_file_size": settings.max_upload * MIB,
@@ -177,6 +185,8 @@ def launch(
         ConfigError: the server cannot listen on the address.
     """
     print(f"Device: {describe_device()}", flush=True)
+    # How containers and services stop a program, which by default ends without closing the Studio.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     studio = Studio(Settings.from_environment(os.environ, home))
     try:
         # By default, all Gradio apps on a machine share one folder and serve each other's files.
