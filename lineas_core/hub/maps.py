@@ -262,10 +262,16 @@ def _refused(repo_id: str, error: HfHubHTTPError) -> str:
     status = error.response.status_code
     if status == 401:
         return f"The Hub does not accept the login for {repo_id}. Log in again."
+    if status == 402:
+        return (
+            f"The Hub asks for a paid plan, or a payment method, for {repo_id}. See the plans at "
+            "hf.co/pricing; a free account may have Spaces on ZeroGPU (zero-a10g)."
+        )
     if status == 403:
         return (
             f"The login may not write to {repo_id}. Use a token that may write, and a name that "
-            "begins with your own or with an organisation of yours."
+            "begins with your own or with an organisation of yours; who logs in on a Space gives a "
+            "new name, or that of a repository made there."
         )
     if status == 429:
         return f"The Hub has had too many requests for {repo_id}. Try again in a few minutes."

@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from tests.helpers.hub_spaces import Bucket, answer_for_spaces
+
 # A warning that the client triggers with its own call of httpx.
 CLIENT_WARNING = "ignore:Use 'content=:DeprecationWarning"
 TOKEN = "hf_writer"
@@ -49,6 +51,11 @@ class SmallHub(ThreadingHTTPServer):
         self.seen: list[str] = []
         self.fault: tuple[str, int] | None = None
         self.may_write = {TOKEN}
+        self.buckets: dict[str, Bucket] = {}
+        self.volumes: dict[str, list[dict[str, Any]]] = {}
+        self.stages: dict[str, str] = {}
+        self.gated: set[str] = set()
+        self.made_by: dict[str, set[str]] = {}
 
     @property
     def address(self) -> str:
@@ -93,13 +100,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(hub.fault[1], {"error": "as asked for"})
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         parts = path.strip("/").split("/")
+        if answer_for_spaces(self, parts, body, token):
+            return None
         if parts[4:5] == ["tree"]:
             files = hub.repositories["/".join(parts[2:4])].files
             rows = [{"type": "file", "path": f, "size": len(files[f]), "oid": f} for f in files]
             return self.answer(200, rows)
-        if parts[4:5] == ["runtime"]:
-            hardware = hub.repositories["/".join(parts[2:4])].hardware
-            return self.answer(200, {"stage": "RUNNING", "hardware": {"current": hardware}})
         if self.command in ("GET", "HEAD"):
             return self.download("/".join(parts[:2]), parts[3], "/".join(parts[4:]), token)
         if parts[0] == "large":
@@ -116,6 +122,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer(409, {"url": f"{hub.address}/{name}"})
             kind = asked.get("type", "model")
             hub.repositories[name] = Repository(kind, asked.get("visibility") == "private")
+            hub.repositories[name].hardware = asked.get("hardware", "cpu-basic")
             folder = "spaces/" if kind == "space" else ""
             return self.answer(200, {"url": f"{hub.address}/{folder}{name}", "name": name})
         if path.endswith("/info/lfs/objects/batch"):

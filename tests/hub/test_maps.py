@@ -13,6 +13,7 @@ import yaml
 import lineas_core as lc
 from lineas_core.hub.card import map_card
 from lineas_core.hub.maps import HubError, Origin, install_map, push_map
+from lineas_core.system.paths import checkout
 from tests.helpers.hub import CLIENT_WARNING, TOKEN, SmallHub
 from tests.helpers.models import random_map
 
@@ -138,6 +139,25 @@ def test_only_the_login_that_was_given_is_used(hub: SmallHub, file: Path, tmp_pa
         install(hub, tmp_path, token=None)
     with pytest.raises(HubError, match="Nobody is logged in"):
         push(hub, file, token=None)
+
+
+def test_a_visitor_of_a_space_pushes_to_repositories_that_were_made_there(
+    hub: SmallHub, file: Path, tmp_path: Path
+) -> None:
+    """With the scopes of the Space's header, and no others."""
+    header = yaml.safe_load((checkout() / "README.md").read_text("utf-8").split("---\n")[1])
+    assert header["hf_oauth_scopes"] == ["contribute-repos"]
+    push(hub, file)
+    hub.made_by["hf_oauth"] = set()
+    hub.may_write.add("hf_oauth")
+    with pytest.raises(HubError, match=f"may not write to {REPO}.*on a Space.*new name"):
+        push(hub, file, token="hf_oauth")
+    for strength in (1.0, 0.5):
+        smap = lc.SteeringMap.load(file).at(strength)
+        smap.save(file)
+        push_map(file, "ann/new", token="hf_oauth", endpoint=hub.address)
+        options = {"endpoint": hub.address, "cache": tmp_path / "cache", "token": "hf_oauth"}
+        assert install_map("ann/new", **options)[0].digest() == smap.digest()
 
 
 def test_what_goes_wrong_says_what_helps(hub: SmallHub, file: Path, tmp_path: Path) -> None:
