@@ -16,6 +16,7 @@ from pathlib import Path
 from huggingface_hub import SpaceHardware
 
 from lineas_core.errors import ConfigError
+from lineas_core.hub.maps import check_repository
 from lineas_core.hub.preload import preload_smollm2
 from lineas_core.system.paths import SHIPPED, packaged, shipped
 
@@ -90,7 +91,9 @@ def prepare_space(
 
     Raises:
         ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
+        HubError: `space` is no name of one.
     """
+    check_repository(space)
     package = packaged() if root is None else root / PACKAGE
     root = root or shipped()
     wanted = [package, *(root / name for name in (*FILES, LOCK, *FOLDERS))]

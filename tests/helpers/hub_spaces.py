@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 
 @dataclass
 class Bucket:
-    """A storage bucket, whose files are those of a folder, as a Space sees it that mounts it."""
+    """A storage bucket, whose files are those of a folder, as a Space sees it that mounts it.
+
+    Attributes:
+        private: whether only its owner sees it.
+        folder: of the files.
+        hashes: those that Xet, which transfers files of buckets, gave to uploaded ones.
+        xet: the folder in which the client's own stand-in for Xet's server has their contents.
+    """
 
     private: bool
     folder: Path | None = None
+    hashes: dict[str, str] = field(default_factory=dict)
+    xet: Path | None = None
 
     def files(self) -> dict[str, Path]:
         assert self.folder is not None
@@ -27,7 +36,9 @@ class Answering(Protocol):
     command: str
     server: Any
 
-    def answer(self, status: int, value: Any = None) -> None: ...
+    def answer(
+        self, status: int, value: Any = None, headers: dict[str, str] | None = None
+    ) -> None: ...
     def refuse(self, status: int, code: str) -> None: ...
 
 
@@ -43,6 +54,10 @@ def answer_for_spaces(handler: Answering, parts: list[str], body: bytes, token: 
                 handler.refuse(403 if token else 401, "")
             else:
                 _answer_for_bucket(handler, name, parts[4:], body)
+        case ("HEAD", "buckets", *_):
+            route = f"{hub.address}/api/buckets/{parts[1]}/{parts[2]}/xet-read-token"
+            digest = hub.buckets["/".join(parts[1:3])].hashes["/".join(parts[4:])]
+            handler.answer(200, None, {"X-Xet-Hash": digest, "X-Xet-Refresh-Route": route})
         case ("GET", "api", "models") if name in hub.repositories:
             repository = hub.repositories[name]
             files = [{"rfilename": file} for file in repository.files]
@@ -98,18 +113,24 @@ def _answer_for_bucket(handler: Answering, name: str, rest: list[str], body: byt
     if not rest:
         told = {"createdAt": "2026-03-04T05:06:07.000Z", "size": 0, "totalFiles": 0}
         return handler.answer(200, {"id": name, "private": buckets[name].private, **told})
-    files = buckets[name].files()
+    bucket = buckets[name]
+    if rest[0].startswith("xet-"):
+        told = {"casUrl": f"local://{bucket.xet}", "accessToken": "x", "exp": 4102444800}
+        return handler.answer(200, told)
+    files = bucket.files()
     if rest[0] == "tree":
         prefix = "/".join(rest[1:])
         rows = [
-            {"type": "file", "path": file, "size": path.stat().st_size, "xetHash": "0" * 64,
-             "mtime": "2026-03-04T05:06:07.000Z", "uploadedAt": "2026-03-04T05:06:07.000Z"}
+            {"type": "file", "path": file, "size": path.stat().st_size,
+             "xetHash": bucket.hashes.get(file, "0" * 64), "mtime": "2026-03-04T05:06:07.000Z"}
             for file, path in sorted(files.items())
             if file.startswith(prefix)
         ]  # fmt: skip
         return handler.answer(200, rows)
     assert rest == ["batch"]
     for line in map(json.loads, body.splitlines()):
-        assert line["type"] == "deleteFile"
-        files[line["path"]].unlink()
+        if line["type"] == "addFile":
+            bucket.hashes[line["path"]] = line["xetHash"]
+        else:
+            files[line["path"]].unlink()
     return handler.answer(200, {"failed": []})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 from gradio_client import Client
+from huggingface_hub import HfApi
 
 import lineas_core as lc
 from lineas_core.studio.storage.recovery.backups import backups
@@ -35,7 +35,7 @@ def bucket(hub: SmallHub, tmp_path: Path) -> Path:
     """A bucket, and the folder that it is mounted on."""
     folder = tmp_path / "data"
     folder.mkdir()
-    hub.buckets["ann/kept"] = Bucket(private=True, folder=folder)
+    hub.buckets["ann/kept"] = Bucket(private=True, folder=folder, xet=tmp_path / "xet")
     hub.repositories["ann/studio"] = Repository("space", private=False)
     return folder
 
@@ -48,16 +48,17 @@ def app(bucket: Path, tmp_path: Path) -> Iterator[Server]:
     assert "Traceback" not in server.log()
 
 
-def hf(hub: SmallHub, command: str, **names: str) -> str:
-    """Run a command of the recipe, with the names that are meant."""
+def hf(hub: SmallHub, command: str, folder: Path | None = None, **names: str) -> str:
+    """Run a command of the recipe in a folder, with the names that are meant."""
     names = {"USER/SPACE": "ann/studio", "USER/NAME": "ann/kept", **names}
     for word, name in names.items():
         command = command.replace(word, name)
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_TOKEN": TOKEN}
     environment |= {"HF_HUB_OFFLINE": "0", "COLUMNS": "200"}
     done = subprocess.run(
-        [HF, *shlex.split(command)[1:]], env=environment, capture_output=True, text=True
-    )
+        [HF, *shlex.split(command)[1:]],
+        cwd=folder, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -120,8 +121,12 @@ def test_each_step_of_going_back_and_going_on(
     hf(hub, pause)
     app.stop()
 
-    assert sync.startswith("hf buckets sync hf://buckets/USER/NAME ")
-    shutil.copytree(bucket, tmp_path / sync.split()[-1])
+    # The mount has given them to the Hub, from which they are fetched.
+    files = [(path, name) for name, path in hub.buckets["ann/kept"].files().items()]
+    HfApi(endpoint=hub.address, token=TOKEN).batch_bucket_files("ann/kept", add=files)
+    hf(hub, sync, tmp_path)
+    copies = tmp_path / sync.split()[-1]
+    assert {(copies / name).read_bytes() == path.read_bytes() for path, name in files} == {True}
     words = go_on.split()
     assert words[-2:] == ["lineas", "studio"]
     variables = dict(word.split("=") for word in words[:-2])

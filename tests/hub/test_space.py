@@ -92,6 +92,18 @@ def test_the_readme_of_a_space_names_tabs_that_are_there(
     page = build_page(studio)
     tabs = {part.label for part in page.blocks.values() if isinstance(part, gr.Tab)}
     assert {"Images", "Text", "Train"} <= named < tabs
+    assert not any(isinstance(part, gr.DuplicateButton) for part in page.blocks.values())
+
+
+def test_a_space_is_duplicated_from_its_page(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYSTEM", "spaces")
+    monkeypatch.setenv("SPACE_ID", "ann/studio")
+    page = build_page(studio)
+    [button] = [part for part in page.blocks.values() if isinstance(part, gr.DuplicateButton)]
+    [pressed] = [f for f in page.fns.values() if (button._id, "click") in f.targets]
+    assert "huggingface.co/spaces/ann/studio?duplicate=true" in str(pressed.js)
 
 
 def test_the_header_has_a_picture_of_the_space_and_words_to_find_it_by(
