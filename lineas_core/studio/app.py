@@ -79,11 +79,6 @@ class Studio:
             gallery=packaged("gallery"),
         )
         stack.callback(opened.store.close)
-        if settings.bucket is not None:
-            copies = BucketCopies(home, settings.bucket)
-            copies.start()
-            # Closed after the worker, so that the last copy has what it saved.
-            stack.callback(copies.close)
         self.store, self.library = opened.store, opened.library
         # Recovery notes are for the host; a public Space does not show them to its visitors.
         self.mended = [] if settings.demo else list(opened.notes)
@@ -94,6 +89,11 @@ class Studio:
         self.model_cache = ModelCache(home, load, only_catalog=settings.demo)
         self.preparation = Preparation(catalog()["smollm2"], home)
         stack.callback(self.preparation.stop)
+        if settings.bucket is not None:
+            copies = BucketCopies(home, settings.bucket)
+            copies.start()
+            # Closed after the worker, so that the last copy has what it saved.
+            stack.callback(copies.close)
         priority, self.quotas = Priority(), Quotas(lent=lent, host_pays=settings.host_pays)
         self.inference = Inference(self.model_cache, self.preparation, priority, self.environment)
         context = JobContext(

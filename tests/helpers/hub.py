@@ -54,7 +54,8 @@ class SmallHub(ThreadingHTTPServer):
         self.buckets: dict[str, Bucket] = {}
         self.volumes: dict[str, list[dict[str, Any]]] = {}
         self.stages: dict[str, str] = {}
-        self.gated: set[str] = set()
+        # Models that may be asked about, and whether they are gated.
+        self.models: dict[str, bool] = {}
         self.made_by: dict[str, set[str]] = {}
 
     @property

@@ -58,10 +58,9 @@ def answer_for_spaces(handler: Answering, parts: list[str], body: bytes, token: 
             route = f"{hub.address}/api/buckets/{parts[1]}/{parts[2]}/xet-read-token"
             digest = hub.buckets["/".join(parts[1:3])].hashes["/".join(parts[4:])]
             handler.answer(200, None, {"X-Xet-Hash": digest, "X-Xet-Refresh-Route": route})
-        case ("GET", "api", "models") if name in hub.repositories:
-            repository = hub.repositories[name]
-            files = [{"rfilename": file} for file in repository.files]
-            handler.answer(200, {"id": name, "gated": name in hub.gated, "siblings": files})
+        case ("GET", "api", "models") if name in hub.models:
+            files = [{"rfilename": file} for file in hub.repositories[name].files]
+            handler.answer(200, {"id": name, "gated": hub.models[name], "siblings": files})
         case ("GET", "api", "spaces", "runtime"):
             handler.answer(200, _runtime(hub, name))
         case ("PUT", "api", "spaces", "volumes"):

@@ -24,6 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def publish(hub: SmallHub, name: str, folder: Path) -> None:
     """Put a folder's files into a repository."""
     files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*")}
+    hub.models[name] = False
     hub.repositories[name] = Repository("model", private=False)
     hub.repositories[name].commit(files)
 
@@ -94,7 +95,7 @@ def test_what_cannot_be_preloaded_says_why(hub: SmallHub, small_models: dict[str
         with pytest.raises(lc.ConfigError, match=f"preload is '{name}'.*{reason}.*sd-turbo"):
             preload_items([name], endpoint=hub.address)
     publish(hub, "google/gemma-2-2b", small_models["llama"])
-    hub.gated.add("google/gemma-2-2b")
+    hub.models["google/gemma-2-2b"] = True
     with pytest.raises(lc.ConfigError, match="'gemma-2-2b'.*gated.*HF_TOKEN"):
         preload_items(["gemma-2-2b"], endpoint=hub.address)
     with pytest.raises(HubError, match="no openai-community/gpt2"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import gradio as gr
@@ -185,9 +187,12 @@ def launch(
         ConfigError: the server cannot listen on the address.
     """
     print(f"Device: {describe_device()}", flush=True)
-    # How containers and services stop a program, which by default ends without closing the Studio.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    studio = Studio(Settings.from_environment(os.environ, home))
+    with _left_at_sigterm():
+        _serve(Settings.from_environment(os.environ, home), host, port, open_browser)
+
+
+def _serve(settings: Settings, host: str | None, port: int | None, open_browser: bool) -> None:
+    studio = Studio(settings)
     try:
         # By default, all Gradio apps on a machine share one folder and serve each other's files.
         os.environ.setdefault("GRADIO_TEMP_DIR", studio.uploads.name)
@@ -207,3 +212,24 @@ def launch(
             ) from error
     finally:
         studio.close()
+
+
+@contextmanager
+def _left_at_sigterm() -> Iterator[None]:
+    """Leave the block before the program ends at SIGTERM, with which containers stop it."""
+    stopped = False
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        # What Gradio waits for.
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if stopped:
+            # End at once, as without this: threads may be in the middle of loading a model.
+            signal.raise_signal(signal.SIGTERM)

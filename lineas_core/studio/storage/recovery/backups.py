@@ -75,7 +75,7 @@ def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
     Returns:
         It, and a sentence about each newer backup that is damaged.
     """
-    damaged = []
+    damaged: list[str] = []
     for path in backups(folder):
         try:
             if not (flaw := flaw_of(path) if path.stat().st_size else "it is empty"):
