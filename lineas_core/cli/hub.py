@@ -87,23 +87,52 @@ def deploy(
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Only you can open it.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Limit what visitors may do.")] = False,
-    gpu: Annotated[
-        bool, typer.Option("--gpu", help="For hardware with a GPU, or ZeroGPU: torch with CUDA.")
-    ] = False,
+    hardware: Annotated[
+        str,
+        typer.Option(
+            help="Hardware of the Space, such as cpu-upgrade, t4-small, or zero-a10g for ZeroGPU; "
+            "with a GPU, torch comes with CUDA. By default an existing Space keeps its own, and a "
+            "new one has no GPU."
+        ),
+    ] = "",
+    bucket: Annotated[
+        str,
+        typer.Option(
+            help="NAME of a storage bucket, created if needed, that keeps what is made in the "
+            "Space when it restarts."
+        ),
+    ] = "",
+    preload: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Model of the catalogue that is downloaded while the Space is built, not at its "
+            "first use; may be given several times."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Prepare the Studio as a Hugging Face Space, and upload it."""
     from huggingface_hub import get_token
 
-    from lineas_core.hub.space import prepare_space, upload_space
+    from lineas_core.hub.deploy import upload_space
+    from lineas_core.hub.preload import preload_items
+    from lineas_core.hub.space import prepare_space, space_hardware
 
+    chosen = space_hardware(hardware) if hardware else None
+    items = preload_items(preload or (), token=get_token())
     if to is not None:
-        files = prepare_space(to, gpu=gpu)
+        files = prepare_space(to, space, hardware=chosen, preload=items)
         show({"folder": str(to), "files": len(files)}, as_json)
         return
     with tempfile.TemporaryDirectory() as folder:
-        prepare_space(Path(folder), gpu=gpu)
+        prepare_space(Path(folder), space, hardware=chosen, preload=items)
         url = upload_space(
-            Path(folder), space, token=get_token(), private=private, demo=demo, gpu=gpu
+            Path(folder),
+            space,
+            token=get_token(),
+            private=private,
+            demo=demo,
+            hardware=chosen,
+            bucket=bucket,
         )
     show({"url": url}, as_json)

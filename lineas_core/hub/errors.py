@@ -82,12 +82,18 @@ def refusal(error: BaseException | None, subject: str) -> str:
         )
     if response.status_code == 401:
         return f"The Hub does not accept the login for {subject}. Log in again, or check the token."
+    if response.status_code == 402:
+        return (
+            f"The Hub asks for a paid plan, or a payment method, for {subject}. See the plans at "
+            "hf.co/pricing; a free account may have Spaces on ZeroGPU (zero-a10g)."
+        )
     if response.status_code == 403 and response.request.method in ("GET", "HEAD"):
         return f"The login may not read {subject}. Use a token that may."
     if response.status_code == 403:
         return (
             f"The login may not write to {subject}. Use a token that may write, and a name that "
-            "begins with your own or with an organisation of yours."
+            "begins with your own or with an organisation of yours; who logs in on a Space gives a "
+            "new name, or that of a repository made there."
         )
     if response.status_code == 429:
         return f"The Hub has had too many requests for {subject}. Try again {_later(response)}."

@@ -41,6 +41,7 @@ from lineas_core.studio.jobs.queue import Jobs
 from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.rack.mix import Mix, mix_of
 from lineas_core.studio.rack.rack import RackState
+from lineas_core.studio.storage.recovery.bucket import BucketCopies
 from lineas_core.studio.storage.recovery.recovery import open_state
 from lineas_core.studio.storage.schema import store_errors
 from lineas_core.studio.storage.scratch import open_scratch, scratch_parent
@@ -75,7 +76,12 @@ class Studio:
         stack.callback(alone.release)
         for folder in abandoned_conversions(home):
             log.warning("removed %s, which a process that was killed left", folder)
-        opened = open_state(home, wal=not settings.network_disk, gallery=packaged("gallery"))
+        opened = open_state(
+            home,
+            bucket=settings.bucket,
+            wal=not settings.network_disk,
+            gallery=packaged("gallery"),
+        )
         stack.callback(opened.store.close)
         self.store, self.library = opened.store, opened.library
         # Recovery notes are for the host; a public Space does not show them to its visitors.
@@ -87,6 +93,11 @@ class Studio:
         self.model_cache = ModelCache(home, load, only_catalog=settings.demo)
         self.preparation = Preparation(catalog()["smollm2"], home)
         stack.callback(self.preparation.stop)
+        if settings.bucket is not None:
+            copies = BucketCopies(home, settings.bucket)
+            copies.start()
+            # Closed after the worker, so that the last copy has what it saved.
+            stack.callback(copies.close)
         priority, self.quotas = Priority(), Quotas(lent=lent, host_pays=settings.host_pays)
         self.inference = Inference(
             self.model_cache,

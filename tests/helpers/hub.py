@@ -18,12 +18,16 @@ import pytest
 import yaml
 from huggingface_hub import constants, hf_api
 
+from tests.helpers.hub_spaces import Bucket, answer_for_spaces
+
 # A warning that the client triggers with its own call of httpx.
 CLIENT_WARNING = "ignore:Use 'content=:DeprecationWarning"
 # Ann may write, Bob may only read.
 TOKEN, READER = "hf_writer", "hf_reader"
 # Of whoever runs the tests, or a server. It must never be used for somebody else.
 HOST = "hf_host"
+# Ann's, with the scopes of a Space.
+LOGIN = "hf_oauth"
 
 
 @dataclass
@@ -95,8 +99,13 @@ class SmallHub(ThreadingHTTPServer):
         self.large: dict[str, bytes] = {}
         self.seen: list[str] = []
         self.fault: Fault | None = None
-        self.users = {TOKEN: "ann", READER: "bob", HOST: "host"}
-        self.may_write = {TOKEN, HOST}
+        self.users = {TOKEN: "ann", READER: "bob", HOST: "host", LOGIN: "ann"}
+        self.may_write = {TOKEN, HOST, LOGIN}
+        self.buckets: dict[str, Bucket] = {}
+        self.volumes: dict[str, list[dict[str, Any]]] = {}
+        self.stages: dict[str, str] = {}
+        # Login on a Space -> the repositories that were made with it.
+        self.made_by: dict[str, set[str]] = {LOGIN: set()}
 
     @property
     def address(self) -> str:
@@ -149,6 +158,8 @@ class Handler(BaseHTTPRequestHandler):
         parts = path.strip("/").split("/")
         if token and token not in hub.users:
             return self.refuse(401, "", "Invalid credentials in Authorization header")
+        if answer_for_spaces(self, parts, body, token):
+            return None
         if path == "/api/whoami-v2":
             return self.whoami(token)
         if path == "/api/models":
@@ -163,12 +174,12 @@ class Handler(BaseHTTPRequestHandler):
             if not parts[4:]:
                 siblings = [{"rfilename": file, "size": len(files[file])} for file in files]
                 head = hub.repositories[name].head
-                return self.answer(200, {"id": name, "sha": head, "siblings": siblings})
+                gated = "manual" if hub.repositories[name].gated else False
+                return self.answer(
+                    200, {"id": name, "sha": head, "gated": gated, "siblings": siblings}
+                )
             rows = [{"type": "file", "path": f, "size": len(files[f]), "oid": f} for f in files]
             return self.answer(200, rows)
-        if parts[4:5] == ["runtime"]:
-            hardware = hub.repositories["/".join(parts[2:4])].hardware
-            return self.answer(200, {"stage": "RUNNING", "hardware": {"current": hardware}})
         if self.command in ("GET", "HEAD"):
             return self.download("/".join(parts[:2]), parts[3], "/".join(parts[4:]), token)
         if parts[0] == "large":
@@ -185,6 +196,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.answer(409, {"url": f"{hub.address}/{name}"})
             kind = asked.get("type", "model")
             hub.repositories[name] = Repository(kind, asked.get("visibility") == "private")
+            hub.repositories[name].hardware = asked.get("hardware", "cpu-basic")
             folder = "spaces/" if kind == "space" else ""
             return self.answer(200, {"url": f"{hub.address}/{folder}{name}", "name": name})
         if path.endswith("/info/lfs/objects/batch"):

@@ -19,7 +19,17 @@ from lineas_core.cli.app import app
 from lineas_core.hub.errors import HubError
 from lineas_core.hub.origin import Origin
 from lineas_core.hub.search import MAX_FOUND, FoundMap, find_maps
-from tests.helpers.hub import CLIENT_WARNING, HOST, READER, TOKEN, Fault, Repository, SmallHub
+from lineas_core.system.paths import checkout
+from tests.helpers.hub import (
+    CLIENT_WARNING,
+    HOST,
+    LOGIN,
+    READER,
+    TOKEN,
+    Fault,
+    Repository,
+    SmallHub,
+)
 from tests.helpers.models import random_map
 
 pytestmark = pytest.mark.filterwarnings(CLIENT_WARNING)
@@ -250,6 +260,19 @@ def test_a_private_map_in_the_cache_is_nobody_elses(hub: SmallHub) -> None:
     pull()
     with pytest.raises(HubError, match=f"There is no {REPO} that you may see"):
         pull(token=READER)
+
+
+def test_a_visitor_of_a_space_pushes_to_repositories_that_were_made_there(hub: SmallHub) -> None:
+    """With the scopes of the Space's header, and no others."""
+    header = yaml.safe_load((checkout() / "README.md").read_text("utf-8").split("---\n")[1])
+    assert header["hf_oauth_scopes"] == ["contribute-repos"]
+    push(ink())
+    with pytest.raises(HubError, match=f"may not write to {REPO}.*on a Space.*new name"):
+        push(ink(), token=LOGIN)
+    for strength in (1.0, 0.5):
+        smap = ink().at(strength)
+        smap.push_to_hub("ann/new", token=LOGIN)
+        assert lc.SteeringMap.from_pretrained("ann/new", token=LOGIN).digest() == smap.digest()
 
 
 PUSH, PULL, SEARCH = "/api/repos/create", f"/{REPO}/resolve", "/api/models"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError
-from lineas_core.system.home import SPACE_STORAGE, lineas_home
+from lineas_core.system.home import SPACE_STORAGE, lineas_bucket, lineas_home
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
@@ -38,7 +38,15 @@ class Settings:
     network_disk: bool = _setting(
         "LINEAS_NETWORK_DISK",
         False,
-        "LINEAS_HOME is a network mount, as `/data` on a Space: the database avoids WAL",
+        "LINEAS_HOME is a network mount, such as NFS: the database avoids WAL",
+    )
+    bucket: Path | None = field(
+        default=None,
+        metadata={
+            "variable": "LINEAS_BUCKET",
+            "meaning": "Folder that LINEAS_HOME is copied to and restored from, such as a mounted "
+            "storage bucket; `/data` on a Space that has one there",
+        },
     )
     hosts: tuple[str, ...] = _setting(
         "LINEAS_HOSTS",
@@ -118,7 +126,7 @@ class Settings:
             variable = setting.metadata.get("variable", "")
             if variable in environment:
                 values[setting.name] = _parse(variable, environment[variable], setting.default)
-        settings = cls(**values)
+        settings = cls(**{**values, "bucket": lineas_bucket(environment, folder)})
         return settings.for_strangers() if settings.demo else settings
 
     def for_strangers(self) -> Settings:
@@ -132,7 +140,7 @@ def settings_table() -> str:
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for setting in fields(Settings):
         if variable := setting.metadata.get("variable"):
-            default = "" if setting.default in ("", False, ()) else str(setting.default)
+            default = "" if setting.default in ("", False, None, ()) else str(setting.default)
             rows.append(f"| `{variable}` | {default} | {setting.metadata['meaning']} |")
     return "\n".join(rows)
 

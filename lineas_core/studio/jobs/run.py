@@ -336,10 +336,15 @@ class _Run:
         if not self._checkpoint.exists():
             return None
         try:
-            return TrainState.load(self._checkpoint)
+            state = TrainState.load(self._checkpoint)
         except TrainingError:
             log.warning("job %s starts anew", self._job.id, exc_info=True)
             return None
+        # A row from a backup may be behind its checkpoint, which holds losses but no supports.
+        if (behind := len(state.losses) - len(self._losses)) > 0:
+            self._losses += state.losses[-behind:]
+            self._supports += (self._supports[-1:] or [0.0]) * behind
+        return state
 
     def _on_step(self, event: StepEvent) -> None:
         """Record a step, and write it to the row if the last update is old enough."""

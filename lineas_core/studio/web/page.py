@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_space
 from starlette.middleware import Middleware
 
 from lineas_core.errors import ConfigError
@@ -65,7 +66,10 @@ def build_page(studio: Studio) -> gr.Blocks:
         # Add the API first: the first endpoint gets the name, and the page also has a `cancel`.
         add_api(studio, answers)
         job, stored = gr.State(""), gr.Textbox(visible=False)
-        gr.HTML(HEAD, apply_default_css=False)
+        with gr.Row(elem_classes="ls-top"):
+            gr.HTML(HEAD, apply_default_css=False)
+            if get_space():
+                gr.DuplicateButton("Duplicate this Space", elem_id="duplicate", min_width=160)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300, elem_id="rack-column"):
                 gr.Markdown("## Maps")
@@ -169,7 +173,10 @@ def launch_options(studio: Studio, host: str | None = None) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         # Serve only uploads and downloads, which are in Gradio's own temporary folder.
         "allowed_paths": [],
-        "blocked_paths": [str(home / name) for name in kept],
+        "blocked_paths": [
+            *(str(home / name) for name in kept),
+            *([str(settings.bucket)] if settings.bucket else []),
+        ],
         # Gradio keeps about 0.2 MiB for each.
         "state_session_capacity": settings.max_sessions,
         "max_file_size": settings.max_upload * MIB,
