@@ -306,9 +306,7 @@ def test_what_cannot_be_folded_is_named(models: dict[str, LanguageModel], tmp_pa
     with pytest.raises(lc.SiteError, match="lm_head: other modules use the same weights"):
         fold(gpt2, random_map({"lm_head": 300}, 0), to=to)
     ranged = replace(map_of(llama, ".*layernorm"), bounds={"model.layers.1.input_layernorm": RANGE})
-    with pytest.raises(
-        lc.SiteError, match=r"1 site .*layers\.1\.input_layernorm: .*bounds='none'"
-    ):
+    with pytest.raises(lc.SiteError, match=r"1 site .*layers\.1\.input_layernorm: .*bounds='none'"):
         fold(llama, ranged, to=to)
     # An untied head accepts a scale but no shift.
     head = random_map({"lm_head": 300}, 0)
