@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lineas_core.errors import SiteError
 from lineas_core.hooks import ELSEWHERE, find_sites
-from lineas_core.maps.steering_map import BatchAffine, SteeringMap, compose_for_batch
+from lineas_core.maps.bounds import EVERYWHERE, refuse_bounds
+from lineas_core.maps.steering_map import BatchAffine, SteeringMap, compose
 from lineas_core.steering import AtSite, norms_last
 from lineas_core.system.lru import Recent
 from lineas_core.vllm.asked import Asked
@@ -49,6 +50,7 @@ class TokenMaps:
 
     Raises:
         SiteError: the module has no such site, of another width, or one that is no norm.
+        MapError: a map acts only within bounds.
     """
 
     def __init__(self, module: nn.Module, maps: Mapping[str, SteeringMap]) -> None:
@@ -93,8 +95,7 @@ class TokenMaps:
         if composed is None:
             steer = [(self._maps[name], strength) for name, strength in asked]
             composed = {
-                site: BatchAffine(affine.gain.to(self._device), affine.shift.to(self._device))
-                for site, affine in compose_for_batch(steer).items()
+                site: affine.on(self._device) for site, affine in compose(steer).sites.items()
             }
             self._composed.put(asked, composed)
         return composed
@@ -119,7 +120,8 @@ class TokenMaps:
 
 
 def _check(module: nn.Module, name: str, smap: SteeringMap) -> None:
-    """Raise `SiteError` if a site of the map is no norm of its width."""
+    """Raise `SiteError` if a site of the map is no norm of its width, `MapError` for bounds."""
+    refuse_bounds(smap.bounds, "used in vLLM", f"There, {EVERYWHERE}.")
     for site, norm in find_sites(module, smap.widths).items():
         if not norms_last(norm):
             raise SiteError(

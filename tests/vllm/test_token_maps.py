@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import lineas_core as lc
+from lineas_core.maps.bounds import Bounds
 from lineas_core.vllm.token_maps import TokenMaps
 from tests.helpers.models import random_map
 
@@ -112,3 +114,9 @@ def test_maps_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(lc.SiteError, match=message):
         TokenMaps(layer, {"ink": random_map(sites, 0)})
+
+
+def test_a_map_that_acts_within_bounds_is_refused(layer: Layer) -> None:
+    bounds = {"first_norm": Bounds(torch.zeros(WIDTH), torch.ones(WIDTH))}
+    with pytest.raises(lc.MapError, match=r"first_norm.*bounds='none'"):
+        TokenMaps(layer, {"one": replace(random_map(SITES, 1), bounds=bounds)})
