@@ -59,7 +59,7 @@ def back_up(database: Path, folder: Path, today: date, *, again: bool = False) -
                         return None
             copy_database(source, partial)
         os.replace(partial, path)
-        for old in _superseded(backups(folder)):
+        for old in superseded(backups(folder)):
             old.unlink()
     except (OSError, sqlite3.Error):
         log.warning("there is no backup of %s today", database, exc_info=True)
@@ -98,7 +98,7 @@ def copy_database(source: sqlite3.Connection, path: Path) -> None:
     flush(path)
 
 
-def _superseded(found: list[Path]) -> list[Path]:
+def superseded(found: list[Path]) -> list[Path]:
     """The backups that are no longer kept.
 
     Args:

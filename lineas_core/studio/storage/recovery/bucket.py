@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from lineas_core.studio.storage.disk import is_full
-from lineas_core.studio.storage.recovery.backups import back_up
+from lineas_core.studio.storage.recovery.backups import back_up, backups, superseded
 from lineas_core.studio.storage.schema import StoreError
 from lineas_core.system.files import replacing, why
 from lineas_core.system.words import counted
@@ -197,6 +197,9 @@ class BucketCopies:
             if (self._home / name.split("/")[0]).exists():
                 (self._bucket / name).unlink(missing_ok=True)
                 del self._copied[name]
+        # Those that went from LINEAS_HOME as it was opened were never seen there.
+        for old in superseded(backups(self._bucket / BACKUPS)):
+            old.unlink(missing_ok=True)
         return ""
 
     def _is_new(self, name: str) -> bool:

@@ -238,6 +238,16 @@ def test_unchanged_there_is_no_new_backup(
     assert "new" in newest(bucket)["jobs"]
 
 
+def test_old_backups_do_not_gather_in_the_bucket(home: Path, bucket: Path, state: State) -> None:
+    state.store.close()
+    for _ in range(2 * KEPT_NEWEST):
+        again = open_state(home, bucket=bucket)
+        BucketCopies(home, bucket).copy()
+        again.store.close()
+        shutil.rmtree(home)
+    assert len(backups(bucket / "backups")) == KEPT_NEWEST
+
+
 def test_the_newest_of_a_day_and_the_newest_of_all_are_kept(home: Path, state: State) -> None:
     folder, numbers = home / "backups", []
     for day in range(KEPT + 3):
