@@ -14,7 +14,7 @@ from lineas_core.steerable import Pooling, Steerable
 PAPER_RATE = 0.1
 # Method -> its settings, where a model ships others, which are for LinEAS.
 OF_METHOD: Mapping[str, Mapping[str, Any]] = {
-    "lineas+": {"steps": 40, "rate": None, "optimizer": "adamw", "batch_size": 12},
+    "lineas+": {"steps": 16, "rate": None, "optimizer": "adamw", "batch_size": 12},
 }
 
 
