@@ -10,7 +10,7 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
-from lineas_core.training.likelihood import LikelihoodTrainer
+from lineas_core.training.contexts import METHOD as LIKELIHOOD_METHOD
 
 # A map that leaves more than nine tenths of the distance, or of the perplexity of target prompts
 # that it is trained to lower, has no visible effect.
@@ -45,7 +45,7 @@ def check_health(
         if unsteered is not None and steered is not None:
             perplexity = (unsteered, steered)
     held_out_ratio = on_held_out.ratio if on_held_out else None
-    if smap.info.method == LikelihoodTrainer.method and perplexity:
+    if smap.info.method == LIKELIHOOD_METHOD and perplexity:
         verdict, advice = judge_likelihood(perplexity)
     else:
         verdict, advice = judge(on_training.ratio, held_out_ratio, perplexity)

@@ -10,7 +10,7 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Steerable
 from lineas_core.steering import steer
-from lineas_core.training.likelihood import in_context
+from lineas_core.training.contexts import in_context
 
 
 class TargetLikelihood:

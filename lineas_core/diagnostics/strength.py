@@ -20,7 +20,7 @@ from lineas_core.models.image.model import DiffusionModel
 from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
-from lineas_core.training.likelihood import LikelihoodTrainer
+from lineas_core.training.contexts import METHOD as LIKELIHOOD_METHOD
 
 STRENGTHS = tuple(tenth / 10 for tenth in range(11))
 # A strength must reach this share of the best gain in distance closed, or in likelihood.
@@ -86,7 +86,7 @@ def recommend_strength(
         sweep = sweep or strength_sweep(model, smap, prompts.source, seed=seed)
         if sweep:
             return _by_clip(sweep, levels, concept)
-    if prompts.source and prompts.target and smap.info.method == LikelihoodTrainer.method:
+    if prompts.source and prompts.target and smap.info.method == LIKELIHOOD_METHOD:
         return _by_likelihood(model, smap, prompts, levels, batch_size)
     if prompts.source and prompts.target:
         return _by_distance(model, smap, prompts, levels, pooling, batch_size)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+# The term of the loss that is of no site; no module can have that name.
+LIKELIHOOD = "(likelihood)"
+
 
 @dataclass(frozen=True)
 class StepEvent:

@@ -14,7 +14,7 @@ bit; with a distance of 0 the source is nothing but contexts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,43 +22,16 @@ from torch import Tensor
 
 from lineas_core.hooks import site_hooks
 from lineas_core.maps.steering_map import BatchAffine, SteeringMap
-from lineas_core.prompts.prompt_set import Sides
 from lineas_core.recompute import in_parts, recomputing
 from lineas_core.steerable import Continuations, Samples, Steerable
 from lineas_core.steering import AtSite
 from lineas_core.training.config import TrainConfig
-from lineas_core.training.loop import LIKELIHOOD
+from lineas_core.training.contexts import METHOD, in_context
+from lineas_core.training.events import LIKELIHOOD
 from lineas_core.training.memory import find_fit
 from lineas_core.training.rows import Rows, taken
 from lineas_core.training.state import TrainState
 from lineas_core.training.trainer import Trainer
-
-# Contexts that each target sentence follows in turn, so that none goes with one sentence only.
-CONTEXTS = 4
-
-
-def in_context(
-    model: Steerable, prompts: Sides[Any], seed: int, contexts: int = CONTEXTS
-) -> Continuations:
-    """Each target sentence after each of several source sentences, drawn at random.
-
-    Args:
-        model: a language model.
-        prompts: source and target, both with at least one line.
-        seed: of the draw.
-        contexts: how many each target sentence follows, in rows of their own.
-
-    Raises:
-        ConfigError: the model writes no text.
-        PromptError: source and target sentence are together longer than the model reads.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    before: list[str] = []
-    for _ in range(contexts):
-        order = torch.randperm(len(prompts.source), generator=generator).tolist()
-        before += [prompts.source[order[i % len(order)]] for i in range(len(prompts.target))]
-    found: Continuations = model.continuations(before, contexts * prompts.target)
-    return found
 
 
 def continuation_losses(
@@ -97,7 +70,7 @@ class LikelihoodTrainer(Trainer):
         ConfigError: the model writes no text; or as for `Trainer`.
     """
 
-    method: ClassVar[str] = "lineas+"
+    method: ClassVar[str] = METHOD
 
     def __init__(
         self,

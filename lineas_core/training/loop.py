@@ -15,7 +15,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,10 +26,10 @@ from lineas_core.maps.bounds import EVERYWHERE, refuse_bounds
 from lineas_core.maps.steering_map import BatchAffine, SteeringMap
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.distributed import ranks
-from lineas_core.training.events import StepEvent
+from lineas_core.training.events import LIKELIHOOD, StepEvent
 from lineas_core.training.graph import GraphedStep
 from lineas_core.training.rows import Rows
-from lineas_core.training.state import TrainState
+from lineas_core.training.state import HostState, TrainState
 from lineas_core.training.units import largest_curvature
 from lineas_core.training.update import (
     MOMENTS,
@@ -49,8 +49,6 @@ READ_SECONDS = 0.1
 MAX_STEPS_READ = 64
 # Columns of the record, before the terms of the loss.
 LOSS, SUPPORT, FINE, TERMS = 0, 1, 2, 3
-# The term of the loss that is of no site; no module can have that name.
-LIKELIHOOD = "(likelihood)"
 
 log = logging.getLogger(__name__)
 
@@ -268,7 +266,7 @@ class TrainingLoop(ABC):
                 self._go_back(loss)
                 break
             if not self.losses or loss <= self.losses[0]:
-                self._calm = _Host(step, self.seconds, generator)
+                self._calm = HostState(step, self.seconds, generator)
             self.losses.append(loss)
             self.seconds += seconds
             by_site = dict(zip(self.terms, row[TERMS:], strict=True))
@@ -327,7 +325,7 @@ class TrainingLoop(ABC):
         for kept, live in zip(self._good, self._live, strict=True):
             kept.copy_(live)
         self._off.fill_(False)
-        self._calm = _Host(len(self.losses), self.seconds, self._generator.get_state())
+        self._calm = HostState(len(self.losses), self.seconds, self._generator.get_state())
 
     def draw(self, count: int) -> list[int]:
         """Draw the row indices of a minibatch, sorted; all rows if `count` <= batch_size."""
@@ -403,11 +401,3 @@ class TrainingLoop(ABC):
         parts = vector.split(self._sizes)
         pairs = zip(parts[::2], parts[1::2], strict=True)
         return {name: BatchAffine(*pair) for name, pair in zip(self._names, pairs, strict=True)}
-
-
-class _Host(NamedTuple):
-    """What the host knows of the last good state: steps, seconds, and how to draw what comes."""
-
-    step: int
-    seconds: float
-    generator: Tensor

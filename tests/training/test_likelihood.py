@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import lineas_core as lc
 from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.methods.lineas_plus import TRAINER
-from lineas_core.training.likelihood import CONTEXTS, continuation_losses, in_context
+from lineas_core.training.contexts import CONTEXTS, in_context
+from lineas_core.training.likelihood import continuation_losses
 from lineas_core.training.memory import Fit
 from tests.helpers.models import random_map
 from tests.helpers.pipelines import small_sd

@@ -120,7 +120,10 @@ class Scores:
             PromptError: context and text are longer than the model reads.
         """
         rows, starts = [], []
-        for i, (context, text) in enumerate(zip(contexts, texts, strict=True)):
+        # Errors name a text by its place among those that differ.
+        numbers: dict[str, int] = {}
+        for context, text in zip(contexts, texts, strict=True):
+            i = numbers.setdefault(text, len(numbers))
             before, row = self.encode(context, i), self.encode(f"{context} {text}", i)
             shared = takewhile(lambda pair: pair[0] == pair[1], zip(before, row, strict=False))
             # The first token of a row is predicted by none.

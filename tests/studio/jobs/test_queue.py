@@ -202,7 +202,7 @@ def test_mistakes_in_settings_show_before_the_queue(shop: Shop, prompts: lc.Prom
         jobs.start("ada", "emoji-onestep", pictures, {}, method="lineas+")
     assert jobs.recent("ada") == []
     assert jobs.start("ada", "smollm2", prompts, {}).steps == 60
-    assert jobs.start("ada", "smollm2", prompts, {}, method="lineas+").steps == 40
+    assert jobs.start("ada", "smollm2", prompts, {}, method="lineas+").steps == 16
 
 
 def test_a_map_that_was_kept_before_the_process_died_is_not_kept_twice(

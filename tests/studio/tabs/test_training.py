@@ -102,7 +102,7 @@ def test_settings_are_shown_to_methods_that_read_them() -> None:
     plain = TrainingCallbacks.settings_of("lineas", "smollm2")
     plus = TrainingCallbacks.settings_of("lineas+", "smollm2")
     assert (plain.steps["placeholder"], plain.rate["placeholder"]) == ("60", "3")
-    assert (plus.steps["placeholder"], plus.rate["placeholder"]) == ("40", "automatic")
+    assert (plus.steps["placeholder"], plus.rate["placeholder"]) == ("16", "automatic")
     weights = lc.TrainConfig()
     assert plus.likelihood["placeholder"] == f"{weights.likelihood:g}"
     assert plus.distance["placeholder"] == f"{weights.distance:g}"
