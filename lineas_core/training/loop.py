@@ -45,8 +45,7 @@ DIVERGED = 10.0
 # A run whose loss goes off goes on at a lower rate, so often.
 MAX_RESTARTS, LOWER = 5, 5.0
 # A GPU's record is read about this often, so that cancelling takes effect at once.
-READ_SECONDS = 0.1
-MAX_STEPS_READ = 64
+READ_SECONDS, MAX_STEPS_READ = 0.1, 64
 # Columns of the record, before the terms of the loss.
 LOSS, SUPPORT, FINE, TERMS = 0, 1, 2, 3
 
@@ -103,19 +102,19 @@ class TrainingLoop(ABC):
         self._shares = torch.tensor(shares, device=device)
         self._rate = torch.tensor([first_rate(config)], device=device)
         self._restarts, self._note = 0, ""
-        self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self._step, self._slot = (
+            torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2)
+        )
         self._first = torch.full((), torch.inf, device=device)
         self._off = torch.zeros((), dtype=torch.bool, device=device)
         self._good = [torch.empty_like(live) for live in self._live]
         self._record = torch.zeros(MAX_STEPS_READ, TERMS + len(self.terms), device=device)
-        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.losses: list[float] = []
-        self.seconds = 0.0
-        self.steps_read = 1
+        self.seconds, self.steps_read = 0.0, 1
         # Collectives of several processes are left out of graphs.
-        graph = graph and self.ranks.count == 1
-        self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=graph)
+        possible = graph and self.ranks.count == 1
+        self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=possible)
         self._keep_as_good()
 
     @property

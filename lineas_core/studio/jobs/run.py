@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from lineas_core.errors import LineasError, TrainingError
 from lineas_core.models.load import Model
+from lineas_core.studio.access.error_messages import why_failed
 from lineas_core.studio.jobs.context import JobContext
 from lineas_core.studio.jobs.device.quotas import ABSENT
 from lineas_core.studio.jobs.fits import run_fit
@@ -21,7 +22,6 @@ from lineas_core.studio.jobs.frames import Frame, Sample, frame_files, save_fram
 from lineas_core.studio.jobs.measuring import MeasuredMap, measure_map, measure_run
 from lineas_core.studio.jobs.slices import SliceResult, run_slice
 from lineas_core.studio.jobs.watchdog import Watchdog
-from lineas_core.studio.storage.disk import is_full, no_room
 from lineas_core.studio.storage.sidecars import write_row
 from lineas_core.studio.storage.store import JobRow, Status, StoreError
 from lineas_core.system.words import counted
@@ -65,7 +65,7 @@ def run_job(
             with suppress(StoreError):
                 run.put_back()
             return ""
-        message = _why(error, context.files.home)
+        message = why_failed(error, context.files.home)
         if not isinstance(error, LineasError):
             log.exception("training job %s failed", job.id)
         try:
@@ -74,18 +74,6 @@ def run_job(
             log.exception("job %s failed, and the database cannot be told: %s", job.id, message)
             return message
     return ""
-
-
-def _why(error: Exception, folder: Path) -> str:
-    """The message that says why a job failed."""
-    if is_full(error):
-        return no_room(folder)
-    if isinstance(error, LineasError):
-        return str(error)
-    return (
-        f"Training stopped by an unexpected error ({type(error).__name__}). "
-        "The log has the details."
-    )
 
 
 class _Run:
