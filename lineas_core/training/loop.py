@@ -102,9 +102,7 @@ class TrainingLoop(ABC):
         self._shares = torch.tensor(shares, device=device)
         self._rate = torch.tensor([first_rate(config)], device=device)
         self._restarts, self._note = 0, ""
-        self._step, self._slot = (
-            torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2)
-        )
+        self._step, self._slot = torch.zeros(2, 1, dtype=torch.int64, device=device)
         self._first = torch.full((), torch.inf, device=device)
         self._off = torch.zeros((), dtype=torch.bool, device=device)
         self._good = [torch.empty_like(live) for live in self._live]

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
