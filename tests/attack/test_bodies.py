@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -60,7 +59,7 @@ def test_a_file_that_the_app_made_for_somebody_else_is_no_upload(
     web: httpx.Client, page: gr.Blocks, studio: Studio
 ) -> None:
     """Downloads lie in the same folder as uploads, and Gradio would take them for one."""
-    others = Path(studio.uploads.name) / "made" / "anns.csv"
+    others = studio.scratch.uploads / "made" / "anns.csv"
     others.parent.mkdir()
     others.write_text("of somebody else")
     assert web.post(JOIN, json=take_in(page, str(others))).status_code == 400

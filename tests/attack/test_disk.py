@@ -121,7 +121,10 @@ def test_an_upload_that_is_not_sent_reserves_no_more_than_the_share_of_its_addre
     studio: Studio, page: gr.Blocks
 ) -> None:
     body, kind = multipart("files", "a.txt", MIB)
-    head = f"POST {UPLOAD} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: "
+    head = (
+        f"POST {UPLOAD} HTTP/1.1\r\nHost: 127.0.0.1:{page.server_port}\r\n"
+        f"Content-Type: {kind}\r\nContent-Length: "
+    )
     waiting = []
     for _ in range(20):
         connection = socket.create_connection(

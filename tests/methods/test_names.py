@@ -46,5 +46,5 @@ def test_methods_say_how_a_map_was_made(
 
 
 def test_unknown_methods_are_named(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:
-    with pytest.raises(lc.ConfigError, match=r"method is 'magic'; choose one of lineas, lin-act"):
+    with pytest.raises(lc.ConfigError, match=r"method is 'magic'; choose one of lineas, lineas\+"):
         lc.fit("magic", tiny, prompts)

@@ -265,8 +265,10 @@ class Ledger:
     def _check_total(self, more: int) -> None:
         settings = self._settings
         most = settings.mebibytes_in_all * MIB
-        if self.total_bytes() + more > most and self._clock() - self._walked > (
-            SECONDS_BEFORE_REFUSAL
+        # What was reserved and released since is in the files by now.
+        stale = self._added > self._reserved
+        if self.total_bytes() + more > most and (
+            stale or self._clock() - self._walked > SECONDS_BEFORE_REFUSAL
         ):
             self._scratch.sweep()
             self._walk()
@@ -362,7 +364,8 @@ def size_of(prompts: PromptSet) -> int:
 
 def size_of_map(smap: SteeringMap) -> int:
     """Approximate size of a map's file in bytes."""
-    return sum(part.nbytes for affine in smap.sites.values() for part in affine)
+    parts = [*smap.sites.values(), *smap.bounds.values()]
+    return sum(tensor.nbytes for part in parts for tensor in part)
 
 
 def bytes_below(folder: Path) -> int:

@@ -75,7 +75,7 @@ def test_every_field_of_a_job_comes_back(store: Store, job: Callable[..., JobRow
         preview_prompt="Once", step=3, steps=9, loss=1 / 3, seconds=1.5, seconds_left=2.5,
         support=1e-9, losses=(1 / 3, 2.0, float("inf")), supports=(1.0, 0.5, 0.0), attempts=2,
         parent=parent.id, map_id=kept.id, message="why", health=HEALTH, frames=4, stopping=True,
-        started=5.0, finished=6.0, method="mean-act",
+        started=5.0, finished=6.0, method="mean-act", interruptions=3,
     )  # fmt: skip
     plain = job()
     changed = [n for n, v in fields_of(full).items() if v != getattr(plain, n)]

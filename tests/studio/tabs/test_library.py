@@ -111,7 +111,8 @@ def test_an_exported_map_comes_in_again_as_it_was(
     told = studio.library.add_map(
         ann, studio.library.map(inks[0], ann), title="Blaue Tinte", **known
     )
-    files = work.export(ANN, [told.id, inks[1], inks[1]])["value"]
+    twin = studio.library.add_map(ann, studio.library.map(inks[1], ann), title="Map 1")
+    files = work.export(ANN, [told.id, inks[1], inks[1], twin.id])["value"]
     assert [Path(file).name for file in files] == [
         "Blaue-Tinte.safetensors", "Map-1.safetensors", "Map-1-2.safetensors",
     ]  # fmt: skip

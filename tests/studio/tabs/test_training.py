@@ -237,11 +237,11 @@ def test_empty_fields_take_the_settings_of_the_model_that_is_trained(
 def test_a_studio_that_cannot_be_built_leaves_its_folder_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(**_: object) -> None:
+    def full(_: object) -> None:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lineas_core.studio.app.tempfile.TemporaryDirectory", full)
+        patch.setattr("lineas_core.studio.app.open_scratch", full)
         with pytest.raises(OSError, match="No space"):
             Studio(Settings(home=tmp_path), environment={})
     Studio(Settings(home=tmp_path), environment={}).close()
