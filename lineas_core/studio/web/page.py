@@ -171,8 +171,8 @@ def launch_options(studio: Studio, host: str | None = None) -> dict[str, Any]:
         "ssr_mode": False,
         "mcp_server": True,
         "footer_links": ["api", "settings"],
-        # Serve only uploads and downloads, which are in Gradio's own temporary folder.
-        "allowed_paths": [],
+        # Serve only uploads, which are in Gradio's own temporary folder, and downloads.
+        "allowed_paths": [str(studio.scratch.downloads)],
         "blocked_paths": [
             *(str(home / name) for name in kept),
             *([str(settings.bucket)] if settings.bucket else []),
