@@ -27,10 +27,9 @@ def merge_lora(pipeline: Any, repo: str, file: str) -> None:
     """
     factors = pipeline.lora_state_dict(repo, weight_name=file, use_safetensors=True)
     weights = dict(pipeline.transformer.named_parameters())
-    for name in (name for name in factors if name.endswith(DOWN)):
-        layer = name.removesuffix(DOWN)
+    for layer in (name.removesuffix(DOWN) for name in factors if name.endswith(DOWN)):
         weight = weights.get(f"{layer.removeprefix('transformer.')}.weight")
-        down, up = factors[name].float(), factors[layer + UP].float()
+        down, up = factors[layer + DOWN].float(), factors[layer + UP].float()
         if weight is None or weight.shape != (len(up), down.shape[1]):
             raise ModelError(
                 f"{file} of {repo} does not fit {type(pipeline.transformer).__name__}: {layer} is "
