@@ -96,6 +96,10 @@ class UNet:
     def perplexity(self, prompts: Sequence[str]) -> None:
         """None, as for image models."""
 
+    def continuations(self, contexts: Sequence[str], texts: Sequence[str]) -> None:
+        """Refuse, as image models do."""
+        raise lc.ConfigError("A UNet alone writes no text.")
+
 
 def make_unet(device: torch.device, *, tiny: bool) -> UNet:
     """SDXL's UNet, or a tiny one of its kind, in bfloat16 and channels last."""

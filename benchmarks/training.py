@@ -162,7 +162,9 @@ def measure_reach(model: lc.LanguageModel, seeds: Sequence[int], limit: int | No
     for seed in seeds:
         config = lc.TrainConfig.for_model(model, **steps, seed=seed)
         for method in CLOSED_FORM:
-            fitting = partial(lc.fit, method, model, shipped, config)
+            # One fit, as in the paper: without ITI-c's search for how far to move.
+            own = lc.TrainConfig.for_model(model, method, **steps, seed=seed, alpha=1.0)
+            fitting = partial(lc.fit, method, model, shipped, own)
             closed[method] += seconds(fitting, 1, model.device, warmups=0)
         found, low = _time_to_levels(model, shipped, config)
         lowest.append(low)

@@ -16,10 +16,14 @@ model = lc.load_model("emoji-onestep")
 
 
 def fit(name: str) -> lc.SteeringMap:
-    """Fit a map on the first prompts of a shipped set, all sites in one pass."""
+    """Fit a map on the first prompts of a shipped set, all sites in one pass.
+
+    Lin-AcT's own maps act only within a range, which no composition into one map and no inverse
+    has; these act everywhere.
+    """
     prompts = lc.PromptSet.load(name)
     few = replace(prompts, source=prompts.source[:PROMPTS], target=prompts.target[:PROMPTS])
-    return lc.fit("lin-act", model, few, lc.TrainConfig(order="parallel"))
+    return lc.fit("lin-act", model, few, lc.TrainConfig(order="parallel", bounds="none"))
 
 
 watercolor, pixels = fit("emoji-watercolor"), fit("emoji-pixel-art")

@@ -71,7 +71,9 @@ pipe = make_pipeline(plain + neon)
 model = lc.load_model(pipe)
 model.schedule = replace(model.schedule, steps=STEPS)
 looks = lc.ImageSet(source=plain, target=neon, concept="neon")
-smap = lc.fit("lin-act", model, looks, lc.TrainConfig(order="parallel"))
+# A place of a picture may lie beyond all of the means over places that the map is fitted on, so the
+# map acts without bounds.
+smap = lc.fit("lin-act", model, looks, lc.TrainConfig(order="parallel", bounds="none"))
 print(f"brightness of source and target: {brightness(plain):.1f} {brightness(neon):.1f}")
 
 for strength in (-1.0, -0.5, 0.0, 0.5, 1.0):

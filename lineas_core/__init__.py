@@ -30,17 +30,19 @@ if TYPE_CHECKING:
     from lineas_core.export.import_map import import_map
     from lineas_core.export.peft import to_peft
     from lineas_core.export.steering_vectors import to_steering_vector
+    from lineas_core.maps.bounds import Bounds
     from lineas_core.maps.steering_map import Affine, MapInfo, SteeringMap, compose
-    from lineas_core.methods.early_stop import Stopped, train_until, warm_start
     from lineas_core.methods.fit import fit
     from lineas_core.methods.lineas import DivergedError, TrainResult, train
-    from lineas_core.methods.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
+    from lineas_core.methods.variants.early_stop import Stopped, train_until, warm_start
+    from lineas_core.methods.variants.sparsify import PathConfig, SparsePath, SparsePoint, sparsest
     from lineas_core.metrics.clip import ClipScorer, Scores, clip_score, img_score, load_scorer
     from lineas_core.metrics.toxicity import load_toxicity_scorer, toxicity
     from lineas_core.models.image.model import DiffusionModel, ImageGrid
     from lineas_core.models.language.model import LanguageModel
     from lineas_core.models.load import load_model
     from lineas_core.models.shared.batches import TextGrid
+    from lineas_core.notebook.widget import widget
     from lineas_core.prompts.image_set import ImageSet
     from lineas_core.prompts.prompt_set import PromptIssue, PromptSet, load_jigsaw
     from lineas_core.scenes.drawing import draw_grid
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Affine",
+    "Bounds",
     "ClipScorer",
     "ConfigError",
     "DiffusionModel",
@@ -108,12 +111,14 @@ __all__ = [
     "train",
     "train_until",
     "warm_start",
+    "widget",
 ]
 
 # Public name -> its module, imported when the name is first asked for: prompts can be read, and
 # `--help` printed, without torch.
 _HOMES = {
     "Affine": "maps.steering_map",
+    "Bounds": "maps.bounds",
     "ClipScorer": "metrics.clip",
     "ConfigError": "errors",
     "DiffusionModel": "models.image.model",
@@ -127,18 +132,18 @@ _HOMES = {
     "MapError": "errors",
     "MapInfo": "maps.steering_map",
     "ModelError": "errors",
-    "PathConfig": "methods.sparsify",
+    "PathConfig": "methods.variants.sparsify",
     "PromptError": "errors",
     "PromptIssue": "prompts.prompt_set",
     "PromptSet": "prompts.prompt_set",
     "Recommendation": "diagnostics.report",
     "Scores": "metrics.clip",
     "SiteError": "errors",
-    "SparsePath": "methods.sparsify",
-    "SparsePoint": "methods.sparsify",
+    "SparsePath": "methods.variants.sparsify",
+    "SparsePoint": "methods.variants.sparsify",
     "SteeringMap": "maps.steering_map",
     "StepEvent": "training.events",
-    "Stopped": "methods.early_stop",
+    "Stopped": "methods.variants.early_stop",
     "TextGrid": "models.shared.batches",
     "TrainConfig": "training.config",
     "TrainResult": "methods.lineas",
@@ -159,7 +164,7 @@ _HOMES = {
     "load_scorer": "metrics.clip",
     "load_toxicity_scorer": "metrics.toxicity",
     "recommend_strength": "diagnostics.strength",
-    "sparsest": "methods.sparsify",
+    "sparsest": "methods.variants.sparsify",
     "steer": "steering",
     "to_comfyui": "export.comfyui",
     "to_gguf": "export.control_vector",
@@ -167,8 +172,9 @@ _HOMES = {
     "to_steering_vector": "export.steering_vectors",
     "toxicity": "metrics.toxicity",
     "train": "methods.lineas",
-    "train_until": "methods.early_stop",
-    "warm_start": "methods.early_stop",
+    "train_until": "methods.variants.early_stop",
+    "warm_start": "methods.variants.early_stop",
+    "widget": "notebook.widget",
 }
 
 

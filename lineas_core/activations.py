@@ -10,16 +10,15 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from lineas_core.errors import ConfigError, SiteError
 from lineas_core.hooks import Around, find_sites, hooked_output, is_plain, site_hooks
-from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.maps.steering_map import BatchAffine, LiveMap
 from lineas_core.numerics import fused
 from lineas_core.numerics.norms import Norm, read_norm
-from lineas_core.recompute import recomputing
+from lineas_core.recompute import in_parts, recomputing
 from lineas_core.steerable import Inputs, Packed, Pooling, Steerable
-from lineas_core.steering import AtSite, norms_last
+from lineas_core.steering import at_site, norms_last
 from lineas_core.system.words import counted
 
 
@@ -129,7 +128,7 @@ def pooled_forward(
     sites: Sequence[str],
     *,
     pooling: Pooling = "mean",
-    maps: Mapping[str, BatchAffine] | None = None,
+    maps: Mapping[str, LiveMap] | None = None,
     rows_at_once: int = 0,
     layers: Sequence[str] = (),
 ) -> dict[str, Float[Tensor, "n d"]]:
@@ -142,7 +141,7 @@ def pooled_forward(
         inputs: from `model.prepare`.
         sites: in the order in which the model runs them (see `execution_order`).
         pooling: see `pool`.
-        maps: site -> gain and shift, applied to the site's output before pooling.
+        maps: site -> what is applied to the site's output before pooling.
         rows_at_once: number of prompts per forward pass; 0 runs all at once. Each part is
             recomputed in backward (gradient checkpointing, Chen et al. 2016), so that memory
             holds one part at a time.
@@ -152,15 +151,11 @@ def pooled_forward(
     Raises:
         SiteError: a site was not reached, its output is not a tensor, or no gradients get to it.
     """
-    count = len(inputs)
-    if not 0 < rows_at_once < count:
-        return _forward(model, inputs, sites, pooling, maps, layers)
-    parts = []
-    for start in range(0, count, rows_at_once):
-        rows = inputs.rows(range(start, min(start + rows_at_once, count)))
-        run = partial(_forward, model, rows, sites, pooling, maps, layers)
-        # Frozen models draw no random numbers, and reading a GPU's generator would wait for it.
-        parts.append(checkpoint(run, use_reentrant=False, preserve_rng_state=False))
+
+    def run(rows: Inputs) -> dict[str, Tensor]:
+        return _forward(model, rows, sites, pooling, maps, layers)
+
+    parts = in_parts(run, inputs, rows_at_once)
     return {site: torch.cat([part[site] for part in parts]) for site in sites}
 
 
@@ -169,7 +164,7 @@ def _forward(
     inputs: Inputs,
     sites: Sequence[str],
     pooling: Pooling,
-    maps: Mapping[str, BatchAffine] | None,
+    maps: Mapping[str, LiveMap] | None,
     layers: Sequence[str],
 ) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
@@ -203,7 +198,11 @@ def _forward(
             "sites that run for every prompt."
         )
     if maps is not None and torch.is_grad_enabled():
-        learned = [n for n, a in maps.items() if n in found and a.shift.requires_grad]
+        learned = [
+            name
+            for name, live in maps.items()
+            if name in found and isinstance(live, BatchAffine) and live.shift.requires_grad
+        ]
         cut = [name for name in learned if not found[name].requires_grad]
         if cut:
             raise SiteError(
@@ -218,32 +217,32 @@ class _Recorded(Around):
 
     Args:
         name, module: of the site.
-        affine: the map, if there is one.
+        live: the map, if there is one.
         pooling: see `pool`.
         inputs: what the model reads.
         record: called with the name, the activations, and these pooled.
     """
 
-    __slots__ = ("_affine", "_heads", "_inputs", "_module", "_name", "_pooling", "_record")
+    __slots__ = ("_heads", "_inputs", "_live", "_module", "_name", "_pooling", "_record")
 
     def __init__(
         self,
         name: str,
         module: nn.Module,
-        affine: BatchAffine | None,
+        live: LiveMap | None,
         pooling: Pooling,
         inputs: Inputs,
         record: Callable[[str, Tensor, Tensor], object],
     ) -> None:
-        self._name, self._module, self._affine = name, module, affine
+        self._name, self._module, self._live = name, module, live
         self._pooling, self._inputs, self._record = pooling, inputs, record
         # In image models, which alone have no mask of tokens, the heads come behind the tokens.
         self._heads = 2 if inputs.mask is None and norms_last(module) else None
 
     def __call__(self, z: Tensor) -> Tensor:
-        if self._affine is not None:
+        if self._live is not None:
             last = self._inputs.mask is not None or self._heads is not None
-            z = AtSite(self._name, self._affine, last=last)(z)
+            z = at_site(self._name, self._live, last=last)(z)
         self._record(self._name, z, self._pool(z))
         return z
 
@@ -257,8 +256,9 @@ class _Recorded(Around):
         self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """The norm, the map and the pooling in one kernel, where compiled functions pay."""
-        affine = self._affine
-        norm = self._fused(args[0]) if len(args) == 1 and not kwargs else None
+        live = self._live
+        affine = live if isinstance(live, BatchAffine) else None
+        norm = self._fused(args[0], affine) if len(args) == 1 and not kwargs else None
         if norm is None or affine is None:
             return hooked_output(self._name, self, forward(*args, **kwargs))
         given = args[0], self._module, norm, affine
@@ -270,19 +270,18 @@ class _Recorded(Around):
         self._record(self._name, z, pooled)
         return z
 
-    def _fused(self, x: Tensor) -> Norm | None:
+    def _fused(self, x: Tensor, affine: BatchAffine | None) -> Norm | None:
         """The norm, if it can be run so; None if the module has to run, and say what is wrong."""
-        if self._affine is None or not (fused.compiles(x) and torch.is_grad_enabled()):
+        if affine is None or not (fused.compiles(x) and torch.is_grad_enabled()):
             return None
         norm = read_norm(self._module) if is_plain(self._module) else None
-        return norm if norm is not None and self._fits(x, norm) else None
+        return norm if norm is not None and self._fits(x, norm, len(affine.shift)) else None
 
-    def _fits(self, x: Tensor, norm: Norm) -> bool:
+    def _fits(self, x: Tensor, norm: Norm, width: int) -> bool:
         """Whether x and the map are as the kernels expect. They expect no tokens of many heads."""
-        assert self._affine is not None
         if norm.kind == "group":
-            return x.ndim == 4 and x.shape[1] == norm.width == len(self._affine.shift)
-        rows = x.ndim == 3 and x.shape[-1] == norm.width == len(self._affine.shift)
+            return x.ndim == 4 and x.shape[1] == norm.width == width
+        rows = x.ndim == 3 and x.shape[-1] == norm.width == width
         samples = 1 if self._inputs.packing is not None else len(self._inputs)
         return rows and len(x) == samples
 
@@ -320,7 +319,7 @@ def pooled_activations(
     *,
     pooling: Pooling = "mean",
     batch_size: int = 32,
-    maps: Mapping[str, BatchAffine] | None = None,
+    maps: Mapping[str, LiveMap] | None = None,
 ) -> dict[str, Float[Tensor, "n d"]]:
     """`pooled_forward` without gradients, over any number of prompts, `batch_size` at a time."""
     batches = [

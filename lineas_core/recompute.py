@@ -8,13 +8,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lineas_core.hooks import Around, patched, site_hooks
+from lineas_core.steerable import Continuations, Inputs
+
+Result = TypeVar("Result")
+
+
+def in_parts(
+    run: Callable[[Any], Result], inputs: Inputs | Continuations, rows_at_once: int
+) -> list[Result]:
+    """What `run` gives for some rows of the inputs after the other, each recomputed in backward.
+
+    So memory holds one part at a time.
+
+    Args:
+        run: a forward pass.
+        inputs: all rows.
+        rows_at_once: rows per pass; 0 runs all in one that keeps what it computes.
+    """
+    count = len(inputs)
+    if not 0 < rows_at_once < count:
+        return [run(inputs)]
+    starts = range(0, count, rows_at_once)
+    parts = [inputs.rows(range(start, min(start + rows_at_once, count))) for start in starts]
+    # Frozen models draw no random numbers, and reading a GPU's generator would wait for it.
+    again = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+    return [again(part) for part in parts]
 
 
 def layers_of(module: nn.Module, sites: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lineas_core.prompts.prompt_set import Sides
@@ -54,6 +54,32 @@ class Inputs(Protocol):
         """The inputs of the prompts at `indices`.
 
         A tensor, on the device, gives inputs of the same shape whatever it holds.
+        """
+        ...
+
+
+@runtime_checkable
+class Continuations(Protocol):
+    """Prepared texts, each after a context, whose likelihood can be trained."""
+
+    @property
+    def mask(self) -> Bool[Tensor, "n tokens"] | None:
+        """True at real tokens."""
+
+    @property
+    def counts(self) -> Float[Tensor, "n 1"]:
+        """Number of tokens of each text, without its context."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Sequence[int] | Tensor) -> Continuations:
+        """The texts at `indices`; see `Inputs.rows`."""
+        ...
+
+    def losses(self) -> Float[Tensor, " n"]:
+        """Negative log-likelihood of each text after its context, in nats, summed over its tokens.
+
+        With the maps that are on, and differentiable in them.
         """
         ...
 
@@ -119,3 +145,11 @@ class Steerable(Protocol):
 
     def perplexity(self, prompts: Sequence[Any]) -> float | None:
         """Perplexity of `prompts` under the model as currently steered; None for image models."""
+
+    def continuations(self, contexts: Sequence[str], texts: Sequence[str]) -> Any:
+        """`Continuations` of the texts, each after the context at its place.
+
+        Raises:
+            ConfigError: the model writes no text.
+        """
+        ...

@@ -1,14 +1,14 @@
 """Apply maps to a live model, at any strengths, within a context manager.
 
 Maps at the same site are composed first, so each site applies one gain and one shift however many
-maps are on. They act only in the context (thread or task) that entered `steer`, so two threads can
-steer one model with different maps at once.
+maps are on; maps with bounds act one after another. They act only in the context (thread or task)
+that entered `steer`, so two threads can steer one model with different maps at once.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,13 +19,20 @@ from lineas_core.errors import ConfigError, SiteError
 from lineas_core.hooks import (
     ELSEWHERE,
     Around,
+    Hook,
     find_sites,
     hooked_output,
     is_plain,
     one_row,
     site_hooks,
 )
-from lineas_core.maps.steering_map import BatchAffine, Steering, compose_for_batch
+from lineas_core.maps.steering_map import (
+    BatchAffine,
+    LiveMap,
+    Segment,
+    Steering,
+    compose_for_batch,
+)
 from lineas_core.numerics.norms import Norm, read_norm
 
 # Classes of norms that act on the last dimension, such as those of queries and keys.
@@ -60,9 +67,10 @@ def steer(model: HasModule | HasComponents | nn.Module, maps: Steering) -> Itera
 
     computed in float32 and returned in the dtype of z. On a GPU, at a norm with one strength for
     all samples, the map is part of the norm's weights instead, which costs nothing and rounds them
-    to their dtype, as `fold` does. Blocks nest: the inner block's maps are applied after those of
-    the outer block. Threads started inside the block are not steered unless they run in a copy of
-    its context (`contextvars.copy_context().run`).
+    to their dtype, as `fold` does. Where a map has bounds, activations outside them stay as they
+    are (`InBounds`). Blocks nest: the inner block's maps are applied after those of the outer
+    block. Threads started inside the block are not steered unless they run in a copy of its
+    context (`contextvars.copy_context().run`).
 
     On a pipeline a site `unet.conv_in` is `conv_in` of its component `unet`. It is also found on
     `pipeline.unet` itself, and `model.norm` on the `model` of a language model: if all sites are
@@ -87,14 +95,23 @@ def steer(model: HasModule | HasComponents | nn.Module, maps: Steering) -> Itera
         yield
 
 
-def _hook(name: str, site: nn.Module, affine: BatchAffine, device: torch.device | None) -> AtSite:
-    """What applies a map at a site: a norm with other weights where that pays, or `AtSite`."""
+def _hook(name: str, site: nn.Module, live: LiveMap, device: torch.device | None) -> Hook:
+    """What applies a map at a site: a norm with other weights where that pays, or `at_site`."""
     last = norms_last(site)
-    norm = _foldable(site, affine) if folding_pays(device) else None
-    affine = BatchAffine(affine.gain.to(device), affine.shift.to(device))
+    if not isinstance(live, BatchAffine):
+        return InBounds(name, [part.on(device) for part in live], last=last)
+    norm = _foldable(site, live) if folding_pays(device) else None
+    affine = live.on(device)
     if norm is None or norm.width != affine.shift.shape[-1]:
         return AtSite(name, affine, last=last)
     return InNorm(name, affine, site, norm, last=last)
+
+
+def at_site(name: str, live: LiveMap, *, last: bool = False) -> Hook:
+    """What applies a map to the output of a site; the arguments are those of `AtSite`."""
+    if isinstance(live, BatchAffine):
+        return AtSite(name, live, last=last)
+    return InBounds(name, live, last=last)
 
 
 def norms_last(module: nn.Module) -> bool:
@@ -137,7 +154,7 @@ def _module_of(model: object) -> nn.Module:
     )
 
 
-def _named_as_in(module: nn.Module, composed: dict[str, BatchAffine]) -> Mapping[str, BatchAffine]:
+def _named_as_in(module: nn.Module, composed: dict[str, LiveMap]) -> Mapping[str, LiveMap]:
     """The maps by the names that `module` has for their sites, if it is the part they are in.
 
     Raises:
@@ -234,6 +251,42 @@ class AtSite:
         shape = [1] * z.ndim
         shape[0], shape[channels] = batch, self._width
         return scale.view(shape), shift.view(shape)
+
+
+class InBounds:
+    """Apply maps at one site in turn, each to the activations within its bounds.
+
+        z + [lower < z < upper] * (T(z) - z)                              tokens
+        z + [lower < mean(z) < upper] * (T(mean(z)) - mean(z))            channels of an image
+
+    computed in float32 and returned in the dtype of z. Bounds come from pooled activations, which
+    are means over height and width in an image: a channel moves as a whole, by what the map moves
+    its mean, as in ml-act (`act/hooks/transport.py`, LinearOTHook).
+
+    Args:
+        name, last: as for `AtSite`.
+        parts: the maps, first applied first.
+    """
+
+    __slots__ = ("_last", "_parts")
+
+    def __init__(self, name: str, parts: Sequence[Segment], *, last: bool = False) -> None:
+        self._last = last
+        self._parts = [(AtSite(name, affine, last=last), bounds) for affine, bounds in parts]
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """The steered activations; the argument and the errors are those of `AtSite`."""
+        steered, image = z.float(), z.ndim == 4 and not self._last
+        for apply, bounds in self._parts:
+            if bounds is None:
+                steered = apply(steered)
+                continue
+            seen = steered.mean((2, 3), keepdim=True) if image else steered
+            moved, shape = apply(seen), (-1, 1, 1) if image else (-1,)
+            lower, upper = (side.to(z.device).view(shape) for side in bounds)
+            moved = torch.where((lower < seen) & (seen < upper), moved, seen)
+            steered = steered + (moved - seen) if image else moved
+        return steered.to(z.dtype)
 
 
 class InNorm(AtSite, Around):

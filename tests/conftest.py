@@ -17,6 +17,7 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.app import Studio
 from lineas_core.system.home import lineas_home
 from tests.helpers.clip import save_small_clip
+from tests.helpers.hub import SmallHub, small_hub
 from tests.helpers.models import ARCHITECTURES, save_small_model
 from tests.helpers.pipelines import small_sd
 from tests.helpers.studio import SITE, add_map
@@ -112,3 +113,10 @@ def words(studio: Studio, writer: str) -> str:
     """A map for the small language model."""
     sites = {"model.layers.1.post_attention_layernorm": 16}
     return add_map(studio, writer, sites, 2, concept="football")
+
+
+@pytest.fixture
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallHub]:
+    """The small fake Hub, served for one test in place of the real one."""
+    with small_hub(tmp_path_factory.mktemp("hub")) as server:
+        yield server

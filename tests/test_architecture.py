@@ -29,17 +29,18 @@ PACKAGE = ROOT / "lineas_core"
 PAGE = ROOT / "docs" / "architecture.md"
 
 # A room imports from its own line and from those above it. A name is a folder of lineas_core with
-# the folders in it that have no line of their own, or a module at the root; "studio" is the files
-# that lie directly in that folder.
+# the folders in it that have no line of their own, or a module that has one: those at the root, and
+# the catalogue, which is data that rooms below models read too; "studio" is the files that lie
+# directly in that folder.
 ORDER: tuple[tuple[str, ...], ...] = (
-    ("errors", "version", "system"),
-    ("maps", "numerics", "prompts"),
+    ("errors", "version", "system", "models/shared/catalog"),
+    ("hub", "maps", "numerics", "prompts"),
     ("hooks", "steerable", "steering", "recompute", "activations"),
     ("models",),
     ("metrics", "training"),
     ("diagnostics", "prompts/writing"),
     ("methods",),
-    ("scenes", "export", "hub", "serving"),
+    ("scenes", "export", "serving", "notebook", "vllm"),
     ("__init__",),
     ("evaluation",),
     (
@@ -111,9 +112,9 @@ def room_of(module: str) -> str:
     if not names:
         return "__init__"
     folders = names if MODULES[module].name == "__init__.py" else names[:-1]
-    if not folders:
-        return names[0]
     known = {room for line in ORDER for room in line}
+    if not folders or "/".join(names) in known:
+        return "/".join(names)
     for length in range(len(folders), 0, -1):
         # "studio" in the table is that folder's own files, so folders of it must be in the table.
         if "/".join(folders[:length]) in known and (folders[0] != "studio" or length > 1):

@@ -129,7 +129,7 @@ def test_a_space_is_prepared_from_the_wheel_as_from_a_checkout(lineas: Path, emp
     from lineas_core.hub.space import prepare_space
 
     run(lineas, "deploy", "ann/studio", "--to", "space")
-    prepare_space(empty / "other")
+    prepare_space(empty / "other", "ann/studio")
     one, other = (
         {p.relative_to(empty / name): p.read_bytes() for p in (empty / name).rglob("*.*")
          if p.is_file()} for name in ("space", "other")

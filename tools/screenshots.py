@@ -2,7 +2,8 @@
 
     python -m tools.screenshots        # about three minutes on two cores
 
-Starts the app with its own folder, drives it in Chromium, and writes into docs/images/studio.
+Starts the app with its own folder, drives it in Chromium, and writes into docs/images/studio, and
+the picture that a Space shows beside links to it into assets.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from lineas_core.system.home import lineas_home
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "images" / "studio"
+THUMBNAIL, CARD = ROOT / "assets" / "thumbnail.png", (1200, 675)
 TABS = ("Images", "Text", "Train", "Compare", "Understand", "Library")
 WIDTHS = {1440: 900, 390: 844}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -103,8 +105,19 @@ def fill(page: Page, tab: str) -> None:
 def shoot(page: Page, name: str) -> None:
     """Save the whole page as a PNG file with a reduced palette."""
     data = page.screenshot(full_page=True)
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    image.quantize(192, dither=Image.Dither.NONE).save(TARGET / f"{name}.png", optimize=True)
+    save(Image.open(io.BytesIO(data)).convert("RGB"), TARGET / f"{name}.png")
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Save a PNG file with a reduced palette."""
+    image.quantize(192, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def save_thumbnail(screenshot: Path) -> None:
+    """Save the top of a screenshot, without its margins, in the size of a card beside a link."""
+    image = Image.open(screenshot).convert("RGB")
+    left = (image.width - CARD[0]) // 2
+    save(image.crop((left, 0, left + CARD[0], CARD[1])), THUMBNAIL)
 
 
 def film(browser: Browser, url: str) -> None:
@@ -161,6 +174,7 @@ def main() -> None:
                     shoot(page, f"{tab.lower()}-{width}-{theme}")
                 page.close()
         browser.close()
+    save_thumbnail(TARGET / "images-1440-light.png")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ def inspect(file: MapFile, as_json: AsJson = False) -> None:
 
     smap = SteeringMap.load(file)
     support = smap.support_by_site()
+    found = {**asdict(smap.info), "support": smap.support(), "bounded": len(smap.bounds)}
     if as_json:
-        show({**asdict(smap.info), "support": smap.support(), "sites": support}, as_json)
+        show({**found, "sites": support}, as_json)
         return
-    show({**asdict(smap.info), "support": smap.support()}, as_json)
+    show(found, as_json)
     table = Table("site", "width", "support", "largest |w-1|", "largest |b|")
     for name, (scale, shift) in smap.sites.items():
         table.add_row(

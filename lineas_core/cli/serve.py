@@ -44,6 +44,13 @@ def serve(
         ),
     ] = None,
     device: Device = "auto",
+    hosts: Annotated[
+        str,
+        typer.Option(
+            envvar="LINEAS_HOSTS",
+            help="Names that the server is reached by, such as a proxy's, separated by commas.",
+        ),
+    ] = "",
 ) -> None:
     """Serve a model with maps at /v1, for clients of OpenAI's API, until Ctrl-C.
 
@@ -53,9 +60,10 @@ def serve(
     import uvicorn
 
     from lineas_core.serving.host import OneModel
+    from lineas_core.serving.hosts import Hosts
     from lineas_core.serving.routes import application
 
-    named = named_maps(maps or [])
+    named, answered = named_maps(maps or []), Hosts([host, *hosts.split(",")])
     try:
         listening = socket.create_server((host, port))
     except OSError as error:
@@ -69,7 +77,7 @@ def serve(
         console.print(f"{plain(served.name)} is served at {address}", highlight=False)
         if not api_key and host not in LOOPBACK:
             console.print("anybody who reaches this address can use it; --api-key asks for a key")
-        config = uvicorn.Config(application(served), log_level="warning", ws="none")
+        config = uvicorn.Config(application(served, answered), log_level="warning", ws="none")
         uvicorn.Server(config).run(sockets=[listening])
 
 

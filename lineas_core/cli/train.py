@@ -9,6 +9,7 @@ import typer
 from lineas_core.cli.options import AsJson, Device, ModelName, NewMapFile, load, train_settings
 from lineas_core.cli.terminal import InterruptFlag, console, show, training_progress
 from lineas_core.errors import ConfigError
+from lineas_core.methods.names import DEFAULT_METHOD, STEPWISE, check_method
 
 
 def register(app: typer.Typer) -> None:
@@ -21,8 +22,8 @@ def train(
     output: NewMapFile,
     model: ModelName = "smollm2",
     method: Annotated[
-        str, typer.Option(help="lineas, lin-act, or another of docs/methods.md.")
-    ] = "lineas",
+        str, typer.Option(help="lineas, lineas+, lin-act, or another of docs/methods.md.")
+    ] = DEFAULT_METHOD,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of TrainConfig, as steps=200; repeat for more."),
@@ -42,8 +43,9 @@ def train(
     for issue in prompt_set.issues() if ranks.first else ():
         console.print(str(issue), style="yellow", highlight=False)
     loaded = load(model, device)
-    config = lc.TrainConfig.for_model(loaded, **train_settings(setting or []))
-    if method != "lineas":
+    config = lc.TrainConfig.for_model(loaded, method, **train_settings(setting or []))
+    check_method(method)
+    if method not in STEPWISE:
         if ranks.count > 1:
             raise ConfigError(f"method is {method!r}, which runs in one process; launch only one.")
         smap = lc.fit(method, loaded, prompt_set, config)
@@ -59,7 +61,12 @@ def train(
         stopping = InterruptFlag()
         with stopping:
             result = lc.train(
-                loaded, prompt_set, config, on_event=on_event, should_stop=stopping.is_set
+                loaded,
+                prompt_set,
+                config,
+                method=method,
+                on_event=on_event,
+                should_stop=stopping.is_set,
             )
     if ranks.first:
         result.map.save(output)

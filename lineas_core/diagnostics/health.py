@@ -10,13 +10,19 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
+from lineas_core.training.contexts import METHOD as LIKELIHOOD_METHOD
 
-# A map that leaves more than nine tenths of the distance has no visible effect.
+# A map that leaves more than nine tenths of the distance, or of the perplexity of target prompts
+# that it is trained to lower, has no visible effect.
 LITTLE_CHANGE = 0.9
 # Share of the gain on training prompts that held-out prompts must reach.
 FAIR_TRANSFER = 0.3
 # Largest acceptable ratio of steered to unsteered perplexity of real target prompts.
 BROKEN_LANGUAGE = 3.0
+COLLAPSED = (
+    "The steered model no longer reads real target prompts as language. "
+    "Use a smaller strength, fewer Steps or a lower Learning rate."
+)
 
 
 def check_health(
@@ -39,7 +45,10 @@ def check_health(
         if unsteered is not None and steered is not None:
             perplexity = (unsteered, steered)
     held_out_ratio = on_held_out.ratio if on_held_out else None
-    verdict, advice = judge(on_training.ratio, held_out_ratio, perplexity)
+    if smap.info.method == LIKELIHOOD_METHOD and perplexity:
+        verdict, advice = judge_likelihood(perplexity)
+    else:
+        verdict, advice = judge(on_training.ratio, held_out_ratio, perplexity)
     affines = smap.sites.values()
     return HealthReport(
         training=on_training,
@@ -63,12 +72,8 @@ def judge(
         held_out: ratio on held-out prompts.
         perplexity: of real target prompts, unsteered and steered.
     """
-    # Written with `not`, so that a perplexity of NaN counts as broken.
-    if perplexity and not perplexity[1] <= BROKEN_LANGUAGE * perplexity[0]:
-        return "collapsed", (
-            "The steered model no longer reads real target prompts as language. "
-            "Use a smaller strength, fewer Steps or a lower Learning rate."
-        )
+    if perplexity and _is_broken(perplexity):
+        return "collapsed", COLLAPSED
     if training > LITTLE_CHANGE:
         return "no effect", (
             "The activations hardly moved. Train for more Steps, raise the Learning rate, lower "
@@ -83,6 +88,32 @@ def judge(
         "healthy",
         "The map moves held-out prompts to the target. Try it on a prompt of your own.",
     )
+
+
+def judge_likelihood(perplexity: tuple[float, float]) -> tuple[Verdict, str]:
+    """Verdict and advice on a map that is trained to make target prompts likely.
+
+    It need not bring averages over them closer to the target, as `judge` asks.
+
+    Args:
+        perplexity: of held-out target prompts, unsteered and steered.
+    """
+    if _is_broken(perplexity):
+        return "collapsed", COLLAPSED
+    if perplexity[1] > LITTLE_CHANGE * perplexity[0]:
+        return "no effect", (
+            "Target prompts that were kept back are hardly likelier. Train for more Steps, lower "
+            "the Sparsity, or put more and more diverse prompts into the table."
+        )
+    return (
+        "healthy",
+        "The map makes held-out target prompts likelier. Try it on a prompt of your own.",
+    )
+
+
+def _is_broken(perplexity: tuple[float, float]) -> bool:
+    # Written with `not`, so that a perplexity of NaN counts as broken.
+    return not perplexity[1] <= BROKEN_LANGUAGE * perplexity[0]
 
 
 def _site_deltas(

@@ -39,6 +39,8 @@ class HealthReport:
         advice: one or two sentences.
         style_gain: the largest gain of held-out pictures in mean CLIPScore with the concept, over
             strengths; None if not measured.
+        copies: share of completions, at the recommended strength, that repeat five words in a row
+            of a training prompt; None if not measured.
     """
 
     training: SiteDeltas
@@ -50,6 +52,7 @@ class HealthReport:
     verdict: Verdict
     advice: str
     style_gain: float | None = None
+    copies: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Recommendation:
     Attributes:
         strength: the strength to start with; None if none can be recommended.
         curve: (strength, gain) pairs, in increasing order of strength. The gain over strength 0
-            is in mean CLIPScore, or the share of the distance to the target (Delta) that is
-            closed, depending on `measure`.
+            is in mean CLIPScore, the share of the distance to the target (Delta) that is closed, or
+            nats per token of target prompts, depending on `measure`.
         reason: one sentence.
         measure: what the gains measure; "" if there are none.
     """
@@ -68,4 +71,4 @@ class Recommendation:
     strength: float | None
     curve: tuple[tuple[float, float], ...]
     reason: str
-    measure: Literal["", "CLIPScore", "distance"] = ""
+    measure: Literal["", "CLIPScore", "distance", "likelihood"] = ""

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.diagnostics.distance import TargetDistance
+from lineas_core.diagnostics.likelihood import TargetLikelihood
 from lineas_core.diagnostics.report import Recommendation
 from lineas_core.diagnostics.strength_sweep import StrengthSweep, strength_sweep
 from lineas_core.errors import ConfigError
@@ -19,11 +20,12 @@ from lineas_core.models.image.model import DiffusionModel
 from lineas_core.prompts.prompt_set import Sides
 from lineas_core.steerable import Pooling, Steerable
 from lineas_core.steering import steer
+from lineas_core.training.contexts import METHOD as LIKELIHOOD_METHOD
 
 STRENGTHS = tuple(tenth / 10 for tenth in range(11))
-# A strength must reach this share of the best gain in distance closed.
-NEARLY_ALL_CLOSED = 0.95
-# A best gain below this, in CLIPScore or in distance closed, is within chance.
+# A strength must reach this share of the best gain in distance closed, or in likelihood.
+NEARLY_ALL = 0.95
+# A best gain below this, in CLIPScore, distance closed or nats per token, is within chance.
 MIN_GAIN = 0.01
 # Lower limits for pictures: the mean IMGScore, and the ratio of subjects that CLIP recognises with
 # the map to those it recognises without.
@@ -56,11 +58,11 @@ def recommend_strength(
 
     is chosen, so that a small gain in style does not cost much of the image.
 
-    In all other cases, the smallest strength that gains nearly as much as the best one is chosen.
-    The gain is the share of Delta, summed over sites, that the map closes between source and
-    target, `1 - Delta_s / Delta_0`, and 95 % of the best is enough. For a language model, a
-    strength is eligible if the perplexity of the target prompts is at most 1.5 times that of the
-    untouched model.
+    In all other cases, the smallest strength that gains 95 % of the best gain is chosen. For a map
+    of LinEAS+ the gain is the decrease of the mean next-token loss of target prompts. For others it
+    is the share of Delta, summed over sites, that the map closes between source and target,
+    `1 - Delta_s / Delta_0`. For a language model, a strength is then eligible if the perplexity of
+    the target prompts is at most 1.5 times that of the untouched model.
 
     Args:
         model: the model that `smap` was made for.
@@ -84,6 +86,8 @@ def recommend_strength(
         sweep = sweep or strength_sweep(model, smap, prompts.source, seed=seed)
         if sweep:
             return _by_clip(sweep, levels, concept)
+    if prompts.source and prompts.target and smap.info.method == LIKELIHOOD_METHOD:
+        return _by_likelihood(model, smap, prompts, levels, batch_size)
     if prompts.source and prompts.target:
         return _by_distance(model, smap, prompts, levels, pooling, batch_size)
     return Recommendation(
@@ -138,6 +142,31 @@ def _recognised(judge: ClipScorer, images: Float[Tensor, "n d"], lines: Sequence
     return fmean(texts[near] == line for near, line in zip(nearest, lines, strict=True))
 
 
+def _by_likelihood(
+    model: Steerable,
+    smap: SteeringMap,
+    prompts: Sides[Any],
+    levels: Sequence[float],
+    batch_size: int,
+) -> Recommendation:
+    target = TargetLikelihood(model, prompts, batch_size=batch_size)
+    before = target.loss(smap, 0.0)
+    curve = tuple((level, before - target.loss(smap, level)) for level in levels)
+    best = max(gain for _, gain in curve)
+    # Written with `not`, so that a gain of NaN is none.
+    if not best >= MIN_GAIN:
+        return Recommendation(
+            None, curve, "No strength makes held-out target prompts likelier.", "likelihood"
+        )
+    strength, gain = next(point for point in curve if point[1] >= NEARLY_ALL * best)
+    return Recommendation(
+        strength,
+        curve,
+        f"Held-out target prompts gain {gain:.2f} nats a token, of {best:.2f} at best.",
+        "likelihood",
+    )
+
+
 def _by_distance(
     model: Steerable,
     smap: SteeringMap,
@@ -182,7 +211,7 @@ def _by_distance(
     found = next(
         point
         for point in curve
-        if point[1] >= NEARLY_ALL_CLOSED * best[1]
+        if point[1] >= NEARLY_ALL * best[1]
         and (point == best or (point[0] not in refused and is_fluent(point)))
     )
     return Recommendation(

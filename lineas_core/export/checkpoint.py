@@ -7,7 +7,6 @@ computes what steering computes, at no extra cost, and runs wherever its model f
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -15,29 +14,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 
 from lineas_core.errors import ConfigError
+from lineas_core.export.card import write_card
 from lineas_core.export.edits import edits_of
 from lineas_core.export.language import save_language_model
 from lineas_core.export.pipeline import save_pipeline
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.load import Model
-from lineas_core.system.words import counted
-
-TEXT_CODE = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")
-tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")"""
-IMAGE_CODE = """\
-from diffusers import DiffusionPipeline
-
-pipeline = DiffusionPipeline.from_pretrained("THIS FOLDER")
-image = pipeline("a lion", {settings}).images[0]"""
 
 
 def fold(
@@ -48,7 +35,8 @@ def fold(
     `transformers.AutoModelForCausalLM.from_pretrained(folder)` loads a language model, and
     `diffusers.DiffusionPipeline.from_pretrained(folder)` a pipeline; the tokenizer, the scheduler
     and all other parts are saved too. The live model is not modified, and only the weights that
-    change are copied. They are computed in float32 and saved in the model's dtype.
+    change are copied. They are computed in float32 and saved in the model's dtype. The card,
+    README.md, states the model's licence, whose files are copied from its folder or repository.
 
     To fold several maps, compose them first: `compose([(a, 1.0), (b, 0.5)])`.
 
@@ -75,7 +63,7 @@ def fold(
         else:
             save_pipeline(model, edits_of(model.module, "", at), folder)
             note = ""
-        (folder / "README.md").write_text(_card(model, smap, strength, note), "utf-8")
+        write_card(model, smap, strength, note, folder)
     return Path(to)
 
 
@@ -116,49 +104,3 @@ def new_folder(to: str | os.PathLike[str]) -> Iterator[Path]:
         raise ConfigError(failed.format(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _card(model: Model, smap: SteeringMap, strength: float, note: str) -> str:
-    """README.md of the checkpoint, with Hub metadata as front matter."""
-    text, entry, info = isinstance(model, LanguageModel), model.entry, smap.info
-    metadata: dict[str, Any] = {
-        "library_name": "transformers" if text else "diffusers",
-        "pipeline_tag": "text-generation" if text else "text-to-image",
-        "tags": ["lineas", "activation-steering"],
-    }
-    # Do not publish local paths.
-    base = Path(model.id).name if Path(model.id).is_dir() else model.id
-    if entry and entry.hub:
-        base = metadata["base_model"] = entry.hub
-    if isinstance(model, LanguageModel):
-        code = TEXT_CODE
-    else:
-        schedule = model.schedule
-        settings: dict[str, Any] = {
-            "num_inference_steps": schedule.steps,
-            "guidance_scale": schedule.guidance,
-        }
-        if schedule.timesteps:
-            settings["timesteps"] = list(schedule.timesteps)
-        code = IMAGE_CODE.format(settings=", ".join(f"{k}={v}" for k, v in settings.items()))
-    licence = f" Its licence, {entry.license}, holds for this checkpoint too." if entry else ""
-    about = info.concept or info.name or "a concept"
-    lines = [
-        # JSON is valid YAML, and json.dumps escapes any text.
-        *("---", *(f"{key}: {json.dumps(value)}" for key, value in metadata.items()), "---"),
-        "",
-        f"# {' '.join(base.split())}, steered towards {' '.join(about.split())}",
-        "",
-        f"The base model is {base}.{licence} A steering map at strength {strength:g} was folded "
-        f"into its weights at {counted(len(smap.sites), 'site')} (method "
-        f"{info.method or 'not stated'}, map "
-        f"digest {smap.digest()}), so that it runs without further code; how, and what the maps "
-        "are: [LinEAS](https://arxiv.org/abs/2503.10679).",
-        *(("", note) if note else ()),
-        "",
-        "```python",
-        code,
-        "```",
-        "",
-    ]
-    return "\n".join(lines)

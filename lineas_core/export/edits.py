@@ -50,6 +50,10 @@ OTHER_KIND = (
 IN_FEW_BITS = (
     "the weights that would change are quantised. Load the model itself in float32 or bfloat16"
 )
+BOUNDED = (
+    "the map acts only within bounds there, and weights act on everything. Learn it again with "
+    "bounds='none'"
+)
 SHARED = "other modules use the same weights, and would change too. Choose other sites"
 STEER = "`lineas_core.steer` needs no folding."
 
@@ -93,6 +97,9 @@ def edits_of(module: nn.Module, model_type: str, smap: SteeringMap) -> Edits:
         if bool((scale == 1).all() and (shift == 0).all()):
             continue
         site = sites[name]
+        if name in smap.bounds:
+            refused[name] = BOUNDED
+            continue
         if shared & {id(parameter) for parameter in site.parameters(recurse=False)}:
             refused[name] = SHARED
             continue

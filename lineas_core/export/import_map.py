@@ -75,8 +75,9 @@ def import_map(source: str | os.PathLike[str] | object, *, layers: str = "") -> 
             raise ConfigError(
                 "layers is given, but ml-act's files name their modules. Leave it out."
             )
-        sites, method, notes = ml_act.affines_of(contents, files[0].resolve().parent.name)
-        return SteeringMap(sites, _info(f"ml-act {method}", "", path.stem, notes))
+        folder = files[0].resolve().parent.name
+        sites, bounds, method, notes = ml_act.sites_of(contents, folder)
+        return SteeringMap(sites, _info(f"ml-act {method}", "", path.stem, notes), bounds)
     found, info = _vectors(path, contents)
     return found.to_map(layers, info)
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.errors import ConfigError, MapError, SiteError
-from lineas_core.export.edits import refusal
+from lineas_core.export.edits import BOUNDED, refusal
 from lineas_core.maps.steering_map import Affine, MapInfo, SteeringMap
 
 # Kind -> the names its module has within a layer; the first is that of Llama and its relatives.
@@ -73,8 +73,8 @@ class LayerVectors:
             first: the lowest layer that can be written.
 
         Raises:
-            SiteError: the map scales, has other sites, or sites of several kinds; the message names
-                them.
+            SiteError: the map scales, has bounds, has other sites, or sites of several kinds; the
+                message names them.
             MapError: the map changes nothing.
         """
         vectors: dict[int, Tensor] = {}
@@ -84,7 +84,9 @@ class LayerVectors:
             if not bool(affine.changed.any()):
                 continue
             layer, kind = _place(name)
-            if kind not in kinds:
+            if name in smap.bounds:
+                refused[name] = BOUNDED
+            elif kind not in kinds:
                 refused[name] = NO_LAYER
             elif bool((affine.scale != 1).any()):
                 refused[name] = SCALES

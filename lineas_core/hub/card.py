@@ -1,129 +1,105 @@
-"""The model card (README.md) of a map on the Hugging Face Hub."""
+"""Model cards (README.md) on the Hugging Face Hub: what maps and folded checkpoints have in common.
+
+The metadata of a card is huggingface_hub's `ModelCardData`; its fields are explained at
+https://huggingface.co/docs/hub/model-cards. What the Hub shows and filters by depends on them.
+"""
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import (
+    GatedRepoError,
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
-from lineas_core.errors import MapError
-from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.hub.errors import REPOSITORY, hub_errors
+from lineas_core.hub.files import fetch
 from lineas_core.models.shared.catalog import catalog
-from lineas_core.system.files import sha256_of
-from lineas_core.system.words import counted
 
-FRONT = re.compile(r"---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
+# Licences of the catalogue that the Hub has its own names for.
+HUB_NAMES = {
+    "Apache-2.0": "apache-2.0",
+    "CC-BY-NC-4.0": "cc-by-nc-4.0",
+    "Gemma Terms of Use": "gemma",
+    "Llama 3.2 Community License": "llama3.2",
+    "MIT": "mit",
+    "OpenRAIL++": "openrail++",
+}
+# What is learned from a model under one of these may have another licence.
+PERMISSIVE = ("apache-2.0", "bsd-2-clause", "bsd-3-clause", "mit")
+CARD = "README.md"
+# Of every card of ours; a map's card has that of maps too.
+TAGS, MAP_TAG = ("lineas", "activation-steering"), "steering-map"
+LICENSE_FIELDS = ("license", "license_name", "license_link")
 
-# Prefixes of site names in diffusers pipelines; language models have none of them.
-IMAGE_PARTS = ("unet.", "text_encoder", "transformer.transformer_blocks.", "transformer.single_")
+
+def base_model(model: str) -> str:
+    """The repository on the Hub of a model, by the name it was loaded by; "" if it has none.
+
+    >>> base_model("smollm2"), base_model("google/gemma-3-4b-it"), base_model("emoji-onestep")
+    ('HuggingFaceTB/SmolLM2-135M-Instruct', 'google/gemma-3-4b-it', '')
+    """
+    if entry := catalog().get(model):
+        return entry.hub
+    return model if REPOSITORY.fullmatch(model) and not Path(model).is_dir() else ""
 
 
-def map_card(
-    smap: SteeringMap,
-    repo_id: str,
-    *,
-    file: str,
-    sha256: str,
-    title: str = "",
-    license: str = "",
-    about: str = "",
-) -> str:
-    """The card of a map: README.md in Markdown, with metadata as front matter.
+def base_license(
+    model: str, *, token: str | bool | None = None, cache_dir: Path | None = None
+) -> dict[str, str]:
+    """The licence of a model as fields of a card: license, license_name, license_link.
 
     Args:
-        smap: the map.
-        repo_id: the repository it is pushed to, as USER/NAME.
-        file: the map's file name in the repository.
-        sha256: of the file, in hexadecimal.
-        title: the heading; the map's own name by default.
-        license: of the map, in the Hub's spelling, such as apache-2.0; unstated by default.
-        about: an additional paragraph, in Markdown.
-    """
-    info = smap.info
-    entry = catalog().get(info.model)
-    image = any(site.startswith(IMAGE_PARTS) for site in smap.sites)
-    metadata: dict[str, Any] = {
-        "library_name": "lineas",
-        "pipeline_tag": "text-to-image" if image else "text-generation",
-        "tags": ["lineas", "activation-steering", "steering-map"],
-        "lineas": {
-            "file": file,
-            "sha256": sha256,
-            "digest": smap.digest(),
-            "model": info.model,
-            "method": info.method,
-            "concept": info.concept,
-        },
-    }
-    if license:
-        metadata["license"] = license
-    if entry and entry.hub:
-        metadata["base_model"] = entry.hub
-    ask = '["a lion"]' if image else '["Once upon a time"]'
-    return "\n".join(
-        [
-            # JSON is valid YAML, and json.dumps escapes any text.
-            *("---", *(f"{key}: {json.dumps(value)}" for key, value in metadata.items()), "---"),
-            "",
-            f"# {_line(title or info.name or repo_id)}",
-            "",
-            "A steering map: one scale and one shift per neuron, learned from a few dozen source "
-            "and target prompts ([LinEAS](https://arxiv.org/abs/2503.10679)). At strength 0 the "
-            "model is untouched, at 1 it is fully steered.",
-            "",
-            *((about, "") if about else ()),
-            "| | |",
-            "| --- | --- |",
-            f"| model | {_line(info.model)} |",
-            f"| method | {_line(info.method)} |",
-            f"| steers towards | {_line(info.concept or 'not stated')} |",
-            f"| prompts | {_line(info.name)}, hash {_line(info.prompt_hash or 'not known')} |",
-            f"| support | {smap.support():.1%} of the neurons at "
-            f"{counted(len(smap.sites), 'site')} |",
-            f"| licence | {_line(license or 'not stated')} |",
-            f"| SHA-256 | {sha256} |",
-            "",
-            "```python",
-            "import lineas_core as lc",
-            "from lineas_core.hub.maps import install_map",
-            "",
-            f"model = lc.load_model({info.model!r})",
-            f"smap, origin = install_map({repo_id!r})",
-            f"print(model.generate({ask}, [(smap, 0.7)], seed=0))",
-            "```",
-            "",
-            f"From a terminal: `lineas install {repo_id} -o {file}`",
-            "",
-        ]
-    )
+        model: a short name of the catalogue; otherwise a folder or a repository on the Hub, whose
+            own card is read.
+        token: as in `fetch`.
+        cache_dir: as in `fetch`.
 
-
-def read_card(card: str) -> dict[str, Any]:
-    """The `lineas` section of a card's metadata; empty if the card does not describe a map."""
-    front = FRONT.match(card)
-    try:
-        metadata = yaml.safe_load(front[1]) if front else None
-    except (yaml.YAMLError, RecursionError, ValueError):
-        return {}
-    named = metadata.get("lineas") if isinstance(metadata, dict) else None
-    return named if isinstance(named, dict) else {}
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal.
+    Returns:
+        The fields; none if there is no such model, or it states no licence.
 
     Raises:
-        MapError: it cannot be read.
+        HubError: the model's card cannot be read.
     """
+    if entry := catalog().get(model):
+        if known := HUB_NAMES.get(entry.license):
+            return {"license": known}
+        name = re.sub(r"[^a-z0-9.]+", "-", entry.license.lower()).strip("-")
+        link = f"https://huggingface.co/{entry.hub}"
+        return {"license": "other", "license_name": name, "license_link": link}
+    path = Path(model) / CARD
+    if base_model(model):
+        with hub_errors(model):
+            try:
+                path, _ = fetch(model, CARD, token=token, cache_dir=cache_dir)
+            except GatedRepoError:
+                raise
+            except (RepositoryNotFoundError, RemoteEntryNotFoundError):
+                return {}
+    metadata = read_metadata(path.read_text("utf-8", "replace")) if path.is_file() else {}
+    return {name: str(metadata[name]) for name in LICENSE_FIELDS if metadata.get(name)}
+
+
+def make_card(metadata: ModelCardData, text: str) -> ModelCard:
+    """A card with this metadata as front matter and this text, in Markdown."""
+    return ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}")
+
+
+def read_metadata(card: str) -> dict[str, Any]:
+    """A card's metadata; empty if it has none, or it cannot be read."""
     try:
-        return sha256_of(path)
-    except OSError as error:
-        raise MapError(f"Cannot read {path} ({error}). Check the path.") from error
+        data: Any = ModelCard(card, ignore_metadata_errors=True).data
+        return dict(data.to_dict())
+    except (yaml.YAMLError, RecursionError, TypeError, ValueError):
+        return {}
 
 
-def _line(text: str) -> str:
-    """Put the text on one line and escape `|`, so that it fits into a table cell."""
+def one_line(text: str) -> str:
+    """Put the text on one line and escape `|`, so that it fits into a table cell or a heading."""
     return " ".join(text.split()).replace("|", "\\|")

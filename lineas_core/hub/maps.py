@@ -1,279 +1,137 @@
-"""Maps on the Hugging Face Hub: push one with its card, install one and verify its hash.
+"""Map files on the Hugging Face Hub: upload one with its card, download one and verify it.
 
 A repository holds one map and its card, README.md. The card's metadata has, under `lineas`, the
-file's name and its SHA-256, against which an installed file is verified.
+file's name and its SHA-256, against which a downloaded file is verified. What the file holds is
+not looked at here: `SteeringMap.push_to_hub` and `SteeringMap.from_pretrained` do that.
 """
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, get_token
 
-from lineas_core.errors import LineasError, MapError
-from lineas_core.hub.card import file_sha256, map_card, read_card
-from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.errors import MapError
+from lineas_core.hub.card import CARD, read_metadata
+from lineas_core.hub.errors import HubError, check_repository, hub_errors
+from lineas_core.hub.files import fetch
+from lineas_core.hub.origin import Origin
+from lineas_core.system.files import sha256_of
 
-MAX_MAP_BYTES, MAX_CARD_BYTES = 256 * 2**20, 2**20
+MAX_MAP_BYTES = 256 * 2**20
 FILE_NAME = re.compile(r"\w[\w .()+,'-]{0,99}\.safetensors")
-REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
-class HubError(LineasError, RuntimeError):
-    """The Hub cannot be reached, refused the request, or does not hold what was requested."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where an installed map was downloaded from.
-
-    Attributes:
-        repo: the repository.
-        revision: the commit.
-        file: the map's file name in the repository.
-        sha256: of the file.
-    """
-
-    repo: str
-    revision: str
-    file: str
-    sha256: str
-
-
-def push_map(
-    smap_path: str | os.PathLike[str],
+def upload_map(
+    files: Path,
     repo_id: str,
     *,
-    token: str | None,
-    private: bool = True,
-    card: str = "",
-    title: str = "",
-    license: str = "",
-    endpoint: str | None = None,
+    token: str | bool | None,
+    private: bool | None,
+    revision: str | None,
+    commit_message: str,
 ) -> str:
-    """Upload a map and its card, creating the repository if needed.
+    """Upload a folder with a map and its card, creating the repository and branch if needed.
 
     Args:
-        smap_path: the map's file.
+        files: the folder.
         repo_id: USER/NAME.
-        token: of the user's login, with write permission. No other login is ever used.
-        private: make a new repository private; an existing one keeps its setting.
-        card: an additional paragraph for the card (`map_card`), in Markdown.
-        title: of the card and, as a slug, of the file; the map's own name by default.
-        license: of the map, in the Hub's spelling, such as apache-2.0; unstated by default.
-        endpoint: URL of a hub other than huggingface.co.
+        token: of a login with write permission; by default the one of `hf auth login`.
+        private: whether a new repository is private; by default as the account's settings say.
+        revision: the branch; main by default.
+        commit_message: of the commit.
 
     Returns:
         The repository's URL.
 
     Raises:
         HubError: there is no login, no permission or no network.
-        MapError: the file is not a map.
     """
-    smap = SteeringMap.load(smap_path)
-    if not token:
-        raise HubError("Nobody is logged in. Log in with `hf auth login`, or on the Space's page.")
     check_repository(repo_id)
-    stem = re.sub(r"[^a-z0-9]+", "-", (title or smap.info.name).lower()).strip("-")[:60] or "map"
-    api = HfApi(endpoint=endpoint, token=token)
-    with tempfile.TemporaryDirectory() as folder, hub_errors(repo_id):
-        file = smap.save(Path(folder) / f"{stem}.safetensors")
-        text = map_card(
-            smap,
-            repo_id,
-            file=file.name,
-            sha256=file_sha256(file),
-            title=title,
-            license=license,
-            about=card,
+    if not (get_token() if token is None else token):
+        raise HubError(
+            f"Nobody is logged in who could write to {repo_id}. Log in with `hf auth login`, or "
+            "give a token."
         )
-        (Path(folder) / "README.md").write_text(text, encoding="utf-8")
+    api = HfApi(token=token)
+    with hub_errors(repo_id):
         url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message=f"Upload {file.name} from LinEAS"
+            repo_id=repo_id, folder_path=files, revision=revision, commit_message=commit_message
         )
     return str(url)
 
 
-def install_map(
+def download_map(
     repo_id: str,
     *,
     revision: str | None = None,
     filename: str | None = None,
-    token: str | None = None,
-    expected_digest: str | None = None,
-    endpoint: str | None = None,
-    cache: Path | None = None,
-) -> tuple[SteeringMap, Origin]:
-    """Download a map and verify it against the SHA-256 in its card.
+    token: str | bool | None = None,
+    cache_dir: Path | None = None,
+    in_card: bool = True,
+) -> tuple[Path, Origin]:
+    """Download a map's file and verify it against the SHA-256 in its card.
 
     Args:
         repo_id: USER/NAME.
         revision: branch, tag or commit; the main branch by default.
         filename: of the map, if the repository holds several; the card's by default.
-        token: of the user's login, for private repositories; anonymous by default.
-        expected_digest: the map's `SteeringMap.digest`, if known from elsewhere. Required to
-            install a file that the card does not name.
-        endpoint: URL of a hub other than huggingface.co.
-        cache: the download cache; the Hub's own folder by default.
+        token: as in `fetch`.
+        cache_dir: as in `fetch`.
+        in_card: refuse a file that the card does not name with its SHA-256. Without, the caller
+            must verify what the file holds.
 
     Returns:
-        The map, and where it was downloaded from.
+        The file's path, and where it was downloaded from.
 
     Raises:
-        HubError: the map cannot be downloaded, or does not match the card or the digest.
-        MapError: the file is not a map.
+        HubError: the file cannot be downloaded, or does not match the card.
+        MapError: the file cannot be read.
     """
     check_repository(repo_id)
     if filename is not None and not FILE_NAME.fullmatch(filename):
         raise HubError(f"filename is {filename!r}; a map's file ends in .safetensors.")
-    # False means anonymous; None would use the login of whoever runs this program.
-    source = _Source(repo_id, token or False, endpoint, cache)
     with hub_errors(repo_id):
-        card_path, commit = source.fetch("README.md", revision, MAX_CARD_BYTES)
-        named = read_card(card_path.read_text("utf-8", "replace"))
+        card, commit = fetch(repo_id, CARD, revision=revision, token=token, cache_dir=cache_dir)
+        named = read_metadata(card.read_text("utf-8", "replace")).get("lineas")
+        named = named if isinstance(named, dict) else {}
         wanted = filename or str(named.get("file", ""))
         checksum = str(named.get("sha256", "")) if wanted == named.get("file") else ""
-        if not FILE_NAME.fullmatch(wanted) or not (checksum or expected_digest):
+        if not FILE_NAME.fullmatch(wanted) or (in_card and not checksum):
             raise HubError(
                 f"The card of {repo_id} does not name {filename or 'a map'} with its SHA-256, so "
                 "it cannot be checked. Choose a repository that was pushed from here, or give the "
                 "map's digest."
             )
         # Use the card's commit, even if something is pushed in between.
-        path, _ = source.fetch(wanted, commit, MAX_MAP_BYTES)
+        path, _ = fetch(
+            repo_id,
+            wanted,
+            max_bytes=MAX_MAP_BYTES,
+            revision=commit,
+            token=token,
+            cache_dir=cache_dir,
+        )
     sha256 = file_sha256(path)
     if checksum and sha256 != checksum:
         raise HubError(
             f"{wanted} of {repo_id} is not the file that its card names: its SHA-256 begins with "
             f"{sha256[:12]}, the card's with {checksum[:12]}. Ask its author; do not use it."
         )
-    smap = _load(path, f"{repo_id}/{wanted}")
-    if expected_digest and smap.digest() != expected_digest:
-        raise HubError(
-            f"{wanted} of {repo_id} is not the map that was asked for: its digest begins with "
-            f"{smap.digest()[:12]}, not with {expected_digest[:12]}. Give another revision."
-        )
-    return smap, Origin(repo_id, commit, wanted, sha256)
+    return path, Origin(repo_id, commit, wanted, sha256)
 
 
-def check_repository(repo_id: str) -> None:
-    """Raise a `HubError` if it is not a valid repository name."""
-    if not REPOSITORY.fullmatch(repo_id):
-        raise HubError(f"{repo_id!r} is no repository's name; write USER/NAME.")
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal.
 
-
-@contextmanager
-def hub_errors(repo_id: str) -> Iterator[None]:
-    """Turn errors of the Hub's client into a HubError that suggests a remedy."""
+    Raises:
+        MapError: it cannot be read.
+    """
     try:
-        yield
-    except GatedRepoError as error:
-        raise HubError(
-            f"{repo_id} requires you to accept its terms. Open its page on the Hub, accept them, "
-            "and log in here."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise HubError(
-            f"{repo_id} has no such revision. Check the branch, tag or commit."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise HubError(
-            f"There is no {repo_id} that you may see. Check the name; if it is private, log in as "
-            "somebody who may read it."
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise HubError(_unreachable(repo_id)) from error
-    except EntryNotFoundError as error:
-        raise HubError(
-            f"{repo_id} does not hold that file. Check that it is a map's repository."
-        ) from error
-    except HfHubHTTPError as error:
-        raise HubError(_refused(repo_id, error)) from error
-    except (httpx.HTTPError, OfflineModeIsEnabled) as error:
-        raise HubError(_unreachable(repo_id)) from error
-    except HFValidationError as error:
-        raise HubError(f"{repo_id!r} is no repository's name; write USER/NAME.") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, LineasError):
-            raise
-        raise HubError(f"The transfer with {repo_id} failed ({error}). Try again.") from error
-
-
-@dataclass(frozen=True)
-class _Source:
-    repo_id: str
-    token: str | bool
-    endpoint: str | None
-    cache: Path | None
-
-    def fetch(self, filename: str, revision: str | None, max_bytes: int) -> tuple[Path, str]:
-        """Download a file of at most `max_bytes`; returns its path and commit."""
-        found = hf_hub_download(
-            self.repo_id,
-            filename,
-            revision=revision,
-            token=self.token,
-            endpoint=self.endpoint,
-            cache_dir=self.cache,
-            dry_run=True,
-        )
-        if found.file_size is None or found.file_size > max_bytes:
-            raise HubError(
-                f"{filename} of {self.repo_id} is larger than {max_bytes // 2**20} MiB, so it was "
-                "not pushed by this library. Choose another."
-            )
-        path = hf_hub_download(
-            self.repo_id,
-            filename,
-            revision=found.commit_hash,
-            token=self.token,
-            endpoint=self.endpoint,
-            cache_dir=self.cache,
-        )
-        return Path(path), found.commit_hash
-
-
-def _unreachable(repo_id: str) -> str:
-    return (
-        f"The Hugging Face Hub cannot be reached for {repo_id}. Check the network, and that "
-        "HF_HUB_OFFLINE is not set."
-    )
-
-
-def _refused(repo_id: str, error: HfHubHTTPError) -> str:
-    status = error.response.status_code
-    if status == 401:
-        return f"The Hub does not accept the login for {repo_id}. Log in again."
-    if status == 403:
-        return (
-            f"The login may not write to {repo_id}. Use a token that may write, and a name that "
-            "begins with your own or with an organisation of yours."
-        )
-    if status == 429:
-        return f"The Hub has had too many requests for {repo_id}. Try again in a few minutes."
-    return f"The Hub answered {status} for {repo_id}. Try again later."
-
-
-def _load(path: Path, name: str) -> SteeringMap:
-    try:
-        return SteeringMap.load(path)
-    except MapError as error:
-        raise MapError(str(error).replace(path.name, name)) from error
+        return sha256_of(path)
+    except OSError as error:
+        raise MapError(f"Cannot read {path} ({error}). Check the path.") from error

@@ -1,4 +1,4 @@
-"""Prepare the folder of a Hugging Face Space, and upload it.
+"""Prepare the folder of a Hugging Face Space.
 
 SmolLM2's weights are not uploaded. A Space cannot install their package without its dependencies,
 so the catalogue falls back to the same model on the Hub, which the Space downloads while it is
@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import SpaceHardware
 
 from lineas_core.errors import ConfigError
-from lineas_core.hub.maps import HubError, check_repository, hub_errors
-from lineas_core.models.shared.catalog import catalog
+from lineas_core.hub.errors import check_repository
+from lineas_core.hub.preload import preload_smollm2
 from lineas_core.system.paths import SHIPPED, packaged, shipped
 
 FILES = ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md")
@@ -33,11 +33,10 @@ TORCH = re.compile(r"^(torch|torchvision)==([^ ]+)")
 # The newest PyTorch that ZeroGPU offers, as of September 2026, and the torchvision built with it:
 # https://github.com/huggingface/hub-docs/blob/main/docs/hub/spaces-zerogpu.md
 FOR_ZERO_GPU = {"torch": "2.13.0", "torchvision": "0.28.0"}
-PRELOADED = (
-    "config.json,generation_config.json,model.safetensors,special_tokens_map.json,"
-    "tokenizer.json,tokenizer_config.json"
-)
 LARGE_FILE = 10 * 2**20
+# The picture that other sites show beside a link to the Space; it must be an address. Keys of the
+# header: https://huggingface.co/docs/hub/spaces-config-reference
+THUMBNAIL = "https://huggingface.co/spaces/{}/resolve/main/assets/thumbnail.png"
 HEADER = re.compile(r"---\n.*?\n---\n", re.DOTALL)
 ABOUT = """
 # LinEAS Studio
@@ -51,20 +50,50 @@ The code and the embedded image models are under the Apache License 2.0;
 """
 
 
-def prepare_space(folder: Path, root: Path | None = None, *, gpu: bool = False) -> list[Path]:
+def space_hardware(name: str) -> SpaceHardware:
+    """The hardware of that name on the Hub.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        return SpaceHardware(name)
+    except ValueError as error:
+        raise ConfigError(
+            f"hardware is {name!r}; choose of {', '.join(kind.value for kind in SpaceHardware)}."
+        ) from error
+
+
+def has_gpu(hardware: str | None) -> bool:
+    """Whether a Space's hardware has a GPU, or is ZeroGPU; the Hub's default has none."""
+    return hardware is not None and not hardware.startswith("cpu")
+
+
+def prepare_space(
+    folder: Path,
+    space: str,
+    root: Path | None = None,
+    *,
+    hardware: SpaceHardware | None = None,
+    preload: Sequence[str] = (),
+) -> list[Path]:
     """Copy the files a Space needs, and no others, into a new or empty folder.
 
     Args:
         folder: where to prepare the Space.
+        space: USER/SPACE.
         root: a checkout; by default the checkout, or the installed package, with this code.
-        gpu: whether the Space's hardware has a GPU, or ZeroGPU; without, it gets torch for CPUs.
+        hardware: the Space's; by default, and without a GPU, it gets torch for CPUs.
+        preload: from `preload_items`.
 
     Returns:
         The files, relative to `folder`, sorted.
 
     Raises:
         ConfigError: the folder is not empty or cannot be written, or `root` lacks a file.
+        HubError: `space` is no name of one.
     """
+    check_repository(space)
     package = packaged() if root is None else root / PACKAGE
     root = root or shipped()
     wanted = [package, *(root / name for name in (*FILES, LOCK, *FOLDERS))]
@@ -84,9 +113,10 @@ def prepare_space(folder: Path, root: Path | None = None, *, gpu: bool = False) 
         for name in FILES:
             shutil.copyfile(root / name, folder / name)
         locked = locked_versions((root / LOCK).read_text("utf-8"))
-        lines = [*for_gpu(locked), ZERO_GPU] if gpu else for_cpu(locked)
+        lines = [*for_gpu(locked), ZERO_GPU] if has_gpu(hardware) else for_cpu(locked)
         (folder / "requirements.txt").write_text("\n".join([*lines, ""]), "utf-8")
-        (folder / "README.md").write_text(_readme((root / "README.md").read_text("utf-8")), "utf-8")
+        readme = _readme((root / "README.md").read_text("utf-8"), space, preload)
+        (folder / "README.md").write_text(readme, "utf-8")
         attributes = "".join(f"{line}\n" for line in _large_files(folder))
         (folder / ".gitattributes").write_text(attributes, "utf-8")
     except OSError as error:
@@ -139,68 +169,17 @@ def _with_torch(lines: Iterable[str], version: Callable[[str, str], str]) -> lis
     ]
 
 
-def upload_space(
-    folder: Path,
-    repo_id: str,
-    *,
-    token: str | None,
-    private: bool = False,
-    demo: bool = False,
-    gpu: bool = False,
-    endpoint: str | None = None,
-) -> str:
-    """Upload a prepared folder as a Space, creating the Space if needed.
-
-    Files of the Space that are not in the folder are deleted.
-
-    Args:
-        folder: from `prepare_space`.
-        repo_id: USER/SPACE.
-        token: of the user's login, with write permission.
-        private: make a new Space private; an existing one keeps its setting.
-        demo: limit what visitors may do (DEMO_MODE=1).
-        gpu: as the folder was prepared.
-        endpoint: URL of a hub other than huggingface.co.
-
-    Returns:
-        The Space's URL.
-
-    Raises:
-        HubError: there is no login, no permission or no network, or the Space that is there has a
-            GPU and the folder was prepared without.
-    """
-    if not token:
-        raise HubError("Nobody is logged in. Log in with `hf auth login`.")
-    check_repository(repo_id)
-    api = HfApi(endpoint=endpoint, token=token)
-    with hub_errors(repo_id):
-        url = api.create_repo(
-            repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True
-        )
-        hardware = api.get_space_runtime(repo_id).hardware or "cpu"
-        if not gpu and not hardware.startswith("cpu"):
-            raise HubError(
-                f"{repo_id} has the hardware {hardware}, and these files are for a CPU. Deploy "
-                "with --gpu."
-            )
-        # Set it before the upload, so that the Space already has it when it first starts.
-        api.add_space_variable(repo_id, "DEMO_MODE", "1" if demo else "0")
-        api.upload_folder(
-            repo_id=repo_id,
-            repo_type="space",
-            folder_path=folder,
-            commit_message="Deploy LinEAS Studio",
-            delete_patterns="*",
-        )
-    return str(url)
-
-
-def _readme(readme: str) -> str:
+def _readme(readme: str, space: str, preload: Sequence[str]) -> str:
     header = HEADER.match(readme)
     if header is None:
         raise ConfigError("README.md does not begin with a Space's header between lines of ---.")
-    preload = f'preload_from_hub:\n  - "{catalog()["smollm2"].hub} {PRELOADED}"\n---\n'
-    return header[0].removesuffix("---\n") + preload + ABOUT
+    lines = [
+        f"thumbnail: {THUMBNAIL.format(space)}",
+        "preload_from_hub:",
+        *(f'  - "{item}"' for item in (preload_smollm2(), *preload)),
+        "---",
+    ]
+    return header[0].removesuffix("---\n") + "\n".join(lines) + "\n" + ABOUT
 
 
 def _large_files(folder: Path) -> Iterator[str]:

@@ -1,10 +1,11 @@
 """The map file format: safetensors with a JSON header, validated on reading.
 
-Each site has two float32 vectors, `<site>.scale` and `<site>.shift`. One metadata key holds a JSON
-object with the format version, the sites in order with their widths, the map's provenance, and a
-checksum over all of these. A second, optional key holds a JSON object with what a library stores
-about the map (title, tags, prompts). It is not covered by the checksum, and readers that do not
-know the key ignore it.
+Each site has two float32 vectors, `<site>.scale` and `<site>.shift`; those that the header lists as
+bounded have `<site>.lower` and `<site>.upper` beside them. One metadata key holds a JSON object
+with the format version, the sites in order with their widths, the map's provenance, and a checksum
+over all of these. A second, optional key holds a JSON object with what a library stores about the
+map (title, tags, prompts). It is not covered by the checksum, and readers that do not know the key
+ignore it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from torch import Tensor
 from lineas_core.errors import MapError
 from lineas_core.system.files import parse_json, why, write_whole
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Written for maps without bounds, so that older versions can still read the file.
+WITHOUT_BOUNDS = 1
 METADATA_KEY = "lineas"
 EXTRAS_KEY = "lineas_library"
 PARTS = ("scale", "shift")
+BOUNDS = ("lower", "upper")
 TEXTS = ("model", "method", "name", "concept", "prompt_hash", "library_version", "created")
 
 # A map of all linear layers and norms takes 64 MB for a 70B language model, 192 MB for a 405B one.
@@ -111,6 +115,7 @@ def read_map_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[st
             found = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
             _check_tensors(
                 dict(header["sites"]),
+                set(header.get("bounded", ())),
                 {key: (part.get_dtype(), tuple(part.get_shape())) for key, part in found.items()},
             )
             # Copies, for a tensor is a view of the mapped file, which Windows then neither replaces
@@ -181,10 +186,10 @@ def _header(name: str, text: str | None) -> dict[str, Any]:
         if not isinstance(header, dict):
             raise _FlawError(f"it is a {type(header).__name__} in place of an object")
         # Check the version first: a newer format may hold other fields.
-        if (version := header["format"]) != FORMAT_VERSION:
+        if (version := header["format"]) not in (WITHOUT_BOUNDS, FORMAT_VERSION):
             raise MapError(
-                f"{name} has map format {version!r:.60}; this version reads {FORMAT_VERSION}. "
-                "Update lineas_core."
+                f"{name} has map format {version!r:.60}; this version reads {WITHOUT_BOUNDS} and "
+                f"{FORMAT_VERSION}. Update lineas_core."
             )
         _check_header(header)
     except MapError:
@@ -226,6 +231,12 @@ def _check_header(header: Mapping[str, Any]) -> None:
             raise _FlawError(f"the width of {site} is {width!r:.60}; it must be 1 to {MAX_WIDTH:,}")
     if len(dict(sites)) != len(sites):
         raise _FlawError("a site is there twice")
+    # Older readers know nothing of bounds, and must not take such a map for one without.
+    bounded = header.get("bounded", [])
+    if not isinstance(bounded, list) or not dict(sites).keys() >= set(bounded):
+        raise _FlawError("bounded is no list of its sites")
+    if len(set(bounded)) != len(bounded) or bool(bounded) != (header["format"] == FORMAT_VERSION):
+        raise _FlawError(f"{len(bounded)} sites have bounds in a map of format {header['format']}")
 
 
 def _calibration(header: Mapping[str, Any]) -> list[Any]:
@@ -237,9 +248,15 @@ def _calibration(header: Mapping[str, Any]) -> list[Any]:
 
 
 def _check_tensors(
-    widths: Mapping[str, int], found: Mapping[str, tuple[str, tuple[int, ...]]]
+    widths: Mapping[str, int],
+    bounded: Collection[str],
+    found: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> None:
-    wanted = {f"{site}.{part}": (width,) for site, width in widths.items() for part in PARTS}
+    wanted = {
+        f"{site}.{part}": (width,)
+        for site, width in widths.items()
+        for part in (*PARTS, *(BOUNDS if site in bounded else ()))
+    }
     if differing := sorted(wanted.keys() ^ found.keys()):
         raise _FlawError(f"the tensor {differing[0]!r:.200} is missing, or not in the header")
     for key, shape in wanted.items():

@@ -5,8 +5,9 @@
 
 where z has shape (batch, ..., d), w and b have shape (d,), and the product is per coordinate.
 Such maps are closed under interpolation, inversion and composition, so any number of them,
-each at its own strength, costs no more than one. This module does not touch models or hooks;
-`file_format.py` reads and writes the file.
+each at its own strength, costs no more than one. Maps with bounds (`bounds.py`) are not: they keep
+their strength, and are composed one after another. This module does not touch models or hooks;
+`file_format.py` reads and writes the file, `on_hub.py` pushes and pulls it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lineas_core.errors import MapError
-from lineas_core.maps.file_format import FORMAT_VERSION, digest_of, read_map_file, write_map_file
+from lineas_core.hub.origin import Origin
+from lineas_core.maps import on_hub
+from lineas_core.maps.bounds import EVERYWHERE, Bounds, check_bounds, refuse_bounds
+from lineas_core.maps.file_format import (
+    FORMAT_VERSION,
+    WITHOUT_BOUNDS,
+    digest_of,
+    read_map_file,
+    write_map_file,
+)
 
 INVERTIBLE_ABOVE = 1e-4
 
@@ -61,6 +71,32 @@ class BatchAffine(NamedTuple):
         """Convert to scale and shift, as new tensors on the CPU; the gain must have shape (d,)."""
         return Affine(1 + self.gain.detach().cpu(), self.shift.detach().cpu().clone())
 
+    def on(self, device: torch.device | None) -> BatchAffine:
+        """The same map on `device`."""
+        return BatchAffine(self.gain.to(device), self.shift.to(device))
+
+    def after(self, first: BatchAffine) -> BatchAffine:
+        """The composition: `first`, then this."""
+        return BatchAffine(
+            self.gain + first.gain + self.gain * first.gain,
+            first.shift + self.gain * first.shift + self.shift,
+        )
+
+
+class Segment(NamedTuple):
+    """One of several maps that act at a site in turn; without bounds it acts everywhere."""
+
+    affine: BatchAffine
+    bounds: Bounds | None
+
+    def on(self, device: torch.device | None) -> Segment:
+        """The same map on `device`."""
+        return Segment(self.affine.on(device), self.bounds and self.bounds.on(device))
+
+
+# What a live model applies at a site: one affine map, or maps in the order in which they act.
+LiveMap = BatchAffine | tuple[Segment, ...]
+
 
 @dataclass(frozen=True)
 class MapInfo:
@@ -86,10 +122,13 @@ class SteeringMap:
 
     Args:
         sites: module name -> `Affine`, in the order in which the model runs them.
-        info: the map's origin.
+        info: how the map was made.
+        bounds: site -> where the map acts; it acts everywhere at sites that have none.
+        origin: where on the Hub the map was downloaded from. It is not written to the file.
 
     Raises:
-        MapError: a scale and its shift differ in shape, or hold values that are not finite.
+        MapError: a scale and its shift differ in shape, or hold values that are not finite; or
+            bounds are of another width, cross, or are of no site.
 
     >>> ones, zeros = torch.ones(2), torch.zeros(2)
     >>> smap = SteeringMap({"norm": Affine(2 * ones, ones)})
@@ -99,6 +138,8 @@ class SteeringMap:
 
     sites: Mapping[str, Affine]
     info: MapInfo = MapInfo()
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    origin: Origin = field(default_factory=Origin)
 
     def __post_init__(self) -> None:
         if not self.sites:
@@ -121,6 +162,10 @@ class SteeringMap:
                         f"Site {name!r}: {part} holds values that are not finite. "
                         "The map is damaged or its training diverged; train it again."
                     )
+        for name, bounds in self.bounds.items():
+            if name not in self.sites:
+                raise MapError(f"There are bounds of {name!r}, which is no site of the map.")
+            check_bounds(name, bounds, self.sites[name].scale.numel())
 
     @classmethod
     def identity(cls, widths: Mapping[str, int], info: MapInfo = MapInfo()) -> SteeringMap:
@@ -133,12 +178,15 @@ class SteeringMap:
         return {name: affine.scale.numel() for name, affine in self.sites.items()}
 
     def at(self, strength: float) -> SteeringMap:
-        """The map that at strength 1 equals this one at `strength`: w -> 1 + s (w-1), b -> s b."""
+        """The map that at strength 1 equals this one at `strength`: w -> 1 + s (w-1), b -> s b.
+
+        Bounds stay as they are: they say which activations move, not how far.
+        """
         sites = {
             name: Affine(1 + strength * (affine.scale - 1), strength * affine.shift)
             for name, affine in self.sites.items()
         }
-        return SteeringMap(sites, self.info)
+        return SteeringMap(sites, self.info, self.bounds)
 
     def fingerprint(self) -> str:
         """A short hash of the (site, width) pairs. Maps with equal hashes fit the same models."""
@@ -163,8 +211,9 @@ class SteeringMap:
         """The map that undoes this one at every site: T^-1(z) = (z - b) / w.
 
         Raises:
-            MapError: some |w| is below 1e-4; the message names the sites.
+            MapError: some |w| is below 1e-4, or the map has bounds; the message names the sites.
         """
+        refuse_bounds(self.bounds, "inverted", f"To invert it, {EVERYWHERE}.")
         singular = [
             f"{name} (smallest |scale| {float(affine.scale.abs().min()):.1e})"
             for name, affine in self.sites.items()
@@ -198,8 +247,11 @@ class SteeringMap:
         for name, affine in self.sites.items():
             tensors[f"{name}.scale"] = affine.scale.contiguous().cpu()
             tensors[f"{name}.shift"] = affine.shift.contiguous().cpu()
+        for name, bounds in self.bounds.items():
+            tensors[f"{name}.lower"] = bounds.lower.contiguous().cpu()
+            tensors[f"{name}.upper"] = bounds.upper.contiguous().cpu()
         header = {
-            "format": FORMAT_VERSION,
+            "format": FORMAT_VERSION if self.bounds else WITHOUT_BOUNDS,
             "sites": list(self.widths.items()),
             "fingerprint": self.fingerprint(),
             **{key: getattr(self.info, key) for key in MapInfo.__dataclass_fields__},
@@ -207,6 +259,8 @@ class SteeringMap:
         # Older files have no such key; leaving it out when empty keeps their digests unchanged.
         if not header["calibration"]:
             del header["calibration"]
+        if self.bounds:
+            header["bounded"] = [name for name in self.sites if name in self.bounds]
         # JSON turns tuples into lists; round-trip first, so that the digest matches on reading.
         header = json.loads(json.dumps(header))
         header["digest"] = digest_of(header, tensors)
@@ -226,7 +280,14 @@ class SteeringMap:
         }
         known = {key: header[key] for key in MapInfo.__dataclass_fields__ if key in header}
         known["calibration"] = tuple((a, b) for a, b in known.get("calibration", ()))
-        return cls(sites, MapInfo(**known))
+        bounds = {
+            name: Bounds(tensors[f"{name}.lower"], tensors[f"{name}.upper"])
+            for name in header.get("bounded", ())
+        }
+        return cls(sites, MapInfo(**known), bounds)
+
+    push_to_hub = on_hub.push_to_hub
+    from_pretrained = classmethod(on_hub.from_pretrained)
 
 
 Steering = Sequence[tuple[SteeringMap, Strength]]
@@ -242,7 +303,8 @@ def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:
         maps: (map, strength) pairs, at least one, first applied first.
 
     Raises:
-        MapError: no maps, or two maps of different widths at one site.
+        MapError: no maps, two maps of different widths at one site, or two of which one has bounds
+            there, which are no single map.
 
     >>> double = SteeringMap({"n": Affine(torch.tensor([2.0]), torch.tensor([0.0]))})
     >>> plus = SteeringMap({"n": Affine(torch.tensor([1.0]), torch.tensor([1.0]))})
@@ -252,8 +314,17 @@ def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:
     if not maps:
         raise MapError("There is nothing to compose. Give at least one (map, strength) pair.")
     sites: dict[str, Affine] = {}
+    bounds: dict[str, Bounds] = {}
     for smap, strength in maps:
-        check_same_widths(sites, smap)
+        check_same_widths({name: a.scale.numel() for name, a in sites.items()}, smap)
+        shared = [name for name in smap.sites if name in sites]
+        refuse_bounds(
+            [name for name in shared if name in smap.bounds or name in bounds],
+            "composed with another into one",
+            "Steer with both, as in steer=[(first, 1.0), (second, 0.5)], which applies them one "
+            f"after another; or {EVERYWHERE}.",
+        )
+        bounds.update(smap.bounds)
         for name, (scale, shift) in smap.at(strength).sites.items():
             first = sites.get(name)
             if first is None:
@@ -263,22 +334,23 @@ def compose(maps: Sequence[tuple[SteeringMap, float]]) -> SteeringMap:
     names = " + ".join(smap.info.name or "map" for smap, _ in maps)
     models = {smap.info.model for smap, _ in maps}
     info = MapInfo(model=models.pop() if len(models) == 1 else "", method="composed", name=names)
-    return SteeringMap(sites, info)
+    return SteeringMap(sites, info, bounds)
 
 
 def compose_for_batch(
     maps: Sequence[tuple[SteeringMap, Strength]],
-) -> dict[str, BatchAffine]:
-    """`compose` where a strength may also be a tensor of one value per sample.
+) -> dict[str, LiveMap]:
+    """`compose` where a strength may also be a tensor of one value per sample, and bounds may meet.
 
     Returns:
-        Site -> `BatchAffine` of shape (d,), or (batch, d) once any strength is per sample.
-        Maps at strength 0 are skipped, so that their sites are not hooked needlessly.
+        Site -> `BatchAffine` of shape (d,), or (batch, d) once any strength is per sample; or
+        segments, if a map has bounds there. Maps at strength 0 are skipped, so that their sites
+        are not hooked needlessly.
 
     Raises:
         MapError: two maps of different widths at one site, or a strength that is not finite.
     """
-    sites: dict[str, BatchAffine] = {}
+    sites: dict[str, list[Segment]] = {}
     for smap, strength in maps:
         factor = torch.as_tensor(strength, dtype=torch.float32)
         if factor.ndim > 1 or not bool(torch.isfinite(factor).all()):
@@ -286,28 +358,31 @@ def compose_for_batch(
                 f"Strength {strength!r} is not usable. Give one finite number, "
                 "or a vector with one finite number per sample."
             )
-        check_same_widths(sites, smap)
+        check_same_widths({n: parts[0].affine.shift.shape[-1] for n, parts in sites.items()}, smap)
         if not bool(factor.any()):
             continue
         column = factor[:, None] if factor.ndim else factor
         for name, (scale, shift) in smap.sites.items():
-            gain2, shift2 = column * (scale - 1), column * shift
-            first = sites.get(name)
-            if first is None:
-                sites[name] = BatchAffine(gain2, shift2)
-            else:
-                sites[name] = BatchAffine(
-                    gain2 + first.gain + gain2 * first.gain,
-                    first.shift + gain2 * first.shift + shift2,
-                )
-    return sites
+            segment = Segment(
+                BatchAffine(column * (scale - 1), column * shift), smap.bounds.get(name)
+            )
+            parts = sites.setdefault(name, [])
+            if parts and segment.bounds is None and parts[-1].bounds is None:
+                segment = Segment(segment.affine.after(parts.pop().affine), None)
+            parts.append(segment)
+    return {name: live_map(parts) for name, parts in sites.items()}
 
 
-def check_same_widths(sites: Mapping[str, tuple[Tensor, Tensor]], smap: SteeringMap) -> None:
-    """Raise `MapError` if the width of `smap` at some site differs from that in `sites`."""
+def live_map(parts: Sequence[Segment]) -> LiveMap:
+    """The maps of one site as a live model applies them: those without bounds are affine."""
+    return parts[0].affine if len(parts) == 1 and parts[0].bounds is None else tuple(parts)
+
+
+def check_same_widths(widths: Mapping[str, int], smap: SteeringMap) -> None:
+    """Raise `MapError` if the width of `smap` at some site differs from that in `widths`."""
     for name, width in smap.widths.items():
-        if name in sites and sites[name][0].shape[-1] != width:
+        if name in widths and widths[name] != width:
             raise MapError(
-                f"Site {name!r} has width {sites[name][0].shape[-1]} in one map and {width} in "
-                "another. Compose maps of the same model only."
+                f"Site {name!r} has width {widths[name]} in one map and {width} in another. "
+                "Compose maps of the same model only."
             )

@@ -3,9 +3,10 @@
 Each site's map is the least-squares affine map between the sorted pooled activations (their
 Eq. 5).
 
-With `trim`, the fit leaves out the quantile levels below `trim` and above `1 - trim`, so that a
-few outliers do not dominate the scale. The paper also restricts a map to the range of the source's
-activations; a map of this library is affine, so it acts everywhere.
+It moves an activation only within the range of the pooled source activations (`quantiles_src:
+q_0_100` in ml-act, `act/configs/intervention_params/linear_ot.yaml`), unless `bounds` says
+otherwise. With `trim`, the fit leaves out the quantile levels below `trim` and above `1 - trim`, so
+that a few outliers do not dominate the scale.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from lineas_core.training.config import TrainConfig
 def fit(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """Fit in closed form.
 
-    Settings used: order, trim, sites, pooling, batch_size, holdout and seed.
+    Settings used: order, bounds, trim, sites, pooling, batch_size, holdout and seed.
     """
     fit_site = partial(affine_transport, trim=config.trim)
-    return fit_in_order(model, prompts, config, "lin-act", fit_site)
+    within = config.bounds != "none"
+    return fit_in_order(model, prompts, config, "lin-act", fit_site, within=within)

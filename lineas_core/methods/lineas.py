@@ -9,12 +9,16 @@ from lineas_core.diagnostics.health import check_health
 from lineas_core.diagnostics.report import HealthReport
 from lineas_core.errors import TrainingError
 from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.fit import find_trainer
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.steerable import Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.loop import UnstableError
 from lineas_core.training.state import TrainState
 from lineas_core.training.trainer import Trainer
+
+TRAINER = Trainer
 
 
 @dataclass(frozen=True)
@@ -49,24 +53,27 @@ def train(
     prompts: Samples,
     config: TrainConfig | None = None,
     *,
+    method: str = DEFAULT_METHOD,
     on_event: Callable[[StepEvent], object] | None = None,
     should_stop: Callable[[], bool] | None = None,
     state: TrainState | None = None,
 ) -> TrainResult:
-    """Train a LinEAS map to the last step, or until `should_stop` returns True.
+    """Train a map to the last step, or until `should_stop` returns True.
 
     Args:
         model: from `load_model`; its weights are not changed.
         prompts: the source and target.
-        config: the settings; the model's shipped ones by default.
+        config: the settings; `TrainConfig.for_model(model, method)` by default.
+        method: one that trains in steps: "lineas", or "lineas+".
         on_event: called with a `StepEvent` after each step.
         should_stop: called before each step. With several processes, the first one's answer counts.
         state: of an earlier run, to resume from.
 
     Raises:
+        ConfigError: the method has no steps, or the settings, prompts or model do not suit it.
         DivergedError: the loss diverged; `error.result` is the result at the last good state.
     """
-    trainer = Trainer(model, prompts, config, state)
+    trainer = find_trainer(method)(model, prompts, config, state)
     try:
         for event in trainer.run(should_stop):
             if on_event:
@@ -78,7 +85,11 @@ def train(
 
 def fit(model: Steerable, prompts: Samples, config: TrainConfig) -> SteeringMap:
     """Train to the last step and return the map, without a health report."""
-    trainer = Trainer(model, prompts, config)
+    return run_to_end(TRAINER(model, prompts, config))
+
+
+def run_to_end(trainer: Trainer) -> SteeringMap:
+    """Run the remaining steps and return the map."""
     for _ in trainer.run():
         pass
     return trainer.map

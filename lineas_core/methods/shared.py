@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from lineas_core.activations import execution_order, pooled_activations
-from lineas_core.maps.steering_map import Affine, BatchAffine, SteeringMap
+from lineas_core.diagnostics.distance import TargetDistance
+from lineas_core.maps.bounds import Bounds
+from lineas_core.maps.steering_map import Affine, LiveMap, Segment, SteeringMap, live_map
 from lineas_core.steerable import Inputs, Pooling, Samples, Steerable
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.provenance import describe_map
@@ -60,10 +62,7 @@ def both_sides(
     They are on the CPU because not every accelerator supports float64.
     """
     source, target = (
-        pooled_activations(
-            model, side, training.sites, pooling=config.pooling, batch_size=config.batch_size
-        )
-        for side in (training.source, training.target)
+        _pooled(model, side, training.sites, config) for side in (training.source, training.target)
     )
     return {site: (_exact(source[site]), _exact(target[site])) for site in training.sites}
 
@@ -75,6 +74,8 @@ def fit_parallel(
     method: str,
     fit_site: FitSite,
     pooling: Pooling | None = None,
+    *,
+    within: bool = False,
 ) -> SteeringMap:
     """Fit every site on the untouched model.
 
@@ -86,48 +87,134 @@ def fit_parallel(
         fit_site: the method.
         pooling: overrides that of `config` for methods that fix it, and is recorded in the map.
             Image models have no last token, so "last" becomes "mean" there.
+        within: whether the map moves only activations within the range of the pooled source.
     """
     training = prepare_training(model, prompts, config)
     if pooling is not None:
         no_tokens = training.source.mask is None
         config = replace(config, pooling="mean" if pooling == "last" and no_tokens else pooling)
-    sites = {
-        site: fit_site(source, target)
-        for site, (source, target) in both_sides(model, training, config).items()
-    }
-    return SteeringMap(sites, describe_map(model, prompts, method, config))
+    sites: dict[str, Affine] = {}
+    bounds: dict[str, Bounds] = {}
+    for site, (source, target) in both_sides(model, training, config).items():
+        sites[site] = fit_site(source, target)
+        if within:
+            sites[site], bounds[site] = _bounded(sites[site], source)
+    return SteeringMap(sites, describe_map(model, prompts, method, config), bounds)
 
 
 def fit_in_order(
-    model: Steerable, prompts: Samples, config: TrainConfig, method: str, fit_site: FitSite
+    model: Steerable,
+    prompts: Samples,
+    config: TrainConfig,
+    method: str,
+    fit_site: FitSite,
+    *,
+    within: bool,
 ) -> SteeringMap:
     """Fit the sites in the order given by `config.order`.
 
-    "sequential" fits one site after another: the source runs through the model with all earlier
-    sites steered, the target through the untouched model (Rodriguez et al., ICLR 2025,
-    Section 3.2). "parallel" is `fit_parallel`.
+    "sequential" fits one site after another: source and target run through the model with all
+    earlier sites steered, as in ml-act (`learn_intervention_all_incremental`). With
+    "sequential-source" the target runs through the untouched model. "parallel" is `fit_parallel`,
+    whose arguments these are.
     """
     if config.order == "parallel":
-        return fit_parallel(model, prompts, config, method, fit_site)
+        return fit_parallel(model, prompts, config, method, fit_site, within=within)
     training = prepare_training(model, prompts, config)
-    size, pooling = config.batch_size, config.pooling
-    targets = pooled_activations(
-        model, training.target, training.sites, pooling=pooling, batch_size=size
-    )
-    fitted: dict[str, Affine] = {}
-    live: dict[str, BatchAffine] = {}
+    untouched: dict[str, Tensor] = {}
+    if config.order == "sequential-source":
+        untouched = _pooled(model, training.target, training.sites, config)
+    sites: dict[str, Affine] = {}
+    bounds: dict[str, Bounds] = {}
+    live: dict[str, LiveMap] = {}
     for site in training.sites:
-        source = pooled_activations(
-            model, training.source, [*fitted, site], pooling=pooling, batch_size=size, maps=live
-        )[site]
-        fitted[site] = fit_site(_exact(source), _exact(targets[site]))
-        live[site] = fitted[site].on(source.device)
-    return SteeringMap(fitted, describe_map(model, prompts, method, config))
+        reached = [*sites, site]
+        source = _pooled(model, training.source, reached, config, live)[site]
+        target = untouched.get(site)
+        if target is None:
+            target = _pooled(model, training.target, reached, config, live)[site]
+        sites[site] = fit_site(_exact(source), _exact(target))
+        if within:
+            sites[site], bounds[site] = _bounded(sites[site], source)
+        live[site] = live_map([Segment(sites[site].on(source.device), bounds.get(site))])
+    return SteeringMap(sites, describe_map(model, prompts, method, config), bounds)
+
+
+def closest_strength(
+    model: Steerable,
+    prompts: Samples,
+    smap: SteeringMap,
+    strengths: Sequence[float],
+    config: TrainConfig,
+) -> float:
+    """The strength at which a map brings the training prompts closest to the target.
+
+    Args:
+        model: its weights are not changed.
+        prompts: the source and target.
+        smap: the map.
+        strengths: those to try.
+        config: pooling, batch_size, holdout and seed are used.
+    """
+    training, _ = prompts.split(config.holdout, config.seed)
+    distance = TargetDistance(
+        model, training, list(smap.sites), pooling=config.pooling, batch_size=config.batch_size
+    )
+    left = dict(zip(strengths, distance.left(smap, strengths), strict=True))
+    return min(left, key=left.__getitem__)
 
 
 def shift_by(shift: Float[Tensor, " d"]) -> Affine:
     """The map that adds `shift` and does not scale."""
     return Affine(torch.ones(len(shift)), shift.float())
+
+
+def fit_varying(
+    fit_site: FitSite, source: Float[Tensor, "n d"], target: Float[Tensor, "m d"], min_spread: float
+) -> Affine:
+    """Fit a site, but leave neurons as they are that hardly vary.
+
+    Args:
+        fit_site: the method.
+        source, target: as for `fit_site`.
+        min_spread: neurons with a standard deviation at most this, on either side, stay as they
+            are; 0 moves all.
+    """
+    affine = fit_site(source, target)
+    if not min_spread:
+        return affine
+    spread = torch.minimum(moments(source)[0], moments(target)[0]).sqrt()
+    return _still_where(spread <= min_spread, affine)
+
+
+def moments(z: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:
+    """Variance, unbiased as in ml-act, and mean of each column; one row has the variance 0."""
+    variance, mean = torch.var_mean(z, dim=0, correction=min(1, len(z) - 1))
+    return variance, mean
+
+
+def _still_where(still: Bool[Tensor, " d"], affine: Affine) -> Affine:
+    """The map, but the identity where `still` is True."""
+    return Affine(affine.scale.masked_fill(still, 1), affine.shift.masked_fill(still, 0))
+
+
+def _bounded(affine: Affine, source: Float[Tensor, "n d"]) -> tuple[Affine, Bounds]:
+    """The map within the range of the pooled source; the identity where that is one value."""
+    bounds = Bounds(*(side.float().cpu() for side in (source.amin(dim=0), source.amax(dim=0))))
+    return _still_where(bounds.lower == bounds.upper, affine), bounds
+
+
+def _pooled(
+    model: Steerable,
+    side: Inputs,
+    sites: Sequence[str],
+    config: TrainConfig,
+    live: Mapping[str, LiveMap] | None = None,
+) -> dict[str, Float[Tensor, "n d"]]:
+    """Pooled activations of one side, with the maps `live` on."""
+    return pooled_activations(
+        model, side, sites, pooling=config.pooling, batch_size=config.batch_size, maps=live
+    )
 
 
 def _exact(z: Tensor) -> Tensor:

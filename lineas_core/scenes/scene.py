@@ -10,6 +10,9 @@ from lineas_core.errors import ConfigError
 from lineas_core.models.shared.batches import MAX_SEED
 from lineas_core.system.words import counted
 
+# Range of the strengths that sliders have.
+MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
+
 
 @dataclass(frozen=True)
 class UsedMap:

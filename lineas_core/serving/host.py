@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.models.language.chat import Prompt
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.language.sampling import MAX_NEW_TOKENS
 from lineas_core.serving.batches import Steered
@@ -30,6 +31,7 @@ class Host(Protocol):
         max_rows: answers of several requests that are written at once.
         exact: requests share no batch where that may change a text.
         max_waiting: requests that may wait.
+        max_characters: of a text at most; None leaves it to the model.
     """
 
     max_tokens: int
@@ -37,6 +39,7 @@ class Host(Protocol):
     max_rows: int
     exact: bool
     max_waiting: int
+    max_characters: int | None
 
     def caller(self, key: str) -> str:
         """Who asks with this key, which is "" where there is none.
@@ -73,6 +76,19 @@ class Host(Protocol):
         """
         ...
 
+    def check(self, model: LanguageModel, prompts: Sequence[Prompt], room: int) -> None:
+        """Refuse answers that would take too much, before they are written.
+
+        Args:
+            model: what is to write them.
+            prompts: one for each answer.
+            room: tokens of an answer at most.
+
+        Raises:
+            LineasError: they would.
+        """
+        ...
+
     def running(self, model: str) -> AbstractContextManager[object]:
         """Entered for the time that the model is used."""
         ...
@@ -99,6 +115,7 @@ class OneModel:
     max_tokens = MAX_NEW_TOKENS
     max_choices = MAX_CHOICES
     max_waiting = 256
+    max_characters: int | None = None
 
     def __init__(
         self,
@@ -151,6 +168,9 @@ class OneModel:
         if model != self.name:
             raise no_model(model, f"this server has {self.name!r}")
         return self._model
+
+    def check(self, model: LanguageModel, prompts: Sequence[Prompt], room: int) -> None:
+        """Nothing is refused: whoever runs the server knows its memory and its callers."""
 
     def running(self, model: str) -> AbstractContextManager[object]:
         """Nothing else uses the model."""

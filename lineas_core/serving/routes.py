@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -25,12 +26,15 @@ from lineas_core.models.shared.batches import MAX_SEED
 from lineas_core.serving.asked import Asked, read_request
 from lineas_core.serving.batches import Batches, Question, Ticket, together
 from lineas_core.serving.host import Host
+from lineas_core.serving.hosts import HostCheck, Hosts
 from lineas_core.serving.objects import Answer, event, model_object
 from lineas_core.serving.request_error import RequestError
 from lineas_core.serving.rows import Shown
 from lineas_core.steering import steer
 
 MAX_BODY = 8 * 2**20
+# Texts of the most characters that one request may have.
+MAX_TEXTS = 25
 # Seeds that are drawn where a request has none.
 DRAWN_SEEDS = 2**31
 # nginx's status for a client that has closed the connection; nobody gets it.
@@ -152,6 +156,7 @@ class Routes:
                 f"{host.max_choices} is the limit of one request here.",
                 param="n",
             )
+        _check_characters(asked, host.max_characters)
         steering = host.steering(caller, asked.model, asked.steering, answers)
         model = host.load(asked.model)
         lengths = [_length(model, asked, place) for place in range(len(asked.prompts))]
@@ -160,14 +165,17 @@ class Routes:
         seed = secrets.randbelow(DRAWN_SEEDS) if asked.seed is None else asked.seed
         if seed + asked.n - 1 > MAX_SEED:
             raise RequestError(f"seed is {seed}; with n {asked.n} it is too large.", param="seed")
+        room = self._room(model, asked, max(lengths))
+        prompts = [prompt for prompt in asked.prompts for _ in range(asked.n)]
+        host.check(model, prompts, room)
         question = Question(
             name=asked.model,
             model=model,
-            prompts=[prompt for prompt in asked.prompts for _ in range(asked.n)],
+            prompts=prompts,
             seeds=[seed + number for _ in asked.prompts for number in range(asked.n)],
             steering=steering,
             temperature=asked.temperature,
-            room=self._room(model, asked, max(lengths)),
+            room=room,
             stops=asked.stops,
             length=max(lengths),
         )
@@ -190,13 +198,22 @@ class Routes:
         return min(limits)
 
 
-def application(host: Host) -> Starlette:
-    """The routes of a host as an application of their own."""
+def application(host: Host, hosts: Hosts | None = None) -> Starlette:
+    """The routes of a host as an application of their own.
+
+    Args:
+        host: who may ask, which models and maps there are.
+        hosts: the hosts that it answers for; by default this machine and addresses.
+    """
 
     async def lost(request: Request, error: Exception) -> Response:
         return JSONResponse(_no_such(request).body, 404)
 
-    return Starlette(routes=Routes(host).listed(), exception_handlers={404: lost})
+    return Starlette(
+        routes=Routes(host).listed(),
+        exception_handlers={404: lost},
+        middleware=[Middleware(HostCheck, hosts=hosts or Hosts())],
+    )
 
 
 async def _unknown(request: Request) -> Response:
@@ -247,6 +264,33 @@ def _length(model: LanguageModel, asked: Asked, place: int) -> int:
         return len(model.encode(asked.prompts[place], place))
     except PromptError as error:
         raise RequestError(str(error), param=param) from error
+
+
+def _check_characters(asked: Asked, most: int | None) -> None:
+    """Refuse texts that are too long, each or together, before they are made into tokens.
+
+    Raises:
+        RequestError: one is.
+    """
+    if most is None:
+        return
+    texts = [
+        text
+        for prompt in asked.prompts
+        for text in ((prompt,) if isinstance(prompt, str) else [m["content"] for m in prompt])
+    ]
+    longest, together = max(map(len, texts)), sum(map(len, texts))
+    if longest > most:
+        raise RequestError(
+            f"A text has {longest} characters; {most} at most are read. Shorten it.",
+            param=_prompts_of(asked),
+        )
+    if together > MAX_TEXTS * most:
+        raise RequestError(
+            f"The texts have {together} characters together; {MAX_TEXTS * most} at most are read. "
+            "Leave some out.",
+            param=_prompts_of(asked),
+        )
 
 
 def _prompts_of(asked: Asked) -> str:

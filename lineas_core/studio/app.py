@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
-import shutil
-import tempfile
-import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +14,19 @@ import torch
 from filelock import FileLock, Timeout
 
 from lineas_core.errors import ConfigError
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.models.load import as_image_model
 from lineas_core.models.shared.availability import asks_for
 from lineas_core.models.shared.catalog import catalog
+from lineas_core.models.shared.packages import abandoned_conversions
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.scenes.revision import model_revision
-from lineas_core.studio.access.limits import Limits, size_of
+from lineas_core.studio.access.ledger import DAY, Ledger, size_of
+from lineas_core.studio.access.limits import Limits
 from lineas_core.studio.access.moderation import check_target, load_for_visitors
 from lineas_core.studio.access.settings import Settings
+from lineas_core.studio.access.text_limits import TextLimits, check_characters
+from lineas_core.studio.access.visitors import client_address
 from lineas_core.studio.jobs.context import JobContext
 from lineas_core.studio.jobs.device.gpu import lends_gpu
 from lineas_core.studio.jobs.device.inference import Inference
@@ -32,20 +34,21 @@ from lineas_core.studio.jobs.device.model_cache import ModelCache, catalog_model
 from lineas_core.studio.jobs.device.preparation import Preparation
 from lineas_core.studio.jobs.device.priority import Priority
 from lineas_core.studio.jobs.device.quotas import Quotas
+from lineas_core.studio.jobs.ending import died_of_itself
 from lineas_core.studio.jobs.job_files import JobFiles
 from lineas_core.studio.jobs.lent_slices import slices_on_gpu
 from lineas_core.studio.jobs.queue import Jobs
 from lineas_core.studio.jobs.run import run_job
 from lineas_core.studio.rack.mix import Mix, mix_of
 from lineas_core.studio.rack.rack import RackState
+from lineas_core.studio.storage.recovery.bucket import BucketCopies
 from lineas_core.studio.storage.recovery.recovery import open_state
 from lineas_core.studio.storage.schema import store_errors
+from lineas_core.studio.storage.scratch import open_scratch, scratch_parent
 from lineas_core.studio.storage.store import JobRow, StoreError
 from lineas_core.system.paths import packaged
 
-DAY = 86_400.0
-# Age in seconds at which uploads, and files made for download, are removed.
-KEPT_FOR = 3600
+log = logging.getLogger(__name__)
 
 
 class Studio:
@@ -69,9 +72,16 @@ class Studio:
     def _open(self, home: Path, stack: ExitStack) -> None:
         """Open the folder; `stack` gets what closes it."""
         settings = self.settings
-        alone = _only_one(home)
+        alone = only_one(home)
         stack.callback(alone.release)
-        opened = open_state(home, wal=not settings.network_disk, gallery=packaged("gallery"))
+        for folder in abandoned_conversions(home):
+            log.warning("removed %s, which a process that was killed left", folder)
+        opened = open_state(
+            home,
+            bucket=settings.bucket,
+            wal=not settings.network_disk,
+            gallery=packaged("gallery"),
+        )
         stack.callback(opened.store.close)
         self.store, self.library = opened.store, opened.library
         # Recovery notes are for the host; a public Space does not show them to its visitors.
@@ -83,8 +93,19 @@ class Studio:
         self.model_cache = ModelCache(home, load, only_catalog=settings.demo)
         self.preparation = Preparation(catalog()["smollm2"], home)
         stack.callback(self.preparation.stop)
+        if settings.bucket is not None:
+            copies = BucketCopies(home, settings.bucket)
+            copies.start()
+            # Closed after the worker, so that the last copy has what it saved.
+            stack.callback(copies.close)
         priority, self.quotas = Priority(), Quotas(lent=lent, host_pays=settings.host_pays)
-        self.inference = Inference(self.model_cache, self.preparation, priority, self.environment)
+        self.inference = Inference(
+            self.model_cache,
+            self.preparation,
+            priority,
+            self.environment,
+            TextLimits(settings.max_call_mebibytes),
+        )
         context = JobContext(
             self.store,
             self.library,
@@ -93,41 +114,35 @@ class Studio:
             JobFiles(home),
             slices_on_gpu(self.model_cache, self.environment, self.quotas),
             self.quotas,
+            60.0 * settings.max_minutes,
         )
         self.jobs = Jobs(
             context,
             run_job,
             max_queued=settings.max_queued,
             max_per_visitor=settings.max_jobs,
+            max_per_address=settings.max_address_jobs,
+            died_of_itself=died_of_itself(home),
             forget_model=self.model_cache.forget,
             on_end=self._track if settings.trackio else None,
         )
         stack.callback(self.jobs.close)
-        self.jobs.prune(settings.keep_days * DAY)
-        self.library.purge(settings.keep_days * DAY)
-        # Gradio copies downloads into the uploads folder, and serves only files in that folder.
-        self.downloads = tempfile.TemporaryDirectory(prefix="lineas-downloads-")
-        stack.callback(self.downloads.cleanup)
-        self.uploads = tempfile.TemporaryDirectory(prefix="lineas-uploads-")
-        stack.callback(self.uploads.cleanup)
-        self.limits = Limits(
+        self.scratch = stack.enter_context(open_scratch(scratch_parent(self.environment)))
+        self.limits = Limits(settings)
+        self.ledger = Ledger(
             settings,
             self.store,
             self.library,
-            (Path(self.downloads.name), Path(self.uploads.name)),
+            self.scratch,
+            (functools.partial(self.jobs.prune, settings.keep_days * DAY),),
         )
+        self.ledger.sweep()
+        self.ledger.start()
+        stack.callback(self.ledger.close)
 
     def close(self) -> None:
         """Stop the worker and delete downloads and uploads; its job resumes at the next start."""
         self._opened.close()
-
-    def download_folder(self) -> Path:
-        """A new folder for one visitor's download; folders older than an hour are deleted."""
-        for folder in Path(self.downloads.name).iterdir():
-            with suppress(OSError):
-                if time.time() - folder.stat().st_mtime > KEPT_FOR:
-                    shutil.rmtree(folder, ignore_errors=True)
-        return Path(tempfile.mkdtemp(dir=self.downloads.name))
 
     def model_choices(self, modality: str) -> list[tuple[str, str]]:
         """(title, id) pairs of `catalog_models`; a title includes what the model still needs."""
@@ -171,7 +186,7 @@ class Studio:
         changes: Mapping[str, Any],
         *,
         preview_prompt: str = "",
-        method: str = STEPWISE,
+        method: str = DEFAULT_METHOD,
     ) -> JobRow:
         """Queue a training job within the host's limits.
 
@@ -185,6 +200,7 @@ class Studio:
 
         Raises:
             ConfigError: there are too many steps, or the model or method is not available here.
+            PromptError: the preview prompt is too long.
             ContentError: on a public Space, the prompts lean towards harm.
             LimitError: another limit is exceeded.
             JobError: the queue is full.
@@ -193,16 +209,36 @@ class Studio:
             raise ConfigError(
                 f"steps is {changes['steps']}; {self.settings.max_steps} at most are allowed here."
             )
+        check_characters(preview_prompt)
         self.model_cache.check(model)
         self.limits.admit(owner)
         self.limits.check_prompts(prompts)
         if self.settings.demo:
             check_target(prompts)
-        self.limits.check_room(owner, size_of(prompts))
         self.quotas.watch(owner)
-        return self.jobs.start(
-            owner, model, prompts, changes, method=method, preview_prompt=preview_prompt
-        )
+        with self.ledger.keeping(owner, size_of(prompts)):
+            return self.jobs.start(
+                owner,
+                model,
+                prompts,
+                changes,
+                method=method,
+                preview_prompt=preview_prompt,
+                address=client_address(),
+            )
+
+    def retry(self, owner: str, job_id: str) -> JobRow:
+        """Queue a failed or cancelled job of the owner again, within the host's limits.
+
+        Raises:
+            LimitError: a limit is exceeded.
+            JobError: as for `Jobs.retry`.
+        """
+        self.limits.admit(owner)
+        job = self.jobs.get(job_id, owner)
+        self.quotas.watch(owner)
+        with self.ledger.keeping(owner, size_of(job.prompts) if job else 0):
+            return self.jobs.retry(job_id, owner, client_address())
 
     def _track(self, job: JobRow) -> None:
         """Log the loss and support curves of a job to trackio."""
@@ -212,7 +248,7 @@ class Studio:
         log_run(tracker, {"model": job.model, **job.changes}, job.losses, job.supports)
 
 
-def _only_one(home: Path) -> FileLock:
+def only_one(home: Path) -> FileLock:
     """Lock the folder; a second process would treat the running job of this one as interrupted.
 
     Raises:

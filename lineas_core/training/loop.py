@@ -15,24 +15,26 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from lineas_core.errors import TrainingError
+from lineas_core.maps.bounds import EVERYWHERE, refuse_bounds
 from lineas_core.maps.steering_map import BatchAffine, SteeringMap
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.distributed import ranks
-from lineas_core.training.events import StepEvent
+from lineas_core.training.events import LIKELIHOOD, StepEvent
 from lineas_core.training.graph import GraphedStep
 from lineas_core.training.rows import Rows
-from lineas_core.training.state import TrainState
+from lineas_core.training.state import HostState, TrainState
 from lineas_core.training.units import largest_curvature
 from lineas_core.training.update import (
     MOMENTS,
     Stepped,
+    first_rate,
     gradient_step,
     proximal_step,
     rate_share,
@@ -43,11 +45,9 @@ DIVERGED = 10.0
 # A run whose loss goes off goes on at a lower rate, so often.
 MAX_RESTARTS, LOWER = 5, 5.0
 # A GPU's record is read about this often, so that cancelling takes effect at once.
-READ_SECONDS = 0.1
-MAX_STEPS_READ = 64
-# Columns of the record, before the loss of each site.
-LOSS, SUPPORT, FINE, SITES = 0, 1, 2, 3
-
+READ_SECONDS, MAX_STEPS_READ = 0.1, 64
+# Columns of the record, before the terms of the loss.
+LOSS, SUPPORT, FINE, TERMS = 0, 1, 2, 3
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class TrainingLoop(ABC):
     A subclass has what `counts` says before it calls this constructor.
 
     Args:
-        start: the initial map, on the CPU.
+        start: the initial map, on the CPU; `MapError` if it has bounds.
         device: the device to train on.
         config: the settings.
         trained: site -> mask of the coordinates to train, on `device`; all by default.
@@ -85,6 +85,7 @@ class TrainingLoop(ABC):
         units: Tensor | None = None,
         graph: bool = True,
     ) -> None:
+        refuse_bounds(start.bounds, "trained further", f"To go on from it, {EVERYWHERE}.")
         self.config, self.ranks, self._device = config, ranks(), device
         self._names, self._units = list(start.sites), units
         parts = [part for affine in start.sites.values() for part in affine.on(device)]
@@ -99,21 +100,19 @@ class TrainingLoop(ABC):
         # Share of the rate at each step, and the rate: tensors, as a graph of the step reads them.
         shares = [rate_share(step, config.steps) for step in range(config.steps)]
         self._shares = torch.tensor(shares, device=device)
-        self._rate = torch.tensor([config.rate or math.nan], device=device)
+        self._rate = torch.tensor([first_rate(config)], device=device)
         self._restarts, self._note = 0, ""
-        self._step = torch.zeros(1, dtype=torch.int64, device=device)
+        self._step, self._slot = torch.zeros(2, 1, dtype=torch.int64, device=device)
         self._first = torch.full((), torch.inf, device=device)
         self._off = torch.zeros((), dtype=torch.bool, device=device)
         self._good = [torch.empty_like(live) for live in self._live]
-        self._record = torch.zeros(MAX_STEPS_READ, SITES + len(self._names), device=device)
-        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
+        self._record = torch.zeros(MAX_STEPS_READ, TERMS + len(self.terms), device=device)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.losses: list[float] = []
-        self.seconds = 0.0
-        self.steps_read = 1
+        self.seconds, self.steps_read = 0.0, 1
         # Collectives of several processes are left out of graphs.
-        graph = graph and self.ranks.count == 1
-        self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=graph)
+        possible = graph and self.ranks.count == 1
+        self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=possible)
         self._keep_as_good()
 
     @property
@@ -131,9 +130,14 @@ class TrainingLoop(ABC):
     def counts(self) -> Sequence[int]:
         """Number of rows of each set that a minibatch is drawn from."""
 
+    @property
+    def terms(self) -> Sequence[str]:
+        """Names of the terms of the loss, which are the sites, or `LIKELIHOOD`."""
+        return self._names
+
     @abstractmethod
-    def minibatch_losses(self, drawn: Sequence[Rows]) -> Float[Tensor, " sites"]:
-        """Each site's loss on a minibatch, differentiable in the maps.
+    def minibatch_losses(self, drawn: Sequence[Rows]) -> Float[Tensor, " terms"]:
+        """The terms of the loss on a minibatch, such as each site's, differentiable in the maps.
 
         Nothing in it may read a tensor back, or a GPU waits.
 
@@ -241,7 +245,12 @@ class TrainingLoop(ABC):
         before_drawing = []
         for _ in range(count):
             before_drawing.append(self._generator.get_state())
-            self._step_once([self.draw(rows) for rows in self.counts])
+            try:
+                self._step_once([self.draw(rows) for rows in self.counts])
+            except BaseException:
+                # A hook stopped the step, which so far changed only what is drawn next.
+                self._generator.set_state(before_drawing[-1])
+                raise
         record = self._record[:count].tolist()
         seconds = (time.perf_counter() - began) / count
         if self._device.type != "cpu":
@@ -254,19 +263,22 @@ class TrainingLoop(ABC):
                 self._go_back(loss)
                 break
             if not self.losses or loss <= self.losses[0]:
-                self._calm = _Host(step, self.seconds, generator)
+                self._calm = HostState(step, self.seconds, generator)
             self.losses.append(loss)
             self.seconds += seconds
+            by_site = dict(zip(self.terms, row[TERMS:], strict=True))
+            likelihood = by_site.pop(LIKELIHOOD, 0.0)
             events.append(
                 StepEvent(
                     step=step + 1,
                     steps=self.config.steps,
                     loss=loss,
-                    loss_by_site=dict(zip(self._names, row[SITES:], strict=True)),
+                    loss_by_site=by_site,
                     support=row[SUPPORT],
                     seconds=self.seconds,
                     seconds_left=self.seconds / (step + 1) * (self.config.steps - step - 1),
                     note=self._note,
+                    likelihood=likelihood,
                 )
             )
             self._note = ""
@@ -310,7 +322,7 @@ class TrainingLoop(ABC):
         for kept, live in zip(self._good, self._live, strict=True):
             kept.copy_(live)
         self._off.fill_(False)
-        self._calm = _Host(len(self.losses), self.seconds, self._generator.get_state())
+        self._calm = HostState(len(self.losses), self.seconds, self._generator.get_state())
 
     def draw(self, count: int) -> list[int]:
         """Draw the row indices of a minibatch, sorted; all rows if `count` <= batch_size."""
@@ -386,11 +398,3 @@ class TrainingLoop(ABC):
         parts = vector.split(self._sizes)
         pairs = zip(parts[::2], parts[1::2], strict=True)
         return {name: BatchAffine(*pair) for name, pair in zip(self._names, pairs, strict=True)}
-
-
-class _Host(NamedTuple):
-    """What the host knows of the last good state: steps, seconds, and how to draw what comes."""
-
-    step: int
-    seconds: float
-    generator: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,30 +11,33 @@ from torch import Tensor
 from lineas_core.activations import pooled_forward
 from lineas_core.maps.steering_map import BatchAffine
 from lineas_core.recompute import layers_of
-from lineas_core.steerable import Inputs, Pooling, Steerable
+from lineas_core.steerable import Continuations, Inputs, Steerable
 from lineas_core.system.devices import free_bytes
 
 # Share of the free memory to use. The rest is for gradients during backward, and on a CPU for all
 # else that runs on the machine; a GPU says exactly what it has.
 BUDGET, GPU_BUDGET = 0.5, 0.85
 
+# A forward pass with a model, inputs and sites, and by name `maps` and `layers`.
+Pass = Callable[..., object]
+
 
 def bytes_kept(
     model: Steerable,
-    inputs: Inputs,
+    inputs: Inputs | Continuations,
     sites: Sequence[str],
     maps: Mapping[str, BatchAffine],
-    pooling: Pooling = "mean",
+    run: Pass = pooled_forward,
     layers: Sequence[str] = (),
 ) -> int:
     """Bytes that one forward pass of `inputs` saves for backward, without the weights.
 
     Args:
         model: its weights are loaded anyway, so they are not counted.
-        inputs: from `model.prepare`.
+        inputs: from `model.prepare`, or what else `run` takes.
         sites: in the order in which the model runs them.
         maps: the maps at the sites, which require gradients.
-        pooling: see `activations.pool`.
+        run: the forward pass.
         layers: modules that are recomputed in backward; of these, their inputs are counted.
     """
     weights = {p.untyped_storage().data_ptr() for p in model.module.parameters()}
@@ -60,7 +63,7 @@ def bytes_kept(
     handles = [part.register_forward_pre_hook(keep_given, with_kwargs=True) for part in parts]
     try:
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-            pooled_forward(model, inputs, sites, pooling=pooling, maps=maps, layers=layers)
+            run(model, inputs, sites, maps=maps, layers=layers)
     finally:
         for handle in handles:
             handle.remove()
@@ -81,10 +84,10 @@ class Fit(NamedTuple):
 
 def find_fit(
     model: Steerable,
-    inputs: Inputs,
+    inputs: Inputs | Continuations,
     sites: Sequence[str],
     maps: Mapping[str, BatchAffine],
-    pooling: Pooling = "mean",
+    run: Pass = pooled_forward,
     *,
     batch_size: int,
 ) -> Fit:
@@ -94,7 +97,7 @@ def find_fit(
     time. Measured on the longest prompt alone; the others are assumed to be as long.
 
     Args:
-        model, sites, maps, pooling: as for `bytes_kept`.
+        model, sites, maps, run: as for `bytes_kept`.
         inputs: all prompts that minibatches are drawn from.
         batch_size: prompts per step.
     """
@@ -102,7 +105,7 @@ def find_fit(
     if inputs.mask is not None:
         longest = int(inputs.mask.sum(dim=1).argmax())
     row = inputs.rows([longest])
-    one = bytes_kept(model, row, sites, maps, pooling)
+    one = bytes_kept(model, row, sites, maps, run)
     device = next(model.module.parameters()).device
     budget = free_bytes(device) * (GPU_BUDGET if device.type == "cuda" else BUDGET)
     together = min(batch_size, len(inputs))
@@ -111,7 +114,7 @@ def find_fit(
     layers = layers_of(model.module, sites)
     if len(layers) > 1:
         # What one layer needs if they are alike, and as much again where they are not.
-        held = bytes_kept(model, row, sites, maps, pooling, layers) + 2 * one / len(layers)
+        held = bytes_kept(model, row, sites, maps, run, layers) + 2 * one / len(layers)
         if held * together <= budget:
             return Fit(layers=layers)
     return Fit(rows=max(int(budget / max(one, 1)), 1))

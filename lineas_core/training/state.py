@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,14 @@ from torch import Tensor
 from lineas_core.errors import ConfigError, TrainingError
 from lineas_core.maps.steering_map import Affine, BatchAffine
 from lineas_core.system.files import parse_json, why, write_whole
+
+
+class HostState(NamedTuple):
+    """What the host knows of the last good state: steps, seconds, and how to draw what comes."""
+
+    step: int
+    seconds: float
+    generator: Tensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class Trainer(TrainingLoop):
         SiteError: the sites match no module, or do not run exactly once per forward pass.
     """
 
+    method: ClassVar[str] = "lineas"
+
     def __init__(
         self,
         model: Steerable,
@@ -62,7 +65,7 @@ class Trainer(TrainingLoop):
         support: SteeringMap | None = None,
     ) -> None:
         self.model, self.prompts = model, prompts
-        config = config or TrainConfig.for_model(model)
+        config = config or TrainConfig.for_model(model, self.method)
         self.train_prompts, self.held_out = prompts.split(config.holdout, config.seed)
         self._source = model.prepare(self.train_prompts.source)
         target = model.prepare(self.train_prompts.target)
@@ -104,15 +107,17 @@ class Trainer(TrainingLoop):
             units=None if units is None else units.steps,
             graph=on_one_device(model.module),
         )
-        self._fit = find_fit(model, self._source, self.sites, self.params, pooling, batch_size=size)
+        run = partial(pooled_forward, pooling=pooling)
+        self._fit = find_fit(model, self._source, self.sites, self.params, run, batch_size=size)
         if state is not None:
             self.restore(state)
 
     @property
     def run_id(self) -> Mapping[str, Any]:
-        """The model, prompts, settings and sites."""
+        """The model, prompts, method, settings and sites."""
         return {
             "model": self.model.id,
+            "method": self.method,
             "prompts": self.prompts.hash(),
             "config": asdict(self.config),
             "sites": self.sites,
@@ -122,7 +127,7 @@ class Trainer(TrainingLoop):
     @property
     def map(self) -> SteeringMap:
         """The current map."""
-        info = describe_map(self.model, self.prompts, "lineas", self.config)
+        info = describe_map(self.model, self.prompts, self.method, self.config)
         return SteeringMap({name: a.affine() for name, a in self.params.items()}, info)
 
     @property

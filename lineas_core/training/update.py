@@ -32,6 +32,9 @@ MOMENTS: dict[Rule, tuple[str, ...]] = {
 }
 MOMENTUM = 0.9
 BETA_1, BETA_2, EPS, WEIGHT_DECAY = 0.9, 0.999, 1e-8, 0.01
+# AdamW's rate in units of each neuron's spread (`units.py`), which serves every model: steps of it
+# are as long in each parameter, whatever the gradient is.
+UNIT_RATE = 0.02
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,15 @@ def gradient_step(
 
 def rule_of(config: TrainConfig) -> Rule:
     """How a run steps. At a measured rate, 1 / the largest curvature, plain SGD is slow."""
-    return "heavy ball" if config.rate is None else config.optimizer
+    measured = config.rate is None and config.optimizer == "sgd"
+    return "heavy ball" if measured else config.optimizer
+
+
+def first_rate(config: TrainConfig) -> float:
+    """The rate at the first step; NaN where it is measured before it."""
+    if config.rate is not None:
+        return config.rate
+    return UNIT_RATE if config.optimizer == "adamw" else math.nan
 
 
 def proximal_step(

@@ -14,8 +14,8 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 import lineas_core as lc
+from lineas_core.studio.jobs.queue import shipped_settings
 from lineas_core.studio.rack.screen import Screen
-from lineas_core.studio.tabs.train.training import shipped_settings
 from lineas_core.system.paths import packaged
 from tests.browser.parts import (
     MARKS,
@@ -123,8 +123,8 @@ def train(page: Page, kind: str, name: str, steps: int) -> None:
     page.locator("#set-name textarea").fill(name)
     unfold(page, "settings")
     # The fields are emptied when another model has been chosen.
-    suits = shipped_settings("smollm2" if kind == "text" else "emoji-onestep")
-    expect(page.locator("#rate input")).to_have_attribute("placeholder", f"{suits.rate:g}")
+    suits = shipped_settings("smollm2" if kind == "text" else "emoji-onestep", "lineas")
+    expect(page.locator("#rate input")).to_have_attribute("placeholder", f"{suits['rate']:g}")
     page.get_by_label("Steps").fill(str(steps))
     page.locator("#train").click()
     expect(page.locator("#cancel")).to_be_enabled()

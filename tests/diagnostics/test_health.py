@@ -8,7 +8,7 @@ import torch
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.diagnostics.health import check_health, judge
+from lineas_core.diagnostics.health import check_health, judge, judge_likelihood
 from lineas_core.numerics.transport import delta
 from tests.helpers.models import random_map
 
@@ -30,6 +30,36 @@ def test_verdicts(
     training: float, held_out: float | None, surprise: tuple[float, float] | None, verdict: str
 ) -> None:
     assert judge(training, held_out, surprise)[0] == verdict
+
+
+@pytest.mark.parametrize(
+    ("surprise", "verdict"),
+    [
+        ((50.0, 30.0), "healthy"),
+        ((50.0, 46.0), "no effect"),
+        ((50.0, 60.0), "no effect"),
+        ((50.0, 151.0), "collapsed"),
+        ((50.0, math.nan), "collapsed"),
+    ],
+)
+def test_verdicts_by_likelihood(surprise: tuple[float, float], verdict: str) -> None:
+    assert judge_likelihood(surprise)[0] == verdict
+
+
+def test_a_map_of_lineas_plus_is_judged_by_what_it_is_trained_for(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    smap = random_map(dict.fromkeys(tiny.sites("post_layernorm"), 16), 0, spread=0.2)
+    smap = lc.SteeringMap(smap.sites, replace(smap.info, method="lineas+"))
+    held_out = prompts.split(0.25, seed=0)[1]
+    report = check_health(tiny, smap, *prompts.split(0.25, seed=0))
+    assert report.surprise is not None
+    assert report.verdict == judge_likelihood(report.surprise)[0]
+    with lc.steer(tiny, [(smap, 1.0)]):
+        assert report.surprise[1] == pytest.approx(tiny.perplexity(held_out.target))
+    # With nothing held out there is only the distance.
+    whole = check_health(tiny, smap, *prompts.split(0.0, seed=0))
+    assert whole.verdict == judge(whole.training.ratio, None, None)[0]
 
 
 def test_figures_are_measured_on_either_half(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:

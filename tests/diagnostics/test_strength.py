@@ -234,3 +234,25 @@ def test_a_style_of_the_embedded_model_is_shown_at_a_high_strength() -> None:
     assert 0.5 <= found.strength <= 1
     assert "by clip-emoji" in found.reason
     assert dict(found.curve)[1.0] > 0.02
+
+
+def test_for_lineas_plus_as_little_as_makes_held_out_targets_likely(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    config = lc.TrainConfig.for_model(tiny, "lineas+", holdout=0)
+    smap = lc.fit("lineas+", tiny, prompts, config)
+    one = Sides(["abc ab"], ["xyz xy", "zyx", "yx yx"])
+
+    def loss(strength: float) -> float:
+        with lc.steer(tiny, [(smap, strength)]):
+            losses = tiny.token_losses([f" {text}" for text in one.target], ["abc ab"] * 3)
+        return float(torch.cat(losses).mean())
+
+    gains = [loss(0.0) - loss(strength) for strength in STRENGTHS]
+    found = recommend_strength(tiny, smap, one)
+    assert [gain for _, gain in found.curve] == pytest.approx(gains, abs=1e-4)
+    wanted = next(s for s, g in zip(STRENGTHS, gains, strict=True) if g >= 0.95 * max(gains))
+    assert (found.strength, found.measure) == (wanted, "likelihood")
+    assert f"{max(gains):.2f} at best" in found.reason
+    away = lc.SteeringMap(smap.inverse().sites, smap.info)
+    assert recommend_strength(tiny, away, one).strength is None

@@ -312,7 +312,7 @@ def test_the_table_has_every_method(tiny: lc.LanguageModel, tmp_path: Path) -> N
     pytest.importorskip("pyreft")
     bench = Bench(tiny, tmp_path)
     sizes = RivalSizes(
-        concepts=("day", "night"), methods=("lin-act",), completions=4, tokens=4, reft_steps=2
+        concepts=("day", "night"), methods=("lin-act",), completions=8, tokens=8, reft_steps=2
     )
     results = TABLE.measure(bench, sizes, [0, 1])
     assert len(results) == 2 * 2 * 4

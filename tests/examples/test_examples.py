@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from PIL import Image
 from safetensors import safe_open
 
 import lineas_core as lc
-from lineas_core.system.home import lineas_home
+from tests.helpers.kernel import ROOT, WIDGET, environment, kernel
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 NOTEBOOK = EXAMPLES / "first_steps.ipynb"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
@@ -28,16 +29,10 @@ pytestmark = [pytest.mark.embedded, pytest.mark.thorough]
 
 def ran(arguments: list[str], folder: Path) -> str:
     """What a Python process prints in `folder`, with the models that are converted already."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "LINEAS_HOME": str(lineas_home()),
-        "HF_HUB_OFFLINE": "1",
-    }
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=600,
@@ -128,16 +123,32 @@ def cells(kind: str) -> list[str]:
 
 
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
-    """Its cells in one process, without Jupyter: what a cell ends with is not shown."""
-    script = tmp_path / "cells.py"
-    script.write_text("\n\n".join(cells("code")), "utf-8")
-    text = ran([str(script)], tmp_path)
-    before, after = numbers(line_with(text, "loss"))
-    assert after < before
-    scores = [numbers(line) for line in text.splitlines() if line.startswith("strength")]
-    assert scores[0][-1] == pytest.approx(1, abs=1e-3)
-    assert scores[-1][-1] < 0.99
-    assert (tmp_path / "watercolor.safetensors").is_file()
+    notebook = nbformat.read(NOTEBOOK, 4)
+    with kernel(notebook, tmp_path) as running:
+        outputs = {cell.id: cell.get("outputs", []) for cell in notebook.cells}
+        text = "".join(each.get("text", "") for found in outputs.values() for each in found)
+        before, after = numbers(line_with(text, "loss"))
+        assert after < before
+        scores = [numbers(line) for line in text.splitlines() if line.startswith("strength")]
+        assert scores[0][-1] == pytest.approx(1, abs=1e-3)
+        assert scores[-1][-1] < 0.99
+        assert (tmp_path / "watercolor.safetensors").is_file()
+        assert "image/png" in outputs["save"][0].data
+        assert WIDGET in outputs["widget"][0].data
+        slider, output = running.run(
+            "print(panel.strengths[0].model_id, panel.after.model_id)"
+        ).split()
+        for strength in (0.7, 1.5):
+            running.move(slider, value=strength)
+            code = (
+                "panel.wait(60)\n"
+                f"[image] = model.generate(['a lion'], [(smap, {strength})], seed=0)\n"
+                "image.save('lion.png')"
+            )
+            running.run(code)
+            shown = Image.open(io.BytesIO(base64.b64decode(running.shown(output)["value"])))
+            with Image.open(tmp_path / "lion.png") as wanted:
+                assert shown.tobytes() == wanted.tobytes()
 
 
 def test_the_notebook_is_valid_and_stores_no_results() -> None:

@@ -1,23 +1,27 @@
-"""llama.cpp itself, from the wheel of xllamacpp, and small models written for it.
+"""llama.cpp's server, from the wheel of xllamacpp, and small models written for it.
 
-xllamacpp's own classes set no control vectors, so this calls llama.cpp's C functions in its
-library.
+xllamacpp starts the server from settings that have no control vectors, so llama.cpp's own reader of
+command lines, in the same library, fills them.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+# `common_params_parse(int, char**, common_params&, llama_example, ...)`, and the example whose
+# arguments all programs have.
+PARSE, COMMON = "_Z19common_params_parseiPPcR13common_params13llama_examplePFviS0_E", 2
 # Weight of transformers' Llama, within a layer -> its name in GGUF.
 WEIGHTS = {
     "input_layernorm": "attn_norm",
@@ -33,7 +37,7 @@ WEIGHTS = {
 
 
 def write_llama(module: Any, path: Path) -> Path:
-    """Write a Llama as a GGUF model in float32 without a vocabulary: it takes token ids."""
+    """Write a Llama as a GGUF model in float32, whose tokens are bytes and names of numbers."""
     config, writer = module.config, gguf.GGUFWriter(path, "llama")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -45,7 +49,14 @@ def write_llama(module: Any, path: Path) -> Path:
     writer.add_rope_dimension_count(config.head_dim)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("no_vocab")
+    writer.add_tokenizer_model("llama")
+    words = [f"<0x{n:02X}>" if n < 256 else f"<{n}>" for n in range(config.vocab_size)]
+    writer.add_token_list(words)
+    writer.add_token_scores([0.0] * len(words))
+    kinds = [gguf.TokenType.BYTE if n < 256 else gguf.TokenType.CONTROL for n in range(len(words))]
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
     heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
     tensors = {
         "token_embd.weight": module.model.embed_tokens.weight,
@@ -73,67 +84,39 @@ def interleaved(weight: Tensor, heads: int) -> Tensor:
     return halves.transpose(1, 2).reshape(weight.shape)
 
 
-def direction_buffer(path: Path, width: int, strength: float) -> np.ndarray:
-    """What `common_control_vector_load` makes of `--control-vector-scaled FILE:STRENGTH`."""
-    data = np.zeros(0, np.float32)
-    for tensor in gguf.GGUFReader(path).tensors:
-        number = int(tensor.name.removeprefix("direction."))
-        data = np.pad(data, (0, max(0, width * number - len(data))))
-        data[width * (number - 1) : width * number] += strength * tensor.data
-    return data
+class LlamaServer:
+    def __init__(self, address: str) -> None:
+        self.address = address
 
-
-class Opaque(ctypes.Structure):
-    """Settings or a batch, passed from one function to another; larger than any of them."""
-
-    _fields_ = (("content", ctypes.c_uint8 * 2048),)
-
-
-class LlamaCpp:
-    def __init__(self, library: ctypes.CDLL, context: ctypes.c_void_p) -> None:
-        self.library, self.context = library, context
-
-    def add(self, data: np.ndarray, width: int, layers: int) -> None:
-        """Use a buffer of directions, on all layers, as llama.cpp's programs do."""
-        pointer = data.ctypes.data_as(ctypes.c_void_p)
-        size = ctypes.c_size_t(len(data))
-        assert not self.library.llama_set_adapter_cvec(
-            self.context, pointer, size, width, 1, layers
-        )
-
-    def logits(self, tokens: Sequence[int], vocabulary: int) -> Tensor:
-        """Logits after the last token of a text."""
-        library = self.library
-        library.llama_memory_clear(library.llama_get_memory(self.context), ctypes.c_bool(True))
-        ids = (ctypes.c_int32 * len(tokens))(*tokens)
-        assert not library.llama_decode(self.context, library.llama_batch_get_one(ids, len(ids)))
-        row = library.llama_get_logits_ith(self.context, -1)
-        return torch.tensor(row[:vocabulary])
+    def log_odds(self, tokens: Sequence[int], vocabulary: int) -> Tensor:
+        """Logarithms of the probabilities of each next token."""
+        # The bias has it choose a letter, which can be shown, and leaves the probabilities alone.
+        letter = [[ord("a"), 1000.0]]
+        asked = {"prompt": [*tokens], "n_predict": 1, "n_probs": vocabulary, "logit_bias": letter}
+        with urlopen(f"{self.address}/completion", json.dumps(asked).encode(), timeout=60) as page:
+            [place] = json.load(page)["completion_probabilities"]
+        odds = torch.full((vocabulary,), torch.nan)
+        for each in place["top_logprobs"]:
+            odds[each["id"]] = each["logprob"]
+        return odds
 
 
 @contextmanager
-def loaded(path: Path) -> Iterator[LlamaCpp]:
-    library = ctypes.CDLL(pytest.importorskip("xllamacpp.xllamacpp").__file__)
-    for name in ("llama_model_default_params", "llama_context_default_params"):
-        getattr(library, name).restype = Opaque
-    library.llama_batch_get_one.restype = Opaque
-    library.llama_decode.argtypes = (ctypes.c_void_p, Opaque)
-    library.llama_get_memory.argtypes = (ctypes.c_void_p,)
-    library.llama_get_memory.restype = ctypes.c_void_p
-    library.llama_memory_clear.argtypes = (ctypes.c_void_p, ctypes.c_bool)
-    library.llama_model_load_from_file.argtypes = (ctypes.c_char_p, Opaque)
-    library.llama_model_load_from_file.restype = ctypes.c_void_p
-    library.llama_init_from_model.argtypes = (ctypes.c_void_p, Opaque)
-    library.llama_init_from_model.restype = ctypes.c_void_p
-    library.llama_get_logits_ith.argtypes = (ctypes.c_void_p, ctypes.c_int32)
-    library.llama_get_logits_ith.restype = ctypes.POINTER(ctypes.c_float)
-    library.llama_backend_init()
-    model = library.llama_model_load_from_file(bytes(path), library.llama_model_default_params())
-    assert model
-    context = library.llama_init_from_model(model, library.llama_context_default_params())
-    assert context
-    try:
-        yield LlamaCpp(library, ctypes.c_void_p(context))
-    finally:
-        library.llama_free(ctypes.c_void_p(context))
-        library.llama_model_free(ctypes.c_void_p(model))
+def llama_server(*arguments: str) -> Iterator[LlamaServer]:
+    """llama.cpp's server, started with arguments of its command line."""
+    package = pytest.importorskip("xllamacpp")
+    library = ctypes.CDLL(package.xllamacpp.__file__)
+    settings = package.CommonParams()
+    settings.n_predict, settings.warmup, settings.n_parallel = 12345, False, 1
+    # Its settings in C++ lie within the Python object; the first of them is `n_predict`.
+    address = id(settings) + object.__basicsize__
+    assert ctypes.c_int32.from_address(address).value == settings.n_predict
+    words = ["llama-server", *arguments]
+    list_of_words = (ctypes.c_char_p * len(words))(*map(str.encode, words))
+    parse = library[PARSE]
+    parse.restype = ctypes.c_bool
+    assert parse(len(words), list_of_words, ctypes.c_void_p(address), COMMON, None)
+    server = package.Server(settings)
+    yield LlamaServer(server.listening_address)
+    # Its threads end with it.
+    del server

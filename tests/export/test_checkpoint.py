@@ -2,27 +2,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
 import typer
+import yaml
 from torch import Tensor
 from typer.testing import CliRunner
 
 import lineas_core as lc
 from lineas_core.cli.fold import register
 from lineas_core.export.checkpoint import fold
+from lineas_core.maps.bounds import Bounds
 from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.load import as_language_model
+from tests.helpers.hub import Repository, SmallHub
 from tests.helpers.models import SIZES, random_map
 
+RANGE = Bounds(-torch.ones(16), torch.ones(16))
 LINEAR = r".*\.([qkvo]|gate|up|down)_proj"
 
 
@@ -302,6 +309,9 @@ def test_what_cannot_be_folded_is_named(models: dict[str, LanguageModel], tmp_pa
     gpt2 = models["gpt2"]
     with pytest.raises(lc.SiteError, match="lm_head: other modules use the same weights"):
         fold(gpt2, random_map({"lm_head": 300}, 0), to=to)
+    ranged = replace(map_of(llama, ".*layernorm"), bounds={"model.layers.1.input_layernorm": RANGE})
+    with pytest.raises(lc.SiteError, match=r"1 site .*layers\.1\.input_layernorm: .*bounds='none'"):
+        fold(llama, ranged, to=to)
     # An untied head accepts a scale but no shift.
     head = random_map({"lm_head": 300}, 0)
     with pytest.raises(lc.SiteError, match="needs a bias in lm_head, and a llama"):
@@ -351,11 +361,56 @@ def test_a_folder_is_written_whole_or_not_at_all(
 def test_the_card_says_how_it_was_made(models: dict[str, LanguageModel], tmp_path: Path) -> None:
     model, smap = models["llama"], map_of(models["llama"], "layernorm")
     card = (fold(model, smap, 0.5, to=tmp_path / "a") / "README.md").read_text()
-    assert 'library_name: "transformers"' in card
+    assert "library_name: transformers" in card
     assert "at strength 0.5 was folded into its weights at 6 sites (method random" in card
     assert smap.digest() in card
     assert "# llama, steered towards random 1" in card
     assert str(Path(model.id).parent) not in card
+
+
+LICENSES = {
+    "README.md": b"---\nlicense: other\nlicense_name: bobs\nlicense_link: LICENSE\n---\n# Llama",
+    "LICENSE": b"By Bob.",
+    "USE_POLICY.md": b"Be kind.",
+    "licenses.json": b"{}",
+}
+
+
+def check_license(folder: Path, base: str) -> None:
+    card = (folder / "README.md").read_text()
+    data = yaml.safe_load(card.split("---\n")[1])
+    assert [data[f"license{end}"] for end in ("", "_name", "_link")] == ["other", "bobs", "LICENSE"]
+    assert data.get("base_model", "") == base
+    assert data.get("base_model_relation", "") == ("finetune" if base else "")
+    assert "Its licence, bobs, holds for this checkpoint too (LICENSE, USE_POLICY.md)." in card
+    for name in ("LICENSE", "USE_POLICY.md"):
+        assert (folder / name).read_bytes() == LICENSES[name]
+    assert not (folder / "licenses.json").exists()
+
+
+def test_a_checkpoint_has_the_licence_of_a_folder(
+    small_models: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(small_models["llama"], tmp_path / "base")
+    for name, text in LICENSES.items():
+        (tmp_path / "base" / name).write_bytes(text)
+    model = as_language_model(lc.load_model(str(tmp_path / "base"), device="cpu"))
+    check_license(fold(model, map_of(model, "layernorm"), to=tmp_path / "folded"), "")
+
+
+def test_a_checkpoint_has_the_licence_of_a_repository(
+    hub: SmallHub, small_models: dict[str, Path], tmp_path: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in small_models["llama"].iterdir()}
+    hub.repositories["bob/llama"] = Repository("model", private=False)
+    hub.repositories["bob/llama"].commit({**files, **LICENSES})
+    model = as_language_model(lc.load_model("bob/llama", device="cpu"))
+    smap = map_of(model, "layernorm")
+    check_license(fold(model, smap, to=tmp_path / "folded"), "bob/llama")
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    card = (fold(model, smap, to=tmp_path / "offline") / "README.md").read_text()
+    assert "license_name: bobs" in card, "it is in the cache"
+    assert "holds for this checkpoint too (https://huggingface.co/bob/llama)." in card
 
 
 def test_maps_are_folded_from_a_terminal(

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 import lineas_core as lc
 from lineas_core.cli.exchange import register
+from lineas_core.maps.bounds import Bounds
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import as_image_model
 from tests.export import comfyui
@@ -97,6 +100,11 @@ def test_what_such_a_file_cannot_hold_is_named(tiny: lc.LanguageModel, tmp_path:
     mixed = map_of(sd, r"unet.*(conv1|norm1)|text_encoder.*final_layer_norm")
     with pytest.raises(lc.SiteError, match=r"^\d+ sites .*conv1.*final_layer_norm.*only norms"):
         lc.to_comfyui(sd, mixed, to=to)
+    norms = map_of(sd, r"unet.*norm1")
+    site, affine = next(iter(norms.sites.items()))
+    bounds = {site: Bounds(-affine.scale.abs(), affine.scale.abs())}
+    with pytest.raises(lc.SiteError, match=rf"^1 site .*{re.escape(site)}: .*bounds='none'"):
+        lc.to_comfyui(sd, replace(norms, bounds=bounds), to=to)
     with pytest.raises(lc.MapError, match="changes nothing"):
         lc.to_comfyui(sd, map_of(sd, "norm").at(0), to=to)
     for build in (small_flux, lambda: small_sd(small_unet(addition_embed_type="text"))):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 import lineas_core as lc
 from lineas_core.cli.exchange import register
 from tests.export.rivals import repeng
-from tests.export.test_checkpoint import only_shifts
+from tests.export.test_checkpoint import RANGE, only_shifts
 from tests.helpers.models import random_map
 
 LAYERS = {f"model.layers.{n}": 16 for n in (1, 2)}
@@ -112,6 +113,9 @@ def test_what_a_control_vector_cannot_hold_is_named(smap: lc.SteeringMap, tmp_pa
     first = only_shifts(random_map({"model.layers.0": 16}, 0))
     with pytest.raises(lc.SiteError, match=r"^1 site .*model\.layers\.0: .*first layer"):
         lc.to_gguf(lc.SteeringMap({**first.sites, **smap.sites}), to=to)
+    ranged = replace(smap, bounds={"model.layers.2": RANGE})
+    with pytest.raises(lc.SiteError, match=r"^1 site .*model\.layers\.2: .*bounds='none'"):
+        lc.to_gguf(ranged, to=to)
     with pytest.raises(lc.MapError, match="changes nothing"):
         lc.to_gguf(lc.SteeringMap.identity(LAYERS), to=to)
     assert not to.exists()

@@ -16,13 +16,17 @@ from lineas_core.models.load import as_image_model
 from lineas_core.system.paths import checkout
 from tests.export.rivals import repeng
 from tests.export.test_checkpoint import map_of
+from tests.helpers.hub import CLIENT_WARNING, HOST, SmallHub
 from tests.helpers.pipelines import small_xl
 
 PAGE = checkout() / "docs" / "elsewhere.md"
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 # Warnings of PEFT, which everyone who writes such an adapter gets.
-pytestmark = pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed:UserWarning"),
+    pytest.mark.filterwarnings(CLIENT_WARNING),
+]
 
 
 @pytest.fixture
@@ -47,17 +51,19 @@ def folder(tmp_path: Path, small_models: dict[str, Path], monkeypatch: pytest.Mo
     return tmp_path
 
 
-def test_the_pages_examples_run(folder: Path, small_models: dict[str, Path]) -> None:
+def test_the_pages_examples_run(folder: Path, small_models: dict[str, Path], hub: SmallHub) -> None:
     pytest.importorskip("steering_vectors")
     pytest.importorskip("peft")
     repeng()
+    # The reader is logged in, and there are maps on the Hub.
+    hub.users[HOST] = "your-name"
     small = {
         "smollm2": str(small_models["llama"]),
         "HuggingFaceTB/SmolLM2-135M-Instruct": str(small_models["llama"]),
         "sdxl-turbo": str(folder / "xl"),
     }
     blocks = BLOCK.findall(PAGE.read_text("utf-8"))
-    assert len(blocks) == 10
+    assert len(blocks) == 13
     for kind, code in blocks:
         if kind == "python":
             for name, place in small.items():
@@ -67,11 +73,16 @@ def test_the_pages_examples_run(folder: Path, small_models: dict[str, Path]) -> 
         for line in code.splitlines():
             program, *words = shlex.split(line)
             assert program == "lineas"
-            done = CliRunner().invoke(app, [small.get(word, word) for word in words])
+            if words[0] != "search":  # which loads no model
+                words = [small.get(word, word) for word in words]
+            done = CliRunner().invoke(app, words)
             assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception}"
     football, again = (lc.SteeringMap.load(f"{n}.safetensors") for n in ("football", "again"))
     assert list(football.sites) == ["model.layers.1", "model.layers.2"]
     assert all(torch.equal(again.sites[n].shift, a.shift) for n, a in football.sites.items())
+    pushed = lc.SteeringMap.load("from-hub.safetensors")
+    assert pushed.digest() == football.digest()
+    assert hub.repositories["your-name/football"].private
     for name in ("sycophancy", "act"):
         assert len(lc.SteeringMap.load(f"{name}.safetensors").sites) == 1
     assert (folder / "football-adapter" / "adapter_config.json").is_file()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import lineas_core as lc
 from lineas_core.maps.steering_map import Affine
@@ -139,19 +139,29 @@ def test_files_of_caa_are_a_map(tmp_path: Path) -> None:
         lc.import_map(folder)
 
 
+def within(z: Tensor, state: Mapping[str, Any]) -> Tensor:
+    lower, upper = state["quantiles_src"]
+    return (lower < z) & (z < upper)
+
+
 def linear_ot(z: Tensor, state: Mapping[str, Any]) -> Tensor:
-    return z * state["net.w1"] + state["net.b1"]
+    return torch.where(within(z, state), z * state["net.w1"] + state["net.b1"], z)
 
 
 def gaussian_ot(z: Tensor, state: Mapping[str, Any]) -> Tensor:
-    keep = (state["std1"] <= 1e-4) | (state["std2"] <= 1e-4)
-    moved = state["std2"] / state["std1"] * (z - state["mu1"]) + state["mu2"]
-    return torch.where(keep, z, moved)
+    mask = (state["std1"] > 1e-4) & (state["std2"] > 1e-4)
+    mu1, mu2, std1, std2 = (state[key][mask] for key in ("mu1", "mu2", "std1", "std2"))
+    moved, some = z.clone(), z[:, mask]
+    moved[:, mask] = torch.where(within(some, state), std2 / std1 * (some - mu1) + mu2, some)
+    return moved
 
 
 def mean_ot(z: Tensor, state: Mapping[str, Any]) -> Tensor:
-    keep = (state["std1"] <= 1e-4) | (state["std2"] <= 1e-4)
-    return torch.where(keep, z, z - state["mu1"] + state["mu2"])
+    mask = (state["std1"] > 1e-4) & (state["std2"] > 1e-4)
+    moved, some = z.clone(), z[:, mask]
+    shifted = some - state["mu1"][mask] + state["mu2"][mask]
+    moved[:, mask] = torch.where(within(some, state), shifted, some)
+    return moved
 
 
 def aura(z: Tensor, state: Mapping[str, Any]) -> Tensor:
@@ -162,10 +172,18 @@ def aura(z: Tensor, state: Mapping[str, Any]) -> Tensor:
 HOOKS = {hook.__name__: hook for hook in (linear_ot, gaussian_ot, mean_ot, aura)}
 
 
-def state_of(method: str, seed: int) -> dict[str, Any]:
+def state_of(method: str, seed: int, ranged: bool = False) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
     a, b, c, d = torch.randn(4, WIDTH, generator=generator)
-    limits = {"quantiles_dict_src": {"q_0_100": [a, b]}, "quantiles_src": [-1e6, 1e6]}
+    limits: dict[str, Any] = {
+        "quantiles_dict_src": {"q_0_100": [a, b]},
+        "quantiles_src": [-1e6, 1e6],
+    }
+    moved = torch.ones(WIDTH, dtype=torch.bool)
+    if method in ("gaussian_ot", "mean_ot"):
+        moved[:2] = False
+    if ranged:
+        limits["quantiles_src"] = [a[moved][None] - 0.5, a[moved][None] + 0.5]
     if method == "linear_ot":
         return {"net.w1": a[None], "net.b1": b[None], **limits}
     if method == "aura":
@@ -175,11 +193,12 @@ def state_of(method: str, seed: int) -> dict[str, Any]:
     return {"mu1": a, "mu2": b, "std1": spread, "std2": target, **limits}
 
 
+@pytest.mark.parametrize("ranged", [False, True])
 @pytest.mark.parametrize("method", HOOKS)
-def test_interventions_of_ml_act_are_a_map(tmp_path: Path, method: str) -> None:
+def test_interventions_of_ml_act_are_a_map(tmp_path: Path, method: str, ranged: bool) -> None:
     folder = tmp_path / f"atonce-{method}-mean"
     folder.mkdir()
-    states = {n: state_of(method, n) for n in (2, 10)}
+    states = {n: state_of(method, n, ranged) for n in (2, 10)}
     for layer, state in states.items():
         torch.save(state, folder / f"model.layers.{layer}.post_attention_layernorm:0.statedict")
     smap = lc.import_map(folder)
@@ -187,24 +206,35 @@ def test_interventions_of_ml_act_are_a_map(tmp_path: Path, method: str) -> None:
     assert list(smap.sites) == list(names.values())
     z = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(9))
     for layer, name in names.items():
-        scale, shift = smap.sites[name]
         wanted = HOOKS[method](z, states[layer])
-        torch.testing.assert_close(scale * z + shift, wanted, rtol=1e-5, atol=1e-5)
+        bounds = {"0": smap.bounds[name]} if ranged and method != "aura" else {}
+        model = nn.Sequential(nn.Identity())
+        with lc.steer(model, [(lc.SteeringMap({"0": smap.sites[name]}, bounds=bounds), 1.0)]):
+            torch.testing.assert_close(model(z), wanted, rtol=1e-5, atol=1e-5)
     assert smap.info.config == {"format": f"ml-act {method}", "notes": []}
     smap.save(tmp_path / "map.safetensors")
 
 
 def test_a_map_of_ml_act_says_where_it_acts_otherwise(tmp_path: Path) -> None:
-    state = state_of("linear_ot", 0)
-    state["quantiles_src"] = [torch.zeros(1, WIDTH), torch.ones(1, WIDTH)]
-    file = tmp_path / "unet.down_blocks.0.resnets.0.norm1.statedict"
-    torch.save(state, file)
-    ranged, places = lc.import_map(file).info.config["notes"]
-    assert "range" in ranged
-    assert "height and width" in places
-    tokens_site = tmp_path / "unet.mid_block.attentions.0.transformer_blocks.0.norm1.statedict"
-    torch.save(state, tokens_site)
-    assert lc.import_map(tokens_site).info.config["notes"] == [ranged]
+    folder = tmp_path / "atonce-gaussian_ot-mean"
+    folder.mkdir()
+    file = folder / "unet.down_blocks.0.resnets.0.norm1.statedict"
+    tokens_site = folder / "unet.mid_block.attentions.0.transformer_blocks.0.norm1.statedict"
+    for method, ranged, said in (
+        ("linear_ot", False, "moves the mean over height and width"),
+        ("linear_ot", True, ""),
+        ("gaussian_ot", True, "scales every place"),
+        ("gaussian_ot", False, ""),
+    ):
+        torch.save(state_of(method, 0, ranged), file)
+        notes = lc.import_map(file).info.config["notes"]
+        assert len(notes) == bool(said)
+        assert all(said in note for note in notes)
+        torch.save(state_of(method, 0, ranged), tokens_site)
+        assert lc.import_map(tokens_site).info.config["notes"] == []
+    torch.save({**state_of("linear_ot", 0), "quantiles_src": [torch.ones(2)] * 2}, file)
+    with pytest.raises(lc.MapError, match=rf"norm1.*quantiles_src holds \[2, 2\].*{WIDTH} neurons"):
+        lc.import_map(file)
 
 
 class Behaviour:

@@ -1,4 +1,4 @@
-"""Control vectors steer llama.cpp as their maps steer transformers."""
+"""Control vectors steer llama.cpp's server as their maps steer transformers."""
 
 from __future__ import annotations
 
@@ -7,29 +7,38 @@ from pathlib import Path
 import pytest
 
 import lineas_core as lc
-from tests.export.llama_cpp import direction_buffer, loaded, write_llama
+from tests.export.llama_cpp import llama_server, write_llama
 from tests.export.test_checkpoint import load_language, only_shifts, steered, tokens
 from tests.helpers.models import SIZES, random_map
 
-WIDTH, LAYERS = SIZES["hidden_size"], SIZES["num_hidden_layers"]
+WIDTH, WORDS = SIZES["hidden_size"], SIZES["vocab_size"]
 
 
 @pytest.mark.parametrize(
-    ("layers", "strength"), [((1,), 0.7), ((2,), -1.0), ((1, 2), 1.0)], ids=["1", "2", "both"]
+    ("sites", "strength"),
+    [("1", 0.7), ("2", -1.0), ("12", 1.0), ("caa", 0.7)],
 )
-def test_llama_cpp_computes_what_steering_computes(
-    small_models: dict[str, Path], tmp_path: Path, layers: tuple[int, ...], strength: float
+def test_the_flag_of_llama_cpp_steers_as_a_strength_does(
+    small_models: dict[str, Path],
+    tmp_path: Path,
+    prompts: lc.PromptSet,
+    sites: str,
+    strength: float,
 ) -> None:
     model, ids = load_language(small_models["llama"]), tokens()[:1]
-    smap = only_shifts(random_map({f"model.layers.{n}": WIDTH for n in layers}, 4, spread=2.0))
+    if sites == "caa":
+        smap = lc.fit("caa", model, prompts, lc.TrainConfig(sites=r"model\.layers\.1"))
+    else:
+        widths = {f"model.layers.{number}": WIDTH for number in sites}
+        smap = only_shifts(random_map(widths, 4, spread=2.0))
     file = lc.to_gguf(smap, to=tmp_path / "vector.gguf")
-    untouched = model.module(ids).logits[0, -1]
-    wanted = steered(model, smap, strength, ids)[0, -1]
-    with loaded(write_llama(model.module, tmp_path / "model.gguf")) as llama:
-        plain = llama.logits(ids[0].tolist(), SIZES["vocab_size"])
-        llama.add(direction_buffer(file, WIDTH, strength), WIDTH, LAYERS)
-        got = llama.logits(ids[0].tolist(), SIZES["vocab_size"])
+    untouched = model.module(ids).logits[0, -1].log_softmax(-1)
+    wanted = steered(model, smap, strength, ids)[0, -1].log_softmax(-1)
+    with llama_server(
+        "--model", str(write_llama(model.module, tmp_path / "model.gguf")),
+        "--control-vector-scaled", f"{file}:{strength}",
+    ) as server:  # fmt: skip
+        got = server.log_odds(ids[0].tolist(), WORDS)
     # Its KV cache is in half precision.
-    assert (plain - untouched).abs().max() < 0.01
     assert (got - wanted).abs().max() < 0.01
-    assert (wanted - untouched).abs().max() > 0.5
+    assert (wanted - untouched).abs().max() > 0.1

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from lineas_core.maps.steering_map import Affine, SteeringMap
 from lineas_core.models.language.model import LanguageModel
 from tests.export.test_checkpoint import (
     LINEAR,
+    RANGE,
     distance,
     load_language,
     map_of,
@@ -112,6 +114,9 @@ def test_what_no_adapter_holds_is_named(
         to_peft(model, map_of(model, "o_proj"), to=to)
     with pytest.raises(lc.SiteError, match="model.norm: a norm without a bias"):
         to_peft(model, map_of(model, r"model\.norm"), to=to)
+    ranged = replace(map_of(model, "layernorm"), bounds={"model.layers.2.input_layernorm": RANGE})
+    with pytest.raises(lc.SiteError, match=r"layers\.2\.input_layernorm: .*bounds='none'"):
+        to_peft(model, ranged, to=to)
     with pytest.raises(lc.ConfigError, match="at this strength changes nothing"):
         to_peft(model, map_of(model, "layernorm"), 0.0, to=to)
     monkeypatch.setitem(sys.modules, "peft", None)

@@ -13,6 +13,7 @@ from lineas_core.export.peft import to_peft
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import as_image_model
+from lineas_core.system.paths import checkout
 from tests.export.test_checkpoint import map_of, only_scales
 from tests.helpers.models import random_map
 from tests.helpers.pipelines import SIZE, generators, pixels, save_small_pipelines
@@ -99,5 +100,7 @@ def test_plain_diffusers_draws_the_embedded_models_steered_pictures(tmp_path: Pa
     wanted = pixels(model.generate(["a tiger"], [(smap, 0.7)], seed=0))
     assert abs(pixels(drawn) - wanted).max() <= 1
     card = (folder / "README.md").read_text()
-    assert "Its licence, Apache-2.0," in card
+    assert "Its licence, Apache-2.0, holds for this checkpoint too (LICENSE)." in card
+    assert "license: apache-2.0" in card
+    assert (folder / "LICENSE").read_bytes() == (checkout() / "LICENSE").read_bytes()
     assert "timesteps=[399]" in card

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 import lineas_core as lc
+from lineas_core.maps.bounds import Bounds
 from lineas_core.maps.file_format import digest_of
 from tests.fuzz.guard import promised
 from tests.fuzz.mutations import Chooser, changed_bytes, changed_json, json_bytes, pick
@@ -20,7 +21,7 @@ SITES = {"layers.0.norm": 4, "n": 3}
 NAME = "a.safetensors"
 
 
-def _valid() -> tuple[dict[str, Any], dict[str, torch.Tensor], bytes]:
+def _valid(bounds: dict[str, Bounds]) -> tuple[dict[str, Any], dict[str, torch.Tensor], bytes]:
     generator = torch.Generator().manual_seed(0)
     smap = lc.SteeringMap(
         {
@@ -28,6 +29,7 @@ def _valid() -> tuple[dict[str, Any], dict[str, torch.Tensor], bytes]:
             for site, d in SITES.items()
         },
         lc.MapInfo("m", "lineas", "n", "c", "h", {"steps": 3, "sites": ""}, "0.1", "2026-01-01"),
+        bounds,
     )
     with tempfile.TemporaryDirectory() as folder:
         data = smap.save(Path(folder) / NAME).read_bytes()
@@ -37,25 +39,28 @@ def _valid() -> tuple[dict[str, Any], dict[str, torch.Tensor], bytes]:
     return header, load(data), data
 
 
-HEADER, TENSORS, VALID = _valid()
+# A map of each format.
+FORMS = [_valid({}), _valid({"n": Bounds(-torch.ones(3), torch.ones(3))})]
+VALID = FORMS[0][2]
 # A safetensors file that is not a map.
 OTHER = save({"x": torch.ones(2)}, {"format": "pt"})
 
 
 def build(choose: Chooser) -> bytes:
     """The bytes of a generated file."""
+    valid_header, valid_tensors, valid = pick(choose, FORMS)
     kind = choose.number(0, 3)
     if kind == 0:
-        return changed_bytes(choose, VALID, (VALID, OTHER))
+        return changed_bytes(choose, valid, (valid, OTHER))
     if kind == 1:
         # Change the header that safetensors itself reads: offsets, shapes, dtypes.
-        length = int.from_bytes(VALID[:8], "little")
-        text = json_bytes(changed_json(choose, json.loads(VALID[8 : 8 + length])))
+        length = int.from_bytes(valid[:8], "little")
+        text = json_bytes(changed_json(choose, json.loads(valid[8 : 8 + length])))
         size = len(text) if choose.number(0, 3) else choose.number(0, 2**64 - 1)
-        return size.to_bytes(8, "little") + text + VALID[8 + length :]
+        return size.to_bytes(8, "little") + text + valid[8 + length :]
     # An invalid header or invalid tensors, with a correct checksum.
-    header = changed_json(choose, HEADER) if choose.number(0, 3) else dict(HEADER)
-    tensors = dict(TENSORS)
+    header = changed_json(choose, valid_header) if choose.number(0, 3) else dict(valid_header)
+    tensors = dict(valid_tensors)
     if kind == 3:
         for _ in range(choose.number(1, 2)):
             _change_tensor(choose, tensors)
@@ -66,7 +71,7 @@ def build(choose: Chooser) -> bytes:
     try:
         return save(tensors, {"lineas": json.dumps(header)})
     except (SafetensorError, ValueError):
-        return VALID
+        return valid
 
 
 def check(data: bytes) -> bool:
@@ -79,9 +84,11 @@ def check(data: bytes) -> bool:
             return False
         # The tensors equal those that safetensors' own reader returns, and all are valid.
         found = load(data)
-        assert {f"{s}.{p}" for s in smap.sites for p in ("scale", "shift")} == set(found)
-        for site, affine in smap.sites.items():
-            for part, values in affine._asdict().items():
+        parts = {f"{s}.{p}" for s in smap.sites for p in ("scale", "shift")}
+        assert parts | {f"{s}.{p}" for s in smap.bounds for p in ("lower", "upper")} == set(found)
+        assert all(bool((b.lower <= b.upper).all()) for b in smap.bounds.values())
+        for site, pair in (*smap.sites.items(), *smap.bounds.items()):
+            for part, values in pair._asdict().items():
                 assert values.dtype == torch.float32
                 assert bool(torch.isfinite(values).all())
                 assert torch.equal(values, found[f"{site}.{part}"])

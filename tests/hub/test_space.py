@@ -2,58 +2,41 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 
+import gradio as gr
 import pytest
 import yaml
+from huggingface_hub import SpaceHardware
 from packaging.requirements import Requirement
+from PIL import Image
 from typer.testing import CliRunner
 
 import lineas_core as lc
 from lineas_core.cli.app import app
-from lineas_core.hub.maps import HubError
-from lineas_core.hub.space import CPU_INDEX, CUDA, FOR_ZERO_GPU, prepare_space, upload_space
-from lineas_core.system.paths import checkout, packaged
-from tests.helpers.hub import CLIENT_WARNING, TOKEN, SmallHub
-
-pytestmark = pytest.mark.filterwarnings(CLIENT_WARNING)
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project with the files that a Space needs, and files that must not be uploaded."""
-    root = tmp_path / "project"
-    for name in ("lineas_core/studio/web", "lineas_core/__pycache__", "assets", "prompts", "tests"):
-        (root / name).mkdir(parents=True)
-    for name in ("app.py", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "requirements.lock"):
-        shutil.copyfile(checkout() / name, root / name)
-    for name in ("lineas_core/a.py", "lineas_core/studio/web/style.css", "prompts/a.json",
-                 "lineas_core/__pycache__/a.pyc", "lineas_core/a.pyi", "lineas_core/.secret",
-                 "tests/test_a.py", ".env"):  # fmt: skip
-        (root / name).write_text("{}")
-    (root / "assets" / "small.safetensors").write_bytes(bytes(10 * 2**20))
-    (root / "assets" / "large.safetensors").write_bytes(bytes(10 * 2**20 + 1))
-    return root
-
-
-WANTED = {
-    ".gitattributes", "LICENSE", "README.md", "THIRD_PARTY_NOTICES.md", "app.py",
-    "assets/large.safetensors", "assets/small.safetensors", "lineas_core/a.py",
-    "lineas_core/studio/web/style.css",
-    "prompts/a.json", "requirements.txt",
-}  # fmt: skip
+from lineas_core.hub.space import (
+    CPU_INDEX,
+    CUDA,
+    FOR_ZERO_GPU,
+    has_gpu,
+    prepare_space,
+    space_hardware,
+)
+from lineas_core.studio.app import Studio
+from lineas_core.studio.web.page import build_page
+from lineas_core.system.paths import checkout
+from tests.hub.conftest import WANTED
 
 
 def test_a_space_gets_what_it_needs_and_nothing_else(project: Path, tmp_path: Path) -> None:
-    files = prepare_space(tmp_path / "space", project)
+    files = prepare_space(tmp_path / "space", "ann/studio", project)
     assert {path.as_posix() for path in files} == WANTED
     attributes = (tmp_path / "space" / ".gitattributes").read_text()
     assert attributes == "assets/large.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 
 
 def test_the_real_project_becomes_a_space(tmp_path: Path) -> None:
-    files = {path.as_posix() for path in prepare_space(tmp_path / "space")}
+    files = {path.as_posix() for path in prepare_space(tmp_path / "space", "ann/studio")}
     package = {
         p.relative_to(checkout()).as_posix() for p in (checkout() / "lineas_core").rglob("*.py")
     }
@@ -66,7 +49,7 @@ def test_the_real_project_becomes_a_space(tmp_path: Path) -> None:
 
 
 def test_the_header_and_the_requirements_agree(project: Path, tmp_path: Path) -> None:
-    prepare_space(tmp_path / "space", project, gpu=True)
+    prepare_space(tmp_path / "space", "ann/studio", project, hardware=SpaceHardware.ZERO_A10G)
     readme = (tmp_path / "space" / "README.md").read_text()
     header = yaml.safe_load(readme.split("---\n")[1])
     lines = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
@@ -100,67 +83,72 @@ def _offered(pin: re.Match[str]) -> str:
     return f"{pin[1]}=={FOR_ZERO_GPU[pin[1]]}"
 
 
-def test_the_readme_of_a_space_names_tabs_that_are_there(project: Path, tmp_path: Path) -> None:
-    prepare_space(tmp_path / "space", project)
+def test_the_readme_of_a_space_names_tabs_that_are_there(
+    project: Path, tmp_path: Path, studio: Studio
+) -> None:
+    prepare_space(tmp_path / "space", "ann/studio", project)
     readme = (tmp_path / "space" / "README.md").read_text()
-    assert set(re.findall(r"\*\*(\w+)\*\*", readme)) == {"Images", "Text", "Train"}
-    page = packaged("studio/web").joinpath("page.py").read_text("utf-8")
-    assert {"Images", "Text", "Train"} < set(re.findall(r'gr\.Tab\("(\w+)"', page))
+    named = set(re.findall(r"\*\*(\w+)\*\*", readme))
+    page = build_page(studio)
+    tabs = {part.label for part in page.blocks.values() if isinstance(part, gr.Tab)}
+    assert {"Images", "Text", "Train"} <= named < tabs
+    assert not any(isinstance(part, gr.DuplicateButton) for part in page.blocks.values())
+
+
+def test_a_space_is_duplicated_from_its_page(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYSTEM", "spaces")
+    monkeypatch.setenv("SPACE_ID", "ann/studio")
+    page = build_page(studio)
+    [button] = [part for part in page.blocks.values() if isinstance(part, gr.DuplicateButton)]
+    [pressed] = [f for f in page.fns.values() if (button._id, "click") in f.targets]
+    assert "huggingface.co/spaces/ann/studio?duplicate=true" in str(pressed.js)
+
+
+def test_the_header_has_a_picture_of_the_space_and_words_to_find_it_by(
+    tmp_path: Path,
+) -> None:
+    prepare_space(tmp_path / "space", "ann/studio")
+    header = yaml.safe_load((tmp_path / "space" / "README.md").read_text().split("---\n")[1])
+    address, _, picture = header["thumbnail"].partition("/resolve/main/")
+    assert address == "https://huggingface.co/spaces/ann/studio"
+    with Image.open(tmp_path / "space" / picture) as image:
+        # As wide as the cards of sites that show it.
+        assert image.size == (1200, 675)
+    assert {"activation-steering", "text-generation", "text-to-image"} <= set(header["tags"])
+
+
+def test_hardware_is_one_that_spaces_have() -> None:
+    assert space_hardware("zero-a10g") is SpaceHardware.ZERO_A10G
+    assert {kind for kind in SpaceHardware if not has_gpu(kind)} == {
+        SpaceHardware.CPU_BASIC, SpaceHardware.CPU_UPGRADE,
+    }  # fmt: skip
+    with pytest.raises(lc.ConfigError, match="hardware is 'h1000'.*zero-a10g.*t4-small"):
+        space_hardware("h1000")
 
 
 def test_a_folder_with_something_in_it_is_left_alone(project: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "x").touch()
     with pytest.raises(lc.ConfigError, match="is not empty"):
-        prepare_space(tmp_path / "mine", project)
+        prepare_space(tmp_path / "mine", "ann/studio", project)
     with pytest.raises(lc.ConfigError, match="Choose another folder"):
-        prepare_space(tmp_path / "mine" / "x" / "y", project)
+        prepare_space(tmp_path / "mine" / "x" / "y", "ann/studio", project)
     with pytest.raises(
         lc.ConfigError, match=r"has no lineas_core, app.py, .*Deploy from a checkout"
     ):
-        prepare_space(tmp_path / "new", tmp_path)
+        prepare_space(tmp_path / "new", "ann/studio", tmp_path)
     (project / "README.md").write_text("# No header")
     with pytest.raises(lc.ConfigError, match="does not begin with a Space's header"):
-        prepare_space(tmp_path / "space", project)
-
-
-def test_a_space_is_uploaded(hub: SmallHub, project: Path, tmp_path: Path) -> None:
-    prepare_space(tmp_path / "space", project)
-    options = {"token": TOKEN, "endpoint": hub.address}
-    url = upload_space(tmp_path / "space", "ann/studio", private=True, demo=True, **options)
-    assert url == f"{hub.address}/spaces/ann/studio"
-    space = hub.repositories["ann/studio"]
-    assert (space.kind, space.private, space.variables) == ("space", True, {"DEMO_MODE": "1"})
-    assert set(space.files) == WANTED
-    for name in WANTED:
-        assert space.files[name] == (tmp_path / "space" / name).read_bytes()
-    (tmp_path / "space" / "prompts" / "a.json").unlink()
-    upload_space(tmp_path / "space", "ann/studio", **options)
-    assert set(space.files) == WANTED - {"prompts/a.json"}
-    assert space.variables == {"DEMO_MODE": "0"}
-
-
-def test_a_space_with_a_gpu_gets_no_torch_for_cpus(
-    hub: SmallHub, project: Path, tmp_path: Path
-) -> None:
-    options = {"token": TOKEN, "endpoint": hub.address}
-    prepare_space(tmp_path / "cpu", project)
-    upload_space(tmp_path / "cpu", "ann/studio", **options)
-    before = dict(hub.repositories["ann/studio"].files)
-    hub.repositories["ann/studio"].hardware = "zero-a10g"
-    with pytest.raises(HubError, match="ann/studio has the hardware zero-a10g.*--gpu"):
-        upload_space(tmp_path / "cpu", "ann/studio", **options)
-    assert hub.repositories["ann/studio"].files == before
-    prepare_space(tmp_path / "gpu", project, gpu=True)
-    upload_space(tmp_path / "gpu", "ann/studio", gpu=True, **options)
-    assert b"spaces==" in hub.repositories["ann/studio"].files["requirements.txt"]
+        prepare_space(tmp_path / "space", "ann/studio", project)
 
 
 def test_without_a_gpu_a_space_gets_the_same_versions_and_no_cuda(
     project: Path, tmp_path: Path
 ) -> None:
-    prepare_space(tmp_path / "cpu", project)
-    prepare_space(tmp_path / "gpu", project, gpu=True)
+    prepare_space(tmp_path / "cpu", "ann/studio", project)
+    prepare_space(tmp_path / "gpu", "ann/studio", project, hardware=SpaceHardware.ZERO_A10G)
     cpu, gpu = (
         (tmp_path / name / "requirements.txt").read_text().splitlines() for name in ("cpu", "gpu")
     )
@@ -177,15 +165,6 @@ def test_without_a_gpu_a_space_gets_the_same_versions_and_no_cuda(
 def requirements_of(name: str) -> list[str]:
     lines = (checkout() / name).read_text("utf-8").splitlines()
     return [bare for line in lines if (bare := line.split("#")[0].strip())]
-
-
-def test_uploading_needs_a_login_that_may_write(hub: SmallHub, tmp_path: Path) -> None:
-    with pytest.raises(HubError, match="Log in"):
-        upload_space(tmp_path, "ann/studio", token=None, endpoint=hub.address)
-    with pytest.raises(HubError, match="may not write"):
-        upload_space(tmp_path, "bob/studio", token="hf_reader", endpoint=hub.address)
-    with pytest.raises(HubError, match="write USER/NAME"):
-        upload_space(tmp_path, "studio", token=TOKEN, endpoint=hub.address)
 
 
 def test_a_space_is_prepared_from_a_terminal(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lineas_core import Affine, MapError, MapInfo, SteeringMap, compose
 from lineas_core.maps.file_format import MAX_BYTES, MAX_HEADER, digest_of
-from lineas_core.maps.steering_map import compose_for_batch
+from lineas_core.maps.steering_map import BatchAffine, compose_for_batch
 from tests.helpers.models import random_map
 
 WIDTHS = {"a.norm": 5, "b.norm": 3}
@@ -56,8 +56,10 @@ def test_batch_composition_equals_composition_row_by_row() -> None:
     for row, s in enumerate(strengths.tolist()):
         single = compose([(a, s), (b, 0.7)])
         for site, affine in single.sites.items():
-            torch.testing.assert_close(1 + batch[site].gain[row], affine.scale)
-            torch.testing.assert_close(batch[site].shift[row], affine.shift)
+            found = batch[site]
+            assert isinstance(found, BatchAffine)
+            torch.testing.assert_close(1 + found.gain[row], affine.scale)
+            torch.testing.assert_close(found.shift[row], affine.shift)
 
 
 def test_batch_composition_at_zero_leaves_no_site() -> None:

@@ -19,8 +19,8 @@ import lineas_core as lc
 from lineas_core.activations import pooled_activations
 from lineas_core.methods.aura import auroc, dampen
 from lineas_core.methods.gaussian_act import match_moments
-from lineas_core.methods.iti_c import ALPHA, move_along_probe, probe_accuracy
-from lineas_core.methods.names import TITLES
+from lineas_core.methods.iti_c import move_along_probe, probe_accuracy
+from lineas_core.methods.names import STEPWISE, TITLES, module_of
 from lineas_core.methods.repe import move_along_reading_vector, reading_vector
 from lineas_core.numerics.transport import affine_transport
 from lineas_core.steerable import Pooling
@@ -28,7 +28,7 @@ from lineas_core.system.paths import checkout, packaged
 from tests.helpers.pipelines import small_sd
 
 CONFIG = lc.TrainConfig(holdout=0, batch_size=8)
-CLOSED_FORM = [name for name in TITLES if name != "lineas"]
+CLOSED_FORM = [name for name in TITLES if name not in STEPWISE]
 
 
 def both_sides(n: int = 24, m: int = 24, d: int = 6) -> tuple[Tensor, Tensor]:
@@ -97,7 +97,9 @@ def test_gaussian_act_gives_the_source_the_moments_of_the_target(n: int, m: int)
     fitted = match_moments(source, target)
     moved = source * fitted.scale + fitted.shift
     np.testing.assert_allclose(np.mean(moved.numpy(), axis=0), target.numpy().mean(0), atol=1e-5)
-    np.testing.assert_allclose(np.std(moved.numpy(), axis=0), target.numpy().std(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        np.std(moved.numpy(), axis=0, ddof=1), target.numpy().std(0, ddof=1), rtol=1e-5
+    )
 
 
 def test_gaussian_act_only_shifts_what_does_not_vary() -> None:
@@ -114,15 +116,15 @@ def test_in_sequence_the_mean_of_every_site_arrives_in_the_steered_model(
 ) -> None:
     wanted = activations(tiny, prompts.target)
     arrives = {}
-    for order in ("sequential", "parallel"):
-        smap = lc.fit(method, tiny, prompts, replace(CONFIG, order=order))
+    for order in ("sequential-source", "parallel"):
+        smap = lc.fit(method, tiny, prompts, replace(CONFIG, order=order, bounds="none"))
         with lc.steer(tiny, [(smap, 1.0)]):
             found = activations(tiny, prompts.source)
         arrives[order] = [
             torch.allclose(found[s].mean(0), wanted[s].mean(0), atol=1e-4) for s in wanted
         ]
     # No site precedes the first one, so it is the same in both orders.
-    assert arrives == {"sequential": [True, True, True], "parallel": [True, False, False]}
+    assert arrives == {"sequential-source": [True, True, True], "parallel": [True, False, False]}
 
 
 @pytest.mark.parametrize("method", ["mean-act", "gaussian-act", "lin-act"])
@@ -236,7 +238,7 @@ def test_iti_c_moves_along_the_normal_of_scikit_learns_boundary() -> None:
         probe.predict_proba(point + across)[:, 1], probe.predict_proba(point)[0, 1], rtol=1e-4
     )
     assert probe.predict_proba(point + shift)[0, 1] > probe.predict_proba(point)[0, 1]
-    assert np.linalg.norm(shift) == pytest.approx(ALPHA * np.std(rows @ normal), rel=1e-5)
+    assert np.linalg.norm(shift) == pytest.approx(np.std(rows @ normal), rel=1e-5)
     assert bool((fitted.scale == 1).all())
 
 
@@ -248,7 +250,8 @@ def test_iti_c_leaves_a_site_alone_where_nothing_differs() -> None:
 def test_iti_c_keeps_the_sites_with_the_best_probes(
     tiny: lc.LanguageModel, prompts: lc.PromptSet
 ) -> None:
-    everywhere = lc.fit("iti-c", tiny, prompts, CONFIG)
+    config = replace(CONFIG, alpha=1.0)
+    everywhere = lc.fit("iti-c", tiny, prompts, config)
     source, target = activations(tiny, prompts.source), activations(tiny, prompts.target)
     right: dict[str, float] = {}
     for site in everywhere.sites:
@@ -262,7 +265,7 @@ def test_iti_c_keeps_the_sites_with_the_best_probes(
         found = probe_accuracy(source[site].double(), target[site].double())
         assert found == pytest.approx(right[site])
     for top in (1, 2):
-        smap = lc.fit("iti-c", tiny, prompts, replace(CONFIG, top_sites=top))
+        smap = lc.fit("iti-c", tiny, prompts, replace(config, top_sites=top))
         assert len(smap.sites) == top
         left_out = set(everywhere.sites) - set(smap.sites)
         assert min(right[s] for s in smap.sites) >= max(right[s] for s in left_out)
@@ -344,8 +347,8 @@ def test_every_method_steers_images(
 
 
 def test_every_method_has_a_title_and_a_line_in_the_documentation() -> None:
-    modules = {path.stem.replace("_", "-") for path in packaged("methods").glob("*.py")}
-    assert set(TITLES) <= modules
+    modules = {path.stem for path in packaged("methods").glob("*.py")}
+    assert {module_of(name) for name in TITLES} <= modules
     text = (checkout() / "docs/methods.md").read_text(encoding="utf-8")
     for method, title in TITLES.items():
         assert f"| {title} (`{method}`) |" in text

@@ -8,7 +8,7 @@ import torch
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
 from lineas_core.diagnostics.health import check_health
-from lineas_core.methods.early_stop import Stopped, train_until, warm_start
+from lineas_core.methods.variants.early_stop import Stopped, train_until, warm_start
 from lineas_core.numerics.transport import delta
 from tests.helpers.models import random_map
 
@@ -103,6 +103,28 @@ def test_a_run_that_only_gets_worse_gives_the_map_it_began_with(
     found = train_until(tiny, prompts, config, every=1, patience=3, start=stopped.map)
     assert (found.step, found.steps) == (0, 3)
     assert left(tiny, found.map, prompts) == pytest.approx(dict(stopped.curve)[stopped.step])
+
+
+def test_lineas_plus_ends_when_held_out_targets_become_no_likelier(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    config = replace(CONFIG, steps=80, rate=0.05, optimizer="adamw", distance=0.0)
+    found = train_until(tiny, prompts, config, method="lineas+", every=2, patience=6)
+    assert found.steps < config.steps
+    _, held_out = prompts.split(config.holdout, config.seed)
+    pairs = [(s, f" {t}") for s in held_out.source for t in held_out.target]
+
+    def loss(strength: float) -> float:
+        contexts, texts = zip(*pairs, strict=True)
+        with lc.steer(tiny, [(found.map, strength)]):
+            return float(torch.cat(tiny.token_losses(texts, contexts)).mean())
+
+    losses = dict(found.curve)
+    assert losses[found.step] == min(losses.values()) < losses[0]
+    late = [value for step, value in found.curve if step > found.steps - 6]
+    assert min(late) >= 0.99 * min(losses.values())
+    # Over all pairs, of which the curve is measured on some.
+    assert loss(1.0) < loss(0.0)
 
 
 def test_it_stops_when_asked(tiny: lc.LanguageModel, prompts: lc.PromptSet) -> None:

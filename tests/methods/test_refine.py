@@ -8,7 +8,7 @@ import torch
 
 import lineas_core as lc
 from lineas_core.activations import pooled_activations
-from lineas_core.methods.refine import cross_steered, refine
+from lineas_core.methods.variants.refine import cross_steered, refine
 from tests.helpers.models import random_map
 
 CONFIG = lc.TrainConfig(steps=1, rate=0.5, batch_size=32, holdout=0)

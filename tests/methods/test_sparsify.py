@@ -13,7 +13,7 @@ from torch import Tensor
 import lineas_core as lc
 from lineas_core.diagnostics.health import check_health
 from lineas_core.methods.lineas import fit as fit_lineas
-from lineas_core.methods.sparsify import (
+from lineas_core.methods.variants.sparsify import (
     PathConfig,
     SparseFitter,
     SparsePath,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 import lineas_core as lc
-from lineas_core.methods.refine import Refinement
+from lineas_core.methods.variants.refine import Refinement
 from lineas_core.training.graph import WARM_UP
+from lineas_core.training.likelihood import LikelihoodTrainer
 from lineas_core.training.loop import TrainingLoop
 from lineas_core.training.update import MOMENTS, Stepped, gradient_step
 from tests.helpers.models import random_map
@@ -94,6 +95,21 @@ def test_a_step_of_an_image_model_reads_nothing_back(
     step_unread(*of(lc.Trainer(model, prompts, replace(CONFIG, sites="norm")), on_device))
 
 
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("distance", [0.0, 1.0])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_step_with_a_likelihood_reads_nothing_back(
+    small_models: dict[str, Path],
+    uneven: lc.PromptSet,
+    architecture: str,
+    distance: float,
+    on_device: bool,
+) -> None:
+    model = lc.load_model(str(small_models[architecture]), device="cpu")
+    config = replace(CONFIG, distance=distance)
+    step_unread(*of(LikelihoodTrainer(model, uneven, config), on_device))
+
+
 def test_a_step_of_refinement_reads_nothing_back(
     tiny: lc.LanguageModel, uneven: lc.PromptSet
 ) -> None:
@@ -112,9 +128,9 @@ def test_rows_on_the_device_give_the_step_of_rows_on_the_host(
     folder = tmp_path if kind == "image" else small_models[kind]
     model = lc.load_model(str(folder), device="cpu")
     config = replace(CONFIG, sites="norm" if kind == "image" else "")
+    trainer = lc.Trainer if kind == "image" else LikelihoodTrainer
     host, device = (
-        step_unread(*of(lc.Trainer(model, uneven, config), on_device))
-        for on_device in (False, True)
+        step_unread(*of(trainer(model, uneven, config), on_device)) for on_device in (False, True)
     )
     assert float((host - device).norm() / host.norm()) < 1e-4
 

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.thorough
 WHOLE = lc.TrainConfig(steps=6, rate=0.05, batch_size=8, holdout=0, gamma=1e-3)
 # Fewer rows than the set has, and an odd number, so that one process runs one row more.
 PART = replace(WHOLE, batch_size=5)
+PLUS = replace(PART, optimizer="adamw", rate=0.01, likelihood=2.0, distance=1.0)
 RUNS = {
     "sgd": WHOLE,
     "sgd-part": PART,
@@ -61,6 +62,8 @@ def in_one_of_two(rank: int, task: Task) -> None:
         result = lc.train(model, prompts_of(name, task.prompts), config)
         result.map.save(task.folder / f"{name}-{rank}.safetensors")
         (task.folder / f"{name}-{rank}.json").write_text(json.dumps(result.losses))
+    result = lc.train(model, task.prompts, PLUS, method="lineas+")
+    result.map.save(task.folder / f"plus-{rank}.safetensors")
     trainer = lc.Trainer(model, task.prompts, RUNS["sgd-part"])
     for _ in range(2):
         trainer.step()
@@ -120,6 +123,16 @@ def test_two_processes_learn_the_map_that_one_learns(
     assert float((values_of(maps[0]) - expected).norm() / expected.norm()) < tolerance
     losses = [json.loads((task.folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1)]
     assert losses[0] == losses[1] == pytest.approx(alone.losses, rel=tolerance)
+
+
+def test_two_processes_learn_the_likelihood_that_one_learns(
+    two: tuple[Task, lc.LanguageModel],
+) -> None:
+    task, model = two
+    maps = [lc.SteeringMap.load(task.folder / f"plus-{rank}.safetensors") for rank in (0, 1)]
+    assert torch.equal(*map(values_of, maps))
+    expected = values_of(lc.train(model, task.prompts, PLUS, method="lineas+").map)
+    assert float((values_of(maps[0]) - expected).norm() / expected.norm()) < 1e-4
 
 
 def test_a_run_of_two_processes_goes_on_in_one(two: tuple[Task, lc.LanguageModel]) -> None:

@@ -12,7 +12,9 @@ import transformers
 from torch import Tensor
 
 import lineas_core as lc
+from lineas_core.activations import pooled_activations
 from lineas_core.training.units import largest_curvature, units_of
+from lineas_core.training.update import UNIT_RATE
 from tests.helpers.models import ARCHITECTURES, SIZES, save_checkpoint
 
 CONFIG = lc.TrainConfig(steps=20, batch_size=8, holdout=0)
@@ -85,9 +87,21 @@ def test_the_penalty_is_in_the_same_units(tiny: lc.LanguageModel, prompts: lc.Pr
     assert supports[2] == 0
 
 
-def test_adamw_wants_a_rate() -> None:
-    with pytest.raises(lc.ConfigError, match="rate is None"):
-        lc.TrainConfig(optimizer="adamw")
+def test_the_first_step_of_adamw_without_a_rate_is_a_share_of_each_spread(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    config = lc.TrainConfig(steps=9, optimizer="adamw", holdout=0)
+    trainer = lc.Trainer(tiny, prompts, config)
+    trainer.step()
+    for site, affine in trainer.map.sites.items():
+        source, target = (
+            pooled_activations(tiny, tiny.prepare(side), [site])[site]
+            for side in (prompts.source, prompts.target)
+        )
+        # Adam's first step is the rate, whatever the gradient is.
+        moved = torch.cat([affine.scale - 1, affine.shift]).abs()
+        wanted = UNIT_RATE * units_of(source, target, [16]).steps
+        torch.testing.assert_close(moved, wanted, rtol=1e-3, atol=1e-6)
 
 
 def scaled(model: lc.LanguageModel, seed: int) -> None:

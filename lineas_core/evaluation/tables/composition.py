@@ -23,13 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
+from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.errors import ConfigError
 from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, spread
 from lineas_core.evaluation.report import Table, fields, markdown, with_spread
-from lineas_core.evaluation.tables.concepts import FIRST_SEED, OPENINGS, Completions, presence
-from lineas_core.maps.steering_map import SteeringMap, compose
-from lineas_core.methods.refine import refine
+from lineas_core.evaluation.tables.concepts import FIRST_SEED, Completions, presence
+from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.variants.refine import refine
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.language.model import LanguageModel
@@ -152,7 +155,7 @@ def _steered(bench: Bench, limits: Mapping[tuple[int, str], float], cell: Cell) 
     made = _complete(bench, cell, [found.map for found in maps])
     found: Row = {
         "perplexity": made.perplexity,
-        "support": compose([(found.map, 1.0) for found in maps]).support(),
+        "support": _support([found.map for found in maps]),
         "fit_seconds": sum(found.seconds for found in maps),
     }
     model = as_language_model(bench.model)
@@ -169,11 +172,21 @@ def _steered(bench: Bench, limits: Mapping[tuple[int, str], float], cell: Cell) 
     return [{**found, "seconds": time.perf_counter() - began}]
 
 
+def _support(maps: Sequence[SteeringMap]) -> float:
+    """Share of the neurons, over all sites of the maps, that at least one of them changes."""
+    changed: dict[str, Tensor] = {}
+    for smap in maps:
+        for site, affine in smap.sites.items():
+            changed[site] = affine.changed | changed.get(site, affine.changed)
+    return float(torch.cat([*changed.values()]).float().mean())
+
+
 def _learn(bench: Bench, cell: Cell, names: Sequence[str]) -> list[Fitted]:
     """The maps to apply; each is learned once and shared by all cells."""
     config = TrainConfig.for_model(bench.model, seed=cell["seed"])
     prompts = [PromptSet.load(name) for name in names]
     if cell["method"] == "lin-act":
+        config = TrainConfig.for_model(bench.model, "lin-act", seed=cell["seed"])
         return [bench.fit("lin-act", each, config) for each in prompts]
     if cell["method"] == "lineas-sparse":
         config = replace(config, gamma=cell["gamma"])

@@ -2,7 +2,7 @@
 
 Neutral openings are completed many times at every strength. Presence is the share of
 completions with a word of the concept's published list; perplexity is measured on the completions
-under the unsteered model.
+under the unsteered model; copies is the share with five words in a row of a training prompt.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
+from lineas_core.diagnostics.copying import OPENINGS, share_of_copies
 from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.report import Table, strength_table, with_spread
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.metrics.concepts import concept_presence
+from lineas_core.metrics.copies import WORDS
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.load import as_language_model
 from lineas_core.prompts.prompt_set import PromptSet
@@ -25,12 +27,6 @@ from lineas_core.training.config import TrainConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-OPENINGS = (
-    "Once upon a time",
-    "My friends and I",
-    "People often talk about",
-    "The newspaper said that",
-)
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 FIRST_SEED = 1000
 
@@ -80,8 +76,10 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
         concept_presence([], concept)
 
     def measure_cell(cell: Cell) -> list[Row]:
-        config = TrainConfig.for_model(bench.model, seed=cell["seed"])
-        fitted = bench.fit(cell["method"], PromptSet.load(cell["concept"]), config)
+        config = TrainConfig.for_model(bench.model, cell["method"], seed=cell["seed"])
+        prompts = PromptSet.load(cell["concept"])
+        training, _ = prompts.split(config.holdout, config.seed)
+        fitted = bench.fit(cell["method"], prompts, config)
         rows: list[Row] = []
         for strength in STRENGTHS:
             made = complete(
@@ -92,6 +90,7 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
                     "strength": strength,
                     "presence": presence(made.texts, cell["concept"]),
                     "perplexity": made.perplexity,
+                    "copies": share_of_copies(made.texts, training),
                     "fit_seconds": fitted.seconds,
                 }
             )
@@ -104,6 +103,7 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
             "seed": seed,
             "completions": sizes.completions,
             "tokens": sizes.tokens,
+            "copied_words": WORDS,
         }
         for concept in sizes.concepts
         for method in sizes.methods
@@ -113,11 +113,12 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
 
 
 def write(results: pd.DataFrame) -> str:
-    """Presence / perplexity, a row per concept and method, a column per strength."""
+    """Presence / perplexity / copies, a row per concept and method, a column per strength."""
 
     def cell(row: Any) -> str:
         shown = with_spread(row.presence, row.presence_sd, ".0%")
-        return f"{shown} / {with_spread(row.perplexity, row.perplexity_sd, '.1f')}"
+        perplexity = with_spread(row.perplexity, row.perplexity_sd, ".1f")
+        return f"{shown} / {perplexity} / {with_spread(row.copies, row.copies_sd, '.0%')}"
 
     return strength_table(_means(results), "concept", cell)
 
@@ -144,7 +145,7 @@ def draw(results: pd.DataFrame, figure: Figure) -> None:
 
 def _means(results: pd.DataFrame) -> pd.DataFrame:
     by = ["concept", "method", "strength"]
-    return spread(results, by, ["presence", "perplexity", "fit_seconds"])
+    return spread(results, by, ["presence", "perplexity", "copies", "fit_seconds"])
 
 
 TABLE = Table(

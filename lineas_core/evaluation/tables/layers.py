@@ -17,7 +17,7 @@ import pandas as pd
 
 from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.report import Table, fields, markdown, with_spread
-from lineas_core.methods.sparsify import PathConfig, SparseFitter, SparsePoint
+from lineas_core.methods.variants.sparsify import PathConfig, SparseFitter, SparsePoint
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.training.config import TrainConfig
 

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.errors import ConfigError
 from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.datasets import load_texts
 from lineas_core.evaluation.report import Table, markdown, with_spread
 from lineas_core.evaluation.rivals.reft import ReftConfig, fit_reft
 from lineas_core.evaluation.rivals.rtc_rl import RtcRlConfig, fit_rtc_rl
-from lineas_core.evaluation.tables.concepts import FIRST_SEED, OPENINGS
+from lineas_core.evaluation.tables.concepts import FIRST_SEED
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.metrics.toxicity import toxicity
@@ -104,7 +105,7 @@ def _measure_map(bench: Bench, cell: Cell) -> list[Row]:
     if cell["method"] == UNTOUCHED:
         texts = bench.texts(openings, [], noise, **settings)
         return [{"strength": 0.0, **_judged(bench, openings, texts, cell), "fit_seconds": 0.0}]
-    config = TrainConfig.for_model(bench.model, seed=cell["seed"])
+    config = TrainConfig.for_model(bench.model, cell["method"], seed=cell["seed"])
     fitted = bench.fit(cell["method"], PromptSet.load(cell["concept"]), config)
     rows: list[Row] = []
     for strength in STRENGTHS:

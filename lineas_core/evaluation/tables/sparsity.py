@@ -3,7 +3,7 @@
 There are two parts. The first decreases gamma from the largest value with any effect and measures
 the penalised maps along the path, for few and for more steps per gamma. The second finds for each
 concept the sparsest map that keeps a share of the dense one's effect
-(`lineas_core.methods.sparsify`).
+(`lineas_core.methods.variants.sparsify`).
 
 Effect is the share of the held-out distance to the target that a map closes; presence is the share
 of completions with a word of the concept; utility is the steered model's perplexity of plain
@@ -18,11 +18,18 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.report import Table, markdown, with_spread
-from lineas_core.evaluation.tables.concepts import FIRST_SEED, OPENINGS
+from lineas_core.evaluation.tables.concepts import FIRST_SEED
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.methods.sparsify import SUPPORTS, PathConfig, SparseFitter, SparsePoint, sparsest
+from lineas_core.methods.variants.sparsify import (
+    SUPPORTS,
+    PathConfig,
+    SparseFitter,
+    SparsePoint,
+    sparsest,
+)
 from lineas_core.metrics.concepts import concept_presence, concept_words
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.load import as_language_model

@@ -21,8 +21,8 @@ from lineas_core.errors import ConfigError
 from lineas_core.evaluation.cells import Bench, Cell, Row, spread
 from lineas_core.evaluation.report import Table, markdown, with_spread
 from lineas_core.evaluation.tables.concepts import complete, presence
-from lineas_core.methods.early_stop import train_until, warm_start
 from lineas_core.methods.names import TITLES
+from lineas_core.methods.variants.early_stop import train_until, warm_start
 from lineas_core.prompts.prompt_set import MIN_PROMPTS, PromptSet
 from lineas_core.training.config import TrainConfig
 
@@ -107,7 +107,14 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     varied: list[Cell] = [
         *({"block": "data", "method": "lineas", "prompts": n} for n in sizes.prompts),
         *({"block": "steps", "method": "lineas", "steps": n} for n in sizes.steps),
-        *({"block": "cost", "method": name} for name in sizes.methods),
+        *(
+            {
+                "block": "cost",
+                "method": name,
+                "steps": TrainConfig.for_model(bench.model, name).steps,
+            }
+            for name in sizes.methods
+        ),
         {"block": "stop", "method": FIXED},
         *({"block": "stop", "method": name, "steps": sizes.limit} for name in (STOPPED, WARM)),
     ]
@@ -132,7 +139,8 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
     seed, model = cell["seed"], bench.model
     whole = PromptSet.load(cell["concept"])
     prompts = first_prompts(whole, cell["prompts"], seed)
-    config = TrainConfig.for_model(model, seed=seed, steps=cell["steps"], holdout=0.0)
+    method = "lineas" if cell["method"] in (FIXED, STOPPED, WARM) else cell["method"]
+    config = TrainConfig.for_model(model, method, seed=seed, steps=cell["steps"], holdout=0.0)
     done = config.steps
     if cell["method"] in (STOPPED, WARM):
         config = replace(config, holdout=HOLDOUT)
@@ -142,11 +150,12 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
         seconds = time.perf_counter() - began
         smap, done = stopped.map, stopped.steps
     else:
-        method = "lineas" if cell["method"] == FIXED else cell["method"]
         smap, seconds = (fitted := bench.fit(method, prompts, config)).map, fitted.seconds
     _, held_out = whole.split(HOLDOUT, seed)
+    # One measure for all methods, however they pool.
+    pooling = TrainConfig.for_model(model).pooling
     distance = TargetDistance(
-        model, held_out, list(smap.sites), pooling=config.pooling, batch_size=config.batch_size
+        model, held_out, list(smap.sites), pooling=pooling, batch_size=config.batch_size
     )
     made = complete(bench, smap, 1.0, cell["completions"], cell["tokens"], seed)
     return {

@@ -106,7 +106,7 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
 def _measure_cell(bench: Bench, model: DiffusionModel, cell: Cell) -> list[Row]:
     block, count, seed = cell["block"], cell["pictures"], cell["seed"]
     prompts = PromptSet.load(cell["set"]) if block == "style" else removal_set(cell["set"])
-    config = TrainConfig.for_model(model, seed=seed)
+    config = TrainConfig.for_model(model, cell["method"], seed=seed)
     fitted = bench.fit(cell["method"], prompts, config)
     _, held_out = prompts.split(config.holdout, config.seed)
     pictured: Sequence[str] = SUBJECTS

@@ -204,7 +204,9 @@ def _fit(bench: Bench, cell: Cell) -> Fitted | None:
     if cell["method"] == UNSTEERED:
         return None
     prompts = draw_prompts(PromptSet.load("toxicity"), cell["prompts"], cell["seed"])
-    config = TrainConfig.for_model(bench.model, seed=cell["seed"], sites=cell["sites"], holdout=0.0)
+    config = TrainConfig.for_model(
+        bench.model, cell["method"], seed=cell["seed"], sites=cell["sites"], holdout=0.0
+    )
     return bench.fit(cell["method"], prompts, config)
 
 

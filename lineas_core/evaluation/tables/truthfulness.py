@@ -90,7 +90,7 @@ def _measure_cell(bench: Bench, cell: Cell) -> Row:
     maps, seconds = [], 0.0
     if cell["method"] != UNSTEERED:
         answers = answer_prompts([documents[i] for i in learned])
-        config = TrainConfig.for_model(bench.model, seed=cell["seed"], holdout=0.0)
+        config = TrainConfig.for_model(bench.model, cell["method"], seed=cell["seed"], holdout=0.0)
         drawn = draw_prompts(answers, cell["prompts"], cell["seed"])
         fitted = bench.fit(cell["method"], drawn, config)
         maps, seconds = [(fitted.map, STRENGTH)], fitted.seconds

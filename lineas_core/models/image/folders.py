@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 from huggingface_hub import hf_hub_download
 from safetensors import safe_open
 
@@ -25,7 +26,7 @@ def is_pipeline(source: str) -> bool:
         return (Path(source) / INDEX).is_file()
     try:
         hf_hub_download(source, INDEX)
-    except (OSError, ValueError):
+    except (OSError, ValueError, httpx.HTTPError):
         return False
     return True
 

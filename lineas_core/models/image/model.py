@@ -278,6 +278,10 @@ class DiffusionModel:
     def perplexity(self, prompts: Sequence[object]) -> None:
         """None: image models do not score text."""
 
+    def continuations(self, contexts: Sequence[str], texts: Sequence[str]) -> None:
+        """Refuse: image models write no text."""
+        raise ConfigError(f"{self.id} makes images; the likelihood of texts needs a text model.")
+
     @torch.no_grad()
     def generate(
         self,
@@ -319,8 +323,7 @@ class DiffusionModel:
         seeds = seeds_for(seed, len(prompts))
         schedule = self.schedule.changed(self.id, self._denoiser, steps, timesteps, guidance)
         guides = self._denoiser.guides(schedule)
-        if batch_size is None:
-            batch_size = self._fitting()
+        batch_size = self._fitting() if batch_size is None else batch_size
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be 1 or more.")
         self._check(prompts)
@@ -368,8 +371,7 @@ class DiffusionModel:
         check_listed(prompts)
         cells = cells_of(prompts, maps, strengths, seed)
         images = self.generate(cells.prompts, cells.steer, seed=cells.seeds, **settings)
-        rows = in_rows(images, len(strengths))
-        return ImageGrid(list(prompts), [float(s) for s in strengths], rows)
+        return ImageGrid(list(prompts), [*map(float, strengths)], in_rows(images, len(strengths)))
 
     def reads(self, prompt: str) -> bool:
         """Whether the prompt is neither empty nor longer than the model reads."""

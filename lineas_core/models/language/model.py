@@ -136,23 +136,12 @@ class LanguageModel(Scores):
             PromptError: a prompt is empty, longer than the model reads, or no text.
         """
         check_listed(prompts, texts_only=True)
-        padded = self.pad([self.encode(p, i) for i, p in enumerate(prompts)], left=False)
-        return replace(padded, packs=self._packs)
+        return self.packed([self.encode(p, i) for i, p in enumerate(prompts)])
 
     def forward(self, inputs: TokenRows) -> None:
         """Run the layers, without the head, for the hooks on them."""
-        packing = inputs.packing
-        if packing is None:
-            # Without a mask: padding comes after the tokens, which never look ahead.
-            self.module.base_model(input_ids=inputs.ids, use_cache=False)
-            return
-        with packing.active():
-            self.module.base_model(
-                input_ids=inputs.ids.flatten()[packing.places][None],
-                position_ids=packing.positions,
-                attention_mask=packing.real,
-                use_cache=False,
-            )
+        with inputs.passing() as arguments:
+            self.module.base_model(**arguments)
 
     @torch.no_grad()
     def generate(
@@ -326,6 +315,10 @@ class LanguageModel(Scores):
     def pad(self, rows: Sequence[Sequence[int]], *, left: bool) -> TokenRows:
         """Rows of tokens on the model's device, padded before or behind their tokens."""
         return TokenRows.of(rows, self._pad_id, self.device, left=left)
+
+    def packed(self, rows: Sequence[Sequence[int]]) -> TokenRows:
+        """Rows of tokens on the model's device, run without padding where its family can."""
+        return replace(self.pad(rows, left=False), packs=self._packs)
 
     def _batches(self, count: int, size: int, steer: Steering) -> list[range]:
         """The places of the prompts that run together; each alone where batches are not sound."""

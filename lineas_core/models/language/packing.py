@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
@@ -116,6 +116,16 @@ class Packing:
         last = self.places.new_zeros(self.count)
         row = torch.arange(len(self.places), device=self.places.device)
         return last.scatter_reduce_(0, self.places // self.longest, row, "amax")
+
+    @cached_property
+    def begins(self) -> list[int]:
+        """Index in the packed row of each prompt's first token."""
+        order = sorted(range(self.count), key=self.lengths.__getitem__)
+        found = [0] * self.count
+        ends = accumulate(self.lengths[i] for i in order)
+        for i, end in zip(order, ends, strict=True):
+            found[i] = end - self.lengths[i]
+        return found
 
     @cached_property
     def averages(self) -> Float[Tensor, "n real"]:
@@ -325,6 +335,21 @@ class TokenRows:
         chosen = indices_on(self.ids.device, indices)
         ids, mask = (x[chosen, : max(lengths)] for x in (self.ids, self.mask))
         return TokenRows(ids, mask, lengths, self.packs, self.pads)
+
+    @contextmanager
+    def passing(self) -> Iterator[dict[str, Any]]:
+        """What a transformers model is called with, within the block, to run the rows."""
+        if (packing := self.packing) is None:
+            # Without a mask: padding comes after the tokens, which never look ahead.
+            yield {"input_ids": self.ids, "use_cache": False}
+            return
+        with packing.active():
+            yield {
+                "input_ids": self.ids.flatten()[packing.places][None],
+                "position_ids": packing.positions,
+                "attention_mask": packing.real,
+                "use_cache": False,
+            }
 
     @cached_property
     def full(self) -> bool:

@@ -3,15 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import torch
 import transformers
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from lineas_core.errors import ConfigError
 from lineas_core.models.language.chat import Prompt
 from lineas_core.models.language.packing import TokenRows
+from lineas_core.system.devices import indices_on
+
+
+@dataclass(frozen=True)
+class ContinuedRows:
+    """Texts, each after a context, whose likelihood can be trained.
+
+    Attributes:
+        module: the transformers model.
+        inputs: the tokens of context and text.
+        starts: column of each text's first token, >= 1; a row may be scored from an earlier one.
+        scored: 1 at the tokens of the texts, and 0 at contexts and padding.
+    """
+
+    module: transformers.PreTrainedModel
+    inputs: TokenRows
+    starts: tuple[int, ...]
+    scored: Float[Tensor, "n tokens"]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def mask(self) -> Bool[Tensor, "n tokens"]:
+        """True at real tokens."""
+        return self.inputs.mask
+
+    @property
+    def counts(self) -> Float[Tensor, "n 1"]:
+        """Number of tokens of each text, without its context."""
+        return self.scored.sum(dim=1, keepdim=True)
+
+    def rows(self, indices: Sequence[int] | Tensor) -> ContinuedRows:
+        """The given rows.
+
+        A tensor of indices, on the device, gives rows of one shape whatever it holds, which are
+        scored from the first column that any text begins in.
+        """
+        inputs = self.inputs.rows(indices)
+        if isinstance(indices, Tensor):
+            starts = (min(self.starts),) * len(indices)
+        else:
+            starts = tuple(self.starts[i] for i in indices)
+            indices = indices_on(self.scored.device, indices)
+        scored = self.scored[indices, : inputs.ids.shape[1]]
+        return replace(self, inputs=inputs, starts=starts, scored=scored)
+
+    def losses(self) -> Float[Tensor, " n"]:
+        """Negative log-likelihood of each text after its context, in nats, summed over its tokens.
+
+        With the maps that are on, and differentiable in them.
+        """
+        lengths, width = self.inputs.lengths, self.inputs.ids.shape[1]
+        device = self.scored.device
+        # The host knows where the texts are, so that no device is asked for a shape.
+        columns = [range(s, n) for s, n in zip(self.starts, lengths, strict=True)]
+        wanted = indices_on(device, [i * width + t for i, ts in enumerate(columns) for t in ts])
+        predicted = self._logits(columns).float()
+        tokens = self.inputs.ids.flatten()[wanted].to(predicted.device)
+        losses = nn.functional.cross_entropy(predicted, tokens, reduction="none").to(device)
+        losses = losses * self.scored.flatten()[wanted]
+        return torch.stack([part.sum() for part in losses.split([*map(len, columns)])])
+
+    def _logits(self, columns: Sequence[range]) -> Float[Tensor, "scored vocabulary"]:
+        """Logits for the tokens in the columns of each row; the head runs for no others."""
+        first = min(ts.start for ts in columns) - 1
+        packing, longest = self.inputs.packing, max(self.inputs.lengths)
+        with self.inputs.passing() as arguments:
+            if packing is not None:
+                begins = packing.begins
+                kept = [begins[i] + t - 1 for i, ts in enumerate(columns) for t in ts]
+                places = indices_on(self.scored.device, kept)
+                found: Tensor = self.module(**arguments, logits_to_keep=places).logits[0]
+                return found
+            logits: Tensor = self.module(**arguments, logits_to_keep=longest - first).logits
+        # A model that does not support `logits_to_keep` returns all columns.
+        logits = logits[:, first - longest :]
+        kept = [i * (longest - first) + t - 1 - first for i, ts in enumerate(columns) for t in ts]
+        return logits.flatten(0, 1)[indices_on(logits.device, kept)]
 
 
 class Scores:
@@ -27,6 +108,32 @@ class Scores:
     def pad(self, rows: Sequence[Sequence[int]], *, left: bool) -> TokenRows:
         """Rows of tokens on the model's device."""
         raise NotImplementedError
+
+    def packed(self, rows: Sequence[Sequence[int]]) -> TokenRows:
+        """Rows of tokens on the model's device, run without padding where its family can."""
+        raise NotImplementedError
+
+    def continuations(self, contexts: Sequence[str], texts: Sequence[str]) -> ContinuedRows:
+        """The texts, each after the context at its place and a space.
+
+        Raises:
+            PromptError: context and text are longer than the model reads.
+        """
+        rows, starts = [], []
+        # Errors name a text by its place among those that differ.
+        numbers: dict[str, int] = {}
+        for context, text in zip(contexts, texts, strict=True):
+            i = numbers.setdefault(text, len(numbers))
+            before, row = self.encode(context, i), self.encode(f"{context} {text}", i)
+            shared = takewhile(lambda pair: pair[0] == pair[1], zip(before, row, strict=False))
+            # The first token of a row is predicted by none.
+            starts.append(max(sum(1 for _ in shared), 1))
+            rows.append(row)
+        inputs = self.packed(rows)
+        columns = torch.arange(inputs.ids.shape[1], device=inputs.ids.device)
+        begin = torch.tensor(starts, device=inputs.ids.device)[:, None]
+        scored = (inputs.mask & (columns >= begin)).float()
+        return ContinuedRows(self.module, inputs, tuple(starts), scored)
 
     @torch.no_grad()
     def token_losses(

@@ -131,7 +131,8 @@ def rows_twice(maps: Steering, part: str) -> list[tuple[SteeringMap, Strength]]:
                 if name.startswith(f"{part}.") == inside
             }
             if sites:
-                split.append((SteeringMap(sites, smap.info), each))
+                bounds = {name: b for name, b in smap.bounds.items() if name in sites}
+                split.append((SteeringMap(sites, smap.info, bounds), each))
     return split
 
 

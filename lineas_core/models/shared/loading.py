@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError
 
 from lineas_core.errors import LineasError, ModelError
+from lineas_core.hub.errors import refusal
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.system.devices import free_bytes
 from lineas_core.system.words import counted
@@ -123,9 +124,13 @@ def loading(id: str, device: torch.device, remedy: str = "") -> Iterator[None]:
         LookupError,
         RuntimeError,
         ImportError,
+        httpx.HTTPError,
         SafetensorError,
         pickle.UnpicklingError,
     ) as error:
+        if refused := refusal(error, id):
+            otherwise = f" Or {remedy}." if remedy else ""
+            raise ModelError(f"Cannot load {id}: {refused}{otherwise}") from error
         if "trust_remote_code" in str(error):
             raise ModelError(
                 f"{id} brings Python code of its own, which is never run here. Choose a model of "

@@ -9,7 +9,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from lineas_core.errors import ConfigError, ModelError
 from lineas_core.models.shared.catalog import CatalogEntry, PackedWeights, catalog
@@ -42,6 +45,41 @@ def find_packed(name: str) -> CatalogEntry:
 def converted_folder(entry: CatalogEntry, home: Path) -> Path:
     """Where the converted weights of a model are kept."""
     return home / "models" / entry.id
+
+
+def conversion_lock(converted: Path) -> FileLock:
+    """The lock of the one process that makes a folder of converted weights.
+
+    Args:
+        converted: the folder, which need not exist.
+    """
+    return FileLock(converted.with_name(f"{unfinished_prefix(converted)}lock"))
+
+
+def unfinished_prefix(converted: Path) -> str:
+    """What the names of the folders begin with in which converted weights are being made."""
+    return f".{converted.name}."
+
+
+def abandoned_conversions(home: Path, *, remove: bool = True) -> list[Path]:
+    """Unfinished conversions that no process works on, as one that was killed leaves them.
+
+    Args:
+        home: where converted models are kept.
+        remove: whether they are removed.
+    """
+    found: list[Path] = []
+    for entry in (entry for entry in catalog().values() if entry.packed):
+        converted = converted_folder(entry, home)
+        left = sorted(converted.parent.glob(f"{unfinished_prefix(converted)}*/"))
+        if not left:
+            continue
+        # Whoever converts holds the lock.
+        with suppress(Timeout, OSError), conversion_lock(converted).acquire(timeout=0):
+            found += left
+            for folder in left if remove else ():
+                shutil.rmtree(folder, ignore_errors=True)
+    return found
 
 
 def remedy(entry: CatalogEntry) -> str:

@@ -1,31 +1,23 @@
-"""Limits on requests and storage, for one visitor and for all; errors say when to try again.
+"""Limits on requests, for one visitor and for all; errors say when to try again.
 
 Anyone can create a new key for free, so every limit per visitor has a counterpart for all visitors.
+Limits on the disk are in `ledger.py`.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable
 
 from lineas_core.errors import LineasError
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.access.settings import Settings
-from lineas_core.studio.storage.library import Library
-from lineas_core.studio.storage.map_files import ENDING
-from lineas_core.studio.storage.store import Store
 from lineas_core.system.words import counted
 
-MINUTE, DAY = 60.0, 86_400.0
+MINUTE = 60.0
 MIB = 2**20
-# Cache the total size this long, instead of walking the folders for each of a series of uploads.
-SECONDS_BETWEEN_WALKS = 5.0
 
 
 class LimitError(LineasError, RuntimeError):
@@ -62,32 +54,18 @@ class Rate:
 
 
 class Limits:
-    """Checks requests and storage against the host's limits.
+    """Checks requests against the host's limits.
 
     Args:
         settings: the limits.
-        store: holds the owners of the maps, and the prompt sets.
-        library: purged of deleted maps when a visitor's storage is full.
-        folders: folders outside LINEAS_HOME that count towards the total.
         clock: a monotonic clock, in seconds.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        store: Store,
-        library: Library,
-        folders: Sequence[Path] = (),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._settings, self._store, self._library = settings, store, library
-        self._folders, self._clock = folders, clock
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
         self._lock = threading.Lock()
         self._all = Rate(settings.requests_in_all, clock())
         self._rates: dict[str, Rate] = {}
-        # Map id -> (owner, bytes). Can be cached, since a map's file never changes.
-        self._maps: dict[str, tuple[str, int]] = {}
-        self._walked, self._total = -math.inf, 0
 
     @property
     def visitors(self) -> int:
@@ -162,84 +140,3 @@ class Limits:
                 f"{settings.max_megapixels} is the limit of one answer. Take fewer prompts or "
                 "strengths, and try again."
             )
-
-    def check_room(self, owner: str, more: int = 0) -> None:
-        """Refuse to store more than the visitor, or all visitors together, may.
-
-        Args:
-            owner: the visitor who would own the added data.
-            more: bytes to be added.
-
-        Raises:
-            LimitError: the limit of the visitor, or that of all visitors, would be exceeded.
-        """
-        taken, most = self.bytes_of(owner), self._settings.max_mebibytes
-        if taken + more > most * MIB:
-            # The only other purge is at startup, and an app may run for months.
-            self._library.purge(self._settings.keep_days * DAY)
-            taken = self.bytes_of(owner)
-        if taken + more > most * MIB:
-            raise LimitError(
-                f"Your maps and prompt sets take {taken / MIB:.1f} MiB, this would add "
-                f"{more / MIB:.1f}, and {most} MiB is the limit for a visitor. Export maps and "
-                f"delete them; there is room again when they are removed for good, "
-                f"{self._settings.keep_days} days later."
-            )
-        self.check_total(more)
-
-    def check_total(self, more: int = 0) -> None:
-        """Refuse to store more than all visitors together may.
-
-        Raises:
-            LimitError: the limit of all visitors would be exceeded.
-        """
-        total, most = self.total_bytes(), self._settings.mebibytes_in_all
-        if total + more > most * MIB:
-            raise LimitError(
-                f"What all visitors keep takes {total / MIB:.0f} MiB, and {most} MiB is the limit. "
-                "Nothing that is there is lost. Try again in an hour, when uploads have been "
-                "cleared away, or tell the host."
-            )
-
-    def bytes_of(self, owner: str) -> int:
-        """Size of a visitor's maps and prompt sets in bytes, including deleted ones."""
-        ids = self._store.map_ids()
-        with self._lock:
-            for gone in self._maps.keys() - ids:
-                del self._maps[gone]
-            for new in ids - self._maps.keys():
-                row = self._store.map(new)
-                file = self._settings.home / "maps" / f"{new}{ENDING}"
-                if row is not None and file.is_file():
-                    self._maps[new] = (row.owner, file.stat().st_size)
-            maps = sum(size for whose, size in self._maps.values() if whose == owner)
-        return maps + self._store.prompt_bytes(owner)
-
-    def total_bytes(self) -> int:
-        """Bytes in LINEAS_HOME, without its models, and in `folders`; at most a few seconds old."""
-        with self._lock:
-            now = self._clock()
-            if now - self._walked >= SECONDS_BETWEEN_WALKS:
-                home = self._settings.home
-                self._total = sum(map(_bytes_below, (home, *self._folders)))
-                self._walked = now
-            return self._total
-
-
-def size_of(prompts: PromptSet) -> int:
-    """Approximate size of a prompt set in the database, in bytes."""
-    return len(json.dumps(asdict(prompts)))
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes of the files in a folder without `models`; files removed meanwhile do not count."""
-    total = 0
-    for place, folders, files in os.walk(folder):
-        if Path(place) == folder and "models" in folders:
-            folders.remove("models")
-        for file in files:
-            try:
-                total += os.lstat(os.path.join(place, file)).st_size
-            except OSError:
-                continue
-    return total

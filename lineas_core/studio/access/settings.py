@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError
-from lineas_core.system.home import SPACE_STORAGE, lineas_home
+from lineas_core.system.home import SPACE_STORAGE, lineas_bucket, lineas_home
 
 TRUE, FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 # Limits that `for_strangers` halves: those of one visitor or job, and the length of the queue.
-HALVED = ("max_queued", "max_jobs", "max_steps", "max_requests", "max_mebibytes")
+HALVED = (
+    "max_queued", "max_jobs", "max_address_jobs", "max_steps", "max_minutes", "max_requests",
+    "max_mebibytes",
+)  # fmt: skip
 
 
 def _setting(variable: str, default: Any, meaning: str) -> Any:
@@ -35,11 +38,29 @@ class Settings:
     network_disk: bool = _setting(
         "LINEAS_NETWORK_DISK",
         False,
-        "LINEAS_HOME is a network mount, as `/data` on a Space: the database avoids WAL",
+        "LINEAS_HOME is a network mount, such as NFS: the database avoids WAL",
+    )
+    bucket: Path | None = field(
+        default=None,
+        metadata={
+            "variable": "LINEAS_BUCKET",
+            "meaning": "Folder that LINEAS_HOME is copied to and restored from, such as a mounted "
+            "storage bucket; `/data` on a Space that has one there",
+        },
+    )
+    hosts: tuple[str, ...] = _setting(
+        "LINEAS_HOSTS",
+        (),
+        "Names that the app is reached by, such as a proxy's, separated by commas; pages of these "
+        "hosts may call it too",
     )
     max_queued: int = _setting("LINEAS_MOST_QUEUED", 40, "Jobs that may wait or run at once")
     max_jobs: int = _setting("LINEAS_MOST_JOBS", 4, "The same, of one visitor")
+    max_address_jobs: int = _setting(
+        "LINEAS_MOST_ADDRESS_JOBS", 10, "The same, of one network address, where that is known"
+    )
     max_steps: int = _setting("LINEAS_MOST_STEPS", 2000, "Training steps of one job")
+    max_minutes: int = _setting("LINEAS_MOST_MINUTES", 240, "Minutes that one job may train")
     max_requests: int = _setting(
         "LINEAS_MOST_REQUESTS", 240, "Answers that a visitor may ask for in a minute"
     )
@@ -49,18 +70,22 @@ class Settings:
     max_waiting: int = _setting(
         "LINEAS_MOST_WAITING", 200, "Calls that may wait for an answer at once"
     )
-    max_sessions: int = _setting(
-        "LINEAS_MOST_SESSIONS", 512, "Open pages and latest calls whose state is in memory"
-    )
+    max_sessions: int = _setting("LINEAS_MOST_SESSIONS", 512, "Open pages whose state is in memory")
     max_prompts: int = _setting(
         "LINEAS_MOST_PROMPTS", 256, "Prompts on either side of what is trained on"
+    )
+    max_call_mebibytes: int = _setting(
+        "LINEAS_MOST_CALL_MIB", 2048, "MiB of memory that the texts of one answer may take"
     )
     max_images: int = _setting("LINEAS_MOST_IMAGES", 64, "Images of one answer")
     max_megapixels: int = _setting(
         "LINEAS_MOST_MEGAPIXELS", 64, "Pixels of one answer's images, in millions"
     )
     max_mebibytes: int = _setting(
-        "LINEAS_MOST_MIB", 512, "MiB that a visitor's maps and prompt sets may take"
+        "LINEAS_MOST_MIB",
+        512,
+        "MiB that a visitor's maps and prompt sets may take; also, what a visitor or a network "
+        "address may send and fetch in an hour",
     )
     mebibytes_in_all: int = _setting(
         "LINEAS_MOST_MIB_IN_ALL", 20480, "MiB that all that is kept and uploaded may take"
@@ -101,7 +126,7 @@ class Settings:
             variable = setting.metadata.get("variable", "")
             if variable in environment:
                 values[setting.name] = _parse(variable, environment[variable], setting.default)
-        settings = cls(**values)
+        settings = cls(**{**values, "bucket": lineas_bucket(environment, folder)})
         return settings.for_strangers() if settings.demo else settings
 
     def for_strangers(self) -> Settings:
@@ -115,7 +140,7 @@ def settings_table() -> str:
     rows = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for setting in fields(Settings):
         if variable := setting.metadata.get("variable"):
-            default = "" if setting.default in ("", False) else str(setting.default)
+            default = "" if setting.default in ("", False, None, ()) else str(setting.default)
             rows.append(f"| `{variable}` | {default} | {setting.metadata['meaning']} |")
     return "\n".join(rows)
 
@@ -129,4 +154,6 @@ def _parse(variable: str, text: str, default: Any) -> Any:
         if not text.strip().isdigit() or int(text) < 1:
             raise ConfigError(f"{variable} is {text!r}; it must be a whole number, 1 or more.")
         return int(text)
+    if isinstance(default, tuple):
+        return tuple(name.strip() for name in text.split(",") if name.strip())
     return text.strip()

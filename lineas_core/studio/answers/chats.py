@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from lineas_core.errors import PromptError
 from lineas_core.models.load import as_language_model
+from lineas_core.scenes.streaming import stream_sides
 from lineas_core.studio.answers.conversation import Turn, messages
-from lineas_core.studio.answers.streaming import stream_sides
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
 
@@ -58,6 +58,7 @@ class Chats:
                 "Complete above, or an instruct model such as smollm2."
             )
         prompts = [messages(turns, question, steered=side) for side in (False, True)]
+        self._inference.text_limits.check(loaded, prompts, tokens)
         texts: Sequence[str] = ("", "")
         for texts in stream_sides(loaded, prompts, [[], mix.steer], seed, tokens):
             yield texts, False

@@ -8,6 +8,7 @@ from typing import Any
 
 from lineas_core.errors import ConfigError
 from lineas_core.models.language.chat import Message
+from lineas_core.studio.access.text_limits import check_characters
 
 MAX_TURNS = 12
 
@@ -33,14 +34,25 @@ def from_page(value: Any) -> tuple[Turn, ...]:
     """Parse the turns that `to_page` wrote.
 
     Raises:
-        ConfigError: the value is not a list of turns.
+        ConfigError: the value is not a list of turns, or of too many.
+        PromptError: a question or an answer is too long.
     """
     try:
-        return tuple(Turn(**{name: str(text) for name, text in raw.items()}) for raw in value or ())
+        turns = tuple(
+            Turn(**{name: str(text) for name, text in raw.items()}) for raw in value or ()
+        )
     except (AttributeError, TypeError) as error:
         raise ConfigError(
             f"chat is not a list of turns ({error}); press New chat to begin again."
         ) from error
+    if len(turns) > MAX_TURNS:
+        raise ConfigError(
+            f"The chat has {len(turns)} questions, and {MAX_TURNS} is the limit. Press New chat."
+        )
+    for turn in turns:
+        for text in (turn.question, turn.untouched, turn.steered):
+            check_characters(text)
+    return turns
 
 
 def to_page(turns: Sequence[Turn]) -> list[dict[str, str]]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 
+from PIL import Image
+
 from lineas_core.maps.steering_map import Steering
 from lineas_core.models.load import as_image_model, as_language_model
-from lineas_core.studio.components.data_urls import picture_url
+from lineas_core.studio.components.data_urls import picture_in, picture_url
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import mix_of
 from lineas_core.studio.rack.rack import RackState, Slot
@@ -54,6 +56,16 @@ class Glances:
         except (OSError, ValueError, LookupError, TypeError):
             log.warning("the glance of map %s cannot be read and is made anew", row.id)
             return None
+
+    def example(self, row: MapRow) -> dict[str, str | Image.Image]:
+        """The stored preview as its prompt -> what the map made of it; empty if there is none."""
+        kept = self.kept(row) or {}
+        examples: dict[str, str | Image.Image] = {}
+        if "image" in kept:
+            examples[PICTURED] = picture_in(kept["image"])
+        if "text" in kept:
+            examples[CONTINUED] = kept["text"]
+        return examples
 
     def can_make(self, row: MapRow) -> bool:
         """Whether the map's model is in memory; a preview never evicts another model."""

@@ -14,13 +14,11 @@ from lineas_core.models.image.model import ImageGrid
 from lineas_core.models.image.safety import is_withheld, withheld_note
 from lineas_core.models.load import as_image_model
 from lineas_core.scenes.grid import make_grid, score_grid
+from lineas_core.scenes.picture_pairs import PicturePairs
 from lineas_core.scenes.scene import Scene
 from lineas_core.scenes.scores import GridScores
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
-from lineas_core.system.lru import Recent
-
-REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -58,8 +56,7 @@ class Pictures:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        # Moving a slider repeats the same prompts; caching the unsteered images halves the work.
-        self._untouched: Recent[list[Image.Image]] = Recent(REMEMBERED)
+        self._pairs = PicturePairs()
         self._look, self._grid = (
             inference.on_gpu(self._look_here),
             inference.on_gpu(self._grid_here),
@@ -90,11 +87,7 @@ class Pictures:
         self, mix: Mix, model: str, prompts: list[str], seed: int, concepts: list[str]
     ) -> Look:
         loaded = as_image_model(self._inference.model(model))
-        before = self._untouched.get((model, seed, *prompts))
-        if before is None:
-            before = loaded.generate(prompts, seed=seed)
-            self._untouched.put((model, seed, *prompts), before)
-        after = loaded.generate(prompts, mix.steer, seed=seed) if mix.maps else before
+        before, after = self._pairs.draw(loaded, prompts, mix.steer, seed)
         try:
             clip = {text: list(clip_score(after, text)) for text in concepts}
             found = img_score(after, before)

@@ -8,10 +8,10 @@ from lineas_core.errors import ConfigError
 from lineas_core.maps.steering_map import Steering
 from lineas_core.models.load import as_language_model
 from lineas_core.models.shared.batches import TextGrid
+from lineas_core.scenes.streaming import stream_sides
 from lineas_core.studio.answers.fields import whole
 from lineas_core.studio.answers.own_concepts import OwnConcept
 from lineas_core.studio.answers.readouts import Readout, read_out
-from lineas_core.studio.answers.streaming import stream_sides
 from lineas_core.studio.jobs.device.inference import Inference
 from lineas_core.studio.rack.mix import Mix
 
@@ -125,6 +125,7 @@ class Texts:
         own: Sequence[OwnConcept] = (),
     ) -> Iterator[tuple[Sequence[str], list[Readout]]]:
         loaded = as_language_model(self._inference.model(model))
+        self._inference.text_limits.check(loaded, [prompt] * len(sides), tokens)
         texts: Sequence[str] = ("",) * len(sides)
         for texts in stream_sides(loaded, [prompt] * len(sides), sides, seed, tokens):
             yield texts, []
@@ -140,6 +141,8 @@ class Texts:
         own: Sequence[OwnConcept] = (),
     ) -> tuple[TextGrid, list[Readout]]:
         loaded = as_language_model(self._inference.model(model))
+        cells = [prompt] * (len(seeds) * len(SWEEP))
+        self._inference.text_limits.check(loaded, cells, tokens)
         maps = [(smap, None if n == 0 else s) for n, (smap, s) in enumerate(mix.steer)]
         grid = loaded.sweep([prompt] * len(seeds), maps, SWEEP, seed=seeds, max_new_tokens=tokens)
         columns = zip(*grid.texts, strict=True)
@@ -147,4 +150,5 @@ class Texts:
 
     def _complete_here(self, mix: Mix, model: str, prompt: str, seed: int, tokens: int) -> str:
         loaded = as_language_model(self._inference.model(model))
+        self._inference.text_limits.check(loaded, [prompt], tokens)
         return loaded.generate([prompt], mix.steer, seed=seed, max_new_tokens=tokens)[0]

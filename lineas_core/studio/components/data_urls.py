@@ -19,3 +19,8 @@ def picture_url(image: Image.Image, max_pixels: int) -> str:
     shown.save(file, "WEBP", lossless=shown.width <= LOSSLESS_UP_TO, quality=88, method=2)
     data = base64.b64encode(file.getvalue()).decode()
     return f"data:image/webp;base64,{data}"
+
+
+def picture_in(url: str) -> Image.Image:
+    """The picture in a data URL of `picture_url`."""
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class JobContext:
         files: paths of checkpoints and frames.
         slice_runner: runs slices of training; by default they run in the worker.
         quotas: says whether the owner of a job watches it, where that is asked for.
+        max_seconds: for which one job may train, by the clock on the wall.
         clock: a monotonic clock, in seconds.
     """
 
@@ -56,6 +58,7 @@ class JobContext:
     files: JobFiles
     slice_runner: SliceRunner | None = None
     quotas: Quotas = field(default_factory=Quotas)
+    max_seconds: float = math.inf
     clock: Callable[[], float] = time.monotonic
 
 

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from lineas_core.hooks import site_hooks
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.frames import Frame
+from lineas_core.studio.jobs.interrupts import StoppedError, looking_up
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
-
-SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,45 +60,13 @@ def run_fit(
     if should_stop is not None and should_stop():
         return FitResult(None, 0.0)
     try:
-        with _looking_up(model, config, should_stop, give_way, clock):
+        sites = model.sites(config.sites or model.default_sites)
+        with looking_up(model.module, sites, should_stop, give_way, clock):
             smap = fit(method, model, prompts, config)
-    except _StoppedError:
+    except StoppedError:
         return FitResult(None, clock() - began)
     seconds = clock() - began
     # A fit has no loss, hence NaN; its frame is never part of a film.
     event = StepEvent(1, 1, math.nan, {}, smap.support(), seconds, 0.0)
     preview = Previews(model, preview_prompt, clock=clock).make(smap, event)
     return FitResult(smap, seconds, preview)
-
-
-class _StoppedError(Exception):
-    """Raised inside the model to stop a fit."""
-
-
-@contextmanager
-def _looking_up(
-    model: Model,
-    config: TrainConfig,
-    should_stop: Callable[[], bool] | None,
-    give_way: Callable[[], object] | None,
-    clock: Callable[[], float],
-) -> Iterator[None]:
-    """Call `should_stop` and `give_way` about twice a second from hooks on the model's sites.
-
-    The methods know nothing about jobs, but all of them run the model.
-    """
-    looked = clock()
-
-    def look_up(z: Tensor) -> Tensor:
-        nonlocal looked
-        if clock() - looked >= SECONDS_BETWEEN_LOOKS:
-            if should_stop is not None and should_stop():
-                raise _StoppedError
-            if give_way is not None:
-                give_way()
-            looked = clock()
-        return z
-
-    sites = model.sites(config.sites or model.default_sites)
-    with site_hooks(model.module, dict.fromkeys(sites, look_up)):
-        yield

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from lineas_core.studio.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -33,3 +36,23 @@ class JobFiles:
         """All checkpoints, sidecars and folders of frames that exist."""
         for folder in ("checkpoints", "frames"):
             yield from (self.home / folder).glob("*")
+
+    def ended(self, store: Store, before: float) -> Iterator[Path]:
+        """Those of jobs that ended before a time in seconds since 1970.
+
+        Files that are as old, and whose job is unknown, are among them.
+        """
+        for path in list(self.all()):
+            # A process that was killed while writing leaves `.<id>.….partial`.
+            job = store.job(path.name.lstrip(".").partition(".")[0])
+            ended = job.finished if job is not None else path.stat().st_mtime
+            if ended and ended < before:
+                yield path
+
+    @staticmethod
+    def remove(path: Path) -> None:
+        """Remove a file or a folder of frames."""
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -83,7 +83,7 @@ class LentSlices:
         except gr.Error as error:
             raise TrainingError(str(error.message)) from error
         took = time.monotonic() - began
-        if isinstance(found, SliceResult):
+        if isinstance(found, SliceResult) and found.state is not None:
             took -= found.state.seconds - _seconds_before(*args, **kwargs)
         key = (model.id, function.__name__)
         self._beside[key] = max(took, self._beside.get(key, 0.0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lineas_core.diagnostics.calibration import calibrate, with_calibration
+from lineas_core.diagnostics.copying import with_copies
 from lineas_core.diagnostics.health import check_health
 from lineas_core.diagnostics.report import HealthReport
 from lineas_core.diagnostics.strength import recommend_strength
@@ -14,7 +15,7 @@ from lineas_core.diagnostics.strength_sweep import strength_sweep
 from lineas_core.diagnostics.style_knowledge import drawn_styles, style_knowledge, takes_away
 from lineas_core.diagnostics.style_verdict import with_style
 from lineas_core.maps.steering_map import SteeringMap
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet, Sides
@@ -38,7 +39,9 @@ def measure_run(
     model: Model, prompts: PromptSet, config: TrainConfig, state: TrainState, *, recommend: bool
 ) -> MeasuredMap:
     """The current map of a training run, measured by `measure_map`."""
-    smap = SteeringMap(state.sites, describe_map(model, prompts, STEPWISE, config))
+    # States that an earlier version saved are of the default method, and do not say so.
+    method = state.run.get("method", DEFAULT_METHOD)
+    smap = SteeringMap(state.sites, describe_map(model, prompts, method, config))
     return measure_map(model, prompts, config, smap, recommend=recommend)
 
 
@@ -52,7 +55,7 @@ def measure_map(
         prompts: the source and target; split as for training.
         config: the settings of the training.
         smap: the map.
-        recommend: also measure the calibration and recommend a strength.
+        recommend: also recommend a strength, and measure the calibration and the copies at it.
     """
     training, held_out = prompts.split(config.holdout, config.seed)
     health, strength = None, None
@@ -69,6 +72,8 @@ def measure_map(
                 health = with_style(health, concept, found, known, drawn_styles(model.entry))
             curve = calibrate(model, smap, held_out.source, sweep=sweep)
             smap = with_calibration(smap, curve)
+            if strength is not None:
+                health = with_copies(health, model, smap, training, strength)
     except Exception:
         # Keep the map even if measuring it fails.
         log.exception("a map is kept without all of its figures")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 import time
 import uuid
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lineas_core.errors import ConfigError, LineasError
-from lineas_core.methods.names import STEPWISE, TITLES, check_method
+from lineas_core.methods.names import DEFAULT_METHOD, STEPWISE, TEXT_ONLY, TITLES, check_method
 from lineas_core.models.shared.catalog import catalog
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.context import JobContext, RunJob
@@ -22,11 +21,13 @@ from lineas_core.studio.jobs.worker import JobWorker
 from lineas_core.studio.storage.library import MAX_TITLE
 from lineas_core.studio.storage.store import JobRow
 from lineas_core.system.words import counted
-from lineas_core.training.config import TrainConfig
+from lineas_core.training.config import OF_METHOD, TrainConfig
 
 OPENING = "Once upon a time"
 # Settings that only stepwise training reads.
 OF_STEPS = ("steps", "rate", "optimizer", "gamma", "l1", "group", "prox_step")
+# Settings that only LinEAS+ reads.
+OF_LIKELIHOOD = ("distance", "likelihood")
 
 
 class JobError(LineasError, RuntimeError):
@@ -47,6 +48,9 @@ class Jobs:
         on_end: called in the worker with each job that has reached a final status.
         max_queued: maximum number of waiting jobs of all visitors.
         max_per_visitor: maximum number of waiting and running jobs of one visitor.
+        max_per_address: the same of one network address, however many visitors it is; as many as
+            may wait by default.
+        died_of_itself: whether the last process died of what it did; see `Store.recover`.
         clock: seconds since 1970.
     """
 
@@ -60,15 +64,20 @@ class Jobs:
         on_end: Callable[[JobRow], object] | None = None,
         max_queued: int,
         max_per_visitor: int,
+        max_per_address: int | None = None,
+        died_of_itself: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._context, self._run_job, self._on_end = context, run_job, on_end
         self._store, self._files = context.store, context.files
         self._max_queued, self._max_per_visitor = max_queued, max_per_visitor
+        self._max_per_address = max_per_address or max_queued
+        # Job id -> network address, of unfinished jobs that were started since the app was.
+        self._addresses: dict[str, str] = {}
         self._clock = clock
         self._starting = threading.Lock()
         self._worker = JobWorker(self._store, self._run, forget_model, self._ended)
-        self._store.recover()
+        self._store.recover(died_of_itself=died_of_itself)
         if autostart:
             self._worker.start()
 
@@ -79,10 +88,11 @@ class Jobs:
         prompts: PromptSet,
         changes: Mapping[str, Any],
         *,
-        method: str = STEPWISE,
+        method: str = DEFAULT_METHOD,
         preview_prompt: str = "",
         title: str = "",
         parent: str = "",
+        address: str = "",
     ) -> JobRow:
         """Queue a job.
 
@@ -95,14 +105,22 @@ class Jobs:
             preview_prompt: the prompt of the preview frames; by default `OPENING` for text, and
                 the first source prompt for images.
             title: the displayed title; by default that of the prompts, with the method if it is
-                not the stepwise one.
+                not the default one.
             parent: id of the job that this one retries.
+            address: the network address that it is started from; "" where that is not known.
 
         Raises:
-            ConfigError: there is no such setting or method, or a value is out of range.
-            JobError: the queue is full, or the visitor has `max_per_visitor` unfinished jobs.
+            ConfigError: there is no such setting or method, a value is out of range, or the method
+                is not for images.
+            JobError: the queue is full, or the visitor has `max_per_visitor` unfinished jobs, or
+                the address `max_per_address`.
         """
         config = _config(model, method, changes)
+        if prompts.modality == "image" and method in TEXT_ONLY:
+            raise ConfigError(
+                f"method is {method!r}, which needs the likelihood of texts; {model} makes images. "
+                f"Choose another, such as {TITLES[DEFAULT_METHOD]}."
+            )
         job = JobRow(
             id=uuid.uuid4().hex,
             owner=owner,
@@ -112,12 +130,14 @@ class Jobs:
             prompts=prompts,
             changes=dict(changes),
             preview_prompt=preview_prompt.strip() or _preview_prompt(prompts),
-            steps=config.steps if method == STEPWISE else 1,
+            steps=config.steps if method in STEPWISE else 1,
             parent=parent,
         )
         with self._starting:
-            self._check_room(owner)
+            self._check_room(owner, address)
             job = self._store.add_job(job)
+            if address:
+                self._addresses[job.id] = address
         self._worker.wake()
         return job
 
@@ -151,7 +171,7 @@ class Jobs:
             return True
         return self._store.ask_to_stop(job_id)
 
-    def retry(self, job_id: str, owner: str) -> JobRow:
+    def retry(self, job_id: str, owner: str, address: str = "") -> JobRow:
         """Queue a new job with the settings of a failed or cancelled one, from the first step.
 
         Raises:
@@ -174,6 +194,7 @@ class Jobs:
             preview_prompt=job.preview_prompt,
             title=job.title,
             parent=job.id,
+            address=address,
         )
 
     def position(self, job_id: str) -> int:
@@ -216,20 +237,16 @@ class Jobs:
         """
         if self._store.steady_for(keep_seconds) < keep_seconds:
             return
-        before = self._clock() - keep_seconds
-        for path in list(self._files.all()):
-            # A process that was killed while writing leaves `.<id>.….partial`.
-            job = self._store.job(path.name.lstrip(".").partition(".")[0])
-            ended = job.finished if job is not None else path.stat().st_mtime
-            if ended and ended < before:
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
+        for path in self._files.ended(self._store, self._clock() - keep_seconds):
+            self._files.remove(path)
 
     def work(self) -> bool:
         """Run the next job of the queue to its end. Returns whether there was one."""
         return self._worker.work()
+
+    def stop(self) -> None:
+        """Ask the worker to stop, without waiting for it as `close` does."""
+        self._worker.stop()
 
     def close(self) -> None:
         """Stop after the current step; the job resumes from there at the next start."""
@@ -246,8 +263,10 @@ class Jobs:
         if self._on_end is not None:
             self._on_end(job)
 
-    def _check_room(self, owner: str) -> None:
+    def _check_room(self, owner: str, address: str) -> None:
         jobs = self._store.unfinished()
+        unfinished = {job.id for job in jobs}
+        self._addresses = {n: a for n, a in self._addresses.items() if n in unfinished}
         waiting = sum(job.status != "running" for job in jobs)
         own = sum(job.owner == owner for job in jobs)
         if own >= self._max_per_visitor:
@@ -256,6 +275,13 @@ class Jobs:
                 f"You have {counted(own, 'unfinished training job')}, and "
                 f"{self._max_per_visitor} at a time "
                 f"is the limit. Start another when one has ended{self._when(first)}, or cancel one."
+            )
+        near = [job for job in jobs if address and self._addresses.get(job.id) == address]
+        if len(near) >= self._max_per_address:
+            raise JobError(
+                f"{counted(len(near), 'unfinished training job')} of your network address, and "
+                f"{self._max_per_address} at a time is the limit, so that others get a turn. "
+                f"Start another when one has ended{self._when(near[0])}."
             )
         if waiting >= self._max_queued:
             raise JobError(
@@ -280,22 +306,32 @@ class Jobs:
 def _config(model: str, method: str, changes: Mapping[str, Any]) -> TrainConfig:
     """Validate the settings before the model is loaded, so that mistakes are reported at once."""
     check_method(method)
-    if method != STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
+    if method not in STEPWISE and (idle := [name for name in OF_STEPS if name in changes]):
         raise ConfigError(
             f"{idle[0]} is {changes[idle[0]]!r}, but {TITLES[method]} is fitted in one go and does "
-            f"not read it. Leave it out, or train with {TITLES[STEPWISE]}."
+            f"not read it. Leave it out, or train with {TITLES[DEFAULT_METHOD]}."
         )
-    entry = catalog().get(model)
+    if method != "lineas+" and (idle := [name for name in OF_LIKELIHOOD if name in changes]):
+        raise ConfigError(
+            f"{idle[0]} is {changes[idle[0]]!r}, which {TITLES[method]} does not read. Leave it "
+            f"out, or train with {TITLES['lineas+']}."
+        )
     try:
-        return TrainConfig(**{**(entry.train if entry else {}), **changes})
+        return TrainConfig(**{**shipped_settings(model, method), **changes})
     except TypeError as error:
         raise ConfigError(f"A training setting is of the wrong name or kind: {error}.") from error
 
 
+def shipped_settings(model: str, method: str) -> dict[str, Any]:
+    """What `TrainConfig.for_model` would take, without the model: those of its entry, if any."""
+    entry = catalog().get(model)
+    return {**(entry.train if entry else {}), **OF_METHOD.get(method, {})}
+
+
 def _title(prompts: PromptSet, method: str) -> str:
-    """The title of the prompts, followed by the method unless it is the stepwise one."""
+    """The title of the prompts, followed by the method unless it is the default one."""
     title, named = prompts.title or prompts.name, f" · {TITLES[method]}"
-    if method == STEPWISE:
+    if method == DEFAULT_METHOD:
         return title[:MAX_TITLE]
     return title[: MAX_TITLE - len(named)] + named
 

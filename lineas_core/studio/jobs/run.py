@@ -6,13 +6,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 
 from lineas_core.errors import LineasError, TrainingError
 from lineas_core.models.load import Model
+from lineas_core.studio.access.error_messages import why_failed
 from lineas_core.studio.jobs.context import JobContext
 from lineas_core.studio.jobs.device.quotas import ABSENT
 from lineas_core.studio.jobs.fits import run_fit
@@ -20,9 +21,9 @@ from lineas_core.studio.jobs.frames import Frame, Sample, frame_files, save_fram
 from lineas_core.studio.jobs.measuring import MeasuredMap, measure_map, measure_run
 from lineas_core.studio.jobs.slices import SliceResult, run_slice
 from lineas_core.studio.jobs.watchdog import Watchdog
-from lineas_core.studio.storage.disk import is_full, no_room
 from lineas_core.studio.storage.sidecars import write_row
 from lineas_core.studio.storage.store import JobRow, Status, StoreError
+from lineas_core.system.words import counted
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
 from lineas_core.training.state import TrainState
@@ -38,11 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def run_job(
-    job: JobRow,
-    context: JobContext,
-    *,
-    watchdog: Watchdog,
-    closing: Callable[[], bool],
+    job: JobRow, context: JobContext, *, watchdog: Watchdog, closing: Callable[[], bool]
 ) -> str:
     """Run a claimed job to its end, or put it back into the queue if the program is closing.
 
@@ -61,7 +58,13 @@ def run_job(
     try:
         run.go()
     except Exception as error:
-        message = _why(error, context.files.home)
+        if closing():
+            # What a job uses is being closed as well, such as the process of a lent GPU.
+            log.info("job %s was interrupted by the end of the program", job.id, exc_info=True)
+            with suppress(StoreError):
+                run.put_back()
+            return ""
+        message = why_failed(error, context.files.home)
         if not isinstance(error, LineasError):
             log.exception("training job %s failed", job.id)
         try:
@@ -72,27 +75,11 @@ def run_job(
     return ""
 
 
-def _why(error: Exception, folder: Path) -> str:
-    """The message that says why a job failed."""
-    if is_full(error):
-        return no_room(folder)
-    if isinstance(error, LineasError):
-        return str(error)
-    return (
-        f"Training stopped by an unexpected error ({type(error).__name__}). "
-        "The log has the details."
-    )
-
-
 class _Run:
     """One run of a job. Keeps the job's row up to date."""
 
     def __init__(
-        self,
-        job: JobRow,
-        context: JobContext,
-        watchdog: Watchdog,
-        closing: Callable[[], bool],
+        self, job: JobRow, context: JobContext, watchdog: Watchdog, closing: Callable[[], bool]
     ) -> None:
         self._job, self._watchdog, self._closing = job, watchdog, closing
         self._context, self._store, self._slices = context, context.store, context.slice_runner
@@ -100,18 +87,19 @@ class _Run:
         self._sidecar = context.files.sidecar(job.id)
         self._frames = context.files.frames(job.id)
         # Number of attempts since the newest checkpoint, including this one.
-        self._attempts = job.attempts
+        self._attempts, self._interruptions = job.attempts, job.interruptions
         self._losses, self._supports = list(job.losses), list(job.supports)
         self._newest: StepEvent | None = None
         self._note = ""
-        self._updated = -math.inf
+        self._updated, self._began = -math.inf, math.inf
         self._unsteered: Sample | None = None
 
     def go(self) -> None:
         """Load the model, train or fit a map, measure it and save it."""
         model = self._context.load_model(self._job.model)
         self._watchdog.beat()
-        config = TrainConfig.for_model(model, **self._job.changes)
+        self._began = self._context.clock()
+        config = TrainConfig.for_model(model, self._job.method, **self._job.changes)
         if self._job.stepwise:
             self._train(model, config)
         else:
@@ -127,7 +115,8 @@ class _Run:
             result = self._slice(model, config, state)
             state, done, diverged = result.state, result.done, result.diverged
             self._watchdog.beat()
-            self._keep_state(state)
+            if state is not None:
+                self._keep_state(state)
         if self._watchdog.given_up:
             return
         if done:
@@ -136,8 +125,10 @@ class _Run:
             self._finish("failed", model, config, state, diverged)
         elif self._store.stop_asked(self._job.id):
             self._finish("cancelled", model, config, state)
+        elif late := self._too_late():
+            self._finish("failed", model, config, state, late)
         else:
-            self._put_back()
+            self.put_back()
 
     def _fit(self, model: Model, config: TrainConfig) -> None:
         job = self._job
@@ -161,8 +152,10 @@ class _Run:
         if (smap := fitted.map) is None:
             if self._store.stop_asked(job.id):
                 self._store.transition(job.id, {"running"}, "cancelled")
+            elif late := self._too_late():
+                self._store.transition(job.id, {"running"}, "failed", message=late)
             else:
-                self._put_back()
+                self.put_back()
             return
         self._store.progress(
             job.id, phase="checking", step=1, seconds=fitted.seconds, support=smap.support()
@@ -174,8 +167,8 @@ class _Run:
             lambda: self._call(measure_map, model, job.prompts, config, smap, recommend=True),
         )
 
-    def _put_back(self) -> None:
-        # The program is closing, which is not a failure of the job: do not count the attempt.
+    def put_back(self) -> None:
+        """Queue the job again; the program is closing, so the attempt does not count."""
         self._store.transition(self._job.id, {"running"}, "queued", attempts=self._attempts - 1)
 
     def _call(self, function: Callable[..., T], model: Model, *args: Any, **kwargs: Any) -> T:
@@ -203,7 +196,19 @@ class _Run:
         return True
 
     def _should_stop(self) -> bool:
-        return self._watchdog.given_up or self._closing() or self._store.stop_asked(self._job.id)
+        if self._watchdog.given_up or self._closing() or self._too_late():
+            return True
+        return self._store.stop_asked(self._job.id)
+
+    def _too_late(self) -> str:
+        """Why the job has to end, if it has trained for as long as one may; "" otherwise."""
+        most = self._context.max_seconds
+        if self._job.seconds + self._context.clock() - self._began < most:
+            return ""
+        return (
+            f"The job ran for {counted(round(most / 60), 'minute')}, the limit here. What it has "
+            "learned so far is kept. Take fewer steps, or fewer or shorter prompts."
+        )
 
     def _give_way(self) -> None:
         """Let answers run first, and report to the watchdog that a fit is making progress."""
@@ -211,13 +216,14 @@ class _Run:
         self._watchdog.beat()
 
     def _slice(self, model: Model, config: TrainConfig, state: TrainState | None) -> SliceResult:
-        prompts, prompt = self._job.prompts, self._job.preview_prompt
+        prompts, prompt, method = self._job.prompts, self._job.preview_prompt, self._job.method
         if self._slices is None:
             return run_slice(
                 model,
                 prompts,
                 config,
                 state,
+                method=method,
                 should_stop=self._should_stop,
                 on_event=self._on_step,
                 give_way=self._context.priority.give_way,
@@ -233,6 +239,7 @@ class _Run:
             prompts,
             config,
             state,
+            method=method,
             budget=SECONDS_PER_SLICE,
             preview_prompt=prompt,
             unsteered=self._unsteered,
@@ -316,10 +323,15 @@ class _Run:
         if not self._checkpoint.exists():
             return None
         try:
-            return TrainState.load(self._checkpoint)
+            state = TrainState.load(self._checkpoint)
         except TrainingError:
             log.warning("job %s starts anew", self._job.id, exc_info=True)
             return None
+        # A row from a backup may be behind its checkpoint, which holds losses but no supports.
+        if (behind := len(state.losses) - len(self._losses)) > 0:
+            self._losses += state.losses[-behind:]
+            self._supports += (self._supports[-1:] or [0.0]) * behind
+        return state
 
     def _on_step(self, event: StepEvent) -> None:
         """Record a step, and write it to the row if the last update is old enough."""
@@ -365,10 +377,10 @@ class _Run:
             # Only a restart needs the checkpoint; without it training starts anew.
             log.warning("job %s has no checkpoint", self._job.id, exc_info=True)
             return
-        # Limit only restarts without progress: a new checkpoint resets the attempts.
-        if self._attempts > 1 and len(state.losses) > self._job.step:
-            self._attempts = 1
-            self._store.progress(self._job.id, attempts=1)
+        # Limit only restarts without progress: a new checkpoint resets both counts.
+        if self._attempts + self._interruptions > 1 and len(state.losses) > self._job.step:
+            self._attempts, self._interruptions = 1, 0
+            self._store.progress(self._job.id, attempts=1, interruptions=0)
 
     def _keep_frame(self, frame: Frame) -> None:
         self._unsteered = frame.unsteered

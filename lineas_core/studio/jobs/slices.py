@@ -12,9 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lineas_core.errors import ConfigError
+from lineas_core.methods.fit import find_trainer
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.models.load import Model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.jobs.frames import Frame, Sample
+from lineas_core.studio.jobs.interrupts import StoppedError, looking_up, parts_of_layers
 from lineas_core.studio.jobs.previews import Previews
 from lineas_core.training.config import TrainConfig
 from lineas_core.training.events import StepEvent
@@ -32,14 +35,15 @@ class SliceResult:
     """Result of a slice of training.
 
     Attributes:
-        state: the state after its last step, on the CPU.
+        state: the state after its last step, on the CPU; None if it was stopped before there was
+            one.
         events: one event per step; empty if `on_event` received them.
         done: whether all steps of the run are done.
         preview: the last frame, if one was made.
         diverged: message for the user if the loss diverged; `state` is then the last good one.
     """
 
-    state: TrainState
+    state: TrainState | None
     events: tuple[StepEvent, ...]
     done: bool
     preview: Frame | None
@@ -52,6 +56,7 @@ def run_slice(
     config: TrainConfig,
     state: TrainState | None,
     *,
+    method: str = DEFAULT_METHOD,
     budget: float | None = None,
     should_stop: Callable[[], bool] | None = None,
     on_event: Callable[[StepEvent], object] | None = None,
@@ -69,8 +74,10 @@ def run_slice(
         prompts: the source and target.
         config: the settings.
         state: the state to resume from; one of another run is ignored, and training starts anew.
+        method: one that trains in steps.
         budget: seconds after which no further step begins; at least one step is done.
-        should_stop: called before each step.
+        should_stop: called before each step, and on a CPU within it about twice a second: a step
+            that is stopped leaves the state of the one before.
         on_event: called after each step.
         give_way: called before each step.
         on_state: called with the state every two seconds of training.
@@ -80,13 +87,15 @@ def run_slice(
         unsteered: the untouched model's output for that prompt, if it is known.
         clock: a monotonic clock, in seconds.
     """
-    try:
-        trainer = Trainer(model, prompts, config, state)
-    except ConfigError:
-        if state is None:
-            raise
-        log.warning("a checkpoint is ignored, and training starts anew", exc_info=True)
-        trainer = Trainer(model, prompts, config)
+    parts: list[str] = []
+    if model.device.type == "cpu" and should_stop is not None:
+        # A GPU's steps are short, and Python does not see their parts.
+        parts = parts_of_layers(model.module, model.sites(config.sites or model.default_sites))
+    with looking_up(model.module, parts, should_stop, clock=clock):
+        try:
+            trainer = _trainer(find_trainer(method), model, prompts, config, state)
+        except StoppedError:
+            return SliceResult(state, (), False, None)
     previews = Previews(model, preview_prompt, unsteered, clock)
     events: list[StepEvent] = []
     newest: StepEvent | None = None
@@ -103,20 +112,23 @@ def run_slice(
         return stopped or spent
 
     try:
-        for newest in trainer.run(ends_here):
-            if on_event is None:
-                events.append(newest)
-            else:
-                on_event(newest)
-            if on_state is not None and trainer.seconds - saved >= SECONDS_BETWEEN_CHECKPOINTS:
-                on_state(trainer.state)
-                saved = trainer.seconds
-            at_map = newest.step == len(trainer.losses)
-            if at_map and on_preview is not None and previews.due(trainer.seconds):
-                if give_way is not None:
-                    give_way()
-                if (preview := previews.make(trainer.map, newest)) is not None:
-                    on_preview(preview)
+        with looking_up(model.module, parts, should_stop, clock=clock):
+            for newest in trainer.run(ends_here):
+                if on_event is None:
+                    events.append(newest)
+                else:
+                    on_event(newest)
+                if on_state is not None and trainer.seconds - saved >= SECONDS_BETWEEN_CHECKPOINTS:
+                    on_state(trainer.state)
+                    saved = trainer.seconds
+                at_map = newest.step == len(trainer.losses)
+                if at_map and on_preview is not None and previews.due(trainer.seconds):
+                    if give_way is not None:
+                        give_way()
+                    if (preview := previews.make(trainer.map, newest)) is not None:
+                        on_preview(preview)
+    except StoppedError:
+        stopped = True
     except UnstableError as error:
         diverged = str(error)
     shown = preview is not None and newest is not None and preview.step == newest.step
@@ -124,7 +136,26 @@ def run_slice(
         preview = previews.make(trainer.map, newest)
         if preview is not None and on_preview is not None:
             on_preview(preview)
-    return SliceResult(trainer.state, tuple(events), trainer.done, preview, diverged)
+    # Stopped before its first step, the trainer may be in the middle of measuring its rate.
+    reached = trainer.state if trainer.losses else state
+    return SliceResult(reached, tuple(events), trainer.done, preview, diverged)
+
+
+def _trainer(
+    make: type[Trainer],
+    model: Model,
+    prompts: PromptSet,
+    config: TrainConfig,
+    state: TrainState | None,
+) -> Trainer:
+    """A trainer that resumes from the state, if it is of this run."""
+    try:
+        return make(model, prompts, config, state)
+    except ConfigError:
+        if state is None:
+            raise
+        log.warning("a checkpoint is ignored, and training starts anew", exc_info=True)
+        return make(model, prompts, config)
 
 
 def expected_seconds(

@@ -67,10 +67,14 @@ class JobWorker:
         """Wake the worker, after a job was queued."""
         self._wake.set()
 
-    def close(self) -> None:
-        """Stop after the current step and join the threads, except those that hang."""
+    def stop(self) -> None:
+        """Ask the worker to stop after the current step; `close` waits for it."""
         self._closing.set()
         self._wake.set()
+
+    def close(self) -> None:
+        """Stop after the current step and join the threads, except those that hang."""
+        self.stop()
         # Join with a timeout: if the thread hangs, `look` replaces it or sets it to None.
         while (thread := self._thread) is not None and thread.is_alive():
             thread.join(SECONDS_BETWEEN_LOOKS)

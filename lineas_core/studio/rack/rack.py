@@ -9,9 +9,9 @@ from typing import Any, Literal
 import gradio as gr
 
 from lineas_core.errors import ConfigError
+from lineas_core.scenes.scene import MAX_STRENGTH, MIN_STRENGTH
 from lineas_core.studio.components.scripts import script
 from lineas_core.studio.storage.gallery import GALLERY
-from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH
 from lineas_core.studio.storage.store import MapRow
 
 MAX_MAPS = 8

@@ -12,6 +12,13 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL_CODES = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE}
 _WORDS = ("No space left", "Disk quota exceeded", "File too large", "disk is full")
 
+# The message for a full disk that is not said to be that of LINEAS_HOME.
+TEMPORARY_FULL = (
+    "The disk of the app's temporary files is full. What was kept before is still there. Try again "
+    "in an hour, when uploads and downloads have been removed, or tell the host, who can free room "
+    "with `lineas clean`."
+)
+
 
 def is_full(error: BaseException | None) -> bool:
     """Whether the error, or one in its `__cause__`/`__context__` chain, means a full disk."""
@@ -30,6 +37,6 @@ def is_full(error: BaseException | None) -> bool:
 def no_room(home: Path) -> str:
     """The message for a full disk at `home`."""
     return (
-        f"LINEAS_HOME ({home}) is full; free some space there and try again. "
-        "What was kept before is still there."
+        f"LINEAS_HOME ({home}) is full; free some space there, as with `lineas clean`, and try "
+        "again. What was kept before is still there."
     )

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from lineas_core.errors import LineasError, MapError
 from lineas_core.maps.file_format import read_extras
 from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.scenes.scene import MAX_STRENGTH, MIN_STRENGTH
 from lineas_core.studio.storage.library import checked_tags, checked_title
-from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH, MapRow
+from lineas_core.studio.storage.rows import MapRow
 
 # Maximum length of a file name's stem in bytes; file systems allow 255 for the whole name.
 MAX_STEM = 120

@@ -12,14 +12,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from lineas_core.diagnostics.report import HealthReport, SiteDeltas
 from lineas_core.errors import LineasError
 from lineas_core.maps.calibration import Calibration
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD, STEPWISE
 from lineas_core.prompts.prompt_set import PromptSet
 
 Status = Literal["queued", "running", "done", "failed", "cancelled", "interrupted"]
 Phase = Literal["", "loading", "training", "checking"]
 TERMINAL: frozenset[Status] = frozenset({"done", "failed", "cancelled"})
-# Range of the strength that a map is switched on at.
-MIN_STRENGTH, MAX_STRENGTH = -1.0, 2.0
 UNFINISHED: frozenset[Status] = frozenset({"queued", "running", "interrupted"})
 
 
@@ -47,7 +45,9 @@ class JobRow:
         support: share of the coordinates that the map changes.
         losses: loss before each step so far.
         supports: support after each step so far.
-        attempts: number of times the job was started since its latest checkpoint.
+        attempts: number of times the job was started since its latest checkpoint, without those
+            that ended as the program was stopped or killed.
+        interruptions: number of the latter.
         parent: id of the job that this one retries, or "".
         map_id: id of the saved map, or ""; a failed or cancelled job may have one.
         message: why it failed, or why it is queued again.
@@ -63,7 +63,7 @@ class JobRow:
     owner: str
     model: str
     prompts: PromptSet
-    method: str = STEPWISE
+    method: str = DEFAULT_METHOD
     seq: int = 1
     status: Status = "queued"
     phase: Phase = ""
@@ -79,6 +79,7 @@ class JobRow:
     losses: tuple[float, ...] = ()
     supports: tuple[float, ...] = ()
     attempts: int = 0
+    interruptions: int = 0
     parent: str = ""
     map_id: str = ""
     message: str = ""
@@ -92,7 +93,7 @@ class JobRow:
     @property
     def stepwise(self) -> bool:
         """Whether the method trains step by step; other methods fit once, counted as one step."""
-        return self.method == STEPWISE
+        return self.method in STEPWISE
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,8 @@ _CODECS: Mapping[str, _Codec] = {
 }
 # Ids of other rows: a missing one is "" in Python, and NULL in the database for its foreign keys.
 _REFERENCES = frozenset({"parent", "map_id", "job"})
-_LATER = frozenset({"calibration"})
+# Columns that were added later, and their values in records without them.
+_LATER: Mapping[str, Any] = {"calibration": (), "interruptions": 0}
 _IN_BYTES = frozenset({"losses", "supports"})
 # Exceptions that `decode` may raise on a corrupt record.
 UNREADABLE = (
@@ -262,8 +264,8 @@ def decode(kind: type[Row], record: sqlite3.Row | Mapping[str, Any]) -> Row:
             value = _CODECS[name].decode(value)
         if value is None and name in _REFERENCES:
             value = ""
-        if value is None and name == "calibration":
-            value = ()
+        if value is None and name in _LATER:
+            value = _LATER[name]
         fields[name] = value
     return kind(**fields)
 

@@ -95,6 +95,8 @@ MIGRATIONS: tuple[Migration, ...] = (
     ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'lineas'",),
     # Points of the calibration curve in JSON; NULL where none was measured.
     ("ALTER TABLE maps ADD COLUMN calibration TEXT",),
+    # Earlier versions counted a restart as an attempt.
+    ("ALTER TABLE jobs ADD COLUMN interruptions INTEGER NOT NULL DEFAULT 0",),
 )
 
 

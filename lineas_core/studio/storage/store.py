@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.studio.storage.rows import (
     TERMINAL,
     UNFINISHED,
@@ -35,6 +35,8 @@ from lineas_core.studio.storage.schema import StoreError, migrate, store_errors
 __all__ = ["JobRow", "MapRow", "PromptRow", "Status", "Store", "StoreError"]
 
 MAX_ATTEMPTS = 3
+# The same of ends without a trace, as a job that causes them would do so for ever.
+MAX_INTERRUPTIONS = 20
 BUSY_SECONDS = 10.0
 _TABLES: Mapping[type, str] = {JobRow: "jobs", MapRow: "maps", PromptRow: "prompt_sets"}
 # The order in which jobs are started: jobs asked to stop first, as they only have to save a map.
@@ -184,7 +186,7 @@ class Store:
         ids = self._values(f"SELECT id FROM jobs WHERE status = 'queued' {_IN_TURN}")
         return ids.index(job_id) + 1 if job_id in ids else 0
 
-    def seconds_a_step(self, model: str, method: str = STEPWISE) -> float | None:
+    def seconds_a_step(self, model: str, method: str = DEFAULT_METHOD) -> float | None:
         """Seconds per step in the newest job of that model and method that made a step."""
         found = self._values(
             "SELECT seconds / step FROM jobs WHERE model = ? AND method = ? AND step > 0 "
@@ -194,12 +196,17 @@ class Store:
         )
         return float(found[0]) if found else None
 
-    def recover(self) -> list[str]:
+    def recover(self, *, died_of_itself: bool = False) -> list[str]:
         """Requeue the jobs that were running when the process died. Call before starting any job.
 
+        Args:
+            died_of_itself: whether the process died of what it did, which counts as an attempt of
+                the job; being stopped or killed does not.
+
         Returns:
-            Ids of the requeued jobs. A job that was started `MAX_ATTEMPTS` (3) times since its
-            last checkpoint is marked failed instead.
+            Ids of the requeued jobs. A job whose process died of itself `MAX_ATTEMPTS` (3) times
+            since its last checkpoint, or was interrupted `MAX_INTERRUPTIONS` (20) times, is marked
+            failed instead.
         """
         again = []
         for job in self.unfinished():
@@ -207,20 +214,33 @@ class Store:
                 self.transition(job.id, {"running"}, "interrupted")
             if job.status == "queued":
                 continue
-            if job.attempts >= MAX_ATTEMPTS:
+            attempts, interruptions = job.attempts, job.interruptions
+            if not died_of_itself:
+                attempts, interruptions = max(0, attempts - 1), interruptions + 1
+            if attempts >= MAX_ATTEMPTS:
                 self.transition(
                     job.id,
                     {"interrupted"},
                     "failed",
-                    message=f"The program ended {job.attempts} times while this job ran, without "
+                    message=f"The program ended {attempts} times while this job ran, without "
                     "a new checkpoint; it may need more memory than there is. Try a smaller model "
                     "or a smaller batch.",
+                )
+            elif interruptions >= MAX_INTERRUPTIONS:
+                self.transition(
+                    job.id,
+                    {"interrupted"},
+                    "failed",
+                    message=f"The program was stopped {interruptions} times while this job ran, "
+                    "without a new checkpoint. Try again when it runs for longer.",
                 )
             elif self.transition(
                 job.id,
                 {"interrupted"},
                 "queued",
                 message="Interrupted by a restart; it goes on from where it was.",
+                attempts=attempts,
+                interruptions=interruptions,
             ):
                 again.append(job.id)
         return again

@@ -108,7 +108,12 @@ def figures_of(row: MapRow, seconds: float | None) -> dict[str, str]:
         "Training distance left": f"{health.training.ratio:.0%}" if health else "",
         "On held-out prompts": f"{held_out.ratio:.0%}" if held_out else "",
         "Perplexity of target text": f"{surprise[0]:.0f} → {surprise[1]:.0f}" if surprise else "",
+        "Completions with copies": _share(health.copies if health else None),
         "Neurons changed": f"{row.support:.0%}",
         "Recommended strength": "" if row.recommended is None else f"{row.recommended:.2f}",
         "Seconds to learn": "" if seconds is None else f"{seconds:.1f}",
     }
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"

@@ -27,6 +27,11 @@ STATUS_TEXT = {
     "failed": "Training stopped",
     "cancelled": "Cancelled",
 }
+# What a method is, where its title does not say it.
+SAID = {
+    "lineas+": "LinEAS+ makes the target prompts likely, word by word, for text alone; with a "
+    "Distance above 0, LinEAS's own loss counts too.",
+}
 
 
 def progress(
@@ -128,11 +133,14 @@ def health(job: JobRow | None) -> str:
 
 def settings(method: str) -> str:
     """Render a hint about which settings a method uses."""
-    said = (
-        "What stands in grey suits the model, and is taken where a field is empty."
-        if method == STEPWISE
-        else f"{TITLES[method]} is fitted in one go, in seconds: it has no steps, rate or sparsity."
-    )
+    if method not in STEPWISE:
+        said = (
+            f"{TITLES[method]} is fitted in one go, in seconds: it has no steps, rate or sparsity."
+        )
+    else:
+        said = "What stands in grey suits the model, and is taken where a field is empty."
+    if method in SAID:
+        said = f"{SAID[method]} {said}"
     return f'<p class="ls-hint">{escape(said)}</p>'
 
 

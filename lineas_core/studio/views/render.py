@@ -45,6 +45,8 @@ def health(report: HealthReport | None) -> str:
         figures.append(
             ("perplexity of target text", f"{report.surprise[0]:.0f} → {report.surprise[1]:.0f}")
         )
+    if report.copies is not None:
+        figures.append(("completions with copies of the prompts", f"{report.copies:.0%}"))
     figures += [
         ("neurons changed", f"{report.support:.0%}"),
         ("largest scale change", f"{report.largest_gain:.2f}"),
@@ -101,6 +103,7 @@ def origin(row: MapRow, smap: SteeringMap) -> str:
         "model": row.model,
         "method": row.method,
         "sites": f"{len(smap.sites)}, {sum(smap.widths.values())} neurons",
+        "acts": f"within bounds at {counted(len(smap.bounds), 'site')}" if smap.bounds else "",
         "made": smap.info.created,
         "library": smap.info.library_version,
         "prompts": smap.info.prompt_hash,

@@ -17,12 +17,12 @@ from pydantic import ValidationError, validate_call
 
 from lineas_core.errors import ConfigError
 from lineas_core.models.image.safety import is_withheld
-from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.prompts.prompt_set import MAX_PROMPT, PromptSet
 from lineas_core.studio.access.error_messages import with_plain_messages
 from lineas_core.studio.access.redaction import without_paths
 from lineas_core.studio.access.visitors import new_key, owner_of
 from lineas_core.studio.answers.answers import Answers
-from lineas_core.studio.answers.fields import checked_length, checked_prompts
+from lineas_core.studio.answers.fields import checked_length, checked_prompts, checked_search
 from lineas_core.studio.app import Studio
 from lineas_core.studio.jobs.device.model_cache import catalog_models
 from lineas_core.studio.rack.mix import Mix
@@ -30,12 +30,15 @@ from lineas_core.studio.rack.rack import RackState
 from lineas_core.studio.storage.store import JobRow, MapRow
 from lineas_core.system.words import counted
 
+# Entries of a list; more prompts than a map can be trained on are refused by a limit of their own.
+MAX_LISTED = 4096
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Validate the function's arguments against its annotations.
+    """Validate the function's arguments against its annotations, and bound their lengths.
 
     The wrapped function raises `ConfigError` naming the first invalid argument.
     """
@@ -44,15 +47,38 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in [*zip(names, args, strict=False), *kwargs.items()]:
+            _check_length(name, value)
         try:
             return validated(*args, **kwargs)
         except ValidationError as error:
             first = error.errors()[0]
             place, *inside = first["loc"]
             name = ".".join(map(str, [names[place] if isinstance(place, int) else place, *inside]))
-            raise ConfigError(f"{name} is {first['input']!r}: {first['msg']}.") from error
+            raise ConfigError(f"{name} is {first['input']!r:.200}: {first['msg']}.") from error
 
     return call
+
+
+def _check_length(name: str, value: Any) -> None:
+    """Refuse a text of more than `MAX_PROMPT` characters, also in a list, and a list too long.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if isinstance(value, str) and len(value) > MAX_PROMPT:
+        raise ConfigError(
+            f"{name} has {len(value)} characters, beginning with {value[:20]!r}; {MAX_PROMPT} is "
+            "the limit. Shorten it."
+        )
+    if isinstance(value, list):
+        if len(value) > MAX_LISTED:
+            raise ConfigError(
+                f"{name} has {len(value)} entries; {MAX_LISTED} is the limit. Leave some out."
+            )
+        for place, part in enumerate(value):
+            if isinstance(part, str):
+                _check_length(f"{name}.{place}", part)
 
 
 class Api:
@@ -90,7 +116,8 @@ class Api:
         Returns:
             id, title, concept, model, modality, recommended strength and support of each map.
         """
-        return [_map(row) for row in self._studio.library.maps(owner_of(visitor), search=search)]
+        words = checked_search(search)
+        return [_map(row) for row in self._studio.library.maps(owner_of(visitor), search=words)]
 
     @with_plain_messages
     @checked
@@ -131,10 +158,11 @@ class Api:
             source: prompts to steer, 4 or more.
             target: prompts to steer towards, 4 or more.
             concept: what the targets have.
-            steps: 0 takes what suits the model; only "lineas" has steps.
+            steps: 0 takes what suits the model; only "lineas" and "lineas+" have steps.
             modality: "text" or "image", for a model outside the catalogue; empty takes the
                 catalogue's word, or text.
-            method: "lineas", or one that is fitted in one go, such as "lin-act" or "mean-act".
+            method: "lineas", "lineas+" (for text), or one that is fitted in one go, such as
+                "lin-act" or "mean-act".
             sites: a preset, such as "post_layernorm", or a regular expression for names of modules;
                 empty takes the model's default.
 

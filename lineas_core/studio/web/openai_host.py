@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from lineas_core.errors import ConfigError, ModelError
+from lineas_core.models.language.chat import Prompt
 from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.load import as_language_model
+from lineas_core.prompts.prompt_set import MAX_PROMPT
 from lineas_core.serving.batches import Steered
 from lineas_core.serving.host import no_model, unknown_key
 from lineas_core.serving.request_error import RequestError
@@ -32,6 +34,7 @@ class StudioHost:
 
     max_tokens = MAX_TOKENS
     max_choices = MAX_SAMPLES
+    max_characters: int | None = MAX_PROMPT
     exact = True
 
     def __init__(self, studio: Studio) -> None:
@@ -86,6 +89,10 @@ class StudioHost:
             return as_language_model(self._studio.inference.model(model))
         except ModelError as error:
             raise no_model(model, str(error)) from error
+
+    def check(self, model: LanguageModel, prompts: Sequence[Prompt], room: int) -> None:
+        """As the texts of the page are checked."""
+        self._studio.inference.text_limits.check(model, prompts, room)
 
     def running(self, model: str) -> AbstractContextManager[object]:
         """Training waits meanwhile."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from lineas_core.errors import LineasError
+from lineas_core.models.shared.catalog import catalog
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.redaction import without_paths
 from lineas_core.studio.access.visitors import new_key, owner_of
@@ -102,13 +103,27 @@ class Opening:
                 return first
             if missing:
                 gr.Warning(_of_a_link(missing), duration=None)
-            return replace(found, tab=found.rack.modality)
+            return self._known(replace(found, tab=found.rack.modality), rows)
         if kept is not None:
             first, missing = kept.settled(rows)
             if missing:
                 gr.Info(_of_the_last_time(missing))
             first = replace(first, tab=first.tab or first.rack.modality)
         return replace(first, tab="train") if asked.get("job") and not again else first
+
+    def _known(self, linked: Screen, rows: Sequence[MapRow]) -> Screen:
+        """A link's screen without models that are not known here; a warning names them.
+
+        A page loads the model that it shows, so any link on any site could else make this machine
+        fetch a repository of the Hub, or read a folder.
+        """
+        known = {*catalog(), *(row.model for row in rows)}
+        for name in ("image_model", "text_model"):
+            model = getattr(linked, name)
+            if model not in known and not self._studio.model_cache.has(model):
+                linked = replace(linked, **{name: getattr(self._begun, name)})
+                gr.Warning(_of_a_model(model), duration=None)
+        return linked
 
 
 def _kept(stored: str) -> tuple[Screen | None, bool]:
@@ -129,6 +144,14 @@ def _of_a_link(missing: Sequence[str]) -> str:
         f"You do not have {_listed(missing)}, which this link uses: it is of the person who made "
         "the link, or was deleted. Ask for its map file or a bundle (Library, Export or What is "
         "on the screen), take it in at Library, Import, and open the link again. The rest is shown."
+    )
+
+
+def _of_a_model(model: str) -> str:
+    named = escape(f"{model!r:.80}", quote=False)
+    return (
+        f"The link's model is {named}, which was not loaded here yet, and no link loads a model. "
+        "If you trust it, type the name at Model, and open the link again when it is there."
     )
 
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_space
 from starlette.middleware import Middleware
 
 from lineas_core.errors import ConfigError
+from lineas_core.serving.hosts import Hosts
 from lineas_core.serving.routes import Routes
+from lineas_core.studio.access.ledger import SWEPT_EVERY
 from lineas_core.studio.access.limits import MIB
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.answers.answers import Answers
-from lineas_core.studio.app import KEPT_FOR, Studio
+from lineas_core.studio.app import Studio
 from lineas_core.studio.components.wiring import STORED, field, opened
+from lineas_core.studio.jobs.ending import end_forked, leaving_traces, stopping_in_order
 from lineas_core.studio.rack.rack import RackState, build_rack
 from lineas_core.studio.rack.screen import TABS, Screen, ScreenFields
+from lineas_core.studio.storage.scratch import KEPT_FOR
 from lineas_core.studio.tabs.compare.layout import build_compare_tab
 from lineas_core.studio.tabs.images.layout import build_image_tab
 from lineas_core.studio.tabs.library.layout import build_library_tab
@@ -30,6 +36,8 @@ from lineas_core.studio.web.api import add_api
 from lineas_core.studio.web.middleware import Guard
 from lineas_core.studio.web.openai_host import StudioHost
 from lineas_core.studio.web.opening import ArrivedOutputs, Opening
+from lineas_core.studio.web.uploads import Uploads
+from lineas_core.studio.web.waiting import Sessions, share_queue
 from lineas_core.system.devices import describe_device
 from lineas_core.system.paths import packaged
 
@@ -43,21 +51,25 @@ THEME = gr.themes.Soft(
 HEAD = """<header class="ls-head"><h1>LinEAS Studio</h1>
 <p>Learn to steer a generative model from a few prompts, then move a slider.</p>
 <button type="button" id="tour-button" class="ls-tour-button">Take the tour</button></header>"""
-# Interval in seconds between clean-ups of expired uploads and downloads.
-CLEARED_EVERY = 600
+# Where the proxies are that a Space is reached through. uvicorn believes what these networks say of
+# a client's address, from the last one of `X-Forwarded-For` backwards.
+PRIVATE_NETWORKS = "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16"
 
 
 def build_page(studio: Studio) -> gr.Blocks:
     """Lay out the page and wire it to `studio`."""
     answers = Answers(studio.inference, studio.library, guarded=studio.settings.demo)
     with gr.Blocks(
-        title="LinEAS Studio", analytics_enabled=False, delete_cache=(CLEARED_EVERY, KEPT_FOR)
+        title="LinEAS Studio", analytics_enabled=False, delete_cache=(SWEPT_EVERY, KEPT_FOR)
     ) as page:
         key = gr.BrowserState("", storage_key="lineas-visitor", secret=studio.store.secret())
         # Add the API first: the first endpoint gets the name, and the page also has a `cancel`.
         add_api(studio, answers)
         job, stored = gr.State(""), gr.Textbox(visible=False)
-        gr.HTML(HEAD, apply_default_css=False)
+        with gr.Row(elem_classes="ls-top"):
+            gr.HTML(HEAD, apply_default_css=False)
+            if get_space():
+                gr.DuplicateButton("Duplicate this Space", elem_id="duplicate", min_width=160)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=300, elem_id="rack-column"):
                 gr.Markdown("## Maps")
@@ -102,7 +114,12 @@ def build_page(studio: Studio) -> gr.Blocks:
         )  # fmt: skip
         _wire_scene(dict(zip(TABS, opened_tabs, strict=True)), fields)
     settings = studio.settings
-    page.queue(max_size=settings.max_waiting, default_concurrency_limit=settings.concurrency)
+    page.queue(
+        max_size=settings.max_waiting,
+        default_concurrency_limit=settings.concurrency,
+        api_open=False,
+    )
+    share_queue(page)
     return page
 
 
@@ -122,9 +139,21 @@ def _wire_scene(tabs: Mapping[str, gr.Tab], fields: ScreenFields) -> None:
         part.change(None, part, None, js=field(kind, name))
 
 
-def launch_options(studio: Studio) -> dict[str, Any]:
-    """Arguments for `Blocks.launch`: appearance, served files, limits and middleware."""
-    home, settings = studio.settings.home, studio.settings
+def launch_options(studio: Studio, host: str | None = None) -> dict[str, Any]:
+    """Arguments for `Blocks.launch`: appearance, served files, limits and middleware.
+
+    Args:
+        studio: the app's shared state.
+        host: the name or address that it is served on, if one was given.
+
+    Raises:
+        ConfigError: LINEAS_HOSTS has what is not the name of a host.
+    """
+    home, settings, environment = studio.settings.home, studio.settings, studio.environment
+    served = host or environment.get("GRADIO_SERVER_NAME", "")
+    hosts = Hosts(
+        [served.strip("[]"), *environment.get("SPACE_HOST", "").split(","), *settings.hosts]
+    )
     kept = (
         "studio.db",
         "studio.db-wal",
@@ -144,18 +173,38 @@ def launch_options(studio: Studio) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         # Serve only uploads and downloads, which are in Gradio's own temporary folder.
         "allowed_paths": [],
-        "blocked_paths": [str(home / name) for name in kept],
-        # Every API call opens a session of its own, for which Gradio keeps about 0.2 MiB.
+        "blocked_paths": [
+            *(str(home / name) for name in kept),
+            *([str(settings.bucket)] if settings.bucket else []),
+        ],
+        # Gradio keeps about 0.2 MiB for each.
         "state_session_capacity": settings.max_sessions,
         "max_file_size": settings.max_upload * MIB,
         # Do not publish usage statistics, nor keep what visitors typed in their browser.
         "enable_monitoring": False,
         "run_history": False,
+        # Servers of their own for files and uploads, which no middleware stands before.
+        "num_workers": 0,
         "app_kwargs": {
-            "middleware": [Middleware(Guard, limits=studio.limits, max_upload=settings.max_upload)],
+            "middleware": [
+                Middleware(
+                    Guard,
+                    uploads=Uploads(studio.ledger, studio.scratch),
+                    max_upload=settings.max_upload,
+                    hosts=hosts,
+                ),
+            ],
             "routes": Routes(StudioHost(studio)).listed(),
+            "lifespan": _with_sessions,
         },
     }
+
+
+@asynccontextmanager
+async def _with_sessions(app: Any) -> AsyncIterator[None]:
+    """Keep the state of pages as `Sessions` does, while the server runs."""
+    app.state_holder = Sessions(app.get_blocks())
+    yield
 
 
 def launch(
@@ -177,17 +226,30 @@ def launch(
         ConfigError: the server cannot listen on the address.
     """
     print(f"Device: {describe_device()}", flush=True)
-    studio = Studio(Settings.from_environment(os.environ, home))
-    try:
+    with ExitStack() as stack:
+        # Being stopped before the page is served is as good an end as after.
+        stack.enter_context(suppress(KeyboardInterrupt))
+        stopping = stack.enter_context(stopping_in_order())
+        studio = Studio(Settings.from_environment(os.environ, home))
+        stack.callback(studio.close)
+        stopping.append(studio.jobs.stop)
+        stack.callback(end_forked)
+        stack.enter_context(leaving_traces(studio.settings.home))
+        stack.enter_context(studio.scratch.for_all_temporary_files())
         # By default, all Gradio apps on a machine share one folder and serve each other's files.
-        os.environ.setdefault("GRADIO_TEMP_DIR", studio.uploads.name)
+        os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.uploads)
         # Gradio summarises this many latest calls after each call, though nothing shows the result.
         os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+        if "SPACE_HOST" in studio.environment:
+            os.environ.setdefault("FORWARDED_ALLOW_IPS", PRIVATE_NETWORKS)
         studio.preparation.start()
         page = build_page(studio)
         try:
             page.launch(
-                server_name=host, server_port=port, inbrowser=open_browser, **launch_options(studio)
+                server_name=host,
+                server_port=port,
+                inbrowser=open_browser,
+                **launch_options(studio, host),
             )
         except OSError as error:
             address = f"host is {host or 'by default'} and port {port or 'by default'}"
@@ -195,5 +257,3 @@ def launch(
                 f"{address}, and nothing can be served there: it is in use, or not an address of "
                 "this machine. Choose others."
             ) from error
-    finally:
-        studio.close()

@@ -8,10 +8,10 @@ import torch
 from matplotlib.figure import Figure
 
 import lineas_core as lc
+from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.evaluation.cells import Bench
 from lineas_core.evaluation.tables.composition import QUESTION, TABLE, Sizes, yes_log_odds
-from lineas_core.evaluation.tables.concepts import OPENINGS
-from lineas_core.methods.refine import refine
+from lineas_core.methods.variants.refine import refine
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.models.shared.catalog import CatalogEntry

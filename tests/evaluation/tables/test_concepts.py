@@ -7,8 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 
 import lineas_core as lc
+from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.evaluation.cells import Bench
-from lineas_core.evaluation.tables.concepts import OPENINGS, TABLE, Sizes, complete
+from lineas_core.evaluation.tables.concepts import TABLE, Sizes, complete
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from tests.helpers.models import random_map
@@ -69,18 +70,19 @@ def test_the_markdown_has_a_row_per_method_and_a_column_per_strength() -> None:
             "strength": [0.0, 1.0] * 2,
             "presence": [0.01, 0.625, 0.02, 0.3],
             "perplexity": [6.0, 9.26, 6.0, 99.0],
+            "copies": [0.0, 0.04, 0.0, 0.5],
             "fit_seconds": [61.0, 61.0, 8.0, 8.0],
         }
     )
     head = ["| concept | method | s = 0 | s = 1 | fit |", "| --- | --- | --- | --- | --- |"]
     assert TABLE.write(results).splitlines() == [
         *head,
-        "| day | lineas | 1% / 6.0 | 62% / 9.3 | 61 s |",
-        "| day | lin-act | 2% / 6.0 | 30% / 99.0 | 8 s |",
+        "| day | lineas | 1% / 6.0 / 0% | 62% / 9.3 / 4% | 61 s |",
+        "| day | lin-act | 2% / 6.0 / 0% | 30% / 99.0 / 50% | 8 s |",
     ]
     other = results.assign(presence=results["presence"] + 0.2)
     assert TABLE.write(pd.concat([results, other])).splitlines() == [
         *head,
-        "| day | lineas | 11% ± 14% / 6.0 | 72% ± 14% / 9.3 | 61 s |",
-        "| day | lin-act | 12% ± 14% / 6.0 | 40% ± 14% / 99.0 | 8 s |",
+        "| day | lineas | 11% ± 14% / 6.0 / 0% | 72% ± 14% / 9.3 / 4% | 61 s |",
+        "| day | lin-act | 12% ± 14% / 6.0 / 0% | 40% ± 14% / 99.0 / 50% | 8 s |",
     ]

@@ -14,7 +14,7 @@ from lineas_core.evaluation.cells import Bench
 from lineas_core.evaluation.tables import find_table
 from lineas_core.evaluation.tables.layers import LayerSizes, nearest
 from lineas_core.evaluation.tables.sparsity import SparsitySizes, budgeted
-from lineas_core.methods.sparsify import PathConfig, SparseFitter
+from lineas_core.methods.variants.sparsify import PathConfig, SparseFitter
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.training.config import TrainConfig

@@ -47,7 +47,7 @@ def test_the_weights_fit_and_are_half_precision_safetensors() -> None:
     assert max(path.stat().st_size for path in files) <= 14 * MEBIBYTE
     weights = [path for path in files if path.suffix == ".safetensors"]
     assert weights
-    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md"}
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
     for path in weights:
         with safe_open(path, "pt") as opened:
             kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118

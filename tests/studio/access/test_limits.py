@@ -14,13 +14,12 @@ from lineas_core.errors import ModelError
 from lineas_core.models.shared import loading
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.loading import check_memory, weight_bytes
-from lineas_core.studio.access.limits import MIB, LimitError, Limits, size_of
+from lineas_core.studio.access.limits import LimitError, Limits
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import new_key, owner_of
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.library.sharing import SharingCallbacks
+from lineas_core.studio.tabs.library.hub import HubCallbacks
 from lineas_core.studio.web.api import Api
-from tests.helpers.models import random_map
 from tests.helpers.studio import ANN, BOB, answers_of
 
 CPU = torch.device("cpu")
@@ -34,33 +33,25 @@ class Clock:
         return self.now
 
 
-def limits_of(tmp_path: Path, clock: Clock, **settings: int) -> Iterator[Limits]:
-    studio = Studio(Settings(home=tmp_path / "home", **settings), environment={})
-    yield Limits(studio.settings, studio.store, studio.library, clock=clock)
-    studio.close()
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
 @pytest.fixture
-def limits(tmp_path: Path, clock: Clock) -> Iterator[Limits]:
-    yield from limits_of(tmp_path, clock, max_requests=6, requests_in_all=60)
+def limits(tmp_path: Path, clock: Clock) -> Limits:
+    return Limits(Settings(home=tmp_path, max_requests=6, requests_in_all=60), clock)
 
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Studio]:
-    """A Studio with room for next to nothing."""
+    """A Studio that answers next to nothing."""
     studio = Studio(
         Settings(
             home=tmp_path / "home",
             max_requests=2,
             max_prompts=5,
             max_images=4,
-            max_mebibytes=1,
-            mebibytes_in_all=3,
         ),
         environment={},
     )
@@ -111,12 +102,10 @@ def test_a_dragged_slider_is_not_hindered(tmp_path: Path, clock: Clock) -> None:
     # An answer comes at the earliest when the one before it is there: 5 a second are quick.
     for demo, seconds in ((False, 60), (True, 30)):
         settings = Settings.from_environment({"DEMO_MODE": "1"} if demo else {}, tmp_path / "home")
-        studio = Studio(settings, environment={})
-        limits = Limits(settings, studio.store, studio.library, clock=clock)
+        limits = Limits(settings, clock)
         for _ in range(5 * seconds):
             limits.admit("ann")
             clock.now += 0.2
-        studio.close()
 
 
 def test_quiet_visitors_are_forgotten(limits: Limits, clock: Clock) -> None:
@@ -135,7 +124,7 @@ def test_every_door_counts(small: Studio, writer: str, prompts: lc.PromptSet) ->
     with pytest.raises(gr.Error, match="2 answers within a minute"):
         api.train(ANN, writer, "", prompts.source[:5], prompts.target[:5])
     with pytest.raises(gr.Error, match="2 answers within a minute"):
-        SharingCallbacks(small, answers_of(small)).install(ANN, "someone/map", "")
+        HubCallbacks(small, answers_of(small)).install(ANN, "someone/map", "")
     assert api.complete(BOB, "ab", [], [], writer, 0, 1) is not None
 
 
@@ -153,45 +142,6 @@ def test_too_many_or_too_large_images_are_refused(small: Studio, painter: str) -
     with pytest.raises(LimitError, match=r"4 images of 8000 x 8000 are 256.0 million pixels"):
         small.limits.check_images(4, 8000)
     small.limits.check_images(4, 1024)
-
-
-def big_map(seed: int) -> lc.SteeringMap:
-    return random_map({"layer": 50_000}, seed)
-
-
-def test_bytes_of_a_visitor_and_of_all_are_limited(small: Studio, prompts: lc.PromptSet) -> None:
-    ann, bob, limits = owner_of(ANN), owner_of(BOB), small.limits
-    row = small.library.add_map(ann, big_map(0))
-    saved = small.library.add_prompts(ann, prompts)
-    taken = small.library.file(row.id, ann).stat().st_size + size_of(prompts)
-    assert limits.bytes_of(ann) == taken
-    assert limits.bytes_of(bob) == 0
-    limits.check_room(ann, MIB - taken)
-    with pytest.raises(LimitError, match=r"take 0\.4 MiB, .* 1 MiB is the limit .* 30 days"):
-        limits.check_room(ann, MIB - taken + 1)
-    limits.check_room(bob, MIB)
-    # Deleting and importing again must not fill the disk.
-    small.library.delete(row.id, ann)
-    small.library.delete_prompts(saved.id, ann)
-    assert limits.bytes_of(ann) == taken
-    small.library.purge(-1)
-    assert limits.bytes_of(ann) == 0
-
-
-def test_keys_without_end_do_not_fill_the_disk(small: Studio, tmp_path: Path) -> None:
-    file = big_map(1).save(tmp_path / "map.safetensors")
-    work, clock, kept, refusals = SharingCallbacks(small, answers_of(small)), Clock(), 0, set()
-    small.limits = Limits(small.settings, small.store, small.library, clock=clock)
-    for _ in range(20):
-        clock.now += 60
-        try:
-            work.take_in(new_key(), [str(file)])
-        except gr.Error as error:
-            refusals.add(str(error))
-        else:
-            kept += 1
-    assert 4 <= kept <= 8
-    assert all("3 MiB is the limit. " in text and "Try again in" in text for text in refusals)
 
 
 def test_a_language_model_that_cannot_fit_is_refused_before_it_loads(

@@ -53,6 +53,32 @@ def test_a_bad_value_names_its_variable(variable: str, value: str, tmp_path: Pat
         Settings.from_environment({variable: value}, tmp_path)
 
 
+def test_the_bucket_is_given_or_what_a_space_has_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, bucket = tmp_path / "home", tmp_path / "bucket"
+
+    def bucket_of(home: Path = home, **environment: str) -> Path | None:
+        return Settings.from_environment(environment, home).bucket
+
+    assert bucket_of() is None
+    assert bucket_of(LINEAS_BUCKET=str(bucket)) == bucket
+    for inside in (home, home / "b", tmp_path):
+        with pytest.raises(
+            ConfigError, match=f"LINEAS_BUCKET is {inside}, and LINEAS_HOME is {home}"
+        ):
+            bucket_of(LINEAS_BUCKET=str(inside))
+    # Something is mounted there on every Linux.
+    mounted = Path("/proc")
+    monkeypatch.setattr("lineas_core.system.home.SPACE_STORAGE", mounted)
+    assert bucket_of() is None
+    assert bucket_of(SPACE_ID="ann/studio") == mounted
+    assert bucket_of(SPACE_ID="ann/studio", LINEAS_BUCKET=str(bucket)) == bucket
+    assert bucket_of(mounted, SPACE_ID="ann/studio") is None
+    monkeypatch.setattr("lineas_core.system.home.SPACE_STORAGE", tmp_path)
+    assert bucket_of(tmp_path.parent / "home", SPACE_ID="ann/studio") is None
+
+
 def test_a_spaces_storage_is_taken_for_a_network_mount(tmp_path: Path) -> None:
     assert Settings.from_environment({}, Path("/data")).network_disk
     assert not Settings.from_environment({"LINEAS_NETWORK_DISK": "0"}, Path("/data")).network_disk

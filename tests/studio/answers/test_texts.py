@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import time
 
 import gradio as gr
 import pytest
@@ -10,48 +9,10 @@ from lineas_core.models.language.model import LanguageModel
 from lineas_core.models.shared.batches import TextGrid
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.readouts import Readout, read_out
-from lineas_core.studio.answers.streaming import stream_sides
 from lineas_core.studio.app import Studio
 from lineas_core.studio.tabs.texts.callbacks import TextCallbacks
 from lineas_core.studio.views import completions
 from tests.helpers.studio import ANN, answers_of, rack
-
-
-def test_what_streams_grows_to_what_the_model_writes(
-    studio: Studio, writer: str, words: str
-) -> None:
-    model = studio.model_cache.get(writer)
-    assert isinstance(model, LanguageModel)
-    steer = [(studio.library.map(words, owner_of(ANN)), 0.8)]
-    seen = list(stream_sides(model, ["ab"] * 2, [[], steer], 5, 24))
-    assert seen[-1] == [
-        model.generate(["ab"], seed=5, max_new_tokens=24)[0],
-        model.generate(["ab"], steer, seed=5, max_new_tokens=24)[0],
-    ]
-    lengths = [sum(map(len, texts)) for texts in seen]
-    assert lengths == sorted(lengths)
-
-
-def test_leaving_the_stream_stops_the_writing(tiny: LanguageModel) -> None:
-    calls = 0
-    generate = tiny.module.forward
-
-    def counted(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        return generate(*args, **kwargs)
-
-    tiny.module.forward = counted  # type: ignore[method-assign]
-    try:
-        stream = stream_sides(tiny, ["ab"] * 2, [[], []], 5, 120)
-        next(stream)
-        stream.close()  # type: ignore[attr-defined]
-        time.sleep(0.5)
-        after = calls
-        time.sleep(0.5)
-    finally:
-        del tiny.module.forward
-    assert calls == after < 120
 
 
 def test_a_pair_ends_with_its_readouts(studio: Studio, writer: str, words: str) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 import lineas_core as lc
-from lineas_core.methods.names import TITLES
-from lineas_core.studio.jobs import fits
+from lineas_core.methods.names import STEPWISE, TITLES
+from lineas_core.studio.jobs import interrupts
 from lineas_core.studio.jobs.frames import load_frame
 from tests.helpers.jobs import At, Shop, same
 
 
-@pytest.mark.parametrize("method", [name for name in TITLES if name != "lineas"])
+@pytest.mark.parametrize("method", [name for name in TITLES if name not in STEPWISE])
 def test_a_method_without_steps_ends_with_the_map_that_it_fits(
     shop: Shop, tiny: lc.LanguageModel, prompts: lc.PromptSet, method: str
 ) -> None:
@@ -38,7 +38,7 @@ def test_a_method_without_steps_ends_with_the_map_that_it_fits(
 def test_a_fit_is_stopped_or_put_back_before_its_end(
     shop: Shop, prompts: lc.PromptSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fits, "SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(interrupts, "SECONDS_BETWEEN_LOOKS", 0.0)
     priority = At(shop.home)
     jobs = shop.jobs(priority=priority)
     job = jobs.start("ada", "tiny", prompts, {}, method="lin-act")

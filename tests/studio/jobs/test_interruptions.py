@@ -93,6 +93,26 @@ def test_an_orderly_stop_puts_the_job_back_and_costs_no_attempt(
     assert list(shop.row(job).losses) == undisturbed.losses
 
 
+def test_a_job_of_lineas_plus_is_put_back_too_and_its_map_says_so(
+    shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel
+) -> None:
+    changes = {"steps": 8, "holdout": 0.25, "likelihood": 2.0}
+    priority = At(shop.home)
+    jobs = shop.jobs(priority=priority)
+    priority.act = jobs.close
+    job = jobs.start("ada", "tiny", prompts, changes, method="lineas+")
+    jobs.work()
+    assert (shop.row(job).status, shop.row(job).step) == ("queued", priority.steps)
+    shop.jobs().work()
+    row = shop.row(job)
+    assert (row.status, row.step, row.message) == ("done", 8, "")
+    config = lc.TrainConfig.for_model(tiny, "lineas+", **changes)
+    whole = lc.train(tiny, prompts, config, method="lineas+")
+    assert same(shop.map(job), whole.map)
+    assert list(row.losses) == whole.losses
+    assert shop.map(job).info.method == shop.library.row(row.map_id, "ada").method == "lineas+"
+
+
 def test_cancelling_takes_effect_within_one_step_and_keeps_the_map(
     shop: Shop, prompts: lc.PromptSet, tiny: lc.LanguageModel
 ) -> None:

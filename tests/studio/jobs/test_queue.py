@@ -35,7 +35,7 @@ def test_a_job_ends_with_the_map_of_a_plain_run(
     assert same(shop.map(job), undisturbed.map)
     assert list(row.losses) == undisturbed.losses
     assert len(row.supports) == 12
-    assert row.health == undisturbed.health
+    assert row.health == replace(undisturbed.health, copies=0.0)
     kept = shop.library.row(row.map_id, "ada")
     assert (kept.title, kept.job, kept.prompts) == ("Letters", job.id, prompts)
     assert kept.losses == row.losses
@@ -59,7 +59,7 @@ def test_a_database_of_version_1_has_jobs_of_lineas(
     # The row as version 1 kept it.
     with sqlite3.connect(tmp_path / "new" / "studio.db") as db:
         names = [column[1] for column in db.execute("PRAGMA table_info(jobs)")]
-        columns = ", ".join(name for name in names if name != "method")
+        columns = ", ".join(name for name in names if name not in ("method", "interruptions"))
         values = db.execute(f"SELECT {columns} FROM jobs").fetchone()
     db.close()
     (tmp_path / "old").mkdir()
@@ -117,7 +117,8 @@ def test_slices_elsewhere_give_the_same_map(
     assert calls[-1] == "measure_run"
     assert row.frames == calls.count("run_slice")
     assert same(shop.map(job), undisturbed.map)
-    assert (list(row.losses), row.health) == (undisturbed.losses, undisturbed.health)
+    assert list(row.losses) == undisturbed.losses
+    assert row.health == replace(undisturbed.health, copies=0.0)
 
 
 @pytest.mark.parametrize("good_steps", [0, 5])
@@ -191,12 +192,18 @@ def test_mistakes_in_settings_show_before_the_queue(shop: Shop, prompts: lc.Prom
         ({"rate": -1.0}, "lineas", "rate is -1"),
         ({"stepz": 3}, "lineas", "stepz"),
         ({"steps": 3}, "mean-act", "Mean-AcT is fitted in one go"),
+        ({"likelihood": 3.0}, "lineas", r"likelihood is 3.0, which LinEAS does not read.*LinEAS\+"),
+        ({"distance": 3.0}, "mean-act", "distance is 3.0, which Mean-AcT does not read"),
         ({}, "magic", "method is 'magic'"),
     ):
         with pytest.raises(lc.ConfigError, match=message):
             jobs.start("ada", "smollm2", prompts, changes, method=method)
+    pictures = replace(prompts, modality="image")
+    with pytest.raises(lc.ConfigError, match=r"method is 'lineas\+'.*emoji-onestep makes images"):
+        jobs.start("ada", "emoji-onestep", pictures, {}, method="lineas+")
     assert jobs.recent("ada") == []
     assert jobs.start("ada", "smollm2", prompts, {}).steps == 60
+    assert jobs.start("ada", "smollm2", prompts, {}, method="lineas+").steps == 16
 
 
 def test_a_map_that_was_kept_before_the_process_died_is_not_kept_twice(
@@ -214,12 +221,41 @@ def test_three_attempts_and_no_more(shop: Shop, prompts: lc.PromptSet) -> None:
     job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
     for _ in range(3):
         assert shop.store.claim_next() is not None
-        jobs = shop.jobs()
+        jobs = shop.jobs(died_of_itself=True)
     assert shop.row(job).status == "failed"
     assert not jobs.work()
     again = jobs.retry(job.id, "ada")
     jobs.work()
     assert shop.row(again).status == "done"
+
+
+def test_a_job_is_not_given_up_for_the_restarts_of_others(
+    shop: Shop, prompts: lc.PromptSet
+) -> None:
+    job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
+    for number in range(1, 20):
+        assert shop.store.claim_next() is not None
+        jobs = shop.jobs()
+        row = shop.row(job)
+        assert (row.status, row.attempts, row.interruptions) == ("queued", 0, number)
+    # Two deaths of its own are not three, whatever was in between.
+    for number in (1, 2):
+        assert shop.store.claim_next() is not None
+        jobs = shop.jobs(died_of_itself=True)
+        assert (shop.row(job).status, shop.row(job).attempts) == ("queued", number)
+    jobs.work()
+    assert shop.row(job).status == "done"
+
+
+def test_a_job_that_never_gets_on_does_not_run_for_ever(shop: Shop, prompts: lc.PromptSet) -> None:
+    """As one that kills its process and leaves no trace."""
+    job = shop.jobs().start("ada", "tiny", prompts, CHANGES)
+    for _ in range(20):
+        assert shop.store.claim_next() is not None
+        shop.jobs()
+    row = shop.row(job)
+    assert row.status == "failed"
+    assert "20 times" in row.message
 
 
 def test_a_retry_names_its_parent_and_has_its_settings(shop: Shop, prompts: lc.PromptSet) -> None:

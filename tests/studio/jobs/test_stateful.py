@@ -187,7 +187,7 @@ class Real:
         context = JobContext(self.store, self.library, self._load, Priority(), JobFiles(self.home))
         self.jobs = Jobs(
             context, run_job, autostart=False, max_queued=MAX_QUEUED,
-            max_per_visitor=MAX_PER_VISITOR, clock=lambda: self.now,
+            max_per_visitor=MAX_PER_VISITOR, died_of_itself=True, clock=lambda: self.now,
         )  # fmt: skip
 
     def start(self, job: Known) -> str:

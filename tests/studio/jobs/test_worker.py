@@ -137,5 +137,5 @@ def test_a_job_that_gets_on_may_be_cut_off_any_number_of_times(
     stuck = shop.jobs().start("ada", "tiny", prompts, CHANGES)
     for _ in range(3):
         shop.store.claim_next()
-        shop.jobs()
+        shop.jobs(died_of_itself=True)
     assert "3 times" in shop.row(stuck).message

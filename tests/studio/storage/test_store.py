@@ -75,7 +75,7 @@ def test_every_field_of_a_job_comes_back(store: Store, job: Callable[..., JobRow
         preview_prompt="Once", step=3, steps=9, loss=1 / 3, seconds=1.5, seconds_left=2.5,
         support=1e-9, losses=(1 / 3, 2.0, float("inf")), supports=(1.0, 0.5, 0.0), attempts=2,
         parent=parent.id, map_id=kept.id, message="why", health=HEALTH, frames=4, stopping=True,
-        started=5.0, finished=6.0, method="mean-act",
+        started=5.0, finished=6.0, method="mean-act", interruptions=3,
     )  # fmt: skip
     plain = job()
     changed = [n for n, v in fields_of(full).items() if v != getattr(plain, n)]
@@ -262,19 +262,19 @@ def test_jobs_that_ran_when_the_process_died_wait_again_three_times_at_most(
     assert before is not None
     assert before.status == "running"
     # `waiting` is as if the process had died between the two steps of an earlier recovery.
-    assert store.recover() == [running.id, waiting.id]
+    assert store.recover(died_of_itself=True) == [running.id, waiting.id]
     row = store.job(running.id)
     assert row is not None
     assert (row.status, row.attempts, row.finished) == ("queued", 1, 0.0)
     assert "restart" in row.message
     assert row.seq == before.seq + 2
-    assert store.recover() == []
+    assert store.recover(died_of_itself=True) == []
     store.transition(waiting.id, {"queued"}, "cancelled")
     for attempt in (2, 3):
         claimed = store.claim_next()
         assert claimed is not None
         assert claimed.attempts == attempt
-        assert store.recover() == ([running.id] if attempt == 2 else [])
+        assert store.recover(died_of_itself=True) == ([running.id] if attempt == 2 else [])
     row = store.job(running.id)
     assert row is not None
     assert row.status == "failed"

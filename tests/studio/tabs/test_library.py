@@ -24,6 +24,7 @@ from lineas_core.studio.rack.screen import Screen
 from lineas_core.studio.storage.map_files import MapFiles
 from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
 from lineas_core.studio.tabs.library.callbacks import LibraryCallbacks
+from lineas_core.studio.tabs.library.hub import HubCallbacks
 from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
@@ -110,7 +111,8 @@ def test_an_exported_map_comes_in_again_as_it_was(
     told = studio.library.add_map(
         ann, studio.library.map(inks[0], ann), title="Blaue Tinte", **known
     )
-    files = work.export(ANN, [told.id, inks[1], inks[1]])["value"]
+    twin = studio.library.add_map(ann, studio.library.map(inks[1], ann), title="Map 1")
+    files = work.export(ANN, [told.id, inks[1], inks[1], twin.id])["value"]
     assert [Path(file).name for file in files] == [
         "Blaue-Tinte.safetensors", "Map-1.safetensors", "Map-1-2.safetensors",
     ]  # fmt: skip
@@ -163,7 +165,7 @@ def test_an_exported_file_lies_where_downloads_do_whatever_the_map_is_called(
     studio.library.add_map(owner_of(ANN), replace(smap, info=replace(smap.info, name="../../x y")))
     [row] = studio.library.maps(owner_of(ANN), include_gallery=False)
     [file] = SharingCallbacks(studio, answers_of(studio)).export(ANN, [row.id])["value"]
-    assert Path(file).parent.parent == Path(studio.downloads.name)
+    assert Path(file).parent.parent == studio.scratch.temporary
     assert Path(file).name == "x-y.safetensors"
 
 
@@ -265,7 +267,7 @@ def test_nobody_changes_or_takes_what_is_not_theirs(studio: Studio, inks: list[s
         lambda: work.add(BOB, [inks[0]], rack()),
         lambda: sharing.export(BOB, [inks[0]]),
         lambda: work.describe(BOB, [inks[0]]),
-        lambda: sharing.push(BOB, [inks[0]], "a/b", "token"),
+        lambda: HubCallbacks(studio, answers).push(BOB, [inks[0]], "a/b", "token"),
     ):
         with pytest.raises(gr.Error, match="no map"):
             attempt()

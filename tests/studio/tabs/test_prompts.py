@@ -180,10 +180,8 @@ def test_a_saved_set_is_its_visitors_own_and_trains_the_same(studio: Studio) -> 
 
 def test_a_set_is_downloaded_as_files_that_load(studio: Studio) -> None:
     table = [[a, b, "note"] for a, b in zip(NIGHT.source, NIGHT.target, strict=True)]
-    files = [
-        Path(f)
-        for f in PromptCallbacks(studio, answers_of(studio)).download("text", "N", "night", table)
-    ]
+    work = PromptCallbacks(studio, answers_of(studio))
+    files = [Path(f) for f in work.download(ANN, "text", "N", "night", table)]
     loaded = PromptSet.load(next(f for f in files if f.suffix == ".json"))
     assert (loaded.source, loaded.target) == (NIGHT.source, NIGHT.target)
     assert {f.suffix for f in files} == {".json", ".csv"}

@@ -8,18 +8,19 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from lineas_core.methods.names import TITLES
+import lineas_core as lc
+from lineas_core.methods.names import STEPWISE, TITLES
 from lineas_core.models.load import as_language_model
 from lineas_core.prompts.prompt_set import PromptSet
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
+from lineas_core.studio.jobs.queue import shipped_settings
 from lineas_core.studio.storage.store import StoreError
 from lineas_core.studio.tabs.train.stage import StageCallbacks
 from lineas_core.studio.tabs.train.training import (
     TrainingCallbacks,
     shipped_fields,
-    shipped_settings,
 )
 from lineas_core.studio.tabs.understand.callbacks import UnderstandCallbacks
 from tests.helpers.studio import ANN, BOB, answers_of, finished
@@ -90,13 +91,21 @@ def test_a_map_of_a_method_without_steps_is_shown_with_the_same_readouts(
 
 
 def test_settings_are_shown_to_methods_that_read_them() -> None:
-    numbers, said = TrainingCallbacks.settings_of("lineas")
-    assert numbers["visible"] is True
-    assert "suits the model" in said
-    for method in set(TITLES) - {"lineas"}:
-        numbers, said = TrainingCallbacks.settings_of(method)
-        assert numbers["visible"] is False
-        assert TITLES[method] in said
+    for method, title in TITLES.items():
+        shown = TrainingCallbacks.settings_of(method, "smollm2")
+        assert shown.numbers["visible"] is (method in STEPWISE)
+        assert shown.weights["visible"] is (method == "lineas+")
+        assert (title in shown.said) is (method != "lineas")
+        assert ("suits the model" in shown.said) is (method in STEPWISE)
+        # What was typed stays.
+        assert "value" not in shown.steps
+    plain = TrainingCallbacks.settings_of("lineas", "smollm2")
+    plus = TrainingCallbacks.settings_of("lineas+", "smollm2")
+    assert (plain.steps["placeholder"], plain.rate["placeholder"]) == ("60", "3")
+    assert (plus.steps["placeholder"], plus.rate["placeholder"]) == ("16", "automatic")
+    weights = lc.TrainConfig()
+    assert plus.likelihood["placeholder"] == f"{weights.likelihood:g}"
+    assert plus.distance["placeholder"] == f"{weights.distance:g}"
 
 
 def test_a_job_is_cancelled_tried_again_and_filmed(studio: Studio, writer: str) -> None:
@@ -219,7 +228,7 @@ def test_empty_fields_take_the_settings_of_the_model_that_is_trained(
     )
     assert job.changes == {"steps": 2}
     shown = shipped_fields(writer)
-    suits = shipped_settings(writer)
+    suits = lc.TrainConfig(**shipped_settings(writer, "lineas"))
     assert shown.steps["placeholder"] == str(suits.steps)
     assert (shown.rate["placeholder"], suits.rate) == ("measured", None)
     assert {field["value"] for field in shown} == {""}
@@ -228,11 +237,11 @@ def test_empty_fields_take_the_settings_of_the_model_that_is_trained(
 def test_a_studio_that_cannot_be_built_leaves_its_folder_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(**_: object) -> None:
+    def full(_: object) -> None:
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("lineas_core.studio.app.tempfile.TemporaryDirectory", full)
+        patch.setattr("lineas_core.studio.app.open_scratch", full)
         with pytest.raises(OSError, match="No space"):
             Studio(Settings(home=tmp_path), environment={})
     Studio(Settings(home=tmp_path), environment={}).close()

@@ -225,7 +225,7 @@ def test_jobs_of_strangers_fail_with_words_only(studio: Studio) -> None:
 @pytest.fixture(scope="module")
 def web(studio: Studio, page: gr.Blocks) -> Iterator[httpx.Client]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", studio.uploads.name)
+        patch.setenv("GRADIO_TEMP_DIR", str(studio.scratch.uploads))
         page.launch(prevent_thread_lock=True, quiet=True, **launch_options(studio))
         with httpx.Client(base_url=str(page.local_url).rstrip("/"), timeout=60) as client:
             yield client

@@ -43,9 +43,9 @@ HARMLESS = {
     "WritingCallbacks.write": "a concept",
     "PromptCallbacks.download": "the table that comes with the call",
     "PromptCallbacks.show_files": "nothing",
-    "TrainingCallbacks.settings_of": "a method",
+    "TrainingCallbacks.settings_of": "a method and a model's name",
     "TrainingCallbacks.models_of": "a kind of model",
-    "shipped_fields": "a model's name",
+    "shipped_fields": "a model's name and a method",
     "SiteCallbacks.reset": "a model's name",
     "SiteCallbacks.refresh": "a model's name and an expression, read in linear time",
     "SiteCallbacks.typed": "a model's name and an expression",
@@ -55,7 +55,8 @@ HARMLESS = {
     "ChatCallbacks.undo": "the turns that come with the call",
     "ChatCallbacks.new": "nothing",
     "TextCallbacks.choose_mode": "a mode",
-    "SharingCallbacks.install": "a repository on the Hub",
+    "HubCallbacks.install": "a repository on the Hub",
+    "HubCallbacks.search": "a model's name",
     "SharingCallbacks.take_in": "files that Gradio has checked; see test_server.py",
     "Examples.create.<locals>.load_example": "shipped openings",
 }
@@ -176,7 +177,7 @@ def attacks(ids: Ids, writer: str, painter: str) -> dict[str, list[tuple[Any, ..
         "LibraryCallbacks.delete": [(BOB, [m], on, {}) for m in maps],
         "LibraryCallbacks.undo": [(BOB, [m], on, {}) for m in maps],
         "SharingCallbacks.export": [(BOB, [m]) for m in maps],
-        "SharingCallbacks.push": [(BOB, [m], "bob/taken", "hf_token") for m in maps],
+        "HubCallbacks.push": [(BOB, [m], "bob/taken", "hf_token") for m in maps],
         "SharingCallbacks.code": [(BOB, on, *screen), (BOB, drawn, *screen)],
         "SharingCallbacks.bundle": [(BOB, on, *screen), (BOB, drawn, *screen)],
         "SharingCallbacks.link": [(BOB, on, *screen), (BOB, drawn, *screen)],
@@ -299,7 +300,8 @@ def test_no_function_works_for_what_is_no_key(
     others = {
         "WritingCallbacks.write": [(BOB, "text", "x", 0, writer)],
         "PromptCallbacks.save": [(BOB, "text", "mine", "x", TABLE)],
-        "SharingCallbacks.install": [(BOB, "someone/map", "")],
+        "HubCallbacks.install": [(BOB, "someone/map", "")],
+        "HubCallbacks.search": [(BOB, "smollm2", "")],
         "SharingCallbacks.take_in": [(BOB, [])],
     }
     for name, [call, *_] in {**attacks(anns, writer, painter), **others}.items():

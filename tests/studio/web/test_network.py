@@ -21,7 +21,7 @@ from gradio_client.exceptions import AppError
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
-from lineas_core.studio.tabs.library.sharing import SharingCallbacks
+from lineas_core.studio.tabs.library.hub import HubCallbacks
 from lineas_core.studio.tabs.train.writing import WritingCallbacks
 from lineas_core.studio.web.api import Api
 from lineas_core.studio.web.page import build_page, launch_options
@@ -159,7 +159,7 @@ def test_no_name_of_a_model_or_a_repository_is_fetched(
         with pytest.raises(AppError, match=r"not a folder|Cannot load"):
             client.predict(ANN, ["ab"], [], [], name, api_name="/picture")
         with pytest.raises(gr.Error, match="no repository's name"):
-            SharingCallbacks(studio, answers_of(studio)).install(ANN, name, "")
+            HubCallbacks(studio, answers_of(studio)).install(ANN, name, "")
     name = f"127.0.0.1:{trap.port}/x"
     job = client.predict(ANN, name, "", LINES, [*LINES, "five six"], "x", 2, api_name="/train")
     assert finished(studio, job["id"], owner_of(ANN)).status == "failed"

@@ -51,7 +51,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 @pytest.fixture(scope="module")
 def address(studio: Studio) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", studio.uploads.name)
+        patch.setenv("GRADIO_TEMP_DIR", str(studio.scratch.uploads))
         page = build_page(studio)
         page.launch(prevent_thread_lock=True, quiet=True, **launch_options(studio))
         yield f"{str(page.local_url).rstrip('/')}/v1"

@@ -37,7 +37,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
 @pytest.fixture(scope="module")
 def page(studio: Studio) -> Iterator[gr.Blocks]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", studio.uploads.name)
+        patch.setenv("GRADIO_TEMP_DIR", str(studio.scratch.uploads))
         page = build_page(studio)
         page.launch(prevent_thread_lock=True, quiet=True, **launch_options(studio))
         yield page
@@ -86,7 +86,7 @@ def test_no_file_of_the_server_is_served(
     web: httpx.Client, studio: Studio, anns_map: str, route: str, tmp_path: Path
 ) -> None:
     home = studio.settings.home
-    download = studio.download_folder() / "anns.txt"
+    download = studio.scratch.new_download() / "anns.txt"
     other_app = tmp_path / "gradio" / "hash"
     other_app.mkdir(parents=True)
     for path in (download, other_app / "upload.txt"):
@@ -101,10 +101,10 @@ def test_no_file_of_the_server_is_served(
         checkout() / "app.py",
         Path("/etc/passwd"),
         home,
-        Path(studio.uploads.name),
-        Path(studio.downloads.name),
+        studio.scratch.uploads,
+        studio.scratch.temporary,
     ):
-        for asked in (str(path), f"{studio.uploads.name}/..{'/..' * 8}{path}"):
+        for asked in (str(path), f"{studio.scratch.uploads}/..{'/..' * 8}{path}"):
             answer = web.get(f"/gradio_api/{route}{asked}", follow_redirects=True)
             assert answer.status_code in (403, 404), asked
             assert "of somebody else" not in answer.text
@@ -120,22 +120,22 @@ def test_the_server_fetches_no_address_for_strangers(
 ) -> None:
     assert web.get(f"/gradio_api/file={address}").status_code == 403
     file = {"path": address, "meta": {"_type": "gradio.FileData"}}
-    said = call(web, page, "SharingCallbacks.take_in", [BOB, [file]])
-    assert said == "Upload the file; addresses are not fetched."
+    said = call(web, page, "SharingCallbacks.take_in", [BOB, [file], None])
+    assert "Addresses are not fetched" in said
     escaped = json.dumps(file).replace("gradio", "\\u0067radio").replace("http", "\\u0068ttp")
     answer = web.post(
         "/gradio_api/queue/join",
         content=f'{{"fn_index": 0, "session_hash": "x", "data": [{escaped}]}}',
         headers={"content-type": "application/json"},
     )
-    assert answer.status_code == (400 if address.startswith("http") else answer.status_code)
+    assert answer.status_code == 400
 
 
 def test_an_upload_is_found_by_whom_it_was_told_to_only(web: httpx.Client, studio: Studio) -> None:
     """Its address holds a hash, salted by the server, of contents that others do not know."""
     data = b"anns own prompts"
     path = Path(upload(web, "anns.txt", data))
-    assert path.is_relative_to(studio.uploads.name)
+    assert path.is_relative_to(studio.scratch.uploads)
     folder = path.parent.name
     assert len(folder) == 64
     assert folder != hashlib.sha256(data).hexdigest()
@@ -160,13 +160,13 @@ def test_files_of_the_server_cannot_be_passed_for_uploads(
     web: httpx.Client, page: gr.Blocks, studio: Studio, anns_map: str
 ) -> None:
     own = studio.library.file(anns_map, owner_of(ANN))
-    for path in (str(own), "/etc/passwd", f"{studio.uploads.name}/../{own.name}"):
+    for path in (str(own), "/etc/passwd", f"{studio.scratch.uploads}/../{own.name}"):
         for name, data in (
-            ("SharingCallbacks.take_in", [BOB, [file_of(path)]]),
+            ("SharingCallbacks.take_in", [BOB, [file_of(path)], None]),
             ("UploadCallbacks.upload", [[file_of(path)], []]),
         ):
             said = call(web, page, name, data)
-            assert '"success":false' in said, said
+            assert "is no upload" in said, said
             assert str(studio.settings.home) not in said
             assert "root:" not in said
     assert studio.library.maps(owner_of(BOB), include_gallery=False) == []
@@ -186,7 +186,7 @@ def test_a_stranger_finds_no_session_figure_or_history(web: httpx.Client) -> Non
         "/gradio_api/run-history/buckets",
         "/gradio_api/vibe-code",
     ):
-        assert web.get(path).status_code in (403, 404), path
+        assert web.get(path).status_code == 404, path
 
 
 def test_the_page_tells_nothing_of_the_server_or_of_visitors(
@@ -217,7 +217,7 @@ def test_uploads_do_not_fill_the_disk(
     web: httpx.Client, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = studio.settings.mebibytes_in_all * 2**20
-    monkeypatch.setattr(studio.limits, "total_bytes", lambda: most + 1)
+    monkeypatch.setattr(studio.ledger, "total_bytes", lambda: most + 1)
     answer = web.post("/gradio_api/upload", files={"files": ("a.txt", b"0")})
     assert answer.status_code == 507
     assert "20480 MiB is the limit" in answer.text
@@ -227,7 +227,6 @@ def test_uploads_do_not_fill_the_disk(
 def test_sessions_that_nobody_uses_any_more_are_forgotten(
     web: httpx.Client, page: gr.Blocks, studio: Studio
 ) -> None:
-    for _ in range(studio.settings.max_sessions + 3):
-        joined = web.post("/gradio_api/call/list_maps", json={"data": [ANN, "no such map"]})
-        web.get(f"/gradio_api/call/list_maps/{joined.json()['event_id']}")
+    for turn in range(studio.settings.max_sessions + 3):
+        call(web, page, "PromptCallbacks.choose", [ANN, f"no such set {turn}"])
     assert len(page.state_holder.session_data) == studio.settings.max_sessions

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from lineas_core.models.load import Model
+from lineas_core.studio.access.text_limits import TextLimits
 from lineas_core.studio.jobs.device.gpu import on_gpu
 from lineas_core.studio.jobs.device.model_cache import ModelCache
 from lineas_core.studio.jobs.device.preparation import Preparation, Waiting
@@ -24,6 +25,10 @@ class Inference:
         preparation: the conversion of the embedded language model.
         priority: makes training wait while an answer is computed.
         environment: environment variables, which say whether this is a ZeroGPU Space.
+        text_limits: limits on what language models are given.
+
+    Attributes:
+        text_limits: as given.
     """
 
     def __init__(
@@ -32,9 +37,10 @@ class Inference:
         preparation: Preparation,
         priority: Priority,
         environment: Mapping[str, str],
+        text_limits: TextLimits,
     ) -> None:
         self._models, self._preparation, self._priority = models, preparation, priority
-        self._environment = environment
+        self._environment, self.text_limits = environment, text_limits
 
     def on_gpu(self, function: Callable[P, R]) -> Callable[P, R]:
         """Wrap a function for its GPU work; see `gpu.on_gpu`."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from lineas_core.models.load import needs_converting
 from lineas_core.models.shared.catalog import CatalogEntry
 from lineas_core.models.shared.gguf import STAGES
+from lineas_core.models.shared.packages import abandoned_conversions
 from lineas_core.system.paths import checkout
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Preparation:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             self._ready.wait()
+            abandoned_conversions(self._home)
 
     def waits(self, model: str) -> Iterator[Waiting]:
         """Yield progress every half second until the model can be loaded; nothing if it can."""

@@ -1,4 +1,4 @@
-"""Dated backups of the database; only the newest `KEPT` remain."""
+"""Dated backups of the database: the newest of each day, and the newest of all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from pathlib import Path
 
 from lineas_core.studio.storage.recovery.integrity import flaw_of, open_to_read, version_of
 from lineas_core.studio.storage.schema import MIGRATIONS
-from lineas_core.system.files import flush
+from lineas_core.system.files import flush, why
 
-KEPT = 7
+# Days with a backup whose newest one remains, and how many of the newest remain whatever their day.
+KEPT, KEPT_NEWEST = 7, 3
 # Backups are ordered by number, not by date, as the clock may be set back.
 _NAME = re.compile(r"studio-(\d{6,})-(\d{4}-\d\d-\d\d)\.db")
 
@@ -27,10 +28,16 @@ def backups(folder: Path) -> list[Path]:
     return sorted(found, key=_number, reverse=True)
 
 
-def back_up(database: Path, folder: Path, today: date) -> Path | None:
+def back_up(database: Path, folder: Path, today: date, *, again: bool = False) -> Path | None:
     """Copy a sound database, unless the newest backup is of that day and of the same version.
 
     A failure is only logged, so that the app can start without a backup.
+
+    Args:
+        database: path of the database.
+        folder: of the backups; created if missing.
+        today: the day that the backup is named after.
+        again: make one whatever the day of the newest.
 
     Returns:
         The new backup, if one was made.
@@ -46,13 +53,13 @@ def back_up(database: Path, folder: Path, today: date) -> Path | None:
         with closing(open_to_read(database)) as source:
             if version_of(source) > len(MIGRATIONS):
                 return None
-            if earlier and earlier[0].stem.endswith(f"{today:%Y-%m-%d}"):
+            if not again and earlier and _day(earlier[0]) == f"{today:%Y-%m-%d}":
                 with closing(open_to_read(earlier[0])) as newest:
                     if version_of(newest) == version_of(source):
                         return None
             copy_database(source, partial)
         os.replace(partial, path)
-        for old in backups(folder)[KEPT:]:
+        for old in superseded(backups(folder)):
             old.unlink()
     except (OSError, sqlite3.Error):
         log.warning("there is no backup of %s today", database, exc_info=True)
@@ -62,18 +69,24 @@ def back_up(database: Path, folder: Path, today: date) -> Path | None:
     return path
 
 
-def newest_sound(folder: Path) -> Path | None:
-    """The newest backup that is sound and not of a newer version, if any."""
+def newest_sound(folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest backup that is sound and not of a newer version, if any.
+
+    Returns:
+        It, and a sentence about each newer backup that is damaged.
+    """
+    damaged: list[str] = []
     for path in backups(folder):
         try:
-            if not path.stat().st_size or flaw_of(path):
-                continue
-            with closing(open_to_read(path)) as db:
-                if version_of(db) <= len(MIGRATIONS):
-                    return path
-        except (OSError, sqlite3.Error):
-            log.warning("the backup %s is left out", path, exc_info=True)
-    return None
+            if not (flaw := flaw_of(path) if path.stat().st_size else "it is empty"):
+                with closing(open_to_read(path)) as db:
+                    if version_of(db) <= len(MIGRATIONS):
+                        return path, damaged
+                flaw = "it is of a newer version of this program"
+        except (OSError, sqlite3.Error) as error:
+            flaw = why(error)
+        damaged.append(f"The backup {path.name} was left out ({flaw}).")
+    return None, damaged
 
 
 def copy_database(source: sqlite3.Connection, path: Path) -> None:
@@ -85,6 +98,24 @@ def copy_database(source: sqlite3.Connection, path: Path) -> None:
     flush(path)
 
 
+def superseded(found: list[Path]) -> list[Path]:
+    """The backups that are no longer kept.
+
+    Args:
+        found: newest first.
+    """
+    of_days: dict[str, Path] = {}
+    for path in found:
+        of_days.setdefault(_day(path), path)
+    kept = {*found[:KEPT_NEWEST], *list(of_days.values())[:KEPT]}
+    return [path for path in found if path not in kept]
+
+
 def _number(path: Path) -> int:
     found = _NAME.fullmatch(path.name)
     return int(found[1]) if found else 0
+
+
+def _day(path: Path) -> str:
+    found = _NAME.fullmatch(path.name)
+    return found[2] if found else ""

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.studio.storage.rows import UNREADABLE, JobRow, MapRow, PromptRow, decode
 from lineas_core.studio.storage.schema import MIGRATIONS, Migration, migrate
 
@@ -30,7 +30,7 @@ _DAMAGE = {
     sqlite3.SQLITE_NOTADB,
 }
 # Values that migrations write to columns that older versions lack.
-_LATER = {"method": STEPWISE}
+_LATER = {"method": DEFAULT_METHOD}
 _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 _WAL_HEADER = 32
 _VERSIONS = slice(18, 20)

@@ -2,14 +2,14 @@
 
 Nothing is deleted. A damaged database is renamed; its readable rows are added to a copy of the
 newest sound backup, or to a new database. Maps are restored from the sidecars beside their files,
-unfinished jobs from those beside their checkpoints.
+unfinished jobs from those beside their checkpoints. A folder without a database is filled from the
+bucket first, if there is one.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -21,6 +21,14 @@ from pathlib import Path
 
 from lineas_core.studio.storage.library import Library
 from lineas_core.studio.storage.recovery.backups import back_up, backups, newest_sound
+from lineas_core.studio.storage.recovery.bucket import (
+    BACKUPS,
+    DATABASE,
+    SECRET,
+    check_same_secret,
+    read_secret,
+    restore,
+)
 from lineas_core.studio.storage.recovery.integrity import BESIDE, flaw_of
 from lineas_core.studio.storage.recovery.salvage import rebuild
 from lineas_core.studio.storage.schema import store_errors
@@ -28,8 +36,6 @@ from lineas_core.studio.storage.sidecars import read_row
 from lineas_core.studio.storage.store import JobRow, Store
 from lineas_core.system.files import write_whole
 from lineas_core.system.words import counted
-
-_SECRET = re.compile(r"[0-9a-f]{64}")
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +58,7 @@ class State:
 def open_state(
     home: Path,
     *,
+    bucket: Path | None = None,
     wal: bool = True,
     gallery: Path | None = None,
     clock: Callable[[], float] = time.time,
@@ -60,27 +67,31 @@ def open_state(
 
     Args:
         home: the folder; created if missing.
+        bucket: folder with copies of it, if any.
         wal: as for `Store`.
         gallery: as for `Library`.
         clock: returns the time in seconds since 1970.
 
     Raises:
-        StoreError: the folder cannot be read or written, or is full; or the database has a newer
-            version. Nothing was changed.
+        StoreError: the folder cannot be read or written, or is full; the database has a newer
+            version; or the bucket cannot be read, or is another folder's. Nothing was changed.
     """
-    path = home / "studio.db"
+    path = home / DATABASE
     with store_errors(path):
         home.mkdir(parents=True, exist_ok=True)
-        notes = _mend(path, clock)
+        restored = bucket is not None and restore(bucket, home)
+        notes = _mend(path, clock, bucket if restored else None)
         if path.exists() and path.stat().st_size:
-            back_up(path, home / "backups", _day(clock))
+            back_up(path, home / BACKUPS, _day(clock))
     store = Store(path, wal=wal, clock=clock)
     try:
         library = Library(store, home / "maps", gallery=gallery, clock=clock)
         with store_errors(path):
-            _keep_secret(store, home / "studio.secret")
+            secret = _keep_secret(store, home / SECRET)
+            if bucket is not None:
+                check_same_secret(bucket, secret)
             jobs = _find_jobs(store, home / "checkpoints")
-            found = library.rescan(mended=bool(notes))
+            found = library.rescan(mended=restored or bool(notes))
     except BaseException:
         store.close()
         raise
@@ -101,8 +112,14 @@ def open_state(
     return State(store, library, tuple(notes))
 
 
-def _mend(path: Path, clock: Callable[[], float]) -> list[str]:
-    """Repair the database if it is damaged or lost; returns messages about what was done."""
+def _mend(path: Path, clock: Callable[[], float], bucket: Path | None) -> list[str]:
+    """Repair the database if it is damaged or lost; returns messages about what was done.
+
+    Args:
+        path: path of the database.
+        clock: returns the time in seconds since 1970.
+        bucket: where the backups were restored from just now, if they were.
+    """
     ready = path.with_name(f"{path.name}.new")
     if not path.exists() and ready.exists():
         # The process died after renaming the damaged file and before moving the new one into place.
@@ -115,7 +132,7 @@ def _mend(path: Path, clock: Callable[[], float]) -> list[str]:
     if not flaw:
         ready.unlink(missing_ok=True)
         return []
-    backup = newest_sound(path.parent / "backups")
+    backup, damaged = newest_sound(path.parent / BACKUPS)
     partial = path.with_name(f".{path.name}.partial")
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mending-") as folder:
         copy = Path(folder) / path.name
@@ -125,9 +142,14 @@ def _mend(path: Path, clock: Callable[[], float]) -> list[str]:
     os.replace(ready, path)
     kept = f" The damaged file is kept as {aside}." if aside is not None else ""
     base = f"the backup {backup.name}" if backup else "a new one"
+    if bucket is not None:
+        # As at every start on a new machine, so that only a damaged backup is worth a note.
+        log.info("The database %s was restored from %s: it is %s.", path, bucket, base)
+        return [f"{note} In its place is {base}." for note in damaged]
     return [
         f"The database {path} was damaged ({flaw}).{kept} In its place is {base}, with {carried} "
-        "rows that could be read of the damaged file."
+        "rows that could be read of the damaged file.",
+        *damaged,
     ]
 
 
@@ -135,7 +157,7 @@ def _flaw(path: Path) -> str:
     """`flaw_of`, and also reports a missing or empty database if there once was one."""
     if path.exists() and (path.is_dir() or path.stat().st_size):
         return flaw_of(path)
-    if backups(path.parent / "backups") or (path.parent / "studio.secret").exists():
+    if backups(path.parent / BACKUPS) or (path.parent / SECRET).exists():
         return "it is empty" if path.exists() else "it is gone"
     return ""
 
@@ -169,14 +191,15 @@ def _set_aside(path: Path, clock: Callable[[], float]) -> Path | None:
     return aside if there else None
 
 
-def _keep_secret(store: Store, path: Path) -> None:
+def _keep_secret(store: Store, path: Path) -> str:
     """Also store the secret beside the database: no browser's key can be read without it."""
-    kept = path.read_text(encoding="ascii", errors="replace").strip() if path.exists() else ""
-    secret = store.secret(kept if _SECRET.fullmatch(kept) else "")
+    kept = read_secret(path)
+    secret = store.secret(kept)
     if secret != kept:
         write_whole(path, secret)
-        with suppress(OSError):
-            path.chmod(0o600)
+    with suppress(OSError):
+        path.chmod(0o600)
+    return secret
 
 
 def _find_jobs(store: Store, folder: Path) -> int:
@@ -190,7 +213,7 @@ def _find_jobs(store: Store, folder: Path) -> int:
         except (OSError, ValueError):
             log.warning("%s tells of no job that could go on", path, exc_info=True)
             continue
-        message = "Found again after the database was damaged; it goes on from its checkpoint."
+        message = "Found again by its checkpoint, from which it goes on."
         # The rows that `parent` and `map_id` refer to may be lost.
         store.add_job(
             replace(job, status="queued", phase="", parent="", map_id="", message=message)

@@ -218,7 +218,8 @@ class CompareCallbacks:
         ]
         header = ["figure", *(row.title for row in rows)]
         lines = [(name, *(side[name] for side in sides)) for name in sides[0]]
-        return write_csv(self._studio.download_folder() / "comparison.csv", header, lines)
+        with self._studio.ledger.download(owner) as folder:
+            return write_csv(folder / "comparison.csv", header, lines)
 
     def _offered(
         self, owner: str, a: str | None, b: str | None

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
@@ -49,7 +49,7 @@ def build_compare_tab(
                     method_choices(), value=value, label=f"Method {letter}",
                     elem_id=f"method-{letter.lower()}",
                 )
-                for letter, value in (("A", STEPWISE), ("B", RIVAL))
+                for letter, value in (("A", DEFAULT_METHOD), ("B", RIVAL))
             ]  # fmt: skip
         with gr.Row():
             train = gr.Button("Train both", variant="primary", elem_id="train-both", size="md")

@@ -136,13 +136,13 @@ class ImageCallbacks:
         self._studio.check_images(scene.model, rows * len(scene.strengths))
         maps = {row.id: self._studio.library.map(row.id, owner) for row in mix.rows}
         grid, scores = self._answers.pictures.grid(scene, maps, mix.rows[0].concept)
-        folder = self._studio.download_folder()
-        picture, recipe, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
-        with replacing(picture) as partial:
-            draw_grid(grid, scores).save(partial, "PNG")
-        write_whole(recipe, write_sidecar(scene, scores))
-        write_whole(film, draw_film(grid))
-        table = write_csv(folder / "scores.csv", *score_rows(grid, scores)) if scores else None
+        with self._studio.ledger.download(owner) as folder:
+            picture, recipe, film = (folder / f"grid.{kind}" for kind in ("png", "json", "gif"))
+            with replacing(picture) as partial:
+                draw_grid(grid, scores).save(partial, "PNG")
+            write_whole(recipe, write_sidecar(scene, scores))
+            write_whole(film, draw_film(grid))
+            table = write_csv(folder / "scores.csv", *score_rows(grid, scores)) if scores else None
         note = withheld_note([image for row in grid.images for image in row])
         return GridOutputs(
             table=_noted(note) + render.picture_grid(grid, scores, mix.rows[0].title),

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import gradio as gr
 
 from lineas_core.errors import ConfigError
+from lineas_core.scenes.scene import MAX_STRENGTH, MIN_STRENGTH
 from lineas_core.studio.answers.fields import whole
-from lineas_core.studio.storage.rows import MAX_STRENGTH, MIN_STRENGTH
 
 STRENGTHS = (0.0, 0.17, 0.33, 0.5, 0.67, 0.83, 1.0)
 CROSSED = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import Any, NamedTuple
+
+import gradio as gr
 
 from lineas_core.errors import LineasError
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
+from lineas_core.studio.answers.fields import checked_search
 from lineas_core.studio.app import Studio
 from lineas_core.studio.rack.places import RackPlace, places_of, put_back, put_on
 from lineas_core.studio.rack.rack import RackState, patch
@@ -60,7 +64,7 @@ class LibraryCallbacks:
         self, key: str, search: str, chosen: Sequence[str] | None
     ) -> tuple[dict[str, Any], list[str]]:
         """A list update with the maps that match the search, and the chosen ids among them."""
-        rows = self._studio.library.maps(owner_of(key), search=search)
+        rows = self._studio.library.maps(owner_of(key), search=checked_search(search))
         ids = {row.id for row in rows}
         still = [map_id for map_id in chosen or () if map_id in ids]
         found = ((row.id, self._glances.kept(row)) for row in rows)
@@ -112,9 +116,13 @@ class LibraryCallbacks:
 
     @with_messages
     def delete(
-        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace | None]
     ) -> DeletedOutputs:
-        """Soft-delete maps; the state that an undo needs, and updates for the list and the rack."""
+        """Soft-delete maps; the state that an undo needs, and updates for the list and the rack.
+
+        The state has every deleted map, so that `undo` can tell one that was not on the rack from
+        one whose place was forgotten.
+        """
         owner = owner_of(key)
         first_of(chosen)
         places = places_of(RackState.from_page(rack), chosen)
@@ -124,19 +132,27 @@ class LibraryCallbacks:
             self._studio.library.delete(map_id, owner)
             gone.append(row)
         news = patch(rows=self._studio.library.maps(owner), ask=bool(places))
-        return DeletedOutputs({**deleted, **places}, list_patch(gone=gone), news)
+        state = {**deleted, **dict.fromkeys(chosen), **places}
+        return DeletedOutputs(state, list_patch(gone=gone), news)
 
     @with_messages
     def undo(
-        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace]
+        self, key: str, chosen: Sequence[str], rack: Any, deleted: Mapping[str, RackPlace | None]
     ) -> tuple[dict[str, Any], Any]:
-        """Restore maps, also to their places on the rack; updates for the list and the rack."""
-        owner, state = owner_of(key), RackState.from_page(rack)
+        """Restore maps, also to their places on the rack; updates for the list and the rack.
+
+        The page's state may have been dropped meanwhile, so what is deleted is in the database.
+        """
+        owner, state, placed = owner_of(key), RackState.from_page(rack), False
         for map_id in chosen:
-            self._studio.library.undelete(map_id, owner)
-            if map_id in deleted:
-                state = put_back(state, deleted[map_id])
-        placed = any(map_id in deleted for map_id in chosen)
+            row = self._studio.library.undelete(map_id, owner)
+            if map_id not in deleted:
+                gr.Info(
+                    f"“{escape(row.title, quote=False)}” is back in the library. If it was on the "
+                    "rack, put it on again: its place there is no longer known."
+                )
+            elif (place := deleted[map_id]) is not None:
+                state, placed = put_back(state, place), True
         news = patch(
             rows=self._studio.library.maps(owner), state=state if placed else None, ask=placed
         )

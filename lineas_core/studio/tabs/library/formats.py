@@ -71,4 +71,4 @@ def read_other(path: Path, model: str) -> SteeringMap:
     """
     smap = import_map(path)
     name = " ".join(smap.info.name.split())[:MAX_TITLE]
-    return SteeringMap(smap.sites, replace(smap.info, model=model, name=name))
+    return replace(smap, info=replace(smap.info, model=model, name=name))

@@ -16,6 +16,8 @@ from lineas_core.studio.tabs.library.callbacks import (
     TickedOutputs,
 )
 from lineas_core.studio.tabs.library.formats import FORMATS, OTHERS, OWN
+from lineas_core.studio.tabs.library.hub import HubCallbacks
+from lineas_core.studio.tabs.library.hub_list import DONE, build_hub_list
 from lineas_core.studio.tabs.library.map_list import build_map_list
 from lineas_core.studio.tabs.library.sharing import ImportedOutputs, SharingCallbacks
 
@@ -47,6 +49,7 @@ def build_library_tab(
         fields: the components of the steering tabs.
     """
     library, sharing = LibraryCallbacks(studio, answers), SharingCallbacks(studio, answers)
+    hub = HubCallbacks(studio, answers)
     # The places that deleted maps had on the rack.
     deleted = gr.State({})
     with gr.Row(equal_height=False):
@@ -106,6 +109,18 @@ def build_library_tab(
                 zipped = gr.File(label="Bundle", visible=False, elem_id="bundle")
                 address = gr.Textbox(label="Link", buttons=["copy"], elem_id="link")
             with gr.Accordion("Hugging Face Hub", open=False, elem_id="library-hub"):
+                with gr.Row(elem_id="hub-search-row"):
+                    model_on_hub = gr.Dropdown(
+                        [("Any model", ""), *choices, *studio.model_choices("image")],
+                        value="",
+                        label="Maps for",
+                        allow_custom_value=True,
+                        elem_id="hub-model",
+                        min_width=180,
+                        scale=3,
+                    )
+                    find = gr.Button("Search", size="sm", elem_id="hub-search", min_width=80)
+                found = build_hub_list("hub-found")
                 repo = gr.Textbox(label="Repository", placeholder="user/name", elem_id="hub-repo")
                 token = gr.Textbox(
                     label="Your token",
@@ -158,7 +173,13 @@ def build_library_tab(
     link.click(sharing.link, [key, rack, *fields], address, **quiet).success(
         None, address, address, js=TO_ADDRESS
     )
-    push.click(sharing.push, [key, chosen, repo, token], said, **busy)
-    install.click(sharing.install, [key, repo, token], [said, rack], **busy).success(
-        library.listed, *again, **quiet
-    )
+    find.click(hub.search, [key, model_on_hub, token], found, **busy)
+    push.click(hub.push, [key, chosen, repo, token], said, **busy)
+    this = "(key, list, ...rest) => [key, list.repo, ...rest]"
+    for event, asked, js in (
+        (install.click, [key, repo, token], None),
+        (found.select, [key, found, token], this),
+    ):
+        installed = event(hub.install, asked, [said, rack], js=js, **busy)
+        installed.then(None, None, found, js=DONE)
+        installed.success(library.listed, *again, **quiet)

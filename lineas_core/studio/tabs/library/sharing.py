@@ -1,4 +1,4 @@
-"""Import and export in the library tab: map files, bundles, snippets, links, the Hub."""
+"""Import and export in the library tab: map files, bundles, snippets, links."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from lineas_core.errors import ConfigError, MapError
-from lineas_core.hub.maps import install_map, push_map
+from lineas_core.errors import MapError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.models.image.model import ImageGrid
 from lineas_core.scenes.bundle import Bundle, read_bundle, write_bundle
@@ -20,6 +19,7 @@ from lineas_core.scenes.drawing import draw_grid
 from lineas_core.scenes.scene import Scene
 from lineas_core.scenes.snippet import snippet
 from lineas_core.studio.access.error_messages import with_messages
+from lineas_core.studio.access.ledger import size_of_map
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.fields import lines_of, whole
@@ -69,17 +69,21 @@ class SharingCallbacks:
         owner = owner_of(key)
         first_of(chosen)
         self._studio.limits.admit(owner)
-        folder = self._studio.download_folder()
+        # Whoever lists a map twice wants one file of it.
+        maps = list(dict.fromkeys(chosen))
+        size = sum(self._studio.library.file(map_id, owner).stat().st_size for map_id in maps)
         files: dict[str, Path] = {}
-        for map_id in chosen:
-            row = self._studio.library.row(map_id, owner)
-            smap = self._studio.library.map(map_id, owner)
-            if format == OWN:
-                path = folder / file_name(row.title, files)
-                smap.save(path, extras_of(row))
-            else:
-                path = write_as(format, smap, row.title, folder, self._studio.model_cache, files)
-            files[path.name] = path
+        with self._studio.ledger.download(owner, size) as folder:
+            for map_id in maps:
+                row = self._studio.library.row(map_id, owner)
+                smap = self._studio.library.map(map_id, owner)
+                if format == OWN:
+                    path = folder / file_name(row.title, files)
+                    smap.save(path, extras_of(row))
+                else:
+                    models = self._studio.model_cache
+                    path = write_as(format, smap, row.title, folder, models, files)
+                files[path.name] = path
         return gr.update(value=[str(path) for path in files.values()], visible=True)
 
     @with_messages
@@ -92,9 +96,9 @@ class SharingCallbacks:
         self._studio.limits.admit(owner)
         rows: list[MapRow] = []
         notes: list[str] = []
-        for file in files or ():
+        for file in dict.fromkeys(files or ()):
             path = Path(file)
-            self._studio.limits.check_room(owner, path.stat().st_size)
+            self._studio.ledger.check_share(owner, path.stat().st_size)
             if path.stat().st_size > MAX_IMPORT:
                 raise MapError(f"{path.name} is larger than {MAX_IMPORT // 2**20} MiB.")
             if path.suffix == ".zip":
@@ -105,12 +109,12 @@ class SharingCallbacks:
             elif path.suffix.lower() in OTHERS:
                 self._studio.model_cache.check(model)
                 smap = read_other(path, model)
-                rows.append(self._studio.library.add_map(owner, smap))
+                rows.append(self._add(owner, smap))
                 notes += smap.info.config["notes"]
             else:
                 smap = SteeringMap.load(path)
                 told, refused = told_by(path)
-                row = self._studio.library.add_map(owner, smap, **told)
+                row = self._add(owner, smap, **told)
                 rows.append(row)
                 notes += [f"{row.title}: {note}" for note in refused]
         notes.append(f"{counted(len(rows), 'map')} {'is' if len(rows) == 1 else 'are'} in.")
@@ -129,29 +133,32 @@ class SharingCallbacks:
     @with_messages
     def bundle(self, key: str, *screen: Any) -> Any:
         """Write a zip file with the screen's result and everything needed to reproduce it."""
-        shown, mix, prompts = self._screen(owner_of(key), screen)
+        owner = owner_of(key)
+        shown, mix, prompts = self._screen(owner, screen)
         scene, maps = scene_of(shown, mix, prompts)
         grid, texts = self._result(scene, mix)
-        path = write_bundle(
-            self._studio.download_folder() / "scene.zip",
-            Bundle(
-                scene,
-                maps,
-                revision=self._studio.revision(scene.model),
-                prompts=mix.rows[0].prompts if mix.rows else None,
-                grid=grid,
-                texts=texts,
-            ),
+        bundle = Bundle(
+            scene,
+            maps,
+            revision=self._studio.revision(scene.model),
+            prompts=mix.rows[0].prompts if mix.rows else None,
+            grid=grid,
+            texts=texts,
         )
+        size = sum(map(size_of_map, maps.values()))
+        with self._studio.ledger.download(owner, size) as folder:
+            path = write_bundle(folder / "scene.zip", bundle)
         return gr.update(value=[str(path)], visible=True)
 
     @with_messages
     def code(self, key: str, *screen: Any) -> tuple[str, Any]:
         """Python code that reproduces what is on the screen, and the map files that it loads."""
-        shown, mix, prompts = self._screen(owner_of(key), screen)
+        owner = owner_of(key)
+        shown, mix, prompts = self._screen(owner, screen)
         scene, maps = scene_of(shown, mix, prompts)
-        folder = self._studio.download_folder()
-        files = [str(smap.save(folder / name)) for name, smap in maps.items()]
+        size = sum(map(size_of_map, maps.values()))
+        with self._studio.ledger.download(owner, size) as folder:
+            files = [str(smap.save(folder / name)) for name, smap in maps.items()]
         return snippet(scene), gr.update(value=files, visible=bool(files))
 
     @with_messages
@@ -161,51 +168,21 @@ class SharingCallbacks:
         shown, _, _ = self._screen(owner, screen)
         return f"?scene={shown.named(self._studio.library.maps(owner)).to_link()}"
 
-    @with_messages
-    def push(
-        self,
-        key: str,
-        chosen: Sequence[str],
-        repo: str,
-        token: str,
-        login: gr.OAuthToken | None = None,
-    ) -> str:
-        """Upload the first chosen map with the visitor's own token or login."""
-        owner, map_id = owner_of(key), first_of(chosen)
-        self._studio.limits.admit(owner)
-        token = _token(token, login)
-        row = self._studio.library.row(map_id, owner)
-        url = push_map(
-            self._studio.library.file(map_id, owner), repo.strip(), token=token, private=True,
-            title=row.title,
-            card=f"{row.title}: steers {row.model} towards {row.concept or 'its target prompts'}.",
-        )  # fmt: skip
-        return f'<p class="ls-hint" role="status">Pushed: <a href="{escape(url)}">{escape(url)}</a>'
-
-    @with_messages
-    def install(
-        self, key: str, repo: str, token: str, login: gr.OAuthToken | None = None
-    ) -> tuple[str, Any]:
-        """Install a map from the Hub."""
-        owner = owner_of(key)
-        self._studio.limits.admit(owner)
-        self._studio.limits.check_room(owner)
-        own = token.strip() or (login.token if login else None)
-        smap, origin = install_map(repo.strip(), token=own)
-        row = self._studio.library.add_map(owner, smap, tags=(origin.repo,))
-        words = f"Installed {row.title} from {origin.repo} at {origin.revision[:12]}."
-        return (
-            f'<p class="ls-hint" role="status">{escape(words)}</p>',
-            patch(rows=self._studio.library.maps(owner), add=[row.id]),
-        )
+    def _add(self, owner: str, smap: SteeringMap, **told: Any) -> MapRow:
+        """Add a map to the library, which may take more room than the file that it came in."""
+        with self._studio.ledger.keeping(owner, size_of_map(smap)):
+            return self._studio.library.add_map(owner, smap, **told)
 
     def _unpack(self, owner: str, bundle: Bundle) -> list[MapRow]:
         """Add the bundle's maps to the library, unless already there; their rows in scene order."""
         known = {row.digest: row for row in self._studio.library.maps(owner)}
+        # All of them or none: half a bundle shows nothing.
+        new = [smap for smap in bundle.maps.values() if smap.digest() not in known]
+        self._studio.ledger.check_share(owner, sum(map(size_of_map, new)))
         rows: list[MapRow] = []
         for used in bundle.scene.maps:
             smap = bundle.maps[used.name]
-            row = known.get(smap.digest()) or self._studio.library.add_map(
+            row = known.get(smap.digest()) or self._add(
                 owner, smap, prompts=bundle.prompts if not rows else None
             )
             known[row.digest] = row
@@ -274,14 +251,3 @@ class SharingCallbacks:
         mix = self._studio.mix(owner, shown.rack, shown.model)
         image = shown.rack.modality == "image"
         return shown, mix, lines_of(shown.image_prompts) if image else [shown.text_prompt]
-
-
-def _token(token: str, login: gr.OAuthToken | None) -> str:
-    if token.strip():
-        return token.strip()
-    if login is None:
-        raise ConfigError(
-            "There is no Hugging Face token; log in, or paste one with write access, which is "
-            "used for this upload only and not kept."
-        )
-    return str(login.token)

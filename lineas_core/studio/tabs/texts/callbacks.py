@@ -95,9 +95,8 @@ class TextCallbacks:
         grid, readouts = self._texts.sweep(
             mix, model, prompt, first, checked_length(prompt, tokens), samples, own
         )
-        file = write_csv(
-            self._studio.download_folder() / "completions.csv", *text_rows(grid, readouts, first)
-        )
+        with self._studio.ledger.download(owner_of(key)) as folder:
+            file = write_csv(folder / "completions.csv", *text_rows(grid, readouts, first))
         table = completions.text_sweep(grid, readouts, mix.concepts, first, own)
         asked = question_of(mix, model, prompt, seed, tokens, swept=1)
         return drawn(table, "text", asked, again="#sweep"), gr.update(value=file, interactive=True)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from lineas_core.errors import ConfigError, PromptError
-from lineas_core.prompts.prompt_set import MAX_PROMPT
+from lineas_core.errors import ConfigError
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
@@ -78,11 +77,6 @@ class ChatCallbacks:
         tokens: float,
     ) -> Iterator[ChatOutputs]:
         length, number = checked_length(question, tokens), whole("seed", seed)
-        if len(question) > MAX_PROMPT:
-            raise PromptError(
-                f"The question has {len(question)} characters; {MAX_PROMPT} at most are read. "
-                "Shorten it."
-            )
         if len(turns) >= MAX_TURNS:
             raise ConfigError(
                 f"The chat has {len(turns)} questions, and {MAX_TURNS} is the limit. Press New "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from lineas_core.methods.names import STEPWISE
+from lineas_core.methods.names import DEFAULT_METHOD
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.choices import Choice
@@ -20,6 +20,7 @@ from lineas_core.studio.tabs.train.stage_layout import lay_out_stage
 from lineas_core.studio.tabs.train.style_line import StyleCallbacks
 from lineas_core.studio.tabs.train.training import (
     JobOutputs,
+    MethodOutputs,
     ShippedFields,
     TrainingCallbacks,
     shipped_fields,
@@ -170,19 +171,24 @@ def build_train_tab(
             )
             with gr.Accordion("Settings", open=False, elem_id="settings") as settings:
                 method = gr.Dropdown(
-                    method_choices(), value=STEPWISE, label="Method", elem_id="method"
+                    method_choices(), value=DEFAULT_METHOD, label="Method", elem_id="method"
                 )
                 with gr.Row(elem_id="numbers") as numbers:
                     shipped = shipped_fields(studio.model_choices("image")[0][1])
                     steps = _setting("Steps", "steps", shipped.steps)
                     rate = _setting("Learning rate", "rate", shipped.rate)
                     gamma = _setting("Sparsity", "gamma", shipped.gamma)
+                with gr.Row(elem_id="weights", visible=False) as weights:
+                    likelihood = _setting("Likelihood", "likelihood", shipped.likelihood)
+                    distance = _setting("Distance", "distance", shipped.distance)
                 sites = gr.Dropdown(
                     [DEFAULT], value=DEFAULT[1], label="Sites", elem_id="sites",
                     allow_custom_value=True, info="A preset, or an expression for names of modules",
                 )  # fmt: skip
                 matched = gr.HTML(elem_id="sites-said")
-                said_of_settings = gr.HTML(job_cards.settings(STEPWISE), elem_id="settings-said")
+                said_of_settings = gr.HTML(
+                    job_cards.settings(DEFAULT_METHOD), elem_id="settings-said"
+                )
             with gr.Row():
                 train = gr.Button("Train", variant="primary", elem_id="train", size="md",
                                   min_width=120)  # fmt: skip
@@ -274,7 +280,7 @@ def build_train_tab(
     )
     stop.click(None, cancels=[being_written])
     save.click(prompts.save, [key, modality, name, concept, table], [chosen, said], **quiet)
-    share.click(prompts.download, [modality, name, concept, table], shared, **quiet).then(
+    share.click(prompts.download, [key, modality, name, concept, table], shared, **quiet).then(
         prompts.show_files, None, shared, **quiet
     )
     removed = RemovedOutputs(chosen=chosen, deleted=deleted, restore=restore)
@@ -282,9 +288,15 @@ def build_train_tab(
     restore.click(prompts.undelete, [key, modality, deleted], [chosen, restore], **quiet)
 
     asked = [key, modality, model, name, concept, table, preview, steps, rate, gamma, method,
-             sites]  # fmt: skip
-    method.change(training.settings_of, method, [numbers, said_of_settings], **quiet)
-    model.change(shipped_fields, model, [*ShippedFields(steps, rate, gamma)], **quiet)
+             sites, likelihood, distance]  # fmt: skip
+    fields = ShippedFields(
+        steps=steps, rate=rate, gamma=gamma, likelihood=likelihood, distance=distance
+    )
+    of_method = MethodOutputs(
+        numbers=numbers, weights=weights, said=said_of_settings, **fields._asdict()
+    )
+    method.change(training.settings_of, [method, model], [*of_method], **quiet)
+    model.change(shipped_fields, [model, method], [*fields], **quiet)
     model.change(siting.reset, model, [sites, matched], **quiet)
     sites.input(siting.described, [model, sites], matched, trigger_mode="always_last", **quiet)
     # Each key, as "always_last" would answer for the first with what was typed by then.

@@ -11,7 +11,7 @@ from lineas_core.errors import PromptError
 from lineas_core.prompts.files import write_prompts
 from lineas_core.prompts.subjects import SUBJECTS
 from lineas_core.studio.access.error_messages import with_messages
-from lineas_core.studio.access.limits import size_of
+from lineas_core.studio.access.ledger import size_of
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.answers.prompts import (
@@ -91,8 +91,8 @@ class PromptCallbacks:
         """Save the table as one of the visitor's prompt sets."""
         owner = owner_of(key)
         prompts = prompt_set(modality, name, concept, table)
-        self._studio.limits.check_room(owner, size_of(prompts))
-        row = self._studio.library.add_prompts(owner, prompts)
+        with self._studio.ledger.keeping(owner, size_of(prompts)):
+            row = self._studio.library.add_prompts(owner, prompts)
         choices = self._prompts.choices(owner, modality)
         said = f"Saved as {escape(repr(row.prompts.title))}."
         return gr.update(choices=choices, value=row.id), said
@@ -115,19 +115,32 @@ class PromptCallbacks:
 
     @with_messages
     def undelete(self, key: str, modality: Modality, deleted: str) -> tuple[Any, Any]:
-        """Restore the set that was deleted last."""
+        """Restore the set that was deleted last.
+
+        Raises:
+            PromptError: it is gone for good, or this page's state was dropped, and with it its id.
+        """
         owner = owner_of(key)
+        if not deleted:
+            raise PromptError(
+                "Nothing was brought back: this page was idle for so long that the server forgot "
+                "which set it deleted. Import the set's file, if you have one."
+            )
         row = self._studio.library.undelete_prompts(deleted, owner)
         choices = self._prompts.choices(owner, modality)
         return gr.update(choices=choices, value=row.id), gr.update(visible=False)
 
     @with_messages
-    def download(self, modality: Modality, name: str, concept: str, table: Table) -> list[str]:
+    def download(
+        self, key: str, modality: Modality, name: str, concept: str, table: Table
+    ) -> list[str]:
         """Write the table to a JSON file and a CSV file."""
+        owner = owner_of(key)
+        self._studio.limits.admit(owner)
         prompts = prompt_set(modality, name, concept, table)
-        folder = self._studio.download_folder()
         files = {**write_prompts(prompts, "json"), **write_prompts(prompts, "csv")}
-        return [str(write_whole(folder / file, data)) for file, data in files.items()]
+        with self._studio.ledger.download(owner, sum(map(len, files.values()))) as folder:
+            return [str(write_whole(folder / file, data)) for file, data in files.items()]
 
     @staticmethod
     def show_files() -> Any:

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from lineas_core.errors import ConfigError
-from lineas_core.methods.names import STEPWISE
-from lineas_core.models.shared.catalog import catalog
+from lineas_core.methods.names import DEFAULT_METHOD, STEPWISE
 from lineas_core.studio.access.error_messages import with_messages
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.answers.fields import setting, whole
@@ -19,6 +18,7 @@ from lineas_core.studio.answers.sites import Sites
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.outputs import unchanged
 from lineas_core.studio.jobs.frames import Frame, load_frame
+from lineas_core.studio.jobs.queue import shipped_settings
 from lineas_core.studio.rack.rack import patch
 from lineas_core.studio.storage.store import JobRow
 from lineas_core.studio.tabs.train.shown_job import ShownJob, map_on_stage
@@ -53,6 +53,21 @@ class ShippedFields(NamedTuple):
     steps: Any
     rate: Any
     gamma: Any
+    likelihood: Any
+    distance: Any
+
+
+class MethodOutputs(NamedTuple):
+    """The outputs that change with the method."""
+
+    numbers: Any
+    weights: Any
+    said: Any
+    steps: Any
+    rate: Any
+    gamma: Any
+    likelihood: Any
+    distance: Any
 
 
 class TrainingCallbacks:
@@ -78,19 +93,25 @@ class TrainingCallbacks:
         steps: str | float | None,
         rate: str | float | None,
         gamma: str | float | None,
-        method: str = STEPWISE,
+        method: str = DEFAULT_METHOD,
         sites: str | None = "",
+        likelihood: str | float | None = "",
+        distance: str | float | None = "",
     ) -> JobOutputs:
         """Queue a job on the prompts in the table; empty settings take the model's shipped values.
 
-        Steps, rate and gamma apply to stepwise training only; other methods ignore them.
+        Steps, rate and gamma apply to stepwise training only, and likelihood and distance to
+        LinEAS+; other methods ignore them.
         """
         owner = owner_of(key)
         changes: dict[str, Any] = {}
-        if method == STEPWISE:
-            shipped = shipped_settings(model)
+        if method in STEPWISE:
+            shipped = TrainConfig(**shipped_settings(model, method))
             asked = {"steps": setting("steps", steps), "rate": setting("rate", rate),
                      "gamma": setting("gamma", gamma)}  # fmt: skip
+            if method == "lineas+":
+                asked |= {"likelihood": setting("likelihood", likelihood),
+                          "distance": setting("distance", distance)}  # fmt: skip
             changes = {
                 name: whole(name, value) if name == "steps" else value
                 for name, value in asked.items()
@@ -116,9 +137,16 @@ class TrainingCallbacks:
         return gr.update(choices=choices, value=choices[0][1])
 
     @staticmethod
-    def settings_of(method: str) -> tuple[Any, Any]:
+    def settings_of(method: str, model: str) -> MethodOutputs:
         """Show the settings that the method reads, and describe them."""
-        return gr.update(visible=method == STEPWISE), job_cards.settings(method)
+        texts = placeholders(model, method)
+        shown = {name: gr.update(placeholder=text) for name, text in texts.items()}
+        return MethodOutputs(
+            numbers=gr.update(visible=method in STEPWISE),
+            weights=gr.update(visible=method == "lineas+"),
+            said=job_cards.settings(method),
+            **shown,
+        )
 
     @with_messages
     def poll(self, key: str, shown: Any) -> JobOutputs:
@@ -142,7 +170,7 @@ class TrainingCallbacks:
         """Queue the same job again."""
         seen, owner = ShownJob.from_page(shown), owner_of(key)
         self._studio.limits.admit(owner)
-        return self._shown(key, self._studio.jobs.retry(seen.job, owner), ShownJob())
+        return self._shown(key, self._studio.retry(owner, seen.job), ShownJob())
 
     @with_messages
     def open(self, key: str, job_id: str) -> JobOutputs:
@@ -170,7 +198,8 @@ class TrainingCallbacks:
         film = self._studio.jobs.film(seen.job, owner)
         if film is None:
             raise ConfigError("There are no frames of this job any more.")
-        return str(write_whole(self._studio.download_folder() / "training.gif", film))
+        with self._studio.ledger.download(owner, len(film)) as folder:
+            return str(write_whole(folder / "training.gif", film))
 
     @with_messages
     def curves(self, key: str, shown: Any) -> str:
@@ -180,7 +209,8 @@ class TrainingCallbacks:
         if job is None or not job.losses:
             raise ConfigError("There are no curves yet; train a map first.")
         rows = loss_rows(job.losses, job.supports)
-        return write_csv(self._studio.download_folder() / "training.csv", *rows)
+        with self._studio.ledger.download(owner) as folder:
+            return write_csv(folder / "training.csv", *rows)
 
     def _shown(self, key: str, job: JobRow | None, seen: ShownJob) -> JobOutputs:
         owner, jobs = owner_of(key), self._studio.jobs
@@ -212,25 +242,27 @@ class TrainingCallbacks:
         )
 
 
-def shipped_settings(model: str) -> TrainConfig:
-    """The default training settings of a model."""
-    entry = catalog().get(model)
-    return TrainConfig(**(entry.train if entry else {}))
+def placeholders(model: str, method: str) -> dict[str, str]:
+    """What stands in grey in each of `ShippedFields`: the settings for a model and a method."""
+    shipped = TrainConfig(**shipped_settings(model, method))
+    rate = "measured" if shipped.optimizer == "sgd" else "automatic"
+    return {
+        "steps": str(shipped.steps),
+        "rate": rate if shipped.rate is None else f"{shipped.rate:g}",
+        "gamma": f"{shipped.gamma:g}",
+        "likelihood": f"{shipped.likelihood:g}",
+        "distance": f"{shipped.distance:g}",
+    }
 
 
-def shipped_fields(model: str) -> ShippedFields:
-    """The fields emptied, with the model's own settings as placeholders.
+def shipped_fields(model: str, method: str = DEFAULT_METHOD) -> ShippedFields:
+    """The fields emptied, with the settings for the model and method as placeholders.
 
     An empty field means the setting of whichever model is trained, so that a click on Train that
     comes before the answer to a change of the model never takes the settings of another one.
     """
-    shipped = shipped_settings(model)
-    rate = "measured" if shipped.rate is None else f"{shipped.rate:g}"
-    return ShippedFields(
-        steps=gr.update(value="", placeholder=str(shipped.steps)),
-        rate=gr.update(value="", placeholder=rate),
-        gamma=gr.update(value="", placeholder=f"{shipped.gamma:g}"),
-    )
+    texts = placeholders(model, method)
+    return ShippedFields(**{n: gr.update(value="", placeholder=t) for n, t in texts.items()})
 
 
 def _newest(files: list[Path]) -> Frame | None:

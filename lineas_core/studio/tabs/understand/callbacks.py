@@ -88,7 +88,8 @@ class UnderstandCallbacks:
         else:
             frame = charts.strongest_neurons(smap)
             header, rows = list(frame.columns), list(frame.itertuples(index=False, name=None))
-        return csv_tables.write_csv(self._studio.download_folder() / f"{what}.csv", header, rows)
+        with self._studio.ledger.download(owner) as folder:
+            return csv_tables.write_csv(folder / f"{what}.csv", header, rows)
 
     @with_messages
     def compare(self, key: str, chosen: str | None, other: str | None) -> tuple[Any, str]:

@@ -128,7 +128,7 @@ class Refinement(TrainingLoop):
         # All sites side by side, once and not at every step, so that one sort handles them all.
         self._targets = [side_by_side(y, self._sites) for y in found]
         device = self._targets[0].device
-        ordered = SteeringMap({s: start.sites[s] for s in self._sites})
+        ordered = SteeringMap({s: start.sites[s] for s in self._sites}, bounds=start.bounds)
         units = self._units_of(ordered, device, config) if config.rate is None else None
         self._weights = None if units is None else units.weights
         super().__init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ def stream_sides(
     sides: Sequence[Steering],
     seed: int,
     tokens: int,
-) -> Iterator[Sequence[str]]:
+) -> Generator[Sequence[str], None, None]:
     """Yield the partial completion of each side as it grows, and the finished ones last.
 
     A slow consumer skips intermediate updates. Closing the iterator stops generation within a few

@@ -1,0 +1,1 @@
+"""Variants of LinEAS training: one that ends early, refinement, sparse maps."""

@@ -1,0 +1,1 @@
+"""Sliders in Jupyter and Colab."""

@@ -1,0 +1,1 @@
+"""Maps on the models that vLLM runs, by its plugins."""
