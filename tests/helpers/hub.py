@@ -164,14 +164,18 @@ class Handler(BaseHTTPRequestHandler):
             return self.whoami(token)
         if path == "/api/models":
             return self.models(token)
-        if self.command == "GET" and parts[0] == "api" and parts[4:5] in ([], ["tree"]):
+        if (
+            self.command == "GET"
+            and parts[0] == "api"
+            and parts[4:5] in ([], ["revision"], ["tree"])
+        ):
             name = "/".join(parts[2:4])
             if not self.may_see(name, token):
                 return self.refuse(404 if token else 401, "RepoNotFound")
             if parts[6:]:
                 return self.refuse(404, "EntryNotFound")
             files = hub.repositories[name].files
-            if not parts[4:]:
+            if parts[4:5] != ["tree"]:
                 siblings = [{"rfilename": file, "size": len(files[file])} for file in files]
                 head = hub.repositories[name].head
                 gated = "manual" if hub.repositories[name].gated else False

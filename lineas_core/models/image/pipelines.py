@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,9 +30,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from lineas_core.errors import ModelError
+from lineas_core.models.image.folders import INDEX
 from lineas_core.models.image.kinds import DENOISERS
 from lineas_core.models.image.lora import merge_lora
 from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.foreign_files import check_files
 from lineas_core.models.shared.loading import GIB, check_complete, loading
 from lineas_core.system.files import sha256_of
 
@@ -51,6 +53,12 @@ HALF = "fp16"
 # Dimensions of the weights of convolutions over time, as in Qwen-Image's decoder.
 VIDEO = 5
 COMMIT, SHA256 = re.compile("[0-9a-f]{40}"), re.compile("[0-9a-f]{64}")
+# What the parts of a pipeline may be of; the last is diffusers' own, with the safety checker.
+LIBRARIES: Mapping[str, Any] = {
+    "diffusers": diffusers,
+    "transformers": transformers,
+    "stable_diffusion": diffusers.pipelines.stable_diffusion,
+}
 CLASSES: dict[str, Any] = {cls.__name__: cls for cls in DENOISERS}
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "lcm": (LCMScheduler, {}),
@@ -89,10 +97,12 @@ def load_pipeline(
         tiny_vae: use the entry's small decoder.
 
     Raises:
-        ModelError: it cannot be found, is of another class, or does not fit.
+        ModelError: it cannot be found, is of another class, does not fit, or its files lead
+            to others that are not read here.
     """
     offload = entry is not None and must_offload(entry, device, dtype)
     with loading(id, device):
+        check_files(id, source)
         config = DiffusionPipeline.load_config(source)
         name = config.get("_class_name")
         _check_class(id, name)
@@ -108,6 +118,7 @@ def load_pipeline(
             parts["vae"] = decoder.from_pretrained(
                 entry.tiny_vae, dtype=dtype, use_safetensors=True
             )
+        _check_parts(id, config, parts)
         diffusers.utils.logging.disable_progress_bar()
         pipeline = _read(id, source, config, dtype, parts)
         check_complete(id, _unloaded(pipeline))
@@ -173,9 +184,47 @@ def check_pipeline(id: str, pipeline: Any) -> None:
     check_complete(id, _unloaded(pipeline))
 
 
-def _check_class(id: str, name: str | None) -> None:
-    if name not in CLASSES:
+def _check_class(id: str, name: object) -> None:
+    if not isinstance(name, str) or name not in CLASSES:
         raise ModelError(f"{id} is a {name}; this library runs {', '.join(CLASSES)}.")
+
+
+def _check_parts(id: str, config: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuse a pipeline with parts of other packages, which diffusers would import.
+
+    Args:
+        id: the model's name in the error.
+        config: what its `model_index.json` holds.
+        given: names of the parts that are not loaded.
+
+    Raises:
+        ModelError: it has one, or a part is not a class of its package.
+    """
+    for part, library, name in _parts(config):
+        if part in given:
+            continue
+        home = LIBRARIES.get(library) if isinstance(library, str) else None
+        if home is None:
+            raise ModelError(
+                f"{INDEX} of {id} takes its part {part!r} from {library!r}; it may only be from "
+                f"{' or '.join(list(LIBRARIES)[:2])}, as code of others is never run here. Choose "
+                "another model."
+            )
+        if not isinstance(name, str) or not isinstance(getattr(home, name, None), type):
+            raise ModelError(
+                f"{INDEX} of {id} asks for {name!r} as its part {part!r}, and the installed "
+                f"{library} has no such class. Choose another model, or update {library}."
+            )
+
+
+def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
+    """Name, library and class of each part that is there."""
+    for part, value in config.items():
+        if not part.startswith("_") and isinstance(value, list) and value[:1] != [None]:
+            library, name = [*value, None, None][:2]
+            # A pipeline may have lists among its settings, which are no parts.
+            if library is None or isinstance(library, str):
+                yield part, library, name
 
 
 def _text_encoders(

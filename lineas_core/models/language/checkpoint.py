@@ -9,6 +9,7 @@ import transformers
 
 from lineas_core.models.language.kinds import check_continues_text, check_looks_back
 from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.foreign_files import check_files
 from lineas_core.models.shared.loading import check_complete, check_memory
 from lineas_core.models.shared.quantization import (
     bytes_saved,
@@ -33,9 +34,11 @@ def load_checkpoint(
 
     Raises:
         ConfigError: `rounded` needs a package that is not installed, or another device.
-        ModelError: it is not a causal language model, does not fit, or lacks tensors.
+        ModelError: it is not a causal language model, does not fit, lacks tensors,
+            or its files lead to others that are not read here.
         OSError, ValueError, RuntimeError: transformers cannot find or read it.
     """
+    check_files(id, source)
     config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
     check_continues_text(id, config)
     stored = getattr(config.get_text_config(), "dtype", None)
