@@ -23,11 +23,18 @@ def merge_lora(pipeline: Any, repo: str, file: str) -> None:
         file: a .safetensors file in `repo`, in any format that diffusers reads.
 
     Raises:
-        ModelError: the update is for another network.
+        ModelError: the update is for another network, or is more than a product of two matrices.
     """
     factors = pipeline.lora_state_dict(repo, weight_name=file, use_safetensors=True)
     weights = dict(pipeline.transformer.named_parameters())
-    for layer in (name.removesuffix(DOWN) for name in factors if name.endswith(DOWN)):
+    layers = [name.removesuffix(DOWN) for name in factors if name.endswith(DOWN)]
+    # A bias, the magnitude of DoRA, or half of a pair: without it the update would be another.
+    for name in sorted(factors.keys() ^ {layer + end for layer in layers for end in (DOWN, UP)}):
+        raise ModelError(
+            f"{file} of {repo} does not merge: {name} is missing, or is no factor of a low-rank "
+            "update. Take one of plain LoRA, or merge it with diffusers and load the folder."
+        )
+    for layer in layers:
         weight = weights.get(f"{layer.removeprefix('transformer.')}.weight")
         down, up = factors[layer + DOWN].float(), factors[layer + UP].float()
         if weight is None or weight.shape != (len(up), down.shape[1]):

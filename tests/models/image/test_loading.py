@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import lineas_core as lc
+from lineas_core.models.image.lora import merge_lora
 from lineas_core.models.image.model import (
     TRAIN_DEFAULTS,
     DiffusionModel,
@@ -144,6 +145,36 @@ def test_a_low_rank_update_of_another_network_is_refused(
         DiffusionModel.from_pretrained(
             wrong.hub, id=wrong.id, device=torch.device("cpu"), dtype=torch.float32, entry=wrong
         )
+
+
+@pytest.mark.parametrize(
+    ("more", "less"),
+    [
+        ("transformer_blocks.1.attn.to_q.lora_magnitude_vector", None),
+        ("transformer_blocks.1.attn.to_q.lora_B.bias", None),
+        (None, "transformer_blocks.1.attn.to_q.lora_B.weight"),
+    ],
+)
+def test_a_low_rank_update_is_merged_whole_or_not_at_all(
+    tmp_path: Path, small: dict[str, Path], more: str | None, less: str | None
+) -> None:
+    pipeline = QwenImagePipeline.from_pretrained(small["qwen"])
+    before = {name: weight.clone() for name, weight in pipeline.transformer.named_parameters()}
+    layers = [name.removesuffix(".weight") for name in before if name.endswith("to_q.weight")]
+    # In diffusers' own format, which passes on what it does not know.
+    tensors = {f"{layer}.lora_A.weight": torch.ones(2, len(before[f"{layer}.weight"][0]))
+               for layer in layers}  # fmt: skip
+    tensors |= {f"{layer}.lora_B.weight": torch.ones(len(before[f"{layer}.weight"]), 2)
+                for layer in layers}  # fmt: skip
+    if more:
+        tensors[more] = torch.ones(2)
+    if less:
+        del tensors[less]
+    save_file({f"transformer.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(lc.ModelError, match=re.escape(str(more or less))):
+        merge_lora(pipeline, str(tmp_path), "a.safetensors")
+    for name, weight in pipeline.transformer.named_parameters():
+        assert torch.equal(weight, before[name])
 
 
 def test_the_small_decoder_is_taken_where_it_is_asked_for(load: Any, tiny: Any) -> None:
