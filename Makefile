@@ -24,7 +24,7 @@ COMPILE := $(VENV)/supply/bin/uv pip compile --quiet --no-config --generate-hash
 	--no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	--custom-compile-command "make lock"
 
-.PHONY: app check test test-slow test-all test-wheel lint lock audit bench bench-gpu
+.PHONY: app check test test-slow test-all test-wheel lint lock audit bench bench-gpu soak
 .DEFAULT_GOAL := app
 
 app: $(VENV)/app.done
@@ -59,6 +59,7 @@ lint: $(VENV)/dev.done
 # Versions stay; `make lock UPGRADE=--upgrade` takes the newest that requirements.txt allows. First
 # with all that the tests need, so that what is locked is what was tested.
 lock: $(VENV)/supply.done
+	cp requirements.lock $(VENV)/dev.lock
 	$(COMPILE) $(UPGRADE) --output-file $(VENV)/dev.lock requirements-dev.txt
 	$(COMPILE) $(UPGRADE) --constraint $(VENV)/dev.lock --emit-build-options \
 		--output-file requirements.lock requirements.txt
@@ -70,6 +71,10 @@ audit: $(VENV)/app.done $(VENV)/supply.done
 
 bench: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks
+
+# An hour with visitors, before a release.
+soak: $(VENV)/dev.done
+	$(BIN)/python -m benchmarks.soak
 
 bench-gpu: $(VENV)/dev.done
 	$(BIN)/python -m benchmarks.gpu

@@ -30,11 +30,15 @@ class Server:
         url: of its page.
         process: the server process.
         seconds: from the start of the process to the first response.
+        home: its LINEAS_HOME.
+        temporary: where its temporary files are, uploads and downloads among them.
     """
 
     url: str
     process: psutil.Popen
     seconds: float
+    home: Path
+    temporary: Path
 
     @property
     def mebibytes(self) -> float:
@@ -62,7 +66,14 @@ def serving(**environment: str) -> Iterator[Server]:
         converted = lineas_home() / "models"
         if converted.is_dir():
             (home / "models").symlink_to(converted)
-        variables = {"LINEAS_HOME": folder, "GRADIO_SERVER_PORT": str(port), **environment}
+        temporary = home / "temporary"
+        temporary.mkdir()
+        variables = {
+            "LINEAS_HOME": folder,
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_TEMP_DIR": str(temporary),
+            **environment,
+        }
         with log.open("wb") as file:
             began = time.perf_counter()
             process = psutil.Popen(
@@ -79,7 +90,7 @@ def serving(**environment: str) -> Iterator[Server]:
                     ):
                         raise RuntimeError(f"app.py does not serve {url}:\n{log.read_text()}")
                     time.sleep(0.01)
-                yield Server(url, process, time.perf_counter() - began)
+                yield Server(url, process, time.perf_counter() - began, home, temporary)
             finally:
                 process.terminate()
                 try:

@@ -71,7 +71,7 @@ def measure_slider(count: int, *, training: bool) -> None:
         count: number of strengths at which to release the slider.
         training: also measure from a fresh page, and while each kind of map trains.
     """
-    with serving() as server, _chromium() as browser:
+    with serving() as server, chromium() as browser:
         other = Client(server.url, verbose=False, download_files=False)
         visitor = other.predict(api_name="/new_visitor")
         other.predict(visitor, [PROMPT], [MAP], [0.5], api_name="/picture")
@@ -79,7 +79,7 @@ def measure_slider(count: int, *, training: bool) -> None:
         if training:
             first = _first_picture(browser, server)
             show("first paint to a changed picture", seconds=first, target=10.0)
-        page = _opened(browser, server)
+        page = opened(browser, server)
         inside = statistics.median(_callback_seconds(count))
         alone = _releases(page, count, seed=0)
         report(
@@ -98,7 +98,12 @@ def measure_slider(count: int, *, training: bool) -> None:
 
 
 @contextmanager
-def _chromium() -> Iterator[Browser]:
+def chromium() -> Iterator[Browser]:
+    """Chromium, without a window.
+
+    Raises:
+        RuntimeError: none is installed.
+    """
     path = next((found for name in CHROMIUM if (found := shutil.which(name))), None)
     if path is None:
         raise RuntimeError("No Chromium is installed. Try: apt-get install chromium")
@@ -108,7 +113,7 @@ def _chromium() -> Iterator[Browser]:
         browser.close()
 
 
-def _opened(browser: Browser, server: Server) -> Page:
+def opened(browser: Browser, server: Server) -> Page:
     """Open a page with one prompt, and wait for its first picture."""
     page = browser.new_page(viewport={"width": 1440, "height": 900})
     page.set_default_timeout(SECONDS_FOR_AN_ANSWER)
@@ -152,9 +157,7 @@ def _releases(page: Page, count: int, seed: int) -> list[float]:
     places = [n / 100 for n in range(5, 96)]
     found: list[float] = []
     for place in random.Random(seed).sample(places, min(count, len(places))):
-        page.evaluate("window.benchmark.released = {}; window.benchmark.painted = {}")
-        strength = _drag(page, place)
-        page.wait_for_function(PAINTED, arg=strength)
+        strength = moved(page, place)
         released, painted = page.evaluate(
             "(s) => [window.benchmark.released[s], window.benchmark.painted[s]]", strength
         )
@@ -162,6 +165,14 @@ def _releases(page: Page, count: int, seed: int) -> list[float]:
         found.append(max(0.0, painted - released) / 1000)
         page.wait_for_timeout(300)
     return found
+
+
+def moved(page: Page, place: float) -> str:
+    """Drag the slider and wait for its picture; returns the strength there."""
+    page.evaluate("window.benchmark.released = {}; window.benchmark.painted = {}")
+    strength = _drag(page, place)
+    page.wait_for_function(PAINTED, arg=strength)
+    return strength
 
 
 def _drag(page: Page, place: float) -> str:

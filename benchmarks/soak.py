@@ -1,45 +1,52 @@
-"""A soak test with many visitors: `python -m benchmarks.soak --minutes 30 --visitors 20`.
+"""A soak test with many visitors: `make soak`, or `python -m benchmarks.soak --minutes 30`.
 
-Each visitor trains short maps, cancels some, continues texts and, with an image model, generates
-pictures, in an order drawn from a fixed seed, while the app's process is monitored. It fails if the
-app refuses anything for a reason other than a stated limit, or if memory, threads or open files
-keep growing. By default the model is a small one with random weights, which reveals leaks as well.
+Each visitor trains maps on the shipped prompts, watches and cancels some, continues texts, makes
+pictures and breaks off uploads, in an order drawn from a fixed seed. One more has a page open in
+Chromium all the while, moves its slider and fetches files. It fails if the app refuses anything for
+a reason other than a stated limit, if memory, threads or open files keep growing, if the disk goes
+over its limit, or if the open page no longer answers.
 """
 
 from __future__ import annotations
 
 import json
 import random
+import socket
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
-import psutil
-import torch
-from transformers import LlamaConfig
+from playwright.sync_api import Error as PageError
+from playwright.sync_api import Page
 
-from benchmarks.inputs import WORDS, random_model
 from benchmarks.machine import show
 from benchmarks.serving import Server, serving
+from benchmarks.slider import chromium, moved, opened
+from lineas_core.prompts.prompt_set import PromptSet
+from lineas_core.studio.access.ledger import bytes_below
+from lineas_core.studio.access.settings import Settings
 
 PAUSE = (0.2, 2.0)
 STEPS = (5, 40)
 TOKENS = 8
-PROMPTS = 8
+WRITER, PAINTER = "smollm2", "emoji-onestep"
+TEXTS, LOOKS = ("football", "night", "formality"), ("emoji-watercolor", "emoji-pixel-art")
+# Bytes that an upload announces, and those that it sends before it breaks off.
+ANNOUNCED, SENT = 2**20, 2**18
+SECONDS_BETWEEN_MOVES = 10.0
 PATIENCE = 300.0
 SECONDS_BETWEEN_LOOKS = 1.0
 # Share of the time to ignore, while models are loaded, threads started and caches filled.
 WARM_UP = 0.25
-MAX_MEMORY_GROWTH = 0.05
+MAX_MEMORY_GROWTH = 0.02
 # Allowed increase, since threads and open files vary with the requests in progress.
 MAX_HANDLE_GROWTH = 10
 SHOWN, TENTHS = 5, 10
@@ -69,11 +76,16 @@ class Sample:
     mebibytes: float
     threads: int
     files: int
+    disk: float
 
     @classmethod
-    def of(cls, process: psutil.Process) -> Sample:
-        """Sample the process now."""
-        return cls(process.memory_info().rss / 2**20, process.num_threads(), process.num_fds())
+    def of(cls, server: Server) -> Sample:
+        """Sample the process now, and its files, in MiB, without converted models."""
+        process = server.process
+        kept = [path for path in server.home.iterdir() if path.name != "models"]
+        disk = sum(bytes_below(path) if path.is_dir() else path.stat().st_size for path in kept)
+        mebibytes = process.memory_info().rss / 2**20
+        return cls(mebibytes, process.num_threads(), process.num_fds(), disk / 2**20)
 
 
 class RefusedError(Exception):
@@ -86,25 +98,22 @@ class Visitor:
     Args:
         number: seeds the visitor's random choices.
         url: of the app.
-        models: a language model, and an image model or "".
         tally: where to record outcomes.
         leave: set when the time is up.
     """
 
-    def __init__(
-        self, number: int, url: str, models: tuple[str, str], tally: Tally, leave: threading.Event
-    ) -> None:
+    def __init__(self, number: int, url: str, tally: Tally, leave: threading.Event) -> None:
         self._dice, self._tally, self._leave = random.Random(number), tally, leave
-        self._writer, self._painter = models
+        self._url = url
         self._web = httpx.Client(base_url=url, timeout=PATIENCE)
         self._key = ""
         self._jobs: list[str] = []
 
     def live(self) -> None:
         """Call random functions of the app, with pauses, until `leave` is set."""
-        turns: list[Callable[[], None]] = [self._train, self._cancel, self._look, self._write]
-        if self._painter:
-            turns.append(self._picture)
+        turns: list[Callable[[], None]] = [
+            self._train, self._cancel, self._look, self._write, self._picture, self._break_off,
+        ]  # fmt: skip
         with self._web:
             while not self._leave.wait(self._dice.uniform(*PAUSE)):
                 try:
@@ -123,9 +132,9 @@ class Visitor:
                         self._tally.errors.append(f"{type(error).__name__}: {error}")
 
     def _train(self) -> None:
-        source, target = ([self._words(low) for _ in range(PROMPTS)] for low in (0, WORDS // 2))
-        job = self._call("train", visitor=self._key, model=self._writer, source=source,
-                         target=target, steps=self._dice.randint(*STEPS))  # fmt: skip
+        model, sets = self._dice.choice([(WRITER, TEXTS), (PAINTER, LOOKS)])
+        prompts, steps = self._dice.choice(sets), self._dice.randint(*STEPS)
+        job = self._call("train", visitor=self._key, model=model, prompt_set=prompts, steps=steps)
         self._jobs.append(job["id"])
 
     def _cancel(self) -> None:
@@ -140,27 +149,35 @@ class Visitor:
                 raise RefusedError(f"job {job}: {found}")
 
     def _write(self) -> None:
-        maps = [row["id"] for row in self._maps("text")]
+        maps = self._maps(WRITER)
+        prompt = self._dice.choice(PromptSet.load(self._dice.choice(TEXTS)).source)
         for strength in (0.0, 0.5, 1.0):
-            self._call("complete", visitor=self._key, prompt=self._words(0), maps=maps,
-                       strengths=[strength] * len(maps), model=self._writer,
+            self._call("complete", visitor=self._key, prompt=prompt, maps=maps,
+                       strengths=[strength] * len(maps), model=WRITER,
                        seed=self._dice.randrange(1000), tokens=TOKENS)  # fmt: skip
 
     def _picture(self) -> None:
-        maps = [row["id"] for row in self._maps("image")]
+        maps = self._maps(PAINTER)
         self._call("picture", visitor=self._key, prompts=["a cat", "a house"], maps=maps,
-                   strengths=[0.5] * len(maps), model=self._painter,
+                   strengths=[0.5] * len(maps), model=PAINTER,
                    seed=self._dice.randrange(1000))  # fmt: skip
 
-    def _maps(self, modality: str) -> list[dict[str, Any]]:
-        """One or two maps, if there are any."""
-        model = self._writer if modality == "text" else self._painter
-        maps = self._call("list_maps", visitor=self._key)
-        found = [row for row in maps if row["model"] == model]
-        return self._dice.sample(found, min(len(found), self._dice.randint(1, 2)))
+    def _break_off(self) -> None:
+        """Announce an upload, and leave before it is sent."""
+        address = urlsplit(self._url)
+        head = (
+            f"POST /gradio_api/upload HTTP/1.1\r\nHost: {address.netloc}\r\n"
+            f"Content-Length: {ANNOUNCED}\r\nContent-Type: multipart/form-data; boundary=b\r\n\r\n"
+            '--b\r\nContent-Disposition: form-data; name="files"; filename="a.csv"\r\n\r\n'
+        )
+        with socket.create_connection((address.hostname, address.port), PATIENCE) as connection:
+            connection.sendall(head.encode() + b"0" * SENT)
 
-    def _words(self, low: int) -> str:
-        return " ".join(str(self._dice.randrange(low, WORDS)) for _ in range(6))
+    def _maps(self, model: str) -> list[str]:
+        """One or two maps, if there are any."""
+        maps = self._call("list_maps", visitor=self._key)
+        found = [row["id"] for row in maps if row["model"] == model]
+        return self._dice.sample(found, min(len(found), self._dice.randint(1, 2)))
 
     def _call(self, name: str, **arguments: Any) -> Any:
         with self._tally.lock:
@@ -175,27 +192,24 @@ class Visitor:
         return json.loads(data)[0]
 
 
-def soak(minutes: float, visitors: int, model: str, painter: str) -> bool:
+def soak(minutes: float, visitors: int) -> bool:
     """Run the soak test, print the figures, and return whether it passed.
 
     Args:
         minutes: how long the visitors stay.
-        visitors: number of visitors.
-        model: a language model.
-        painter: an image model, or "".
+        visitors: number of visitors, beside the one with an open page.
     """
     tally, leave = Tally(), threading.Event()
     samples: list[Sample] = []
-    with serving() as server:
+    with serving() as server, chromium() as browser:
+        page = opened(browser, server)
         people = [
-            threading.Thread(
-                target=Visitor(n, server.url, (model, painter), tally, leave).live, daemon=True
-            )
+            threading.Thread(target=Visitor(n, server.url, tally, leave).live, daemon=True)
             for n in range(visitors)
         ]
         for person in people:
             person.start()
-        _watch(server, samples, time.monotonic() + 60 * minutes)
+        moves = _watch(server, page, samples, tally, time.monotonic() + 60 * minutes)
         leave.set()
         for person in people:
             person.join(PATIENCE)
@@ -205,6 +219,7 @@ def soak(minutes: float, visitors: int, model: str, painter: str) -> bool:
     before, after = _level(warm[: len(warm) // 3]), _level(warm[-len(warm) // 3 :])
     growth = after.mebibytes / before.mebibytes - 1
     threads, files = after.threads - before.threads, after.files - before.files
+    disk, limit = max(s.disk for s in samples), Settings(home=server.home).mebibytes_in_all
     show(
         "soak",
         minutes=minutes,
@@ -219,15 +234,30 @@ def soak(minutes: float, visitors: int, model: str, painter: str) -> bool:
         thread_growth=threads,
         files=after.files,
         file_growth=files,
+        mebibytes_on_disk=[round(s.disk) for s in samples[:: max(1, len(samples) // TENTHS)]],
+        most_on_disk=disk,
+        limit_on_disk=limit,
+        moves_of_the_open_page=moves,
     )
     within = growth <= MAX_MEMORY_GROWTH and max(threads, files) <= MAX_HANDLE_GROWTH
-    return not tally.errors and within
+    return not tally.errors and within and disk <= limit and moves > 0
 
 
-def _watch(server: Server, samples: list[Sample], until: float) -> None:
-    while time.monotonic() < until:
-        samples.append(Sample.of(server.process))
+def _watch(server: Server, page: Page, samples: list[Sample], tally: Tally, until: float) -> int:
+    """Sample the app, and use the open page; returns how often that answered."""
+    dice, moves, next_move = random.Random(0), 0, 0.0
+    while (now := time.monotonic()) < until:
+        samples.append(Sample.of(server))
+        if now >= next_move:
+            next_move = now + SECONDS_BETWEEN_MOVES
+            try:
+                moved(page, dice.uniform(0.05, 0.95))
+                moves += 1
+            except PageError as error:
+                with tally.lock:
+                    tally.errors.append(f"The open page: {error}")
         time.sleep(SECONDS_BETWEEN_LOOKS)
+    return moves
 
 
 def _level(samples: Sequence[Sample]) -> Sample:
@@ -236,42 +266,17 @@ def _level(samples: Sequence[Sample]) -> Sample:
         statistics.median(s.mebibytes for s in samples),
         round(statistics.median(s.threads for s in samples)),
         round(statistics.median(s.files for s in samples)),
+        statistics.median(s.disk for s in samples),
     )
-
-
-def save_small_model(folder: Path) -> str:
-    """Save a small model with random weights as a checkpoint folder."""
-    config = LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=256,
-        # No end-of-text token, so that all completions have the same length.
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    made = random_model("small", config, torch.device("cpu"), torch.float32)
-    made.module.save_pretrained(folder)
-    made.tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 def main() -> None:
     """Run the soak test; exits with 1 if it fails."""
     parser = ArgumentParser(prog="python -m benchmarks.soak")
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long they stay")
-    parser.add_argument("--visitors", type=int, default=20, help="at once")
-    parser.add_argument("--model", default="", help="language model; a small random one")
-    parser.add_argument("--painter", default="", help="image model; no pictures are made")
+    parser.add_argument("--minutes", type=float, default=60.0, help="how long they stay")
+    parser.add_argument("--visitors", type=int, default=5, help="at once, beside an open page")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lineas-soak-") as folder:
-        model = chosen.model or save_small_model(Path(folder))
-        good = soak(chosen.minutes, chosen.visitors, model, chosen.painter)
-    sys.exit(0 if good else 1)
+    sys.exit(0 if soak(chosen.minutes, chosen.visitors) else 1)
 
 
 if __name__ == "__main__":
