@@ -170,15 +170,18 @@ def flood(number):
                 time.sleep(0.05)
                 continue
             client.get("/gradio_api/call/complete/" + joined.json()["event_id"])
+            answered.append(number)
+answered = []
 threads = [threading.Thread(target=flood, args=(n,)) for n in range(20)]
 [t.start() for t in threads]
 print("begun", flush=True)
 [t.join() for t in threads]
+print(len(answered))
 """
 
 
-def rate_of(client: httpx.Client, model: str, seconds: float) -> tuple[float, float]:
-    """Answers per second to a visitor who asks again as soon as one is there; longest refusal."""
+def answers_to(client: httpx.Client, model: str, seconds: float) -> tuple[int, float]:
+    """Answers to a visitor who asks again as soon as one is there; the longest refusal."""
     begun, count, refused, longest = time.monotonic(), 0, 0.0, 0.0
     while time.monotonic() - begun < seconds:
         joined = client.post(COMPLETE, json=asked(model, ANN, 16))
@@ -190,31 +193,31 @@ def rate_of(client: httpx.Client, model: str, seconds: float) -> tuple[float, fl
         refused = 0.0
         assert answered(client, joined).startswith("event: complete")
         count += 1
-    return count / (time.monotonic() - begun), longest
+    return count, longest
 
 
 @pytest.mark.thorough
-def test_a_client_with_a_hundred_keys_leaves_another_a_third_of_the_throughput(
-    tmp_path: Path, small_models: dict[str, Path], record_property: pytest.RecordProperty
+def test_a_client_with_a_hundred_keys_leaves_another_a_third_of_the_answers(
+    tmp_path: Path, small_models: dict[str, Path]
 ) -> None:
     model, seconds = str(small_models["llama"]), 20.0
     limits = dict.fromkeys(("max_requests", "requests_in_all"), 10**6)
     studio = Studio(Settings(home=tmp_path, **limits), environment={})
     try:
         with launched(studio) as page, client_of(page, VISITOR) as visitor:
-            rate_of(visitor, model, 2.0)
-            alone, _ = rate_of(visitor, model, seconds)
+            answers_to(visitor, model, 2.0)
+            alone, _ = answers_to(visitor, model, seconds)
             base = f"http://127.0.0.1:{page.server_port}"
-            arguments = [base, INTRUDER, model, str(2 * seconds)]
+            arguments = [base, INTRUDER, model, str(seconds)]
             with subprocess.Popen(
                 [sys.executable, "-c", FLOOD, *arguments], stdout=subprocess.PIPE
             ) as flood:
                 assert flood.stdout is not None
                 assert flood.stdout.readline() == b"begun\n"
-                beside, longest = rate_of(visitor, model, seconds)
-                flood.terminate()
+                beside, longest = answers_to(visitor, model, seconds)
+                others = int(flood.stdout.readline())
     finally:
         studio.close()
-    print(json.dumps({"alone": round(alone, 2), "beside": round(beside, 2), "refused_s": longest}))
-    assert beside > alone / 3
+    print(json.dumps({"alone": alone, "beside": beside, "others": others, "refused_s": longest}))
+    assert beside > (beside + others) / 3
     assert longest < 10

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.answers.answers import Answers
 from lineas_core.studio.app import Studio
 from lineas_core.studio.components.wiring import STORED, field, opened
+from lineas_core.studio.jobs.device.gpu import lends_gpu
 from lineas_core.studio.jobs.ending import end_forked, leaving_traces, stopping_in_order
 from lineas_core.studio.rack.rack import RackState, build_rack
 from lineas_core.studio.rack.screen import TABS, Screen, ScreenFields
@@ -235,6 +237,9 @@ def launch(
         stopping.append(studio.jobs.stop)
         stack.callback(end_forked)
         stack.enter_context(leaving_traces(studio.settings.home))
+        if lends_gpu(studio.environment):
+            # Made now, so that it lies elsewhere: multiprocessing removes it at the very end.
+            get_temp_dir()
         stack.enter_context(studio.scratch.for_all_temporary_files())
         # By default, all Gradio apps on a machine share one folder and serve each other's files.
         os.environ["GRADIO_TEMP_DIR"] = str(studio.scratch.uploads)

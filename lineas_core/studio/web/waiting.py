@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from copy import copy
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -23,6 +24,9 @@ from lineas_core.studio.access.visitors import ADDRESS, KEY
 
 # Largest parts of the queue that the calls of one address, and of one key, may take.
 SHARE, KEY_SHARE = 2, 4
+# Largest part of the calls that run at once, for an address while others are there: they all have
+# the same processor, so that one call beside two has a third of it at most.
+RUNNING_SHARE = 3
 # Seconds after which a call, or its answer, is dropped that nobody listens for.
 UNHEARD = 30.0
 # Seconds for which an address that called takes part in the shares.
@@ -44,7 +48,7 @@ class FairQueue(Queue):
     - Of the calls that may wait, one address has half at most, and one key a quarter.
     - The next call is one of the address with the fewest running; of those, the one that waits
       longest since its last turn; and likewise by key within the address.
-    - While others are there, an address runs at most half of the calls that run at once.
+    - While others are there, an address runs at most a third of the calls that run at once.
     - What nobody listens for is dropped: a call whose stream is not open, and its answer.
 
     Args:
@@ -101,7 +105,8 @@ class FairQueue(Queue):
                 ready += self._within_share(line, room)
         counts = Counter([party.address for party in running])
         if self._shared:
-            ready = [event for event in ready if counts[_party(event).address] < most // SHARE]
+            most //= RUNNING_SHARE
+            ready = [event for event in ready if counts[_party(event).address] < most]
         if not ready:
             return None
         by_key = Counter(running)
@@ -166,7 +171,7 @@ class FairQueue(Queue):
             for event in job or ()
             if event.concurrency_id == line.concurrency_id
         )
-        most = max(1, room // SHARE)
+        most = max(1, room // RUNNING_SHARE)
         return [event for event in line.queue if running[_party(event).address] < most]
 
     @property
@@ -222,6 +227,7 @@ class Sessions(StateHolder):
         super().__init__()
         # Session -> address.
         self._kept: dict[str, str] = {}
+        self._blank: SessionState | None = None
         self.set_blocks(blocks)
 
     def keep(self, session_id: str, address: str) -> None:
@@ -231,8 +237,17 @@ class Sessions(StateHolder):
     def __getitem__(self, session_id: str) -> SessionState:
         """The state of a session; a new one, which is forgotten, where it is not to be kept."""
         if session_id not in self._kept:
-            return SessionState(self.blocks)
+            return self._forgotten()
         return super().__getitem__(session_id)
+
+    def _forgotten(self) -> SessionState:
+        """A new state, without the configurations of all components, which are made when asked."""
+        if self._blank is None:
+            self._blank = SessionState(self.blocks)
+        found = copy(self._blank)
+        found.blocks_config = copy(self.blocks.default_config)
+        found.config_values, found.state_data, found._state_ttl = {}, {}, {}
+        return found
 
     def update(self, session_id: str) -> None:
         """Mark a session as the latest, and drop another where there are too many."""

@@ -181,5 +181,7 @@ def build_library_tab(
         (found.select, [key, found, token], this),
     ):
         installed = event(hub.install, asked, [said, rack], js=js, **busy)
-        installed.then(None, None, found, js=DONE)
+        # Gradio's page runs what `then` adds after a success only.
+        for end in (installed.success, installed.failure):
+            end(None, None, found, js=DONE)
         installed.success(library.listed, *again, **quiet)
