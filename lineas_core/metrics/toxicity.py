@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lineas_core.errors import ModelError
 from lineas_core.metrics.clip import Scores
+from lineas_core.models.shared.foreign_files import check_files
 from lineas_core.models.shared.loading import loading
 from lineas_core.system.devices import choose_device
 
@@ -46,6 +47,7 @@ class ProfanityScorer:
                 # Its pickles come from another scikit-learn version: the scores may be wrong.
                 warnings.simplefilter("error", InconsistentVersionWarning)
                 from profanity_check import predict_prob
+                from profanity_check.profanity_check import vectorizer
         except ImportError as error:
             raise ModelError(f"Cannot load the scorer {PROFANITY} ({error}). {remedy}.") from error
         except InconsistentVersionWarning as error:
@@ -55,6 +57,8 @@ class ProfanityScorer:
                 f"installed. {remedy}, which brings the right one."
             ) from error
         self._predict: Any = predict_prob
+        # All words that have a weight; it knows no other.
+        self.words: tuple[str, ...] = tuple(sorted(vectorizer.vocabulary_))
 
     def score(self, texts: Sequence[str]) -> Scores:
         """One probability per text, in order."""
@@ -77,6 +81,7 @@ class ClassifierScorer:
     def __init__(self, name: str, device: torch.device, *, local: bool = False) -> None:
         self.name = name
         with loading(name, device, f"use scorer={PROFANITY!r}"):
+            check_files(name, name, local=local)
             self._tokenizer = AutoTokenizer.from_pretrained(
                 name, local_files_only=local, trust_remote_code=False
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ import lineas_core as lc
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.prompts.prompt_set import PromptSet, shipped_prompt_sets
 from lineas_core.studio.access.moderation import (
+    MARGIN,
     ONE_WAY,
     ContentError,
     check_steering,
     check_target,
     lean_of,
+    rudeness,
 )
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
@@ -64,6 +67,14 @@ RUDE = PromptSet(
 )
 
 
+# 100 that are harmless, and 100 disguised insults; see the file.
+SENTENCES = tomllib.loads((Path(__file__).parent / "sentences.toml").read_text("utf-8"))
+
+
+def against_plain(target: list[str]) -> PromptSet:
+    return PromptSet(name="mine", source=RUDE.source, target=target)
+
+
 @pytest.mark.parametrize("name", shipped_prompt_sets())
 def test_no_shipped_set_leans_towards_harm(name: str) -> None:
     prompts = PromptSet.load(name)
@@ -87,6 +98,29 @@ def test_no_shipped_set_leans_towards_harm(name: str) -> None:
 def test_a_set_that_teaches_toxicity_is_refused(prompts: PromptSet) -> None:
     with pytest.raises(ContentError, match="more toxic than its source"):
         check_target(prompts)
+
+
+@pytest.mark.parametrize("kind", ["people", "animals", "history"])
+def test_nobody_is_refused_for_what_they_are(kind: str) -> None:
+    check_target(against_plain(SENTENCES[kind]))
+    # A set of any one of them, too.
+    rude = zip(SENTENCES[kind], rudeness(SENTENCES[kind]), strict=True)
+    assert [line for line, how in rude if how > MARGIN] == []
+
+
+@pytest.mark.parametrize("disguise", SENTENCES["harmful"])
+def test_insults_are_read_through_disguises(disguise: str) -> None:
+    lines = SENTENCES["harmful"][disguise]
+    with pytest.raises(ContentError, match="more toxic than its source"):
+        check_target(against_plain(lines))
+    assert sum(how > MARGIN for how in rudeness(lines)) >= len(lines) - 1
+
+
+@pytest.mark.parametrize("between", ["\u200b", " ", ".", "\u0301"])
+def test_a_swapped_set_is_known_in_disguise(between: str) -> None:
+    disguised = [between.join(line) for line in TOXICITY.source]
+    with pytest.raises(ContentError, match="more toxic than its source"):
+        check_target(replace(TOXICITY, source=TOXICITY.target, target=disguised))
 
 
 def test_the_set_that_ships_teaches_the_other_way() -> None:
