@@ -31,14 +31,13 @@ class Server:
         process: the server process.
         seconds: from the start of the process to the first response.
         home: its LINEAS_HOME.
-        temporary: where its temporary files are, uploads and downloads among them.
+            Its temporary files are in there too, uploads and downloads among them.
     """
 
     url: str
     process: psutil.Popen
     seconds: float
     home: Path
-    temporary: Path
 
     @property
     def mebibytes(self) -> float:
@@ -90,7 +89,7 @@ def serving(**environment: str) -> Iterator[Server]:
                     ):
                         raise RuntimeError(f"app.py does not serve {url}:\n{log.read_text()}")
                     time.sleep(0.01)
-                yield Server(url, process, time.perf_counter() - began, home, temporary)
+                yield Server(url, process, time.perf_counter() - began, home)
             finally:
                 process.terminate()
                 try:

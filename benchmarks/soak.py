@@ -2,9 +2,9 @@
 
 Each visitor trains maps on the shipped prompts, watches and cancels some, continues texts, makes
 pictures and breaks off uploads, in an order drawn from a fixed seed. One more has a page open in
-Chromium all the while, moves its slider and fetches files. It fails if the app refuses anything for
-a reason other than a stated limit, if memory, threads or open files keep growing, if the disk goes
-over its limit, or if the open page no longer answers.
+Chromium all the while and moves its slider. It fails if the app refuses anything for a reason other
+than a stated limit, if memory, threads or open files keep growing, if the disk goes over its limit,
+or if the open page no longer answers.
 """
 
 from __future__ import annotations
