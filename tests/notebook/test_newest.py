@@ -52,17 +52,24 @@ def test_its_thread_ends_with_the_last_answer() -> None:
     assert not threads[0].is_alive()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failed_answer_keeps_nobody_waiting() -> None:
+def test_a_failed_answer_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[type[BaseException]] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: told.append(failed.exc_type))
+    threads: list[threading.Thread] = []
+    answered: list[int] = []
+
     def answer(question: int, _: Callable[[], bool]) -> None:
+        threads.append(threading.current_thread())
         if not question:
             raise ZeroDivisionError
         answered.append(question)
 
-    answered: list[int] = []
     newest = Newest[int](answer, pause=0.0)
     newest.ask(0)
     assert newest.wait(30)
     newest.ask(1)
     assert newest.wait(30)
     assert answered == [1]
+    for thread in threads:
+        thread.join(30)
+    assert told == [ZeroDivisionError]
