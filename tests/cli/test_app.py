@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -14,16 +15,7 @@ import pytest
 import lineas_core as lc
 from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
-
-
-def run(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "lineas_core", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        timeout=120,
-    )
+from tests.helpers.terminal import lineas
 
 
 @pytest.fixture
@@ -40,7 +32,7 @@ def test_train_inspect_generate_and_sweep(
     tmp_path: Path, small_models: dict[str, Path], set_file: str
 ) -> None:
     model, smap = str(small_models["llama"]), str(tmp_path / "x.safetensors")
-    done = run(
+    done = lineas(
         "train", set_file, "-o", smap, "-m", model, "--set", "steps=3", "--device", "cpu", "--json"
     )
     assert done.returncode == 0, done.stderr
@@ -49,25 +41,35 @@ def test_train_inspect_generate_and_sweep(
     assert report["health"]["verdict"]
     assert lc.SteeringMap.load(smap).info.config["steps"] == 3
 
-    inspected = json.loads(run("inspect", smap, "--json").stdout)
+    inspected = json.loads(lineas("inspect", smap, "--json").stdout)
     assert inspected["method"] == "lineas"
     assert list(inspected["sites"].values()) == [1.0] * 3
 
     options = ("-m", model, "--device", "cpu", "--tokens", "6", "--json")
-    grid = json.loads(run("sweep", "ab", "ba", "--map", smap, *options).stdout)
+    grid = json.loads(lineas("sweep", "ab", "ba", "--map", smap, *options).stdout)
     assert grid["strengths"] == [0, 0.25, 0.5, 0.75, 1]
     assert [len(row) for row in grid["texts"]] == [5, 5]
-    half = json.loads(run("generate", "ab", "ba", "--map", f"{smap}@0.5", *options).stdout)
+    half = json.loads(lineas("generate", "ab", "ba", "--map", f"{smap}@0.5", *options).stdout)
     assert half == [row[2] for row in grid["texts"]]
-    plain = run("generate", "ab", "-m", model, "--device", "cpu", "--tokens", "6")
+    plain = lineas("generate", "ab", "-m", model, "--device", "cpu", "--tokens", "6")
     assert plain.stdout.startswith("ab")
 
 
 def test_listings() -> None:
-    assert "smollm2" in [entry["id"] for entry in json.loads(run("models", "--json").stdout)]
-    listed = json.loads(run("prompts", "--json").stdout)
+    assert "smollm2" in [entry["id"] for entry in json.loads(lineas("models", "--json").stdout)]
+    listed = json.loads(lineas("prompts", "--json").stdout)
     assert {"football", "night", "toxicity", "sentiment"} <= {s["name"] for s in listed}
-    assert "Football" in run("prompts", "football").stdout
+    assert "Football" in lineas("prompts", "football").stdout
+
+
+def test_a_process_prints_a_result_or_one_message() -> None:
+    for name, status in ("football", 0), ("nothing", 1):
+        command = [sys.executable, "-m", "lineas_core", "prompts", name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == status
+        assert ("Football" in done.stdout) == (status == 0)
+        assert ("'nothing'" in done.stderr) == (status == 1)
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_errors_are_one_message_and_an_exit_code(
 ) -> None:
     if arguments[0] == "train" and len(arguments) > 1:
         arguments = [*arguments, "-m", str(small_models["llama"])]
-    done = run(*arguments)
+    done = lineas(*arguments)
     assert done.returncode == code
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -130,21 +132,42 @@ def test_serve_answers_with_its_maps_until_it_is_stopped(
     assert process.returncode in (0, 130)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
 def test_an_interrupt_keeps_the_map(
     tmp_path: Path, small_models: dict[str, Path], set_file: str
 ) -> None:
+    import pty
+
     smap = tmp_path / "x.safetensors"
+    ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "lineas_core", "train", set_file, "-o", str(smap)),
             *("-m", str(small_models["llama"]), "--set", "steps=1000000", "--device", "cpu"),
         ],
-        stderr=subprocess.PIPE,
+        stderr=theirs,
         stdout=subprocess.DEVNULL,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     )
-    # There is no progress bar in a pipe to wait for; training starts well within this time.
-    time.sleep(25)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr.decode()
+
+    def read() -> str:
+        ready, _, _ = select.select([ours], [], [], 0.1)
+        return os.read(ours, 4096).decode(errors="replace") if ready else ""
+
+    shown = ""
+    try:
+        # The progress bar counts a step.
+        while not re.search(r"[1-9]\d*/1000000", shown):
+            assert process.poll() is None, shown
+            shown += read()
+        process.send_signal(signal.SIGINT)
+        while process.poll() is None:
+            shown += read()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
+    assert process.returncode == 130, shown
+    assert "stopping after this step" in shown
     assert lc.SteeringMap.load(smap).support() > 0

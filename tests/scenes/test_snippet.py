@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import subprocess
 import sys
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,14 @@ def run(code: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run_here(code: str, folder: Path) -> str:
+    """Run the code in this process, which has the library's imports behind it."""
+    out = io.StringIO()
+    with chdir(folder), redirect_stdout(out):
+        exec(code, {"__name__": "__main__"})
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +103,7 @@ def test_a_sweep_on_the_screen_is_printed(tiny: lc.LanguageModel, tmp_path: Path
         for p, row in zip(grid.prompts, grid.texts, strict=True)
         for s, text in zip(grid.strengths, row, strict=True)
     )
-    assert _lines(run(snippet(scene), tmp_path)) == _lines(wanted)
+    assert _lines(run_here(snippet(scene), tmp_path)) == _lines(wanted)
 
 
 def test_the_pictures_on_the_screen_are_saved(painter: DiffusionModel, tmp_path: Path) -> None:
@@ -121,7 +131,7 @@ def test_a_grid_of_two_maps_on_the_screen_is_saved(painter: DiffusionModel, tmp_
     zero, one, two = maps
     used = (UsedMap(zero, 0.5), UsedMap(one, None), UsedMap(two, None, inverse=True))
     scene = Scene(painter.id, "image", ("ab",), used, (4,), (0.0, 1.0), (0.0, 0.5, 1.0))
-    run(snippet(scene), tmp_path)
+    run_here(snippet(scene), tmp_path)
     saved = Image.open(tmp_path / "grid.png")
     wanted = draw_grid(make_grid(scene, painter, maps.__getitem__))
     assert saved.size == wanted.size
@@ -137,7 +147,7 @@ def test_the_inverse_of_a_map_is_loaded(tiny: lc.LanguageModel, tmp_path: Path) 
     scene = Scene(tiny.id, "text", ("ab",), used, seed=3, max_new_tokens=6)
     steered = tiny.generate(["ab"], [(smap.inverse(), 1.0)], seed=3, max_new_tokens=6)
     assert steered != tiny.generate(["ab"], [(smap, 1.0)], seed=3, max_new_tokens=6)
-    printed = _lines(run(snippet(scene), tmp_path))
+    printed = _lines(run_here(snippet(scene), tmp_path))
     assert printed[printed.index("--- ab | steered") + 1 :] == _lines(steered[0])
 
 
