@@ -32,7 +32,7 @@ from lineas_core.scenes.revision import model_revision
 from lineas_core.scenes.scene import Scene, UsedMap
 from tests.helpers.models import random_map, save_small_model
 from tests.helpers.pipelines import small_sd
-from tests.scenes.test_snippet import run
+from tests.helpers.snippets import run_here
 
 SITE = "unet.mid_block.attentions.0.norm"
 
@@ -406,7 +406,7 @@ def test_a_bundle_made_and_taken_apart_in_a_terminal_runs(
     assert lc.PromptSet.load(folder / "prompts.json") == prompts
     grid = tiny.sweep(["ab"], [(lc.SteeringMap.load(smap), None)], [0, 1], seed=3, max_new_tokens=5)
     assert json.loads((folder / "texts.json").read_text()) == grid.texts
-    printed = run((folder / "scene.py").read_text(), folder)
+    printed = run_here((folder / "scene.py").read_text(), folder)
     for text in grid.texts[0]:
         assert text.split()[0] in printed
     with pytest.raises(BundleError, match="Give the name of a new folder"):

@@ -1,14 +1,9 @@
 from __future__ import annotations
 
 import ast
-import io
-import subprocess
-import sys
-from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 import lineas_core as lc
@@ -17,38 +12,11 @@ from lineas_core.scenes.drawing import draw_grid
 from lineas_core.scenes.grid import make_grid
 from lineas_core.scenes.scene import Scene, UsedMap
 from lineas_core.scenes.snippet import image_snippet, snippet, text_snippet
-from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
 from tests.helpers.pipelines import small_sd
+from tests.helpers.snippets import run, run_here
 
 SITE = "model.layers.1.post_attention_layernorm"
-
-
-def run(code: str, folder: Path) -> str:
-    """Run the code in its own process and return what it prints."""
-    environment = {
-        "PYTHONPATH": str(checkout()), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8",
-        # As many threads as here: a sum over others may round a pixel to its neighbour.
-        "OMP_NUM_THREADS": str(torch.get_num_threads()),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        capture_output=True,
-        encoding="utf-8",
-        env=environment,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def run_here(code: str, folder: Path) -> str:
-    """Run the code in this process, which has the library's imports behind it."""
-    out = io.StringIO()
-    with chdir(folder), redirect_stdout(out):
-        exec(code, {"__name__": "__main__"})
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")

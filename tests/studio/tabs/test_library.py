@@ -3,8 +3,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +24,8 @@ from lineas_core.studio.tabs.images.callbacks import ImageCallbacks
 from lineas_core.studio.tabs.library.callbacks import LibraryCallbacks
 from lineas_core.studio.tabs.library.hub import HubCallbacks
 from lineas_core.studio.tabs.library.sharing import SharingCallbacks
-from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
+from tests.helpers.snippets import run_here
 from tests.helpers.studio import ANN, BOB, answers_of, rack
 
 
@@ -216,16 +214,7 @@ def test_the_python_makes_what_the_screen_shows(
     code, files = SharingCallbacks(studio, answers_of(studio)).code(ANN, *shown)
     assert len(files["value"]) == 2
     folder = Path(files["value"][0]).parent
-    (folder / "scene.py").write_text(code)
-    ran = subprocess.run(
-        [sys.executable, "scene.py"],
-        cwd=folder,
-        env={"PYTHONPATH": str(checkout()), "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ran.returncode == 0, ran.stderr
+    run_here(code, folder)
     after = ImageCallbacks(studio, answers_of(studio)).look(ANN, painter, shown[0], "ab\nba", 3)[1][
         1
     ]
