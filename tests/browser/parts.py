@@ -118,7 +118,10 @@ class Server:
         """End it."""
         assert self._process
         self._process.send_signal(how)
-        self._process.wait(timeout=SECONDS)
+        try:
+            self._process.wait(timeout=SECONDS)
+        finally:
+            self._process.kill()
 
     def wipe(self) -> None:
         """Remove all that it keeps, but for the model that it converted."""
