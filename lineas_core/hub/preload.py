@@ -77,8 +77,8 @@ def _items(api: HfApi, entry: CatalogEntry) -> list[str]:
     index = json.loads(Path(api.hf_hub_download(entry.hub, INDEX)).read_text("utf-8"))
     files = [INDEX, *_files_of_parts(names, entry, index)]
     items = [f"{entry.hub} {','.join(files)}"]
-    if entry.unet_file:
-        items.append(f"{entry.unet_repo} {entry.unet_file} {entry.unet_revision}".strip())
+    if added := entry.added:
+        items.append(f"{added.repo} {added.file} {added.revision}".strip())
     return items
 
 
@@ -96,7 +96,7 @@ def _files_of_parts(names: list[str], entry: CatalogEntry, index: dict[str, obje
             continue
         inside = [name for name in names if name.rpartition("/")[0] == part]
         files += [name for name in inside if name.endswith(SMALL)]
-        if part == "unet" and entry.unet_file:
+        if part == "unet" and entry.unet:
             continue
         weights = [name for name in inside if name.endswith(".safetensors")]
         # In "model.fp16.safetensors" or "model.fp16-00001-of-00002.safetensors", fp16.

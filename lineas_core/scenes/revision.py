@@ -27,10 +27,8 @@ def model_revision(model: Model) -> str:
         places = [(str(model.module.config.name_or_path), "config.json", "")]
     else:
         places = [(str(model.pipeline.config.get("_name_or_path", "")), "model_index.json", "")]
-    if entry and entry.unet_repo:
-        places.append((entry.unet_repo, entry.unet_file, entry.unet_revision))
-    if entry and entry.lora_repo:
-        places.append((entry.lora_repo, entry.lora_file, ""))
+    if entry and entry.added:
+        places.append((entry.added.repo, entry.added.file, entry.added.revision))
     return "+".join(filter(None, (_revision(*place) for place in places)))
 
 

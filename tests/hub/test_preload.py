@@ -89,6 +89,15 @@ def test_a_replaced_unet_is_preloaded_in_place_of_the_pipelines_own(
     ]
 
 
+def test_a_low_rank_update_is_preloaded_beside_its_pipeline(hub: SmallHub, tmp_path: Path) -> None:
+    small_sd().save_pretrained(tmp_path / "sd")
+    publish(hub, "Qwen/Qwen-Image", tmp_path / "sd")
+    base, update = preload_items(["qwen-image-lightning-4step"], endpoint=hub.address)
+    assert base.startswith("Qwen/Qwen-Image model_index.json,")
+    file = "Qwen-Image-Lightning-4steps-V2.0.safetensors"
+    assert update == f"lightx2v/Qwen-Image-Lightning {file}"
+
+
 def test_what_cannot_be_preloaded_says_why(hub: SmallHub, small_models: dict[str, Path]) -> None:
     for name, reason in (("qwen", "not in the catalogue"), ("emoji-onestep", "comes with")):
         with pytest.raises(lc.ConfigError, match=f"preload is '{name}'.*{reason}.*sd-turbo"):

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from lineas_core.errors import ModelError
+from lineas_core.models.shared.catalog import Checkpoint
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
 
 
-def merge_lora(pipeline: Any, repo: str, file: str) -> None:
+def merge_lora(pipeline: Any, checkpoint: Checkpoint) -> None:
     """Add a low-rank update to the weights of the pipeline's transformer.
 
     Each weight W becomes W + BA, summed in float32 and rounded once to the dtype of W. A merged
@@ -19,12 +20,12 @@ def merge_lora(pipeline: Any, repo: str, file: str) -> None:
 
     Args:
         pipeline: of diffusers, with a transformer.
-        repo: a folder, or a repository on the hub.
-        file: a .safetensors file in `repo`, in any format that diffusers reads.
+        checkpoint: a .safetensors file, in any format that diffusers reads.
 
     Raises:
         ModelError: the update is for another network, or is more than a product of two matrices.
     """
+    repo, file = checkpoint.repo, checkpoint.file
     factors = pipeline.lora_state_dict(repo, weight_name=file, use_safetensors=True)
     weights = dict(pipeline.transformer.named_parameters())
     layers = [name.removesuffix(DOWN) for name in factors if name.endswith(DOWN)]

@@ -33,7 +33,7 @@ from lineas_core.errors import ModelError
 from lineas_core.models.image.folders import INDEX
 from lineas_core.models.image.kinds import DENOISERS
 from lineas_core.models.image.lora import merge_lora
-from lineas_core.models.shared.catalog import CatalogEntry
+from lineas_core.models.shared.catalog import CatalogEntry, Checkpoint
 from lineas_core.models.shared.foreign_files import check_files
 from lineas_core.models.shared.loading import GIB, check_complete, loading
 from lineas_core.system.files import sha256_of
@@ -109,10 +109,8 @@ def load_pipeline(
         parts: dict[str, Any] = dict(SETTINGS.get(CLASSES[name], {}))
         if entry and entry.variant:
             parts["variant"] = entry.variant
-        if entry and entry.unet_file:
-            parts["unet"] = load_unet(
-                source, entry.unet_repo, entry.unet_file, entry.unet_revision, dtype
-            )
+        if entry and entry.unet:
+            parts["unet"] = load_unet(source, entry.unet, dtype)
         if entry and tiny_vae:
             decoder: Any = AutoencoderTiny
             parts["vae"] = decoder.from_pretrained(
@@ -123,8 +121,8 @@ def load_pipeline(
         pipeline = _read(id, source, config, dtype, parts)
         check_complete(id, _unloaded(pipeline))
         pipeline.set_progress_bar_config(disable=True)
-        if entry and entry.lora_file:
-            merge_lora(pipeline, entry.lora_repo, entry.lora_file)
+        if entry and entry.lora:
+            merge_lora(pipeline, entry.lora)
         if entry and entry.scheduler:
             pipeline.scheduler = _replace_scheduler(pipeline.scheduler, entry)
         for part in ("unet", "vae"):
@@ -266,19 +264,18 @@ def _unloaded(pipeline: Any) -> list[str]:
     ]
 
 
-def load_unet(base: str, repo: str, file: str, revision: str, dtype: torch.dtype) -> Any:
+def load_unet(base: str, checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     """Load a checkpoint into the UNet architecture of the pipeline `base`, in `dtype`.
 
     Args:
         base: a folder, or a repository on the hub; only the UNet's config is read.
-        repo: a folder, or a repository on the hub.
-        file: file in `repo`: .safetensors, or a torch state dict.
-        revision: commit of the repository; empty for the newest, except for a pickle.
+        checkpoint: .safetensors, or a torch state dict, which needs a revision on the hub.
         dtype: dtype of the weights.
 
     Raises:
         ModelError: the checkpoint is of another network, or is a pickle that cannot be verified.
     """
+    repo, file, revision = checkpoint.repo, checkpoint.file, checkpoint.revision
     pickled = not file.endswith(".safetensors")
     if Path(repo).is_dir():
         path = Path(repo) / file

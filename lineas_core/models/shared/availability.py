@@ -23,10 +23,8 @@ def is_cached(entry: CatalogEntry) -> bool:
     """Whether the largest part of its weights is in the hub's cache; makes no request."""
     if entry.kind == "language":
         files = [(entry.hub, "model.safetensors"), (entry.hub, "model.safetensors.index.json")]
-    elif entry.unet_file:
-        files = [(entry.unet_repo, entry.unet_file)]
-    elif entry.lora_file:
-        files = [(entry.lora_repo, entry.lora_file)]
+    elif entry.added:
+        files = [(entry.added.repo, entry.added.file)]
     else:
         ending = f".{entry.variant}" if entry.variant else ""
         name = _INDEX.format(ending)

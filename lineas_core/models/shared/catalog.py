@@ -24,6 +24,21 @@ class PackedWeights:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """One file of weights, in a repository of its own or in a folder.
+
+    Args:
+        repo: a repository on the hub, or a folder.
+        file: the file in it.
+        revision: commit of the repository; empty for the newest.
+    """
+
+    repo: str
+    file: str
+    revision: str = ""
+
+
+@dataclass(frozen=True)
 class CatalogEntry:
     """One model of the catalogue; catalog.toml explains each field."""
 
@@ -46,15 +61,17 @@ class CatalogEntry:
     variant: str = ""
     scheduler: Literal["", "lcm", "euler", "flow-shift-3"] = ""
     prediction: Literal["", "sample"] = ""
-    unet_repo: str = ""
-    unet_file: str = ""
-    unet_revision: str = ""
-    lora_repo: str = ""
-    lora_file: str = ""
+    unet: Checkpoint | None = None
+    lora: Checkpoint | None = None
     tiny_vae: str = ""
     memory_offloaded: float = 0.0
     download: float = 0.0
     styles: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    @property
+    def added(self) -> Checkpoint | None:
+        """The checkpoint that is read beside the pipeline's own weights, if any."""
+        return self.unet or self.lora
 
 
 @cache
@@ -65,5 +82,7 @@ def catalog() -> Mapping[str, CatalogEntry]:
     return MappingProxyType(entries)
 
 
-def _entry(name: str, packed: Mapping[str, Any] | None = None, **raw: Any) -> CatalogEntry:
-    return CatalogEntry(id=name, packed=PackedWeights(**packed) if packed else None, **raw)
+def _entry(name: str, **raw: Any) -> CatalogEntry:
+    kinds = {"packed": PackedWeights, "unet": Checkpoint, "lora": Checkpoint}
+    read = {key: kinds[key](**value) if key in kinds else value for key, value in raw.items()}
+    return CatalogEntry(id=name, **read)

@@ -45,15 +45,15 @@ def entries(small: dict[str, Path]) -> dict[str, CatalogEntry]:
             changes["variant"] = ""
         if entry.tokens:
             changes["tokens"] = TOKENS[kind]
-        if entry.unet_file:
-            changes["unet_repo"] = str(checkpoints)
+        if entry.unet:
+            changes["unet"] = replace(entry.unet, repo=str(checkpoints))
             torch.manual_seed(number)
             half = {k: v.half() for k, v in small_unet_xl().state_dict().items()}
-            binary = entry.unet_file.endswith(".bin")
-            (torch.save if binary else save_file)(half, checkpoints / entry.unet_file)
-        if entry.lora_file:
-            changes["lora_repo"] = str(checkpoints)
-            save_lora(small[kind] / "transformer", checkpoints / entry.lora_file)
+            binary = entry.unet.file.endswith(".bin")
+            (torch.save if binary else save_file)(half, checkpoints / entry.unet.file)
+        if entry.lora:
+            changes["lora"] = replace(entry.lora, repo=str(checkpoints))
+            save_lora(small[kind] / "transformer", checkpoints / entry.lora.file)
         found[name] = replace(entry, **changes)
     return found
 

@@ -28,7 +28,7 @@ from lineas_core.models.image.model import (
     DiffusionModel,
 )
 from lineas_core.models.image.pipelines import load_unet, plan_memory
-from lineas_core.models.shared.catalog import CatalogEntry, catalog
+from lineas_core.models.shared.catalog import CatalogEntry, Checkpoint, catalog
 from tests.helpers.pipelines import (
     SIZE,
     Touch,
@@ -51,7 +51,7 @@ def test_a_checkpoint_of_another_network_or_with_code_in_it_is_refused(
             entry.hub, id=entry.id, device=torch.device("cpu"), dtype=torch.float32, entry=entry
         )
 
-    entry = replace(entries["dmd2-sdxl-1step"], unet_repo=str(tmp_path), unet_file="unet.bin")
+    entry = replace(entries["dmd2-sdxl-1step"], unet=Checkpoint(str(tmp_path), "unet.bin"))
     with pytest.raises(lc.ModelError, match=r"Cannot load dmd2-sdxl-1step .*unet\.bin"):
         attempt()
     torch.save(small_unet().state_dict(), tmp_path / "unet.bin")
@@ -86,23 +86,25 @@ def test_a_pickle_of_the_hub_needs_a_pinned_commit_and_the_sum_that_it_names(
     torch.save(small_unet_xl().state_dict(), weights)
     blob = put_in_cache(tmp_path, repo, "a" * 40, file, weights.getvalue())
 
-    unet = load_unet(str(small["xl"]), repo, file, "a" * 40, torch.float32)
+    pinned = Checkpoint(repo, file, "a" * 40)
+    unet = load_unet(str(small["xl"]), pinned, torch.float32)
     torch.manual_seed(1)
     wanted = small_unet_xl().state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in unet.state_dict().items())
 
     for revision in ("", "main", "a" * 39):
         with pytest.raises(lc.ModelError, match="is a pickle, and its revision is"):
-            load_unet(str(small["xl"]), repo, file, revision, torch.float32)
+            load_unet(str(small["xl"]), Checkpoint(repo, file, revision), torch.float32)
     blob.write_bytes(weights.getvalue() + b"changed")
     with pytest.raises(lc.ModelError, match=r"unet\.bin of somebody/unet has the SHA-256"):
-        load_unet(str(small["xl"]), repo, file, "a" * 40, torch.float32)
+        load_unet(str(small["xl"]), pinned, torch.float32)
 
 
 def test_every_pickle_of_the_catalogue_is_pinned() -> None:
-    pickled = [e for e in catalog().values() if e.unet_file.endswith(".bin")]
+    added = [entry.added for entry in catalog().values() if entry.added]
+    pickled = [each for each in added if each.file.endswith(".bin")]
     assert pickled
-    assert all(re.fullmatch("[0-9a-f]{40}", entry.unet_revision) for entry in pickled)
+    assert all(re.fullmatch("[0-9a-f]{40}", each.revision) for each in pickled)
 
 
 def test_a_low_rank_update_is_merged_as_diffusers_applies_it(
@@ -127,7 +129,8 @@ def test_a_low_rank_update_is_merged_as_diffusers_applies_it(
         return pipeline("abc", latents=latents, **settings).images
 
     untouched = drawn(pipeline)
-    pipeline.load_lora_weights(entry.lora_repo, weight_name=entry.lora_file)
+    assert entry.lora
+    pipeline.load_lora_weights(entry.lora.repo, weight_name=entry.lora.file)
     torch.testing.assert_close(drawn(model.pipeline), drawn(pipeline), rtol=1e-4, atol=1e-4)
     assert (untouched - drawn(pipeline)).abs().max() > 0.1
 
@@ -136,11 +139,12 @@ def test_a_low_rank_update_of_another_network_is_refused(
     tmp_path: Path, small: dict[str, Path], entries: dict[str, CatalogEntry]
 ) -> None:
     entry = entries["qwen-image-lightning-4step"]
-    tensors = load_file(Path(entry.lora_repo) / entry.lora_file)
+    assert entry.lora
+    tensors = load_file(Path(entry.lora.repo) / entry.lora.file)
     wide = tensors["transformer_blocks.1.attn.to_q.lora_down.weight"]
     tensors["transformer_blocks.1.attn.to_q.lora_down.weight"] = torch.cat([wide, wide], dim=1)
-    save_file(tensors, tmp_path / entry.lora_file)
-    wrong = replace(entry, lora_repo=str(tmp_path))
+    save_file(tensors, tmp_path / entry.lora.file)
+    wrong = replace(entry, lora=replace(entry.lora, repo=str(tmp_path)))
     with pytest.raises(lc.ModelError, match=r"4steps.* does not fit .*blocks\.1\.attn\.to_q"):
         DiffusionModel.from_pretrained(
             wrong.hub, id=wrong.id, device=torch.device("cpu"), dtype=torch.float32, entry=wrong
@@ -172,7 +176,7 @@ def test_a_low_rank_update_is_merged_whole_or_not_at_all(
         del tensors[less]
     save_file({f"transformer.{name}": t for name, t in tensors.items()}, tmp_path / "a.safetensors")
     with pytest.raises(lc.ModelError, match=re.escape(str(more or less))):
-        merge_lora(pipeline, str(tmp_path), "a.safetensors")
+        merge_lora(pipeline, Checkpoint(str(tmp_path), "a.safetensors"))
     for name, weight in pipeline.transformer.named_parameters():
         assert torch.equal(weight, before[name])
 

@@ -127,7 +127,8 @@ def test_dmd2_is_what_its_authors_recipe_gives(
     unet = UNet2DConditionModel.from_config(
         UNet2DConditionModel.load_config(small["xl"], subfolder="unet")
     )
-    unet.load_state_dict(torch.load(Path(entry.unet_repo) / entry.unet_file))
+    assert entry.unet
+    unet.load_state_dict(torch.load(Path(entry.unet.repo) / entry.unet.file))
     pipe = StableDiffusionXLPipeline.from_pretrained(small["xl"], unet=unet, variant="fp16")
     pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
     timesteps = [399] if name == "dmd2-sdxl-1step" else [999, 749, 499, 249]
