@@ -2,9 +2,9 @@
 
 Each visitor trains maps on the shipped prompts, watches and cancels some, continues texts, makes
 pictures and breaks off uploads, in an order drawn from a fixed seed. One more has a page open in
-Chromium all the while and moves its slider. It fails if the app refuses anything for a reason other
-than a stated limit, if memory, threads or open files keep growing, if the disk goes over its limit,
-or if the open page no longer answers.
+Chromium all the while, moves its slider, and downloads what is on the screen as a bundle. It fails
+if the app refuses anything for a reason other than a stated limit, if memory, threads or open files
+keep growing, if the disk goes over its limit, or if the open page no longer answers.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import statistics
 import sys
 import threading
 import time
+import zipfile
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ TEXTS, LOOKS = ("football", "night", "formality"), ("emoji-watercolor", "emoji-p
 # Bytes that an upload announces, and those that it sends before it breaks off.
 ANNOUNCED, SENT = 2**20, 2**18
 SECONDS_BETWEEN_MOVES = 10.0
+MOVES_AN_EXPORT = 6
 PATIENCE = 300.0
 SECONDS_BETWEEN_LOOKS = 1.0
 # Share of the time to ignore, while models are loaded, threads started and caches filled.
@@ -209,7 +211,7 @@ def soak(minutes: float, visitors: int) -> bool:
         ]
         for person in people:
             person.start()
-        moves = _watch(server, page, samples, tally, time.monotonic() + 60 * minutes)
+        moves, exports = _watch(server, page, samples, tally, time.monotonic() + 60 * minutes)
         leave.set()
         for person in people:
             person.join(PATIENCE)
@@ -238,14 +240,17 @@ def soak(minutes: float, visitors: int) -> bool:
         most_on_disk=disk,
         limit_on_disk=limit,
         moves_of_the_open_page=moves,
+        exports_of_the_open_page=exports,
     )
     within = growth <= MAX_MEMORY_GROWTH and max(threads, files) <= MAX_HANDLE_GROWTH
-    return not tally.errors and within and disk <= limit and moves > 0
+    return not tally.errors and within and disk <= limit and moves > 0 and exports > 0
 
 
-def _watch(server: Server, page: Page, samples: list[Sample], tally: Tally, until: float) -> int:
-    """Sample the app, and use the open page; returns how often that answered."""
-    dice, moves, next_move = random.Random(0), 0, 0.0
+def _watch(
+    server: Server, page: Page, samples: list[Sample], tally: Tally, until: float
+) -> tuple[int, int]:
+    """Sample the app, and use the open page; returns how many moves and exports it answered."""
+    dice, moves, exports, next_move = random.Random(0), 0, 0, 0.0
     while (now := time.monotonic()) < until:
         samples.append(Sample.of(server))
         if now >= next_move:
@@ -253,11 +258,35 @@ def _watch(server: Server, page: Page, samples: list[Sample], tally: Tally, unti
             try:
                 moved(page, dice.uniform(0.05, 0.95))
                 moves += 1
-            except PageError as error:
+                if moves % MOVES_AN_EXPORT == 1:
+                    _export(page)
+                    exports += 1
+            except (PageError, zipfile.BadZipFile) as error:
                 with tally.lock:
                     tally.errors.append(f"The open page: {error}")
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    return moves
+    return moves, exports
+
+
+def _export(page: Page) -> None:
+    """Download a bundle of what is on the screen, and come back to it."""
+    page.get_by_role("tab", name="Library").click()
+    button, link = page.locator("#bundle-button"), page.locator("#bundle a.download-link")
+    if not button.is_visible():
+        page.locator("#library-screen > button").click()
+    before = link.get_attribute("href") if link.count() else None
+    button.click()
+    page.wait_for_function(
+        "(before) => ![undefined, before].includes("
+        "document.querySelector('#bundle a.download-link')?.getAttribute('href'))",
+        arg=before,
+    )
+    with page.expect_download() as download:
+        link.click()
+    with zipfile.ZipFile(download.value.path()) as bundle:
+        if bundle.testzip() is not None:
+            raise zipfile.BadZipFile("a file in the bundle is damaged")
+    page.get_by_role("tab", name="Images").click()
 
 
 def _level(samples: Sequence[Sample]) -> Sample:

@@ -32,6 +32,7 @@ from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, spread
 from lineas_core.evaluation.report import Table, fields, markdown, with_spread
 from lineas_core.evaluation.tables.concepts import FIRST_SEED, Completions, presence
 from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.names import TITLES
 from lineas_core.methods.variants.refine import refine
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
@@ -43,8 +44,7 @@ from lineas_core.training.config import TrainConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-METHODS = ("lin-act", "lineas", "lineas-sparse")
-REFINED = "lineas-refined"
+SPARSE, REFINED = "lineas-sparse", "lineas-refined"
 FALSE_ALARMS = 0.05
 # Few-shot examples: without them a small model answers no to every question.
 QUESTION = """\
@@ -64,6 +64,8 @@ class Sizes:
 
     Args:
         concepts: two or more prompt sets that have a word list; all pairs are measured.
+        methods: keys of `TITLES`, lineas-sparse (LinEAS with a penalty) or lineas-refined (both
+            maps of LinEAS, trained on as one).
         completions: per pair, divided among the openings.
         tokens: maximum tokens per completion.
         strength: of both maps.
@@ -75,6 +77,7 @@ class Sizes:
     """
 
     concepts: tuple[str, ...] = ("football", "fishing", "day", "night", "elephant")
+    methods: tuple[str, ...] = ("lin-act", "lineas", SPARSE, REFINED, "lineas+")
     completions: int = 200
     tokens: int = 32
     strength: float = 1.0
@@ -91,7 +94,12 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
         concept_presence([], concept)
     if len(set(sizes.concepts)) < max(2, len(sizes.concepts)):
         raise ConfigError(f"concepts is {sizes.concepts!r}; give two different ones or more.")
-    shared = {name: value for name, value in fields(sizes).items() if name != "concepts"}
+    known = (*TITLES, SPARSE, REFINED)
+    for method in sizes.methods:
+        if method not in known:
+            raise ConfigError(f"methods holds {method!r}; choose among {', '.join(known)}.")
+    outside = ("concepts", "methods")
+    shared = {name: value for name, value in fields(sizes).items() if name not in outside}
 
     def cells(method: str, names: Iterable[tuple[str, str]]) -> list[Row]:
         return [
@@ -104,9 +112,11 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     plain = bench.rows("composition", cells("unsteered", alone), partial(_untouched, bench))
     limits = {(row.seed, row.first): row.limit for row in plain.itertuples()}
     steered = []
-    for method in METHODS:
-        steered += cells(method, [*alone, *permutations(sizes.concepts, 2)])
-    steered += cells(REFINED, combinations(sizes.concepts, 2))
+    for method in sizes.methods:
+        pairs = permutations(sizes.concepts, 2)
+        steered += cells(
+            method, combinations(sizes.concepts, 2) if method == REFINED else [*alone, *pairs]
+        )
     # The first unsteered cell generates the completions and the others reuse them, so the
     # slowest cell estimates the cost of a steered one.
     each = plain["seconds"].max()
@@ -183,14 +193,12 @@ def _support(maps: Sequence[SteeringMap]) -> float:
 
 def _learn(bench: Bench, cell: Cell, names: Sequence[str]) -> list[Fitted]:
     """The maps to apply; each is learned once and shared by all cells."""
-    config = TrainConfig.for_model(bench.model, seed=cell["seed"])
+    method = "lineas" if cell["method"] in (SPARSE, REFINED) else cell["method"]
+    config = TrainConfig.for_model(bench.model, method, seed=cell["seed"])
     prompts = [PromptSet.load(name) for name in names]
-    if cell["method"] == "lin-act":
-        config = TrainConfig.for_model(bench.model, "lin-act", seed=cell["seed"])
-        return [bench.fit("lin-act", each, config) for each in prompts]
-    if cell["method"] == "lineas-sparse":
+    if cell["method"] == SPARSE:
         config = replace(config, gamma=cell["gamma"])
-    maps = [bench.fit("lineas", each, config) for each in prompts]
+    maps = [bench.fit(method, each, config) for each in prompts]
     if cell["method"] != REFINED:
         return maps
     parts = [(found.map, each) for found, each in zip(maps, prompts, strict=True)]
@@ -223,7 +231,7 @@ def _complete(bench: Bench, cell: Cell, maps: Sequence[SteeringMap]) -> Completi
 
 
 def write(results: pd.DataFrame) -> str:
-    """Presence alone and composed, one row per method, and LinEAS's joint presence by pair."""
+    """Presence alone and composed, one row per method, and joint presence by pair."""
     means = _means(results).set_index("method")
     base = means["both"].get("lin-act", 0.0)
 
@@ -235,6 +243,7 @@ def write(results: pd.DataFrame) -> str:
         [
             method,
             *(share(row, name) for name in ("alone", "each", "both")),
+            "-" if math.isnan(row["both_se"]) else f"{row['both_se']:.1%}",
             f"{row['both'] / base:.1f}" if base and not math.isnan(row["both"]) else "-",
             share(row, "both_judged"),
             with_spread(row["perplexity"], row["perplexity_sd"], ".1f"),
@@ -243,25 +252,33 @@ def write(results: pd.DataFrame) -> str:
         for method, row in means.iterrows()
     ]
     head = [
-        "method", "alone", "each, composed", "both", "both / lin-act", "both, judged", "perplexity",
-        "support",
+        "method", "alone", "each, composed", "both", "its standard error", "both / lin-act",
+        "both, judged", "perplexity", "support",
     ]  # fmt: skip
-    pairs = results[(results["method"] == "lineas") & (results["second"] != "")]
+    parts = [
+        "Share of completions with the concept: under its own map alone, under two maps, and "
+        "with both concepts under two maps, whose standard error is that of the mean over pairs. "
+        "Perplexity and support are those of pairs.",
+        markdown(rows, head),
+    ]
+    for method in ("lineas", "lineas+"):
+        pairs = results[(results["method"] == method) & (results["second"] != "")]
+        if len(pairs):
+            parts += [
+                f"Both concepts under {TITLES[method]} by pair, the map of the row applied first.",
+                _by_pair(pairs),
+            ]
+    return "\n\n".join(parts)
+
+
+def _by_pair(pairs: pd.DataFrame) -> str:
     table = pairs.pivot_table("presence_both", "first", "second", sort=False)
     names = list(table.index)
-    by_pair = [
+    rows = [
         [first, *("" if first == second else f"{table.loc[first, second]:.0%}" for second in names)]
         for first in names
     ]
-    return "\n\n".join(
-        [
-            "Share of completions with the concept: under its own map alone, under two maps, and "
-            "with both concepts under two maps. Perplexity and support are those of pairs.",
-            markdown(rows, head),
-            "Both concepts under LinEAS by pair, the map of the row applied first.",
-            markdown(by_pair, ["first", *names]),
-        ]
-    )
+    return markdown(rows, ["first", *names])
 
 
 def draw(results: pd.DataFrame, figure: Figure) -> None:
@@ -297,12 +314,13 @@ def _means(results: pd.DataFrame) -> pd.DataFrame:
                 "alone": alone["presence_first"].mean(),
                 "each": pairs[["presence_first", "presence_second"]].stack().mean(),
                 "both": pairs["presence_both"].mean(),
+                "both_se": pairs["presence_both"].sem(),
                 "both_judged": pairs["judged_both"].mean(),
                 "perplexity": chosen["perplexity"].mean(),
                 "support": chosen["support"].mean(),
             }
         )
-    values = ["alone", "each", "both", "both_judged", "perplexity", "support"]
+    values = ["alone", "each", "both", "both_se", "both_judged", "perplexity", "support"]
     return spread(pd.DataFrame(rows), ["method"], values)
 
 

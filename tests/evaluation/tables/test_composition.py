@@ -67,8 +67,9 @@ def test_every_pair_is_measured_in_both_orders_but_refined_once(
         "lineas": both_ways,
         "lineas-sparse": both_ways,
         "lineas-refined": [("day", "night")],
+        "lineas+": both_ways,
     }
-    assert any(line.startswith("composition: 13 concepts and pairs") for line in log)
+    assert any(line.startswith("composition: 17 concepts and pairs") for line in log)
 
 
 def test_presence_is_that_of_the_composed_model_s_texts(
@@ -139,15 +140,21 @@ def test_the_markdown_and_the_plot_hold_what_was_measured() -> None:
         ]
     )
     text = TABLE.write(results)
-    assert "| unsteered | 10% | - | - | - | - | 12.0 | 25% |" in text
-    assert "| lin-act | 50% | 30% | 10% | 1.0 | 20% | 12.0 | 25% |" in text
-    assert "| lineas | 60% | 40% | 25% | 2.5 | 20% | 12.0 | 25% |" in text
+    assert "| unsteered | 10% | - | - | - | - | - | 12.0 | 25% |" in text
+    assert "| lin-act | 50% | 30% | 10% | - | 1.0 | 20% | 12.0 | 25% |" in text
+    # Of 20 and 30 %: a standard deviation of 10 / sqrt(2), over sqrt(2).
+    assert "| lineas | 60% | 40% | 25% | 5.0% | 2.5 | 20% | 12.0 | 25% |" in text
     assert "| day |  | 20% |" in text
     assert "| night | 30% |  |" in text
     figure = Figure()
     TABLE.draw(results, figure)
     heights = [bar.get_height() for bar in figure.axes[0].containers[-1]]
     assert heights == pytest.approx([0.6, 0.4, 0.25])
+
+
+def test_methods_are_known(tiny: lc.LanguageModel, tmp_path: Path) -> None:
+    with pytest.raises(lc.ConfigError, match=r"methods holds 'lin-axt'.*lin-act.*lineas-sparse"):
+        TABLE.measure(Bench(tiny, tmp_path), Sizes(methods=("lin-axt",)), [0])
 
 
 def test_fewer_than_two_concepts_are_refused(tiny: lc.LanguageModel, tmp_path: Path) -> None:
