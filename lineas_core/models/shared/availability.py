@@ -21,18 +21,15 @@ def embedded(entry: CatalogEntry) -> bool:
 
 def is_cached(entry: CatalogEntry) -> bool:
     """Whether the largest part of its weights is in the hub's cache; makes no request."""
+    if unet := entry.unet:
+        found = try_to_load_from_cache(unet.repo, unet.file, revision=unet.revision or None)
+        return isinstance(found, str)
     if entry.kind == "language":
-        files = [(entry.hub, "model.safetensors"), (entry.hub, "model.safetensors.index.json")]
-    elif entry.added:
-        files = [(entry.added.repo, entry.added.file)]
+        files = ["model.safetensors", "model.safetensors.index.json"]
     else:
-        ending = f".{entry.variant}" if entry.variant else ""
-        name = _INDEX.format(ending)
-        files = [
-            (entry.hub, f"unet/{name}"),
-            (entry.hub, f"transformer/{name}.index.json"),
-        ]
-    return any(isinstance(try_to_load_from_cache(*file), str) for file in files)
+        name = _INDEX.format(f".{entry.variant}" if entry.variant else "")
+        files = [f"unet/{name}", f"transformer/{name}.index.json"]
+    return any(isinstance(try_to_load_from_cache(entry.hub, file), str) for file in files)
 
 
 def asks_for(entry: CatalogEntry, *, gpu: bool, home: Path) -> str:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import pickle
@@ -29,6 +28,7 @@ from lineas_core.models.image.model import (
 )
 from lineas_core.models.image.pipelines import load_unet, plan_memory
 from lineas_core.models.shared.catalog import CatalogEntry, Checkpoint, catalog
+from tests.helpers.hub_cache import put_in_cache
 from tests.helpers.pipelines import (
     SIZE,
     Touch,
@@ -61,18 +61,6 @@ def test_a_checkpoint_of_another_network_or_with_code_in_it_is_refused(
     with pytest.raises(lc.ModelError, match=r"Cannot load dmd2-sdxl-1step .*[Ww]eights.only"):
         attempt()
     assert not (tmp_path / "ran").exists()
-
-
-def put_in_cache(cache: Path, repo: str, revision: str, file: str, data: bytes) -> Path:
-    """Put a file into the hub's cache as a download does; returns the file with the data."""
-    folder = cache / f"models--{repo.replace('/', '--')}"
-    blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
-    link = folder / "snapshots" / revision / file
-    for path in (blob, link):
-        path.parent.mkdir(parents=True)
-    blob.write_bytes(data)
-    link.symlink_to(blob)
-    return blob
 
 
 def test_a_pickle_of_the_hub_needs_a_pinned_commit_and_the_sum_that_it_names(
