@@ -23,8 +23,8 @@ from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
 from lineas_core.models.load import Model, as_language_model
 from lineas_core.prompts.prompt_set import PromptSet
-from lineas_core.system.files import write_whole
-from lineas_core.training.config import TrainConfig
+from lineas_core.system.files import sha256_of, write_whole
+from lineas_core.training.config import OF_METHOD, TrainConfig
 from lineas_core.version import __version__
 
 Cell = Mapping[str, Any]
@@ -61,7 +61,7 @@ class Bench:
         Args:
             table: the table's name, which is part of the cache key.
             cells: what to measure, in order; each holds all that its result depends on, except
-                the model.
+                the model, the settings that ship, and what is in a file that it names.
             measure: cell -> rows. Not called for cells that are already in the folder.
         """
         found: list[Row] = []
@@ -76,12 +76,12 @@ class Bench:
 
     def kept(self, table: str, cell: Cell) -> list[Row] | None:
         """The cached rows of a cell; None if it has not been measured."""
-        rows: list[Row] | None = _read(self._file("cells", {"table": table, **cell}))
+        rows: list[Row] | None = _read(self._of_cell(table, cell))
         return rows
 
     def keep(self, table: str, cell: Cell, rows: list[Row]) -> None:
         """Store the rows of a cell."""
-        _write(self._file("cells", {"table": table, **cell}), rows)
+        _write(self._of_cell(table, cell), rows)
 
     def fit(self, method: str, prompts: PromptSet, config: TrainConfig) -> Fitted:
         """Learn the map of a method, or read it if these prompts and settings were used before."""
@@ -133,6 +133,12 @@ class Bench:
         folder = self.folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / file.stem)
+
+    def _of_cell(self, table: str, cell: Cell) -> Path:
+        settings = repr((TrainConfig(), OF_METHOD, self.model.train_defaults))
+        named = (Path(value) for value in cell.values() if isinstance(value, str) and value)
+        files = {str(path): sha256_of(path) for path in named if path.is_file()}
+        return self._file("cells", {"table": table, "settings": settings, "files": files, **cell})
 
     def _file(self, kind: str, key: Mapping[str, Any]) -> Path:
         text = json.dumps({"model": self.model.id, "version": __version__, **key}, sort_keys=True)
