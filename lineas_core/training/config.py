@@ -15,7 +15,7 @@ PAPER_RATE = 0.1
 # Method -> its settings, where a model ships others, which are for LinEAS. ml-act's are its
 # authors' (`act/configs/intervention_params/*_ot.yaml`).
 OF_METHOD: Mapping[str, Mapping[str, Any]] = {
-    "lineas+": {"steps": 16, "rate": None, "optimizer": "adamw", "batch_size": 12},
+    "lineas+": {"steps": 40, "rate": None, "optimizer": "adamw", "batch_size": 12},
     "lin-act": {"pooling": "mean"},
     "mean-act": {"pooling": "mean"},
     "gaussian-act": {"pooling": "mean"},

@@ -5,10 +5,15 @@
                       + R(w, b)
 
 The tokens are those of the target sentences, each after a source sentence as its context, and p is
-the steered model. LinEAS brings averages over a sentence to the target, and the likelihood says
-which of the maps that do so write it. It is that of supervised fine-tuning, as in ReFT (Wu et al.,
-NeurIPS 2024), with the parameters of LinEAS. With a likelihood of 0 the map is LinEAS's, bit for
-bit; with a distance of 0 the source is nothing but contexts.
+the model steered at a strength of 5/3. LinEAS brings averages over a sentence to the target, and
+the likelihood says which of the maps that do so write it. It is that of supervised fine-tuning, as
+in ReFT (Wu et al., NeurIPS 2024), with the parameters of LinEAS. With a likelihood of 0 the map is
+LinEAS's, bit for bit; with a distance of 0 the source is nothing but contexts.
+
+The map that makes the target most likely follows its sentences too closely, and repeats them. Part
+of the way to it from the untouched model, most of the concept is there and most of the fluency
+still is, as between the weights of a model before and after fine-tuning (WiSE-FT, Wortsman et al.,
+CVPR 2022). Strength 1 is that part of the way.
 """
 
 from __future__ import annotations
@@ -32,6 +37,9 @@ from lineas_core.training.memory import find_fit
 from lineas_core.training.rows import Rows, taken
 from lineas_core.training.state import TrainState
 from lineas_core.training.trainer import Trainer
+
+# Strength at which the target is made likely; docs/methods.md has the figures it was chosen by.
+STRENGTH = 5 / 3
 
 
 def continuation_losses(
@@ -86,6 +94,7 @@ class LikelihoodTrainer(Trainer):
         training, _ = prompts.split(config.holdout, config.seed)
         self._texts = in_context(model, training, config.seed)
         self._counts = self._texts.counts
+        self.reach = STRENGTH if config.likelihood else 1.0
         super().__init__(model, prompts, config, state, start=start, support=support)
         self._texts_fit = find_fit(
             model,
@@ -122,7 +131,10 @@ class LikelihoodTrainer(Trainer):
             self.model,
             self._texts.rows(self.ranks.share(rows)),
             self.sites,
-            maps=self.params,
+            maps={
+                name: BatchAffine(STRENGTH * affine.gain, STRENGTH * affine.shift)
+                for name, affine in self.params.items()
+            },
             rows_at_once=self._texts_fit.rows,
             layers=self._texts_fit.layers,
         )

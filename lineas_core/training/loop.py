@@ -3,9 +3,8 @@
 A subclass defines the losses of a minibatch. Schedule, sparse penalty, divergence checks, saved
 state and several processes are handled here.
 
-A GPU runs ahead of Python only while Python reads nothing back, so the parameters, the step count,
-the checks and the record of what to report are tensors on the device, and the host reads the record
-once in several steps.
+A GPU runs ahead of Python only while Python reads nothing back, so parameters, counts, checks and
+the record of what to report are tensors on it, and the host reads the record once in several steps.
 """
 
 from __future__ import annotations
@@ -75,6 +74,8 @@ class TrainingLoop(ABC):
         steps_read: steps that run before their record is read; on a GPU it follows their pace.
     """
 
+    reach: float = 1.0  # How far a step of 1 in a parameter moves what the loss is of.
+
     def __init__(
         self,
         start: SteeringMap,
@@ -100,8 +101,7 @@ class TrainingLoop(ABC):
         # Share of the rate at each step, and the rate: tensors, as a graph of the step reads them.
         shares = [rate_share(step, config.steps) for step in range(config.steps)]
         self._shares = torch.tensor(shares, device=device)
-        self._rate = torch.tensor([first_rate(config)], device=device)
-        self._restarts, self._note = 0, ""
+        self._rate = torch.tensor([first_rate(config, self.reach)], device=device)
         self._step, self._slot = torch.zeros(2, 1, dtype=torch.int64, device=device)
         self._first = torch.full((), torch.inf, device=device)
         self._off = torch.zeros((), dtype=torch.bool, device=device)
@@ -109,7 +109,7 @@ class TrainingLoop(ABC):
         self._record = torch.zeros(MAX_STEPS_READ, TERMS + len(self.terms), device=device)
         self._generator = torch.Generator().manual_seed(config.seed)
         self.losses: list[float] = []
-        self.seconds, self.steps_read = 0.0, 1
+        self._restarts, self._note, self.seconds, self.steps_read = 0, "", 0.0, 1
         # Collectives of several processes are left out of graphs.
         possible = graph and self.ranks.count == 1
         self._step_once = GraphedStep(self.run_on_device, self.counts, device, possible=possible)

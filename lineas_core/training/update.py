@@ -92,11 +92,16 @@ def rule_of(config: TrainConfig) -> Rule:
     return "heavy ball" if measured else config.optimizer
 
 
-def first_rate(config: TrainConfig) -> float:
-    """The rate at the first step; NaN where it is measured before it."""
+def first_rate(config: TrainConfig, reach: float = 1.0) -> float:
+    """The rate at the first step; NaN where it is measured before it.
+
+    Args:
+        config: the settings.
+        reach: how far a step of 1 moves what the loss is of, which a fixed rate makes up for.
+    """
     if config.rate is not None:
         return config.rate
-    return UNIT_RATE if config.optimizer == "adamw" else math.nan
+    return UNIT_RATE / reach if config.optimizer == "adamw" else math.nan
 
 
 def proximal_step(

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor, nn
 
 import lineas_core as lc
-from lineas_core.maps.steering_map import BatchAffine
+from lineas_core.maps.steering_map import BatchAffine, SteeringMap
 from lineas_core.methods.lineas_plus import TRAINER
 from lineas_core.training.contexts import CONTEXTS, in_context
 from lineas_core.training.likelihood import continuation_losses
@@ -131,6 +131,25 @@ def test_the_loss_is_the_weighted_sum(tiny: lc.LanguageModel, prompts: lc.Prompt
     alone = TRAINER(tiny, prompts, replace(config, distance=0.0)).step()
     assert alone.loss == alone.likelihood == pytest.approx(2 * mean, rel=1e-5)
     assert alone.loss_by_site == {}
+
+
+def test_the_likelihood_is_that_at_more_than_the_strength_of_the_map(
+    tiny: lc.LanguageModel, prompts: lc.PromptSet
+) -> None:
+    config = replace(CONFIG, batch_size=32, distance=0.0, likelihood=1.0, rate=None)
+    trainer = TRAINER(tiny, prompts, config)
+    trainer.step()
+    moved = values_of(trainer.map).clone()
+    texts = in_context(tiny, prompts.split(config.holdout, config.seed)[0], config.seed)
+    with torch.no_grad(), lc.steer(tiny, [(trainer.map, 5 / 3)]):
+        mean = float(texts.losses().sum() / texts.counts.sum())
+    assert trainer.step().likelihood == pytest.approx(mean, rel=1e-5)
+    # AdamW's first step is the rate, whatever the gradient: at 5/3, that of a map trained at 1.
+    plain = lc.Trainer(tiny, prompts, replace(config, likelihood=0.0, distance=1.0))
+    plain.step()
+    at_start = values_of(SteeringMap.identity(dict.fromkeys(plain.map.sites, 16)))
+    ratio = (moved - at_start).abs() / (values_of(plain.map) - at_start).abs()
+    assert ratio.median() == pytest.approx(3 / 5, rel=1e-3)
 
 
 @pytest.mark.parametrize(
