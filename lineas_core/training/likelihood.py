@@ -132,7 +132,7 @@ class LikelihoodTrainer(Trainer):
             self._texts.rows(self.ranks.share(rows)),
             self.sites,
             maps={
-                name: BatchAffine(STRENGTH * affine.gain, STRENGTH * affine.shift)
+                name: BatchAffine(self.reach * affine.gain, self.reach * affine.shift)
                 for name, affine in self.params.items()
             },
             rows_at_once=self._texts_fit.rows,
