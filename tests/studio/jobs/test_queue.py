@@ -19,6 +19,7 @@ from lineas_core.studio.jobs.measuring import measure_run
 from lineas_core.studio.jobs.queue import JobError
 from lineas_core.studio.jobs.slices import run_slice
 from lineas_core.studio.storage.schema import MIGRATIONS, migrate
+from lineas_core.training.config import OF_METHOD
 from tests.helpers.jobs import CHANGES, At, Shop, same, wait_for
 from tests.helpers.pipelines import small_sd
 
@@ -203,7 +204,8 @@ def test_mistakes_in_settings_show_before_the_queue(shop: Shop, prompts: lc.Prom
         jobs.start("ada", "emoji-onestep", pictures, {}, method="lineas+")
     assert jobs.recent("ada") == []
     assert jobs.start("ada", "smollm2", prompts, {}).steps == 60
-    assert jobs.start("ada", "smollm2", prompts, {}, method="lineas+").steps == 16
+    plus = jobs.start("ada", "smollm2", prompts, {}, method="lineas+")
+    assert plus.steps == OF_METHOD["lineas+"]["steps"]
 
 
 def test_a_map_that_was_kept_before_the_process_died_is_not_kept_twice(

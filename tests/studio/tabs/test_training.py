@@ -23,6 +23,7 @@ from lineas_core.studio.tabs.train.training import (
     shipped_fields,
 )
 from lineas_core.studio.tabs.understand.callbacks import UnderstandCallbacks
+from lineas_core.training.config import OF_METHOD
 from tests.helpers.studio import ANN, BOB, answers_of, finished
 
 NIGHT = PromptSet.load("night")
@@ -102,7 +103,8 @@ def test_settings_are_shown_to_methods_that_read_them() -> None:
     plain = TrainingCallbacks.settings_of("lineas", "smollm2")
     plus = TrainingCallbacks.settings_of("lineas+", "smollm2")
     assert (plain.steps["placeholder"], plain.rate["placeholder"]) == ("60", "3")
-    assert (plus.steps["placeholder"], plus.rate["placeholder"]) == ("16", "automatic")
+    steps = str(OF_METHOD["lineas+"]["steps"])
+    assert (plus.steps["placeholder"], plus.rate["placeholder"]) == (steps, "automatic")
     weights = lc.TrainConfig()
     assert plus.likelihood["placeholder"] == f"{weights.likelihood:g}"
     assert plus.distance["placeholder"] == f"{weights.distance:g}"
