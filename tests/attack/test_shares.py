@@ -6,6 +6,7 @@ and the visitor from another.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -127,6 +128,32 @@ def test_answers_that_nobody_fetches_are_dropped(
         assert answered(client, joined).startswith("event: complete")
         # What was dropped is said to be.
         assert client.get(f"{COMPLETE}/{'0' * 32}").status_code == 404
+
+
+def test_a_page_that_comes_back_while_its_session_is_dropped_is_answered(
+    crowded: tuple[gr.Blocks, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, model = crowded
+    begun, clean = threading.Event(), page._queue.clean_events
+
+    async def clean_slowly(**whose: str) -> None:
+        begun.set()
+        await asyncio.sleep(0.5)
+        await clean(**whose)
+
+    monkeypatch.setattr(waiting, "UNHEARD", 0.5)
+    monkeypatch.setattr(page._queue, "clean_events", clean_slowly)
+    call = asked(model, ANN) | {"session_hash": "left"}
+    with client_of(page, INTRUDER) as other, client_of(page, VISITOR) as visitor:
+        assert visitor.post(COMPLETE, json=call).status_code == 200
+        time.sleep(1.0)
+        drops = threading.Thread(target=lambda: other.post(COMPLETE, json=asked(model, new_key())))
+        drops.start()
+        assert begun.wait(60)
+        joined = visitor.post(COMPLETE, json=call)
+        drops.join()
+        assert joined.status_code == 200
+        assert answered(visitor, joined).startswith("event: complete")
 
 
 def test_calls_of_the_api_cost_no_page_its_state(crowded: tuple[gr.Blocks, str]) -> None:

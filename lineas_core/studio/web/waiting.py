@@ -7,6 +7,7 @@ addresses first, and of keys within an address.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -74,6 +75,7 @@ class FairQueue(Queue):
         # Session -> number of open streams, and when the last one was closed or a call was made.
         self._streams: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
+        self._dropping = asyncio.Lock()
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """Queue a call.
@@ -83,7 +85,12 @@ class FairQueue(Queue):
         """
         now, party = self._clock(), party_of(request.scope, body)
         self._forget_parties(now)
-        await self._drop_unheard(now)
+        if body.session_hash:
+            self._heard[body.session_hash] = now
+        # One at a time: a page that comes back after a while waits here until nothing of its
+        # session is being dropped, so that its new call is not.
+        async with self._dropping:
+            await self._drop_unheard(now)
         self._check_share(party)
         self._seen[party.address] = now
         self._seen.move_to_end(party.address)
@@ -192,10 +199,8 @@ class FairQueue(Queue):
 
     async def _drop_unheard(self, now: float) -> None:
         """Drop calls and answers of sessions that nobody listens to."""
-        for session, since in [*self._heard.items()]:
-            if self._streams[session]:
-                continue
-            if now - since > UNHEARD:
+        for session in [*self._heard]:
+            if not self._streams[session] and now - self._heard[session] > UNHEARD:
                 await self.clean_events(session_hash=session)
                 self.pending_event_ids_session.pop(session, None)
                 if session in self.pending_messages_per_session:
