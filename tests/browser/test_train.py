@@ -51,8 +51,12 @@ def cell(page: Page, line: int, column: int) -> Locator:
 
 def write_into(page: Page, line: int, column: int, text: str) -> None:
     cell(page, line, column).dblclick()
+    editor = cell(page, line, column).locator("textarea")
+    # Gradio focuses it a frame later; keys before that are lost, or come after the old text.
+    expect(editor).to_be_focused()
     page.keyboard.press("Control+A")
     page.keyboard.type(text)
+    expect(editor).to_have_value(text)
     page.keyboard.press("Enter")
     # A chosen cell also holds the button of its menu.
     expect(cell(page, line, column)).to_contain_text(text)
