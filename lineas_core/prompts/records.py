@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -70,7 +71,9 @@ def _json(name: str, text: str, ending: str) -> Any:
             return value
     except ValueError as error:
         whole = error
-    filled = [(n, line) for n, line in enumerate(split(text), start=1) if line.strip()]
+    every = ((n, line) for n, line in enumerate(split(text), start=1) if line.strip())
+    # One more than may be is enough to refuse them all.
+    filled = list(islice(every, MAX_PLACES + 1))
     values = [_or_none(line) for _, line in filled]
     if filled and all(isinstance(value, dict | list) for value in values):
         return _Lines((f"line {n}", v) for (n, _), v in zip(filled, values, strict=True))
