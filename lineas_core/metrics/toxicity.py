@@ -81,12 +81,13 @@ class ClassifierScorer:
     def __init__(self, name: str, device: torch.device, *, local: bool = False) -> None:
         self.name = name
         with loading(name, device, f"use scorer={PROFANITY!r}"):
-            check_files(name, name, local=local)
+            revision = check_files(name, name, local=local)
             self._tokenizer = AutoTokenizer.from_pretrained(
-                name, local_files_only=local, trust_remote_code=False
+                name, revision=revision, local_files_only=local, trust_remote_code=False
             )
             model = AutoModelForSequenceClassification.from_pretrained(
                 name,
+                revision=revision,
                 local_files_only=local,
                 # With PEFT installed, adapters are looked up too, regardless of the setting above.
                 adapter_kwargs={"local_files_only": local},

@@ -174,13 +174,14 @@ class Handler(BaseHTTPRequestHandler):
                 return self.refuse(404 if token else 401, "RepoNotFound")
             if parts[6:]:
                 return self.refuse(404, "EntryNotFound")
-            files = hub.repositories[name].files
+            repository = hub.repositories[name]
+            commit = parts[5] if parts[5:] and parts[5] in repository.commits else repository.head
+            files = repository.commits.get(commit, {})
             if parts[4:5] != ["tree"]:
                 siblings = [{"rfilename": file, "size": len(files[file])} for file in files]
-                head = hub.repositories[name].head
-                gated = "manual" if hub.repositories[name].gated else False
+                gated = "manual" if repository.gated else False
                 return self.answer(
-                    200, {"id": name, "sha": head, "gated": gated, "siblings": siblings}
+                    200, {"id": name, "sha": commit, "gated": gated, "siblings": siblings}
                 )
             rows = [{"type": "file", "path": f, "size": len(files[f]), "oid": f} for f in files]
             return self.answer(200, rows)

@@ -26,6 +26,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub.constants import DEFAULT_REVISION
 from safetensors.torch import load_file
 from torch import nn
 
@@ -102,15 +103,15 @@ def load_pipeline(
     """
     offload = entry is not None and must_offload(entry, device, dtype)
     with loading(id, device):
-        check_files(id, source)
-        config = DiffusionPipeline.load_config(source)
+        revision = check_files(id, source)
+        config = DiffusionPipeline.load_config(source, revision=revision)
         name = config.get("_class_name")
         _check_class(id, name)
-        parts: dict[str, Any] = dict(SETTINGS.get(CLASSES[name], {}))
+        parts: dict[str, Any] = {"revision": revision, **SETTINGS.get(CLASSES[name], {})}
         if entry and entry.variant:
             parts["variant"] = entry.variant
         if entry and entry.unet:
-            parts["unet"] = load_unet(source, entry.unet, dtype)
+            parts["unet"] = load_unet(source, entry.unet, dtype, revision)
         if entry and tiny_vae:
             decoder: Any = AutoencoderTiny
             parts["vae"] = decoder.from_pretrained(
@@ -158,7 +159,7 @@ def _read(
 def _read_variant(
     id: str, source: str, config: Mapping[str, Any], dtype: torch.dtype, parts: Mapping[str, Any]
 ) -> Any:
-    encoders = _text_encoders(id, source, config, dtype, parts.get("variant"))
+    encoders = _text_encoders(id, source, config, dtype, parts["revision"], parts.get("variant"))
     # No pickles, as they can run code.
     return CLASSES[config["_class_name"]].from_pretrained(
         source, dtype=dtype, use_safetensors=True, **parts, **encoders
@@ -226,7 +227,12 @@ def _parts(config: Mapping[str, Any]) -> Iterator[tuple[str, object, object]]:
 
 
 def _text_encoders(
-    id: str, source: str, config: Mapping[str, Any], dtype: torch.dtype, variant: str | None
+    id: str,
+    source: str,
+    config: Mapping[str, Any],
+    dtype: torch.dtype,
+    revision: str,
+    variant: str | None,
 ) -> dict[str, Any]:
     """The pipeline's text encoders, for which transformers only warns if tensors are missing."""
     found: dict[str, Any] = {}
@@ -238,6 +244,7 @@ def _text_encoders(
             encoder.from_pretrained,
             source,
             subfolder=part,
+            revision=revision,
             dtype=dtype,
             use_safetensors=True,
             output_loading_info=True,
@@ -264,13 +271,16 @@ def _unloaded(pipeline: Any) -> list[str]:
     ]
 
 
-def load_unet(base: str, checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
+def load_unet(
+    base: str, checkpoint: Checkpoint, dtype: torch.dtype, base_revision: str = DEFAULT_REVISION
+) -> Any:
     """Load a checkpoint into the UNet architecture of the pipeline `base`, in `dtype`.
 
     Args:
         base: a folder, or a repository on the hub; only the UNet's config is read.
         checkpoint: .safetensors, or a torch state dict, which needs a revision on the hub.
         dtype: dtype of the weights.
+        base_revision: of the repository `base`.
 
     Raises:
         ModelError: the checkpoint is of another network, or is a pickle that cannot be verified.
@@ -294,7 +304,8 @@ def load_unet(base: str, checkpoint: Checkpoint, dtype: torch.dtype) -> Any:
     )
     network: Any = UNet2DConditionModel
     with torch.device("meta"):
-        unet = network.from_config(network.load_config(base, subfolder="unet"))
+        config = network.load_config(base, subfolder="unet", revision=base_revision)
+        unet = network.from_config(config)
     wanted = {name: tensor.shape for name, tensor in unet.state_dict().items()}
     found = {name: tensor.shape for name, tensor in weights.items()}
     differing = sorted(name for name, _ in wanted.items() ^ found.items())

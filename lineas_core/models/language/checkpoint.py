@@ -38,8 +38,10 @@ def load_checkpoint(
             or its files lead to others that are not read here.
         OSError, ValueError, RuntimeError: transformers cannot find or read it.
     """
-    check_files(id, source)
-    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+    revision = check_files(id, source)
+    config = transformers.AutoConfig.from_pretrained(
+        source, revision=revision, trust_remote_code=False
+    )
     check_continues_text(id, config)
     stored = getattr(config.get_text_config(), "dtype", None)
     if dtype == "auto" and device.type == "cpu" and is_slow_on_cpu(stored):
@@ -54,9 +56,12 @@ def load_checkpoint(
         saved = bytes_saved(config, rounded, dtype)
     if not split:
         check_memory(id, source, device, dtype, entry, stored, saved)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        source, revision=revision, trust_remote_code=False
+    )
     module, found = transformers.AutoModelForCausalLM.from_pretrained(
         source,
+        revision=revision,
         dtype=dtype,
         output_loading_info=True,
         trust_remote_code=False,

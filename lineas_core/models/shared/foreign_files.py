@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import DEFAULT_REVISION
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lineas_core.errors import ModelError
@@ -24,8 +25,11 @@ CONFIG, ADAPTER = "config.json", "adapter_config.json"
 FILE_KEY = "transformers_weights"
 
 
-def check_files(id: str, source: str, *, local: bool = False) -> None:
+def check_files(id: str, source: str, *, local: bool = False) -> str:
     """Refuse a model whose files lead to pickles, to files elsewhere, or to another model.
+
+    The answer is the revision to load: the commit that was looked at, since a branch may have moved
+    on by then; of a folder the hub's default, which nothing reads.
 
     Args:
         id: the model's name in the error.
@@ -37,7 +41,7 @@ def check_files(id: str, source: str, *, local: bool = False) -> None:
         ModelError: such a file is among them; the message names it, and what it names.
         OSError, ValueError: the repository cannot be reached.
     """
-    folder = Path(source)
+    folder, revision = Path(source), DEFAULT_REVISION
     if not folder.is_dir():
         try:
             found = snapshot_download(
@@ -45,8 +49,9 @@ def check_files(id: str, source: str, *, local: bool = False) -> None:
             )
         except LocalEntryNotFoundError:
             # Nothing of it is here, and no network: its loader reports that.
-            return
-        folder = Path(found)
+            return revision
+        # The hub's cache has a folder per commit.
+        folder, revision = Path(found), Path(found).name
     for path in _found(folder, *INDEX_FILES):
         shards = _read(id, folder, path).get("weight_map")
         for shard in shards.values() if isinstance(shards, dict) else ():
@@ -59,6 +64,7 @@ def check_files(id: str, source: str, *, local: bool = False) -> None:
             f"{id} is an adapter: it has a file {ADAPTER}. Merge it into its base model with "
             "`merge_and_unload` of the package peft, save that, and load its folder."
         )
+    return revision
 
 
 def _check_named(id: str, file: str, named: object) -> None:

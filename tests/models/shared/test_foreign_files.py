@@ -15,10 +15,21 @@ from transformers import AutoModelForCausalLM
 
 import lineas_core as lc
 from lineas_core.metrics.toxicity import load_toxicity_scorer
+from lineas_core.models.image import pipelines
+from lineas_core.models.language import checkpoint
+from lineas_core.models.shared.foreign_files import check_files
 from tests.helpers.hub import Repository, SmallHub
 from tests.helpers.pipelines import small_sd
 
 INDEX = "model.safetensors.index.json"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def led_to(folder: Path, named: str, weights: str = "model") -> Path:
@@ -94,9 +105,34 @@ def test_an_index_that_cannot_be_read_is_named(llama: Path, text: str) -> None:
 def test_a_model_of_the_hub_is_read_no_further_than_a_folder(hub: SmallHub, llama: Path) -> None:
     led_to(llama, "shard.bin")
     repository = hub.repositories["else/where"] = Repository("model", private=False)
-    repository.commit({path.name: path.read_bytes() for path in llama.iterdir()})
+    repository.commit(files_of(llama))
     with pytest.raises(lc.ModelError, match=r"index\.json of else/where names 'shard\.bin'"):
         lc.load_model("else/where", device="cpu")
+
+
+# diffusers hands an argument to the hub's client that it no longer reads.
+@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks`:UserWarning")
+@pytest.mark.parametrize("kind", ["llama", "pipeline"])
+def test_the_commit_that_was_looked_at_is_loaded(
+    kind: str, hub: SmallHub, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder: Path = request.getfixturevalue(kind)
+    repository = hub.repositories["else/where"] = Repository("model", private=False)
+    harmless = repository.commit(files_of(folder))
+    part, weights = ("unet", "diffusion_pytorch_model") if kind == "pipeline" else (".", "model")
+    led_to(folder / part, "shard.bin", weights)
+
+    def look_before_the_branch_moves(*given: Any, **settings: Any) -> str:
+        found = check_files(*given, **settings)
+        repository.commit(files_of(folder))
+        hub.seen.clear()
+        return found
+
+    for module in (checkpoint, pipelines):
+        monkeypatch.setattr(module, "check_files", look_before_the_branch_moves)
+    lc.load_model("else/where", device="cpu")
+    assert repository.main != harmless
+    assert {line.split("/")[4] for line in hub.seen if "/resolve/" in line} == {harmless}
 
 
 def test_a_scorer_is_read_no_further_than_a_model(llama: Path) -> None:
