@@ -111,9 +111,11 @@ class Denoiser(ABC):
         """What the images of these prompts are guided away from: by default, empty prompts."""
         return self.encode([""] * len(conditioning.tokens))
 
-    @abstractmethod
     def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """Draw the initial noise, one image per generator, in float32 on the CPU."""
+        """Initial noise, one image per generator, float32 on the CPU; (n, channels, side, side)."""
+        shape = (len(generators), self.module.config.in_channels, self._side, self._side)
+        noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
+        return noise
 
     def packed(self, latents: Tensor) -> Tensor:
         """Latents of the VAE, (n, channels, height, width), as the denoiser takes them."""
@@ -183,6 +185,11 @@ class Denoiser(ABC):
             settings["timesteps"] = list(schedule.timesteps)
         return settings
 
+    @property
+    def _side(self) -> int:
+        """Side of the latents."""
+        return self.size // int(self.pipeline.vae_scale_factor)
+
     @abstractmethod
     def _own_size(self) -> int:
         """Side of the latents for the pipeline's default image size."""
@@ -203,13 +210,6 @@ class UNetDenoiser(Denoiser):
         """The tokens of the one text encoder."""
         tokens, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
         return Conditioning(tokens, None)
-
-    def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """(n, channels, height, width)."""
-        side = self.size // self.pipeline.vae_scale_factor
-        shape = (len(generators), self.pipeline.unet.config.in_channels, side, side)
-        noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
-        return noise
 
     def started(self, noise: Tensor, schedule: Schedule) -> Any:
         """With the schedule's timesteps, or the scheduler's own."""
@@ -323,6 +323,9 @@ class TransformerDenoiser(Denoiser):
         )
         return shift
 
+    def _own_size(self) -> int:
+        return int(self.pipeline.default_sample_size)
+
 
 class FluxDenoiser(TransformerDenoiser):
     """A FluxPipeline. Its latents are sequences of 2 x 2 patches."""
@@ -394,6 +397,3 @@ class FluxDenoiser(TransformerDenoiser):
             latents,
         )
         return packed
-
-    def _own_size(self) -> int:
-        return int(self.pipeline.default_sample_size)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from lineas_core.models.image.chat_tokens import ChatTokens
@@ -39,13 +37,6 @@ class Flux2KleinDenoiser(TransformerDenoiser):
         )
         return Conditioning(tokens)
 
-    def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """(n, channels per patch, height, width) in patches."""
-        side = self.size // self.pipeline.vae_scale_factor // 2
-        shape = (len(generators), self.module.config.in_channels, side, side)
-        noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
-        return noise
-
     def started(self, noise: Tensor, schedule: Schedule) -> Any:
         """With timesteps that depend on the numbers of patches and steps."""
         patches = noise.shape[2] * noise.shape[3]
@@ -66,5 +57,7 @@ class Flux2KleinDenoiser(TransformerDenoiser):
         )[0]
         return output
 
-    def _own_size(self) -> int:
-        return int(self.pipeline.default_sample_size)
+    @property
+    def _side(self) -> int:
+        """Side of the image in patches, which are the places of its latents."""
+        return super()._side // 2

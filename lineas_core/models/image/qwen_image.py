@@ -93,7 +93,4 @@ class QwenImageDenoiser(TransformerDenoiser):
     @property
     def _side(self) -> int:
         """Side of the image in patches."""
-        return self.size // (2 * int(self.pipeline.vae_scale_factor))
-
-    def _own_size(self) -> int:
-        return int(self.pipeline.default_sample_size)
+        return super()._side // 2

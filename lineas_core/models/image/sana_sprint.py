@@ -6,7 +6,6 @@ import inspect
 from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from lineas_core.models.image.conditioning import Conditioning
@@ -44,13 +43,6 @@ class SanaSprintDenoiser(TransformerDenoiser):
             complex_human_instruction=self._defaults["complex_human_instruction"],
         )
         return Conditioning(tokens, mask=mask)
-
-    def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """(n, channels, height, width)."""
-        side = self.size // self.pipeline.vae_scale_factor
-        shape = (len(generators), self.module.config.in_channels, side, side)
-        noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
-        return noise
 
     def started(self, noise: Tensor, schedule: Schedule) -> Any:
         """With angles as timesteps."""

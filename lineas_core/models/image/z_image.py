@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -93,12 +92,6 @@ class ZImageDenoiser(TransformerDenoiser):
         image_tokens = -(-patches // SEQ_MULTI_OF) * SEQ_MULTI_OF
         return Captions(tokens, mask=mask, image_tokens=image_tokens)
 
-    def noise(self, generators: list[torch.Generator]) -> Tensor:
-        """(n, channels, height, width)."""
-        shape = (len(generators), self.module.config.in_channels, self._side, self._side)
-        noise: Tensor = randn_tensor(shape, generators, torch.device("cpu"), torch.float32)
-        return noise
-
     def started(self, noise: Tensor, schedule: Schedule) -> Any:
         """With timesteps that depend on the number of patches."""
         shift = self.shift_for((noise.shape[2] // 2) * (noise.shape[3] // 2))
@@ -124,7 +117,7 @@ class ZImageDenoiser(TransformerDenoiser):
     @property
     def _side(self) -> int:
         """Side of the latents, which are taken in patches of 2 x 2."""
-        return 2 * (self.size // (2 * int(self.pipeline.vae_scale_factor)))
+        return super()._side // 2 * 2
 
     def _own_size(self) -> int:
         # The call's own default is 1024 pixels.
