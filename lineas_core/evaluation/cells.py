@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 from filelock import BaseFileLock, FileLock
 
-from lineas_core.errors import MapError
+from lineas_core.errors import ConfigError, MapError
 from lineas_core.maps.steering_map import SteeringMap
 from lineas_core.methods.fit import fit
 from lineas_core.models.load import Model, as_language_model
@@ -29,6 +29,23 @@ from lineas_core.version import __version__
 
 Cell = Mapping[str, Any]
 Row = dict[str, Any]
+
+
+def check_known(field: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Check a size that lists names, before anything is measured.
+
+    Args:
+        field: the size's name, for the error.
+        given: its names.
+        known: those that the table has.
+
+    Raises:
+        ConfigError: one is not known.
+    """
+    choices = list(known)
+    for name in given:
+        if name not in choices:
+            raise ConfigError(f"{field} holds {name!r}; choose among {', '.join(choices)}.")
 
 
 @dataclass(frozen=True)

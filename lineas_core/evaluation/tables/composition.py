@@ -28,7 +28,7 @@ from torch import Tensor
 
 from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.errors import ConfigError
-from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, spread
+from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, check_known, spread
 from lineas_core.evaluation.report import Table, fields, markdown, with_spread
 from lineas_core.evaluation.tables.concepts import FIRST_SEED, Completions, presence
 from lineas_core.maps.steering_map import SteeringMap
@@ -94,10 +94,7 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
         concept_presence([], concept)
     if len(set(sizes.concepts)) < max(2, len(sizes.concepts)):
         raise ConfigError(f"concepts is {sizes.concepts!r}; give two different ones or more.")
-    known = (*TITLES, SPARSE, REFINED)
-    for method in sizes.methods:
-        if method not in known:
-            raise ConfigError(f"methods holds {method!r}; choose among {', '.join(known)}.")
+    check_known("methods", sizes.methods, (*TITLES, SPARSE, REFINED))
     outside = ("concepts", "methods")
     shared = {name: value for name, value in fields(sizes).items() if name not in outside}
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from lineas_core.diagnostics.copying import OPENINGS, share_of_copies
-from lineas_core.evaluation.cells import Bench, Cell, Row, spread
+from lineas_core.evaluation.cells import Bench, Cell, Row, check_known, spread
 from lineas_core.evaluation.report import Table, strength_table, with_spread
 from lineas_core.maps.steering_map import SteeringMap
+from lineas_core.methods.names import TITLES
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.copies import WORDS
 from lineas_core.metrics.perplexity import perplexity
@@ -71,7 +72,12 @@ def presence(texts: Sequence[str], concept: str) -> float:
 
 
 def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """Measure a row per concept, method, seed (of training and completions) and strength."""
+    """Measure a row per concept, method, seed (of training and completions) and strength.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    check_known("methods", sizes.methods, TITLES)
     for concept in sizes.concepts:
         concept_presence([], concept)
 

@@ -18,12 +18,13 @@ import pandas as pd
 
 from lineas_core.diagnostics.copying import OPENINGS
 from lineas_core.errors import ConfigError
-from lineas_core.evaluation.cells import Bench, Cell, Row, spread
+from lineas_core.evaluation.cells import Bench, Cell, Row, check_known, spread
 from lineas_core.evaluation.datasets import load_texts
 from lineas_core.evaluation.report import Table, markdown, with_spread
 from lineas_core.evaluation.rivals.reft import ReftConfig, fit_reft
 from lineas_core.evaluation.rivals.rtc_rl import RtcRlConfig, fit_rtc_rl
 from lineas_core.evaluation.tables.concepts import FIRST_SEED
+from lineas_core.methods.names import TITLES
 from lineas_core.metrics.concepts import concept_presence
 from lineas_core.metrics.perplexity import perplexity
 from lineas_core.metrics.toxicity import toxicity
@@ -74,7 +75,11 @@ def measure(bench: Bench, sizes: RivalSizes, seeds: Sequence[int]) -> pd.DataFra
     """Measure the rows of part `concepts`, by method and strength, and of part `rl`, by method.
 
     The columns presence and fit_seconds belong to the first part, reward to the second.
+
+    Raises:
+        ConfigError: there is no such method.
     """
+    check_known("methods", sizes.methods, TITLES)
     cells: list[Cell] = []
     for seed in seeds:
         shared = {"seed": seed, "completions": sizes.completions, "tokens": sizes.tokens}

@@ -18,7 +18,7 @@ import torch
 
 from lineas_core.diagnostics.distance import TargetDistance
 from lineas_core.errors import ConfigError
-from lineas_core.evaluation.cells import Bench, Cell, Row, spread
+from lineas_core.evaluation.cells import Bench, Cell, Row, check_known, spread
 from lineas_core.evaluation.report import Table, markdown, with_spread
 from lineas_core.evaluation.tables.concepts import complete, presence
 from lineas_core.methods.names import TITLES
@@ -102,7 +102,12 @@ def first_prompts(prompts: PromptSet, count: int, seed: int) -> PromptSet:
 
 
 def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
-    """Measure a row per concept, block, value varied, and seed (of draws and completions)."""
+    """Measure a row per concept, block, value varied, and seed (of draws and completions).
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    check_known("methods", sizes.methods, TITLES)
     usual = TrainConfig.for_model(bench.model).steps
     varied: list[Cell] = [
         *({"block": "data", "method": "lineas", "prompts": n} for n in sizes.prompts),

@@ -22,8 +22,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lineas_core.errors import MapError
-from lineas_core.evaluation.cells import Bench, Cell, Row, spread
+from lineas_core.evaluation.cells import Bench, Cell, Row, check_known, spread
 from lineas_core.evaluation.report import Table, markdown, strength_table, with_spread
+from lineas_core.methods.names import TITLES
 from lineas_core.metrics.clip import scorer_for
 from lineas_core.models.image.model import DiffusionModel
 from lineas_core.models.load import as_image_model
@@ -82,7 +83,11 @@ def measure(bench: Bench, sizes: Sizes, seeds: Sequence[int]) -> pd.DataFrame:
     """Measure a row per block, prompt set, method, seed (of training and noise) and strength.
 
     A map that cannot be inverted has no rows for injection.
+
+    Raises:
+        ConfigError: there is no such method.
     """
+    check_known("methods", sizes.methods, TITLES)
     model = as_image_model(bench.model)
     scorer = scorer_for(model.size)
     measured = [("style", name) for name in sizes.styles]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from lineas_core.errors import ConfigError
-from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, spread
+from lineas_core.evaluation.cells import Bench, Cell, Fitted, Row, check_known, spread
 from lineas_core.evaluation.datasets import draw_prompts, load_texts
 from lineas_core.evaluation.harness import evaluate_tasks
 from lineas_core.evaluation.report import Table, markdown, with_spread
@@ -93,9 +93,8 @@ def measure(bench: Bench, sizes: ToxicitySizes, seeds: Sequence[int]) -> pd.Data
     Raises:
         ConfigError: there is no such method.
     """
-    unknown = [m for m in (*sizes.methods, *sizes.layer_methods) if m not in TITLES]
-    if unknown:
-        raise ConfigError(f"methods holds {unknown[0]!r}; choose among {', '.join(TITLES)}.")
+    check_known("methods", sizes.methods, TITLES)
+    check_known("layer_methods", sizes.layer_methods, TITLES)
     usual = bench.model.default_sites
     subjects = [
         _Subject("methods", UNSTEERED, usual),

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from lineas_core.errors import ConfigError
-from lineas_core.evaluation.cells import Bench, Cell, Row, spread
+from lineas_core.evaluation.cells import Bench, Cell, Row, check_known, spread
 from lineas_core.evaluation.datasets import draw_prompts
 from lineas_core.evaluation.harness import evaluate_tasks, task_documents
 from lineas_core.evaluation.report import Table, markdown, with_spread
@@ -61,10 +61,8 @@ def measure(bench: Bench, sizes: TruthfulnessSizes, seeds: Sequence[int]) -> pd.
     Raises:
         ConfigError: there is no such method or data.
     """
-    for name, given, known in (("methods", sizes.methods, TITLES), ("data", sizes.data, TASKS)):
-        unknown = [value for value in given if value not in known]
-        if unknown:
-            raise ConfigError(f"{name} holds {unknown[0]!r}; choose among {', '.join(known)}.")
+    check_known("methods", sizes.methods, TITLES)
+    check_known("data", sizes.data, TASKS)
     cells = [
         {
             "data": data,

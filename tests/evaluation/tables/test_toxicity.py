@@ -140,13 +140,6 @@ def test_toxicity_measures_the_steered_model(long: lc.LanguageModel, tmp_path: P
     assert len(figure.axes) == 3
 
 
-def test_toxicity_refuses_what_it_cannot_measure(long: lc.LanguageModel, tmp_path: Path) -> None:
-    bench = Bench(long, tmp_path)
-    sizes = toxicity.TABLE.sized({"methods": "magic"})
-    with pytest.raises(lc.ConfigError, match="methods holds 'magic'; choose among lineas"):
-        toxicity.measure(bench, sizes, [0])
-
-
 def test_halves_hold_each_question_once() -> None:
     first, second = truthfulness.divide(8, 20, seed=0)
     assert len(first) == len(second) == 4
