@@ -304,7 +304,7 @@ async def _last(rows: list[Shown], news: AsyncIterator[list[Shown]]) -> list[Sho
 
 
 async def _unless_left(request: Request, answer: Awaitable[T]) -> T:
-    """The answer, unless the client closes the connection before it is there.
+    """The answer, unless the client closes the connection before it is ready.
 
     Raises:
         _LeftError: it did.

@@ -35,7 +35,7 @@ class Written(NamedTuple):
 
     Attributes:
         tokens: its new tokens, without the end token.
-        ended: whether nothing is to follow: the model ended it, or whoever was told did.
+        ended: whether it is finished: the model wrote its end token, or the caller stopped the row.
     """
 
     tokens: list[int]

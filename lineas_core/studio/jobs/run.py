@@ -201,7 +201,7 @@ class _Run:
         return self._store.stop_asked(self._job.id)
 
     def _too_late(self) -> str:
-        """Why the job has to end, if it has trained for as long as one may; "" otherwise."""
+        """Why the job has to end, if it has trained for the longest time allowed; "" otherwise."""
         most = self._context.max_seconds
         if self._job.seconds + self._context.clock() - self._began < most:
             return ""
