@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from packaging.utils import canonicalize_name
 
 from lineas_core.system.paths import SHIPPED, checkout
 from lineas_core.version import __version__
+from tests.helpers.server import free_port
 
 pytestmark = pytest.mark.thorough
 
@@ -139,9 +139,7 @@ def test_a_space_is_prepared_from_the_wheel_as_from_a_checkout(lineas: Path, emp
 
 @pytest.fixture
 def served(lineas: Path, empty: Path) -> Iterator[tuple[str, Path]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with (empty / "log").open("w") as log:
         process = subprocess.Popen(
             [lineas, "studio", "--port", str(port), "--home", "home"], stdout=log, stderr=log

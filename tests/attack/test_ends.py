@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import lineas_core as lc
 from lineas_core.studio.storage.scratch import open_scratch
 from lineas_core.studio.storage.store import JobRow, Store
 from tests.helpers.jobs import wait_for
+from tests.helpers.server import free_port
 
 # Serves the app as `lineas studio` does, on a folder without the embedded model, and forks a
 # process as ZeroGPU does. Trains at most one step, so that there is no checkpoint.
@@ -53,11 +53,6 @@ class Studio(page.Studio):
 page.Studio = Studio
 page.launch(home, port)
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 class Server:

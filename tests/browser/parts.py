@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from lineas_core.system.home import lineas_home
 from lineas_core.system.paths import checkout
+from tests.helpers.server import free_port
 
 # Machines may be slow.
 SECONDS = 240
@@ -86,9 +86,7 @@ class Server:
     ) -> None:
         self._run, self._environment = run, environment or {}
         self.home, self._log = folder / "home", folder / "log"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -17,6 +17,12 @@ from lineas_core.studio.app import Studio
 from lineas_core.studio.web.page import build_page, launch_options
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
 @contextmanager
 def served(application: ASGIApp) -> Iterator[str]:
     """Serve the application; yields its address."""

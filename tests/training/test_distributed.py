@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch.multiprocessing as mp
 
 import lineas_core as lc
 from lineas_core.training.distributed import Ranks, ranks
+from tests.helpers.server import free_port
 
 pytestmark = pytest.mark.thorough
 
@@ -159,9 +159,7 @@ def test_one_process_has_all_rows_and_talks_to_nobody() -> None:
 def test_the_first_process_of_a_launch_writes_the_map(
     small_models: dict[str, Path], prompts: lc.PromptSet, tmp_path: Path
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     letters = str(prompts.save(tmp_path / "letters.json"))
     settings = ("steps=3", "batch_size=5", "holdout=0", "rate=0.05")
     started = []

@@ -1,0 +1,258 @@
+"""The app is killed again and again while visitors train, save and import over HTTP.
+
+What was answered is there after the next start, and no job fails for being killed with the server.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import lineas_core as lc
+from lineas_core.studio.access.visitors import new_key, owner_of
+from tests.helpers.jobs import wait_for
+from tests.helpers.models import random_map
+from tests.helpers.server import free_port
+
+pytestmark = pytest.mark.thorough
+
+VISITORS = 3
+# Seconds from the start of the process, and from its first answer, to its end.
+WHILE_IT_OPENS, WHILE_IT_SERVES = (0.0, 2.0), (0.2, 3.0)
+MAX_STEPS = 12
+
+
+@dataclass
+class Visitor:
+    """A key, and what the server has said of its requests."""
+
+    key: str = field(default_factory=new_key)
+    jobs: list[str] = field(default_factory=list)
+    sets: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class App:
+    """The app in a process that can be killed, and started anew within a second or two."""
+
+    def __init__(self, folder: Path, model: Path, prompts: lc.PromptSet) -> None:
+        self.home, self._prompts, self._model = folder / "home", prompts, str(model)
+        self.home.mkdir()
+        (folder / "temporary").mkdir()
+        self.port, self._log = free_port(), folder / "log"
+        environment = {
+            **os.environ,
+            "TMPDIR": str(folder / "temporary"),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "OMP_NUM_THREADS": "1",
+        }
+        environment.pop("GRADIO_TEMP_DIR", None)
+        with self._log.open("w") as log:
+            self._nursery = subprocess.Popen(
+                [sys.executable, "-m", "tests.attack.kill_server", str(model)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+                stderr=log, env=environment,
+            )  # fmt: skip
+        assert self._line() == "ready", self.log()
+        self._pid = 0
+
+    def start(self) -> None:
+        assert self._nursery.stdin is not None
+        self._nursery.stdin.write(json.dumps([str(self.home), self.port]) + "\n")
+        self._pid = int(self._line())
+
+    def wait(self) -> None:
+        def served() -> bool:
+            try:
+                return httpx.get(f"{self.address}/config").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_for(served)
+
+    def end(self, how: signal.Signals) -> int:
+        os.kill(self._pid, how)
+        self._pid, code = 0, int(self._line())
+        return code
+
+    def close(self) -> None:
+        if self._pid:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        self._nursery.kill()
+        self._nursery.wait()
+        for pipe in (self._nursery.stdin, self._nursery.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _line(self) -> str:
+        assert self._nursery.stdout is not None
+        return self._nursery.stdout.readline().strip()
+
+    def ask(self, web: httpx.Client, function: str, *data: object) -> Any:
+        """The answer of a function of the API; None if it was refused."""
+        path = f"/gradio_api/call/{function}"
+        joined = web.post(path, json={"data": data})
+        if joined.status_code == 429:
+            return None
+        joined.raise_for_status()
+        said = web.get(f"{path}/{joined.json()['event_id']}").text
+        kind, _, value = said.partition("\ndata: ")
+        return json.loads(value)[0] if kind.endswith("complete") else None
+
+    def use(self, web: httpx.Client, function: str, *data: object) -> bool:
+        """Whether a function of the page answered without an error."""
+        numbers = json.loads((self.home / "functions.json").read_text())
+        session = new_key()
+        body = {"fn_index": numbers[function], "data": data, "session_hash": session}
+        web.post("/gradio_api/queue/join", json=body).raise_for_status()
+        with web.stream("GET", f"/gradio_api/queue/data?session_hash={session}") as stream:
+            for line in stream.iter_lines():
+                if '"process_completed"' in line:
+                    return bool(json.loads(line.removeprefix("data: "))["success"])
+        return False
+
+    def visit(self, visitor: Visitor, seed: int, folder: Path, left: threading.Event) -> None:
+        """Ask for one thing after the other, until told to leave or the server is gone."""
+        dice = random.Random(seed)
+        with suppress(httpx.TransportError), self.client() as web:
+            for number in range(1000):
+                if left.is_set():
+                    return
+                match dice.choice(("train", "save", "import")):
+                    case "train":
+                        job = self.ask(
+                            web, "train", visitor.key, self._model, "",
+                            list(self._prompts.source), list(self._prompts.target), "letters",
+                            dice.randint(1, MAX_STEPS), "text", "lineas", "",
+                        )  # fmt: skip
+                        if job is None:
+                            visitor.refused["train"] += 1
+                        else:
+                            visitor.jobs.append(job["id"])
+                    case "save":
+                        title = f"Set {seed} {number}"
+                        lines = zip(self._prompts.source, self._prompts.target, strict=True)
+                        table = {
+                            "headers": ["source", "target", "note"],
+                            "data": [[source, target, ""] for source, target in lines],
+                            "metadata": None,
+                        }
+                        if self.use(
+                            web, "PromptCallbacks.save", visitor.key, "text", title, "c", table
+                        ):
+                            visitor.sets.append(title)
+                        else:
+                            visitor.refused["save"] += 1
+                    case _:
+                        smap = random_map({"a": 8}, 1000 * seed + number)
+                        path = smap.save(folder / f"{seed}-{number}.safetensors")
+                        sent = web.post(
+                            "/gradio_api/upload", files={"files": (path.name, path.read_bytes())}
+                        )
+                        sent.raise_for_status()
+                        meta = {"_type": "gradio.FileData"}
+                        file = {"path": sent.json()[0], "orig_name": path.name, "meta": meta}
+                        if self.use(web, "SharingCallbacks.take_in", visitor.key, [file], ""):
+                            visitor.digests.append(smap.digest())
+                        else:
+                            visitor.refused["import"] += 1
+
+    def check(self, visitor: Visitor) -> Counter[str]:
+        """What the visitor was told is there; returns the statuses of the jobs."""
+        statuses: Counter[str] = Counter()
+        with self.client() as web:
+            listed = self.ask(web, "list_prompt_sets", visitor.key, "text")
+            sets = {row["title"].removesuffix(" (yours)") for row in listed}
+            maps = {row["id"] for row in self.ask(web, "list_maps", visitor.key, "")}
+            for job_id in visitor.jobs:
+                job = self.ask(web, "job", visitor.key, job_id)
+                assert job, f"job {job_id} is gone"
+                assert job["status"] in ("queued", "running", "interrupted", "done"), job
+                assert job["status"] != "done" or job["map_id"] in maps
+                statuses[job["status"]] += 1
+        assert set(visitor.sets) <= sets
+        return statuses
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.address, timeout=120)
+
+
+@pytest.fixture
+def app(tmp_path: Path, small_models: dict[str, Path], prompts: lc.PromptSet) -> Iterator[App]:
+    app = App(tmp_path, small_models["llama"], prompts)
+    yield app
+    app.close()
+
+
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.slow)])
+def test_killed_under_traffic_nothing_that_was_answered_is_lost(
+    app: App, tmp_path: Path, kills: int
+) -> None:
+    dice, visitors = random.Random(20261201), [Visitor() for _ in range(VISITORS)]
+    for kill in range(kills):
+        app.start()
+        if kill % 4 == 3:
+            time.sleep(dice.uniform(*WHILE_IT_OPENS))
+        else:
+            app.wait()
+            left = threading.Event()
+            visits = [
+                threading.Thread(
+                    target=app.visit, args=(visitor, VISITORS * kill + number, tmp_path, left)
+                )
+                for number, visitor in enumerate(visitors)
+            ]
+            for visit in visits:
+                visit.start()
+            time.sleep(dice.uniform(*WHILE_IT_SERVES))
+        assert app.end(signal.SIGKILL) == -signal.SIGKILL, app.log()
+        if kill % 4 != 3:
+            left.set()
+            for visit in visits:
+                visit.join()
+    app.start()
+    app.wait()
+    wait_for(lambda: all(set(app.check(visitor)) <= {"done"} for visitor in visitors), 600)
+    assert app.end(signal.SIGTERM) == 0, app.log()
+
+    with closing(sqlite3.connect(app.home / "studio.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        kept = db.execute("SELECT owner, id, digest FROM maps").fetchall()
+    for visitor in visitors:
+        own = {digest: id for owner, id, digest in kept if owner == owner_of(visitor.key)}
+        assert set(visitor.digests) <= set(own)
+        for digest in visitor.digests:
+            path = app.home / "maps" / f"{own[digest]}.safetensors"
+            assert lc.SteeringMap.load(path).digest() == digest
+        assert visitor.jobs
+        assert visitor.sets
+        assert visitor.digests
+        print(
+            f"{kills} kills: {len(visitor.jobs)} jobs, {len(visitor.sets)} sets and "
+            f"{len(visitor.digests)} maps answered; refused {dict(visitor.refused)}"
+        )
