@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ import lineas_core as lc
 from lineas_core.studio.storage.scratch import open_scratch
 from lineas_core.studio.storage.store import JobRow, Store
 from tests.helpers.jobs import wait_for
+from tests.helpers.nursery import Forked, nursery
 from tests.helpers.server import free_port
 
 # Serves the app as `lineas studio` does, on a folder without the embedded model, and forks a
@@ -58,20 +57,20 @@ page.launch(home, port)
 class Server:
     """The app in a process of its own."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
-        self.process, self.told = process, dict[str, str]()
-        self._port = port
+    def __init__(self, process: Forked, log: Path, port: int) -> None:
+        self.process, self._log, self._port = process, log, port
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What it has said of itself: name -> value."""
+        lines = self._log.read_text("utf-8", errors="replace").splitlines()
+        return {name: value for name, _, value in (line.partition(" ") for line in lines)}
 
     def wait(self) -> None:
         """Wait until it serves."""
-        assert self.process.stdout is not None
-        while "temporary" not in self.told:
-            line = self.process.stdout.readline()
-            assert line, "it ended"
-            name, _, value = line.strip().partition(" ")
-            self.told[name] = value
 
         def served() -> bool:
+            assert self.process.poll() is None, self._log.read_text()
             try:
                 return httpx.get(f"http://127.0.0.1:{self._port}/config").status_code == 200
             except httpx.TransportError:
@@ -85,17 +84,13 @@ def running(home: Path, temporary: Path, act: str = "") -> Iterator[Server]:
     port = free_port()
     environment = {**os.environ, "TMPDIR": str(temporary), "GRADIO_ANALYTICS_ENABLED": "False"}
     environment.pop("GRADIO_TEMP_DIR", None)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(home), str(port), act],
-        stdout=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    log = temporary.with_name("log")
+    log.unlink(missing_ok=True)
+    process = nursery().start(("-c", SERVER, str(home), str(port), act), environment, log)
     try:
-        yield Server(process, port)
+        yield Server(process, log, port)
     finally:
         process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 @pytest.fixture
@@ -171,7 +166,6 @@ def test_killed_again_and_again_a_job_does_not_fail_and_its_files_do_not_pile_up
             (Path(server.told["temporary"]) / "uploads" / "visitors.csv").write_text("0" * 1000)
             wait_for(lambda: row(home)[0] == "running")
             server.process.kill()
-            server.process.wait()
         assert [str(path) for path in ours(temporary)] == [server.told["temporary"]], number
     with running(home, temporary) as server:
         server.wait()

@@ -25,6 +25,7 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from lineas_core.system.home import lineas_home
 from lineas_core.system.paths import checkout
+from tests.helpers.nursery import Forked, nursery
 from tests.helpers.server import free_port
 
 # Machines may be slow.
@@ -76,6 +77,7 @@ class Server:
         folder: that its home and its log are put in.
         run: arguments of Python that start it.
         environment: variables to set.
+        fresh: import everything anew, as variables need that libraries read on import.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class Server:
         folder: Path,
         run: Sequence[str] = ("app.py",),
         environment: Mapping[str, str] | None = None,
+        *,
+        fresh: bool = False,
     ) -> None:
-        self._run, self._environment = run, environment or {}
+        self._run, self._environment, self._fresh = run, environment or {}, fresh
         self.home, self._log = folder / "home", folder / "log"
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self) -> None:
         """Start it, and wait until the page answers."""
@@ -102,14 +106,17 @@ class Server:
             "GRADIO_SERVER_PORT": str(self._port),
             **self._environment,
         }
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *self._run],
-                cwd=checkout(),
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+        if self._fresh:
+            with self._log.open("ab") as log:
+                self._process = subprocess.Popen(
+                    [sys.executable, *self._run],
+                    cwd=checkout(),
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                )
+        else:
+            self._process = nursery().start(self._run, environment, self._log)
         wait_for(self._answers)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:

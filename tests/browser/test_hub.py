@@ -33,7 +33,7 @@ def server(hub: SmallHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         "HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
         "HF_HOME": str(tmp_path_factory.mktemp("hf")),
     }  # fmt: skip
-    server = Server(tmp_path_factory.mktemp("app"), environment=environment)
+    server = Server(tmp_path_factory.mktemp("app"), environment=environment, fresh=True)
     server.start()
     yield server
     server.stop()

@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, scheduler: Scheduler) -> It
     folder: Path = tmp_path_factory.mktemp("space")
     # The package keeps files of its own in the home of the user.
     environment = {**scheduler.environment, "HOME": str(folder)}
-    server = Server(folder, ("-c", APP), environment)
+    server = Server(folder, ("-c", APP), environment, fresh=True)
     server.start()
     yield server
     # As Ctrl+C does: the processes that the package forked end with the app.

@@ -41,6 +41,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.thorough
 def test_killed_in_mid_training_it_goes_on_to_the_same_map(
     small_models: dict[str, Path], tiny: lc.LanguageModel, prompts: lc.PromptSet, tmp_path: Path
 ) -> None:

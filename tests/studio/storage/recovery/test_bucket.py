@@ -78,6 +78,7 @@ def newest(bucket: Path) -> dict[str, dict[str, dict[str, object]]]:
     return rows_of(found[0]) if found else {"jobs": {}, "maps": {}, "prompt_sets": {}}
 
 
+@pytest.mark.thorough
 def test_killed_and_wiped_the_app_finds_its_maps_and_jobs_again(
     home: Path,
     bucket: Path,
