@@ -116,7 +116,7 @@ class App:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, web: httpx.Client, function: str, *data: object) -> Any:
-        """The answer of a function of the API; None if it was refused."""
+        """The answer of a function of the API; None where a limit is reached."""
         path = f"/gradio_api/call/{function}"
         joined = web.post(path, json={"data": data})
         if joined.status_code == 429:
@@ -124,7 +124,10 @@ class App:
         joined.raise_for_status()
         said = web.get(f"{path}/{joined.json()['event_id']}").text
         kind, _, value = said.partition("\ndata: ")
-        return json.loads(value)[0] if kind.endswith("complete") else None
+        if kind.endswith("complete"):
+            return json.loads(value)[0]
+        assert "is the limit" in value, said
+        return None
 
     def use(self, web: httpx.Client, function: str, *data: object) -> bool:
         """Whether a function of the page answered without an error."""

@@ -92,11 +92,12 @@ def test_workers_make_the_table_that_one_process_makes_though_one_is_killed(
 def test_what_goes_wrong_in_a_worker_is_told_as_in_one_process(
     tiny: lc.LanguageModel, small_models: dict[str, Path], tmp_path: Path
 ) -> None:
-    sizes = ("--set", "concepts=day", "--set", "methods=magic")
+    sizes = [word for size in ("concepts=day", "methods=mean-act", "tokens=5000")
+             for word in ("--set", size)]  # fmt: skip
     command = ["evaluate", "concepts", "-m", str(small_models["llama"]), *sizes, "--workers", "1"]
     ended = CliRunner().invoke(app, [*command, "--device", "cpu", "-o", str(tmp_path)])
     assert isinstance(ended.exception, lc.ConfigError)
-    assert "method is 'magic'; choose one of lineas" in str(ended.exception)
+    assert "max_new_tokens is 5000" in str(ended.exception)
     with pytest.raises(lc.ConfigError, match="device is 'tpu9'"):
         measure_with(TABLE, Bench(tiny, tmp_path), SMALL, [0], workers=1, device="tpu9")
 
