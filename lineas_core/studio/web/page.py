@@ -187,6 +187,9 @@ def launch_options(studio: Studio, host: str | None = None) -> dict[str, Any]:
         "run_history": False,
         # Servers of their own for files and uploads, which no middleware stands before.
         "num_workers": 0,
+        # Gradio would end the app if the page took more than 3 s now, as on a slow machine, or at a
+        # restart for which visitors wait. That the server answers it has found out before.
+        "_frontend": False,
         "app_kwargs": {
             "middleware": [
                 Middleware(

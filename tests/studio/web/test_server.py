@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Iterator
@@ -11,13 +12,16 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from lineas_core.studio.access.settings import Settings
 from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
+from lineas_core.studio.web.middleware import Guard
 from lineas_core.studio.web.page import build_page, launch_options
 from lineas_core.system.paths import checkout
 from tests.helpers.models import random_map
+from tests.helpers.server import client_of, launched
 from tests.helpers.studio import ANN, BOB
 
 pytestmark = [
@@ -230,3 +234,23 @@ def test_sessions_that_nobody_uses_any_more_are_forgotten(
     for turn in range(studio.settings.max_sessions + 3):
         call(web, page, "PromptCallbacks.choose", [ANN, f"no such set {turn}"])
     assert len(page.state_holder.session_data) == studio.settings.max_sessions
+
+
+def test_a_page_that_is_slow_at_first_is_served_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradio ends an app whose page takes it more than three seconds right after the start."""
+    admit = Guard.__call__
+
+    async def slowly(self: Guard, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("path") == "/":
+            await asyncio.sleep(4)
+        await admit(self, scope, receive, send)
+
+    monkeypatch.setattr(Guard, "__call__", slowly)
+    studio = Studio(Settings(home=tmp_path), environment={})
+    try:
+        with launched(studio) as page, client_of(page) as web:
+            assert web.get("/config").status_code == 200
+    finally:
+        studio.close()
