@@ -16,6 +16,9 @@ from lineas_core.system.words import counted
 # Tensors of the size of a layer's attention scores, hidden states, states within the MLP, and of
 # the logits, that are held at once: the scores in float32, masked, and as probabilities, and so on.
 SCORES, HIDDEN, INNER, LOGITS = 3, 8, 3, 3
+# Keys and values of earlier tokens are copied where those of a new one are added, and the places
+# that this leaves are too small for the next layer's.
+CACHE = 2
 FLOAT32 = 4
 
 
@@ -70,9 +73,10 @@ def check_characters(prompt: Prompt) -> None:
 def estimated_bytes(model: LanguageModel, tokens: int, rows: int, new_tokens: int) -> int:
     """About how much memory it takes to continue prompts and to measure what was written.
 
-    Keys and values of all layers are kept. Of the rest, one layer's is held at a time:
+    Keys and values of all layers are kept, with as much room left behind where they grow. Of the
+    rest, one layer's is held at a time:
 
-        rows (tokens (layers 2 keys + 8 hidden + 3 inner) + 3 heads tokens^2 + 3 new vocabulary)
+        rows (tokens (2 layers 2 keys + 8 hidden + 3 inner) + 3 heads tokens^2 + 3 new vocabulary)
 
     in numbers of the model's precision, and in float32 the last two. The scores of attention
     (tokens^2) count on a CPU only, where they are held as a whole.
@@ -91,7 +95,7 @@ def estimated_bytes(model: LanguageModel, tokens: int, rows: int, new_tokens: in
 
     hidden, heads = size("hidden_size"), size("num_attention_heads", 1)
     keys = size("num_key_value_heads", heads) * size("head_dim", hidden // heads)
-    a_token = size("num_hidden_layers") * 2 * keys + HIDDEN * hidden
+    a_token = CACHE * size("num_hidden_layers") * 2 * keys + HIDDEN * hidden
     a_token += INNER * size("intermediate_size", 4 * hidden)
     number = torch.empty(0, dtype=model.module.dtype).element_size()
     scores = SCORES * heads * tokens**2 if model.device.type == "cpu" else 0
