@@ -101,11 +101,8 @@ class Nursery:
 
     def close(self) -> None:
         """End the process; what it has forked goes on."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        with self._process:
+            self._process.kill()
 
     def _line(self) -> str:
         assert self._process.stdout is not None

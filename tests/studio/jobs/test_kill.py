@@ -75,11 +75,8 @@ class Nursery:
         return [json.loads(line) for line in self.said.read_text().splitlines()]
 
     def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            pipe.close()
+        with self._process:
+            self._process.kill()
 
     def _idle(self, process: psutil.Process) -> bool:
         before = sum(process.cpu_times()[:2])
