@@ -26,10 +26,10 @@ from lineas_core.studio.access.visitors import new_key, owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.tabs.library.sharing import SharingCallbacks
 from lineas_core.studio.tabs.train.prompts import PromptCallbacks
-from tests.helpers.jobs import wait_for
 from tests.helpers.models import random_map
 from tests.helpers.server import client_of, launched
 from tests.helpers.studio import ANN, answers_of
+from tests.helpers.waiting import wait_for
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting' is deprecated"),

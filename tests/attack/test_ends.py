@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 import lineas_core as lc
 from lineas_core.studio.storage.scratch import open_scratch
 from lineas_core.studio.storage.store import JobRow, Store
-from tests.helpers.jobs import wait_for
-from tests.helpers.nursery import Forked, nursery
-from tests.helpers.server import free_port
+from tests.helpers.app import WITHOUT_THE_EMBEDDED_MODEL, Server
+from tests.helpers.waiting import wait_for
 
-# Serves the app as `lineas studio` does, on a folder without the embedded model, and forks a
-# process as ZeroGPU does. Trains at most one step, so that there is no checkpoint.
-SERVER = """
-import multiprocessing, sys, threading, time
-from pathlib import Path
-import torch
-from lineas_core.studio.jobs.device import preparation
-from lineas_core.studio.web import page
+# The app forks a process, as ZeroGPU does, or is aborted by its training.
+ACTING = f"""
+{WITHOUT_THE_EMBEDDED_MODEL}
+import multiprocessing, os, sys, time
+from lineas_core.training.loop import TrainingLoop
 
-preparation.needs_converting = lambda *_: False
-torch.set_num_threads(1)
-home, port, act = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+act = sys.argv[1]
 
 def forked():
     time.sleep(600)
@@ -44,53 +36,28 @@ class Studio(page.Studio):
             child.start()
             print("child", child.pid, flush=True)
         if act == "abort":
-            import os
-            from lineas_core.training.loop import TrainingLoop
             TrainingLoop.draw = lambda *_: os.abort()
         print("temporary", self.scratch.folder, flush=True)
 
 page.Studio = Studio
-page.launch(home, port)
+page.launch()
 """
 
 
-class Server:
-    """The app in a process of its own."""
-
-    def __init__(self, process: Forked, log: Path, port: int) -> None:
-        self.process, self._log, self._port = process, log, port
-
-    @property
-    def told(self) -> dict[str, str]:
-        """What it has said of itself: name -> value."""
-        lines = self._log.read_text("utf-8", errors="replace").splitlines()
-        return {name: value for name, _, value in (line.partition(" ") for line in lines)}
-
-    def wait(self) -> None:
-        """Wait until it serves."""
-
-        def served() -> bool:
-            assert self.process.poll() is None, self._log.read_text()
-            try:
-                return httpx.get(f"http://127.0.0.1:{self._port}/config").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        wait_for(served)
-
-
 @contextmanager
-def running(home: Path, temporary: Path, act: str = "") -> Iterator[Server]:
-    port = free_port()
-    environment = {**os.environ, "TMPDIR": str(temporary), "GRADIO_ANALYTICS_ENABLED": "False"}
-    environment.pop("GRADIO_TEMP_DIR", None)
-    log = temporary.with_name("log")
-    log.unlink(missing_ok=True)
-    process = nursery().start(("-c", SERVER, str(home), str(port), act), environment, log)
+def running(folder: Path, act: str = "") -> Iterator[Server]:
+    server = Server(folder, ("-c", ACTING, act), {"TMPDIR": str(folder / "temporary")})
+    server.launch()
     try:
-        yield Server(process, log, port)
+        yield server
     finally:
-        process.kill()
+        server.close()
+
+
+def told(server: Server) -> dict[str, str]:
+    """What the app has said of itself, the latest last: name -> value."""
+    lines = server.log().splitlines()
+    return {name: value for name, _, value in (line.partition(" ") for line in lines)}
 
 
 @pytest.fixture
@@ -133,14 +100,13 @@ def test_sigterm_ends_the_app_in_order(
 ) -> None:
     home = tmp_path / "home"
     queue(home, small_models["llama"], prompts, 100_000)
-    with running(home, temporary, "fork") as server:
+    with running(tmp_path, "fork") as server:
         server.wait()
-        (Path(server.told["temporary"]) / "uploads" / "visitors.csv").write_text("0" * 1000)
+        (Path(told(server)["temporary"]) / "uploads" / "visitors.csv").write_text("0" * 1000)
         wait_for(lambda: row(home)[:1] == ("running",) and row(home)[1] > 3)
-        child = psutil.Process(int(server.told["child"]))
+        child = psutil.Process(int(told(server)["child"]))
         began = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(120) == 0
+        assert server.stop() == 0
         print(f"stopped in {time.monotonic() - began:.1f} s")
         assert not child.is_running()
     assert ours(temporary) == files_below(temporary) == []
@@ -161,18 +127,17 @@ def test_killed_again_and_again_a_job_does_not_fail_and_its_files_do_not_pile_up
         # Without a checkpoint each time, which would reset the counts.
         for file in (home / "checkpoints").glob("*.safetensors"):
             file.unlink()
-        with running(home, temporary) as server:
+        with running(tmp_path) as server:
             server.wait()
-            (Path(server.told["temporary"]) / "uploads" / "visitors.csv").write_text("0" * 1000)
+            (Path(told(server)["temporary"]) / "uploads" / "visitors.csv").write_text("0" * 1000)
             wait_for(lambda: row(home)[0] == "running")
-            server.process.kill()
-        assert [str(path) for path in ours(temporary)] == [server.told["temporary"]], number
-    with running(home, temporary) as server:
+            server.close()
+        assert [str(path) for path in ours(temporary)] == [told(server)["temporary"]], number
+    with running(tmp_path) as server:
         server.wait()
         wait_for(lambda: row(home)[0] == "running")
         assert row(home)[2] <= 1
-        server.process.send_signal(signal.SIGTERM)
-        server.process.wait(120)
+        server.stop()
     assert ours(temporary) == files_below(temporary) == []
 
 
@@ -183,9 +148,9 @@ def test_a_job_that_kills_its_process_three_times_is_given_up(
     home = tmp_path / "home"
     queue(home, small_models["llama"], prompts, 100_000)
     for _ in range(3):
-        with running(home, temporary, "abort") as server:
-            assert server.process.wait(120) == -signal.SIGABRT
-    with running(home, temporary, "abort") as server:
+        with running(tmp_path, "abort") as server:
+            assert server.end() == -signal.SIGABRT
+    with running(tmp_path, "abort") as server:
         server.wait()
         store = Store(home / "studio.db")
         job = store.job("job")
@@ -194,8 +159,7 @@ def test_a_job_that_kills_its_process_three_times_is_given_up(
         assert job.status == "failed"
         assert "3 times" in job.message
         assert "more memory" in job.message
-        server.process.send_signal(signal.SIGTERM)
-        server.process.wait(120)
+        server.stop()
 
 
 def test_other_apps_keep_their_temporary_folders(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ What was answered is there after the next start, and no job fails for being kill
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
@@ -24,34 +23,28 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.studio.access.visitors import new_key, owner_of
-from tests.helpers.jobs import wait_for
+from tests.helpers.app import WITHOUT_THE_EMBEDDED_MODEL, Server
 from tests.helpers.models import random_map
-from tests.helpers.nursery import Forked, nursery
-from tests.helpers.server import free_port
+from tests.helpers.waiting import wait_for
 
 pytestmark = pytest.mark.thorough
 
-# Serves the app as `lineas studio` does, without the embedded model, and notes the numbers of the
-# page's functions.
-SERVER = """
-import json, sys
+# The app notes the numbers of the page's functions.
+NOTING = f"""
+{WITHOUT_THE_EMBEDDED_MODEL}
+import json, os
 from pathlib import Path
-import torch
-from lineas_core.studio.jobs.device import preparation
-from lineas_core.studio.web import page
 
-home, build = Path(sys.argv[1]), page.build_page
+build = page.build_page
 
 def build_and_tell(studio):
     built = build(studio)
-    numbers = {block.fn.__qualname__: n for n, block in built.fns.items() if block.fn}
-    (home / "functions.json").write_text(json.dumps(numbers))
+    numbers = {{block.fn.__qualname__: n for n, block in built.fns.items() if block.fn}}
+    Path(os.environ["LINEAS_HOME"], "functions.json").write_text(json.dumps(numbers))
     return built
 
 page.build_page = build_and_tell
-preparation.needs_converting = lambda *_: False
-torch.set_num_threads(1)
-page.launch(home, int(sys.argv[2]))
+page.launch()
 """
 VISITORS = 3
 # Seconds from the start of the process, and from its first answer, to its end.
@@ -74,50 +67,13 @@ class Visitor:
         return len(self.jobs) + len(self.sets) + len(self.digests) + self.refused.total()
 
 
-class App:
-    """The app in a process that can be killed, and started anew within a second or two."""
+class App(Server):
+    """The app, and what visitors ask of it."""
 
     def __init__(self, folder: Path, model: Path, prompts: lc.PromptSet) -> None:
-        self.home, self._prompts, self._model = folder / "home", prompts, str(model)
-        self.home.mkdir()
         (folder / "temporary").mkdir()
-        self.port, self._log = free_port(), folder / "log"
-        self._environment = {
-            **os.environ,
-            "TMPDIR": str(folder / "temporary"),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-        }
-        self._environment.pop("GRADIO_TEMP_DIR", None)
-        self._process: Forked | None = None
-
-    def start(self) -> None:
-        run = ("-c", SERVER, str(self.home), str(self.port))
-        self._process = nursery().start(run, self._environment, self._log)
-
-    def wait(self) -> None:
-        def served() -> bool:
-            try:
-                return httpx.get(f"{self.address}/config").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        wait_for(served)
-
-    def end(self, how: signal.Signals) -> int:
-        assert self._process is not None
-        self._process.send_signal(how)
-        return self._process.wait(60)
-
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-
-    def log(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        super().__init__(folder, ("-c", NOTING), {"TMPDIR": str(folder / "temporary")})
+        self._prompts, self._model = prompts, str(model)
 
     def ask(self, web: httpx.Client, function: str, *data: object) -> Any:
         """The answer of a function of the API; None where a limit is reached."""
@@ -206,7 +162,7 @@ class App:
         return statuses
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.address, timeout=120)
+        return httpx.Client(base_url=self.url, timeout=120)
 
 
 @pytest.fixture
@@ -222,12 +178,12 @@ def test_killed_under_traffic_nothing_that_was_answered_is_lost(
 ) -> None:
     dice, visitors = random.Random(20261201), [Visitor() for _ in range(VISITORS)]
     for kill in range(kills):
-        app.start()
+        app.launch()
+        left, visits = threading.Event(), list[threading.Thread]()
         if kill % 4 == 3:
             time.sleep(dice.uniform(*WHILE_IT_OPENS))
         else:
             app.wait()
-            left = threading.Event()
             visits = [
                 threading.Thread(
                     target=app.visit, args=(visitor, VISITORS * kill + number, tmp_path, left)
@@ -246,15 +202,14 @@ def test_killed_under_traffic_nothing_that_was_answered_is_lost(
                 ) >= wanted
             )  # fmt: skip
             time.sleep(dice.uniform(*WHILE_IT_SERVES))
-        assert app.end(signal.SIGKILL) == -signal.SIGKILL, app.log()
-        if kill % 4 != 3:
-            left.set()
-            for visit in visits:
-                visit.join()
-    app.start()
+        assert app.stop(signal.SIGKILL) == -signal.SIGKILL, app.log()
+        left.set()
+        for visit in visits:
+            visit.join()
+    app.launch()
     app.wait()
     wait_for(lambda: all(set(app.check(visitor)) <= {"done"} for visitor in visitors), 600)
-    assert app.end(signal.SIGTERM) == 0, app.log()
+    assert app.stop() == 0, app.log()
 
     with closing(sqlite3.connect(app.home / "studio.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

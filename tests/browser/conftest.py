@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.browser.parts import CHROMIUM, FLAGS, Server, Visitor
+from tests.browser.parts import CHROMIUM, FLAGS, Visitor
+from tests.helpers.app import Server
 
 
 @pytest.fixture(scope="module")

@@ -1,20 +1,11 @@
-"""What every browser test needs: the app as a process, and hands for its page."""
+"""What every browser test needs: a visitor with a browser, and hands for the page."""
 
 from __future__ import annotations
 
 import base64
 import io
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -23,13 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from lineas_core.system.home import lineas_home
-from lineas_core.system.paths import checkout
-from tests.helpers.nursery import Forked, nursery
-from tests.helpers.server import free_port
+from tests.helpers.waiting import SECONDS
 
-# Machines may be slow.
-SECONDS = 240
 expect.set_options(timeout=SECONDS * 1000)
 
 CHROMIUM = (
@@ -49,13 +35,6 @@ CUT_OFF = (
     "Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING",
     "TypeError: network error",
 )
-# And what its server logs of a stream whose page has gone before it began (routes.py, sse_stream).
-GONE = re.compile(
-    r"Traceback \(most recent call last\):\n(?:(?!Traceback \().*\n)*.*in sse_stream\n"
-    r"(?:(?!Traceback \().*\n)*fastapi\.exceptions\.HTTPException: 404: Not Found\n"
-    r"(?:(?!Traceback \().*\n)*Traceback \(.*\n(?:(?!Traceback \().*\n)*"
-    r"RuntimeError: Caught handled exception, but response already started\.\n"
-)
 TABS = ("Images", "Text", "Train", "Compare", "Understand", "Library")
 
 # For the few that `make test` runs; all others are of `make test-all`.
@@ -68,82 +47,6 @@ SMOKE = [
     ),
 ]
 MARKS = [*SMOKE, pytest.mark.thorough]
-
-
-class Server:
-    """The app as users start it, with a home of its own and the model that is converted already.
-
-    Args:
-        folder: that its home and its log are put in.
-        run: arguments of Python that start it.
-        environment: variables to set.
-        fresh: import everything anew, as variables need that libraries read on import.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        run: Sequence[str] = ("app.py",),
-        environment: Mapping[str, str] | None = None,
-        *,
-        fresh: bool = False,
-    ) -> None:
-        self._run, self._environment, self._fresh = run, environment or {}, fresh
-        self.home, self._log = folder / "home", folder / "log"
-        self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | Forked | None = None
-
-    def start(self) -> None:
-        """Start it, and wait until the page answers."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        converted, link = lineas_home() / "models", self.home / "models"
-        if converted.is_dir() and not link.exists():
-            link.symlink_to(converted)
-        environment = {
-            **os.environ,
-            "LINEAS_HOME": str(self.home),
-            "GRADIO_SERVER_PORT": str(self._port),
-            **self._environment,
-        }
-        if self._fresh:
-            with self._log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [sys.executable, *self._run],
-                    cwd=checkout(),
-                    env=environment,
-                    stdout=log,
-                    stderr=log,
-                )
-        else:
-            self._process = nursery().start(self._run, environment, self._log)
-        wait_for(self._answers)
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """End it."""
-        assert self._process
-        self._process.send_signal(how)
-        try:
-            self._process.wait(timeout=SECONDS)
-        finally:
-            self._process.kill()
-
-    def wipe(self) -> None:
-        """Remove all that it keeps, but for the model that it converted."""
-        shutil.rmtree(self.home)
-
-    def log(self) -> str:
-        """What it has written, but for streams whose page has gone."""
-        return GONE.sub("", self._log.read_text(errors="replace"))
-
-    def _answers(self) -> bool:
-        assert self._process
-        assert self._process.poll() is None, self.log()
-        try:
-            urllib.request.urlopen(self.url, timeout=5).close()
-        except OSError:
-            return False
-        return True
 
 
 class Visitor:
@@ -190,15 +93,6 @@ class Visitor:
     def _note(self, error: str) -> None:
         if not (self._cut_off and error.startswith(CUT_OFF)):
             self.errors.append(error)
-
-
-def wait_for(found: Any, seconds: float = SECONDS) -> Any:
-    """What `found()` gives, as soon as that is something."""
-    end = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < end, "nothing came"
-        time.sleep(0.1)
-    return value
 
 
 def go_to(page: Page, tab: str) -> None:

@@ -10,7 +10,6 @@ from playwright.sync_api import Browser, Page, expect
 from tests.browser.parts import (
     MARKS,
     TABS,
-    Server,
     Visitor,
     go_to,
     pictures_of,
@@ -19,8 +18,9 @@ from tests.browser.parts import (
     slider,
     switch,
     unfold,
-    wait_for,
 )
+from tests.helpers.app import Server
+from tests.helpers.waiting import wait_for
 
 pytestmark = MARKS
 

@@ -10,7 +10,8 @@ from playwright.sync_api import Page, expect
 
 import lineas_core as lc
 from lineas_core.system.paths import packaged
-from tests.browser.parts import MARKS, Server, go_to, unfold
+from tests.browser.parts import MARKS, go_to, unfold
+from tests.helpers.app import Server
 from tests.helpers.hub import CLIENT_WARNING, TOKEN, Fault, SmallHub, small_hub
 
 pytestmark = [*MARKS, pytest.mark.filterwarnings(CLIENT_WARNING)]

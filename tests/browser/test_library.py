@@ -20,8 +20,6 @@ import lineas_core as lc
 from lineas_core.system.paths import checkout, packaged
 from tests.browser.parts import (
     MARKS,
-    SECONDS,
-    Server,
     Visitor,
     go_to,
     on_rack,
@@ -31,6 +29,8 @@ from tests.browser.parts import (
     switch,
     unfold,
 )
+from tests.helpers.app import Server
+from tests.helpers.waiting import SECONDS
 
 pytestmark = MARKS
 

@@ -19,7 +19,6 @@ from lineas_core.studio.rack.screen import Screen
 from lineas_core.system.paths import packaged
 from tests.browser.parts import (
     MARKS,
-    Server,
     Visitor,
     decoded,
     go_to,
@@ -29,8 +28,9 @@ from tests.browser.parts import (
     sources,
     switch,
     unfold,
-    wait_for,
 )
+from tests.helpers.app import Server
+from tests.helpers.waiting import wait_for
 
 pytestmark = MARKS
 

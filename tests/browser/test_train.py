@@ -21,7 +21,6 @@ from lineas_core.studio.tabs.train.sites import DEFAULT
 from lineas_core.training.state import TrainState
 from tests.browser.parts import (
     MARKS,
-    Server,
     Visitor,
     go_to,
     on_rack,
@@ -30,8 +29,9 @@ from tests.browser.parts import (
     slider,
     sources,
     unfold,
-    wait_for,
 )
+from tests.helpers.app import Server
+from tests.helpers.waiting import wait_for
 
 pytestmark = MARKS
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.parts import MARKS, Server, Visitor, go_to, on_rack, unfold, wait_for
+from tests.browser.parts import MARKS, Visitor, go_to, on_rack, unfold
+from tests.helpers.app import Server
+from tests.helpers.waiting import wait_for
 from tests.helpers.zero_gpu import APP, Scheduler, names_of, token_of
 
 pytestmark = MARKS

@@ -76,10 +76,3 @@ def same(a: lc.SteeringMap, b: lc.SteeringMap) -> bool:
     return list(a.sites) == list(b.sites) and all(
         torch.equal(x, y) for s in a.sites for x, y in zip(a.sites[s], b.sites[s], strict=True)
     )
-
-
-def wait_for(reached: Callable[[], Any], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not reached():
-        assert time.monotonic() < deadline, f"not reached in {seconds} s"
-        time.sleep(0.02)

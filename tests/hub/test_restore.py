@@ -22,7 +22,7 @@ from lineas_core.studio.access.visitors import owner_of
 from lineas_core.studio.app import Studio
 from lineas_core.studio.storage.recovery.backups import backups
 from lineas_core.system.paths import checkout
-from tests.browser.parts import Server
+from tests.helpers.app import Server
 from tests.helpers.hub import TOKEN, Repository, SmallHub
 from tests.helpers.hub_spaces import Bucket
 from tests.helpers.jobs import CHANGES

@@ -9,7 +9,8 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.studio.jobs.job_files import JobFiles
-from tests.helpers.jobs import CHANGES, At, Shop, same, wait_for
+from tests.helpers.jobs import CHANGES, At, Shop, same
+from tests.helpers.waiting import wait_for
 
 # What a server does, without its page. Checkpoints come often, so that the test is short.
 SERVER = """

@@ -20,8 +20,9 @@ from lineas_core.studio.jobs.queue import JobError
 from lineas_core.studio.jobs.slices import run_slice
 from lineas_core.studio.storage.schema import MIGRATIONS, migrate
 from lineas_core.training.config import OF_METHOD
-from tests.helpers.jobs import CHANGES, At, Shop, same, wait_for
+from tests.helpers.jobs import CHANGES, At, Shop, same
 from tests.helpers.pipelines import small_sd
+from tests.helpers.waiting import wait_for
 
 
 def test_a_job_ends_with_the_map_of_a_plain_run(

@@ -10,7 +10,8 @@ import pytest
 
 import lineas_core as lc
 from lineas_core.studio.jobs import slices, watchdog, worker
-from tests.helpers.jobs import CHANGES, At, Shop, same, wait_for
+from tests.helpers.jobs import CHANGES, At, Shop, same
+from tests.helpers.waiting import wait_for
 
 
 class Knot:

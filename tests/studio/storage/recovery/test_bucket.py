@@ -24,8 +24,9 @@ from lineas_core.studio.storage.recovery.bucket import BucketCopies
 from lineas_core.studio.storage.recovery.recovery import State, open_state
 from lineas_core.studio.storage.store import JobRow, PromptRow, StoreError
 from lineas_core.training.state import TrainState
-from tests.helpers.jobs import CHANGES, Shop, same, wait_for
+from tests.helpers.jobs import CHANGES, Shop, same
 from tests.helpers.studio import finished
+from tests.helpers.waiting import wait_for
 from tests.studio.storage.recovery.test_recovery import fill, rows_of
 from tests.studio.storage.test_library import labelled
 
