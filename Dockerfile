@@ -6,6 +6,8 @@ FROM python:${PYTHON}-slim
 
 ARG TORCH=cpu
 ENV PIP_NO_CACHE_DIR=1 UV_NO_CACHE=1 PYTHONUNBUFFERED=1 HF_HOME=/data/huggingface LINEAS_HOME=/data/lineas
+# The user who runs the app may not keep what Python compiles, and would compile at every start.
+ENV UV_COMPILE_BYTECODE=1
 
 # By itself, so that a change of the code installs no torch again.
 COPY requirements.txt requirements-cpu.txt requirements-weights.lock /install/

@@ -24,6 +24,9 @@ COMPILE := $(VENV)/supply/bin/uv pip compile --quiet --no-config --generate-hash
 	--no-emit-index-url --no-emit-find-links --universal --python-version 3.11 \
 	--custom-compile-command "make lock"
 
+# uv leaves compiling to the first process that imports a module, which must then keep the result.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: app check test test-slow test-all test-wheel chromium lint lock audit bench bench-gpu soak
 .DEFAULT_GOAL := app
 

@@ -8,8 +8,13 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+# Before our own modules: while jaxtyping loads one of those, Python takes no other module's code
+# from its cache.
+import diffusers  # noqa: F401
+import gradio  # noqa: F401
 import pytest
 import torch
+import transformers.modeling_utils  # noqa: F401
 from hypothesis import HealthCheck, settings
 
 import lineas_core as lc

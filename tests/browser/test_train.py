@@ -71,6 +71,22 @@ def upload(page: Page, *files: FilePayload) -> None:
     page.locator("#prompt-files input[type=file]").set_input_files(list(files))
 
 
+def upload_a_few(page: Page, ending: str) -> lc.PromptSet:
+    """Eight captions without and with a style: their map is measured four times as fast."""
+    things = ("fox", "boat", "tower", "lamp", "rose", "drum", "house", "car")
+    few = lc.PromptSet(
+        name="Few",
+        source=[f"a {thing}" for thing in things],
+        target=[f"a {thing}, {ending}" for thing in things],
+        concept=ending,
+        modality="image",
+    )
+    told = {"title": few.name, "concept": ending, "source": few.source, "target": few.target}
+    upload(page, file("few.json", json.dumps(told)))
+    expect(page.locator("#counts")).to_contain_text("8 / 32 source · 8 / 32 target")
+    return few
+
+
 def choose_text(page: Page) -> None:
     """Steer text, which puts the first set of text prompts into the table."""
     page.get_by_role("radio", name="Text").check()
@@ -133,6 +149,7 @@ def test_a_bad_file_is_listed_and_the_next_one_trains_under_its_own_name(train: 
     picker.set_input_files([upload_again])
     report = train.locator("#upload-said")
     expect(report).to_contain_text("bad.json was not read")
+    assert serious(train) == []
     expect(train.locator("#set-name textarea")).to_have_value("behaviors")
     pair = [line.split(",") for line in styled]
     told = {
@@ -234,6 +251,11 @@ def test_sites_are_named_counted_and_trained_at(train: Page, server: Server) -> 
     choose_text(train)
     expect(field).to_have_value(DEFAULT[0])
     expect(train.locator("#rate input")).to_have_attribute("placeholder", "3")
+    lines = [
+        f"I like {thing}.,I like {thing} and goals." for thing in ("tea", "rain", "art", "you")
+    ]
+    upload(train, file("few.csv", "\n".join(["source,target", *lines])))
+    expect(train.locator("#counts")).to_contain_text("4 / 32 source · 4 / 32 target")
     field.fill("")
     field.press_sequentially(r"model\.layers\.[34]\.input_layernorm")
     field.press("Enter")
@@ -306,6 +328,7 @@ def test_training_is_watched_left_found_again_cancelled_and_tried_again(
 
 
 def test_a_finished_map_comes_onto_the_rack_and_steers(train: Page) -> None:
+    upload_a_few(train, "pixel art")
     train.locator("#set-name textarea").fill("My pixels")
     start(train, 8)
     handle = train.locator(".rack-row").first.get_by_role("slider")
@@ -333,7 +356,7 @@ def test_a_finished_map_comes_onto_the_rack_and_steers(train: Page) -> None:
     assert set(sources(shown)).isdisjoint(untouched)
 
 
-STEPS = 16
+STEPS = 24
 
 
 @pytest.fixture
@@ -371,6 +394,7 @@ def test_a_killed_training_goes_on_to_the_identical_map(
     page = visitor.open()
     go_to(page, "Train")
     expect(cell(page, 1, 0)).to_have_text("a tiger")
+    prompts = upload_a_few(page, "pixel art")
     start(page, STEPS)
     job = wait_for(lambda: page.locator("#progress [data-job]").get_attribute("data-job"))
     page.wait_for_url("**/?job=*")
@@ -392,7 +416,7 @@ def test_a_killed_training_goes_on_to_the_identical_map(
     (path,) = other_server.home.glob("maps/*.safetensors")
     model = lc.load_model("emoji-onestep", device="cpu")
     config = lc.TrainConfig.for_model(model, steps=STEPS)
-    undisturbed = lc.train(model, lc.PromptSet.load("emoji-pixel-art"), config).map
+    undisturbed = lc.train(model, prompts, config).map
     assert comparable(lc.SteeringMap.load(path)) == comparable(undisturbed)
 
 
@@ -402,9 +426,11 @@ def comparable(smap: lc.SteeringMap) -> str:
     return replace(smap, info=info).digest()
 
 
-def test_a_new_visitor_moves_the_slider_of_a_style_of_theirs_within_two_minutes(
-    browser: Browser, tmp_path: Path
+@pytest.mark.parametrize("steps", [12, pytest.param(None, marks=pytest.mark.slow)])
+def test_a_new_visitor_moves_the_slider_of_a_style_of_theirs(
+    browser: Browser, tmp_path: Path, steps: int | None
 ) -> None:
+    """With the settings as they come, that takes a laptop about two minutes."""
     began = time.monotonic()
     server = Server(tmp_path)
     server.start()
@@ -414,7 +440,10 @@ def test_a_new_visitor_moves_the_slider_of_a_style_of_theirs_within_two_minutes(
         page = visitor.open()
         go_to(page, "Train")
         expect(cell(page, 1, 0)).to_have_text("a tiger")
-        page.locator("#train").click()
+        if steps is None:
+            page.locator("#train").click()
+        else:
+            start(page, steps)
         expect(page.locator("#stage")).to_be_visible(timeout=600_000)
         for width in (1440, 390):
             page.set_viewport_size({"width": width, "height": 900})

@@ -58,7 +58,7 @@ def report_of(said: Sequence[tuple[str, str, Sequence[str]]]) -> str:
         f"{escape(' '.join(notes).removeprefix(name).lstrip(': '))}</li>"
         for kind, name, notes in said
     )
-    return f'<ul class="ls-files" role="status">{rows}</ul>' if rows else ""
+    return f'<div role="status"><ul class="ls-files">{rows}</ul></div>' if rows else ""
 
 
 def columns_question(name: str) -> str:
