@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import shutil
 
@@ -12,8 +13,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, FilePayload, Locator, Page, expect
 
+import lineas_core as lc
+from lineas_core.studio.answers.prompts import Modality
 from tests.helpers.waiting import SECONDS
 
 expect.set_options(timeout=SECONDS * 1000)
@@ -105,6 +108,38 @@ def unfold(page: Page, accordion: str) -> None:
     page.locator(f"#{accordion} > button").click()
 
 
+def file(name: str, text: str) -> FilePayload:
+    """A text file to upload."""
+    return {"name": name, "mimeType": "text/plain", "buffer": text.encode()}
+
+
+def upload(page: Page, *files: FilePayload) -> None:
+    """Upload prompts on the train tab."""
+    unfold(page, "uploads")
+    page.locator("#prompt-files input[type=file]").set_input_files(list(files))
+
+
+def upload_a_few(page: Page, modality: Modality) -> lc.PromptSet:
+    """Upload eight prompts a side: their map is measured in a quarter of the time of 32."""
+    things = ("foxes", "boats", "towers", "lamps", "roses", "drums", "houses", "cars")
+    image = modality == "image"
+    few = lc.PromptSet(
+        name="Few",
+        source=[thing if image else f"We talked about {thing}." for thing in things],
+        target=[
+            f"{thing}, pixel art" if image else f"The goal was scored by {thing}."
+            for thing in things
+        ],
+        concept="pixel art" if image else "football",
+        modality=modality,
+    )
+    told = {"title": few.name, "concept": few.concept, "source": few.source, "target": few.target}
+    upload(page, file("few.json", json.dumps(told)))
+    expect(page.locator("#counts")).to_contain_text("8 / 32 source · 8 / 32 target")
+    expect(page.locator("#set-name textarea")).to_have_value(few.name)
+    return few
+
+
 def sources(images: Locator) -> list[str]:
     """The pictures themselves, as the page holds them."""
     found: list[str] = images.evaluate_all("images => images.map(image => image.src)")
@@ -166,7 +201,8 @@ def serious(page: Page) -> list[str]:
     page.wait_for_function(
         "() => document.getAnimations().every((each) => !(each instanceof CSSTransition))"
     )
-    found = Axe().run(page, context={"exclude": EXCLUDED}).response["violations"]
+    options = {"resultTypes": ["violations"]}
+    found = Axe().run(page, {"exclude": EXCLUDED}, options).response["violations"]
     return [
         f"{rule['id']} {node['target']}: {node['failureSummary']}"
         for rule in found

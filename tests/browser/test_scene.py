@@ -14,6 +14,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 
 import lineas_core as lc
+from lineas_core.studio.answers.prompts import Modality
 from lineas_core.studio.jobs.queue import shipped_settings
 from lineas_core.studio.rack.screen import Screen
 from lineas_core.system.paths import packaged
@@ -28,6 +29,7 @@ from tests.browser.parts import (
     sources,
     switch,
     unfold,
+    upload_a_few,
 )
 from tests.helpers.app import Server
 from tests.helpers.waiting import wait_for
@@ -113,13 +115,14 @@ def expect_texts(page: Page, models: dict[str, Any], library: Any) -> None:
     wait_for(shown)
 
 
-def train(page: Page, kind: str, name: str, steps: int) -> None:
-    """Start a training on the first set of a kind, under a name."""
+def train(page: Page, kind: Modality, name: str, steps: int) -> None:
+    """Start a training on a few prompts, under a name."""
     go_to(page, "Train")
     expect(page.get_by_test_id("cell-0-0")).to_have_text("a tiger")
     if kind == "text":
         page.get_by_role("radio", name="Text").check()
         expect(page.locator("#set-concept textarea")).to_have_value("football")
+    upload_a_few(page, kind)
     page.locator("#set-name textarea").fill(name)
     unfold(page, "settings")
     # The fields are emptied when another model has been chosen.

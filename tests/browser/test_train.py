@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, FilePayload, Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 import lineas_core as lc
 from lineas_core.studio.jobs.job_files import JobFiles
@@ -22,6 +22,7 @@ from lineas_core.training.state import TrainState
 from tests.browser.parts import (
     MARKS,
     Visitor,
+    file,
     go_to,
     on_rack,
     row_of,
@@ -29,6 +30,8 @@ from tests.browser.parts import (
     slider,
     sources,
     unfold,
+    upload,
+    upload_a_few,
 )
 from tests.helpers.app import Server
 from tests.helpers.waiting import wait_for
@@ -60,31 +63,6 @@ def write_into(page: Page, line: int, column: int, text: str) -> None:
     page.keyboard.press("Enter")
     # A chosen cell also holds the button of its menu.
     expect(cell(page, line, column)).to_contain_text(text)
-
-
-def file(name: str, text: str) -> FilePayload:
-    return {"name": name, "mimeType": "text/plain", "buffer": text.encode()}
-
-
-def upload(page: Page, *files: FilePayload) -> None:
-    unfold(page, "uploads")
-    page.locator("#prompt-files input[type=file]").set_input_files(list(files))
-
-
-def upload_a_few(page: Page, ending: str) -> lc.PromptSet:
-    """Eight captions without and with a style: their map is measured four times as fast."""
-    things = ("fox", "boat", "tower", "lamp", "rose", "drum", "house", "car")
-    few = lc.PromptSet(
-        name="Few",
-        source=[f"a {thing}" for thing in things],
-        target=[f"a {thing}, {ending}" for thing in things],
-        concept=ending,
-        modality="image",
-    )
-    told = {"title": few.name, "concept": ending, "source": few.source, "target": few.target}
-    upload(page, file("few.json", json.dumps(told)))
-    expect(page.locator("#counts")).to_contain_text("8 / 32 source · 8 / 32 target")
-    return few
 
 
 def choose_text(page: Page) -> None:
@@ -251,11 +229,7 @@ def test_sites_are_named_counted_and_trained_at(train: Page, server: Server) -> 
     choose_text(train)
     expect(field).to_have_value(DEFAULT[0])
     expect(train.locator("#rate input")).to_have_attribute("placeholder", "3")
-    lines = [
-        f"I like {thing}.,I like {thing} and goals." for thing in ("tea", "rain", "art", "you")
-    ]
-    upload(train, file("few.csv", "\n".join(["source,target", *lines])))
-    expect(train.locator("#counts")).to_contain_text("4 / 32 source · 4 / 32 target")
+    upload_a_few(train, "text")
     field.fill("")
     field.press_sequentially(r"model\.layers\.[34]\.input_layernorm")
     field.press("Enter")
@@ -328,7 +302,7 @@ def test_training_is_watched_left_found_again_cancelled_and_tried_again(
 
 
 def test_a_finished_map_comes_onto_the_rack_and_steers(train: Page) -> None:
-    upload_a_few(train, "pixel art")
+    upload_a_few(train, "image")
     train.locator("#set-name textarea").fill("My pixels")
     start(train, 8)
     handle = train.locator(".rack-row").first.get_by_role("slider")
@@ -394,7 +368,7 @@ def test_a_killed_training_goes_on_to_the_identical_map(
     page = visitor.open()
     go_to(page, "Train")
     expect(cell(page, 1, 0)).to_have_text("a tiger")
-    prompts = upload_a_few(page, "pixel art")
+    prompts = upload_a_few(page, "image")
     start(page, STEPS)
     job = wait_for(lambda: page.locator("#progress [data-job]").get_attribute("data-job"))
     page.wait_for_url("**/?job=*")
