@@ -4,29 +4,16 @@ from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.parts import MARKS, go_to, on_rack, serious, sources, unfold
+from tests.browser.parts import MARKS, go_to, on_rack, serious, sources, unfold, upload_a_few
 
 pytestmark = MARKS
-
-THINGS = ("fox", "boat", "tower", "lamp", "rose", "drum", "house", "car")
 
 
 def save_a_set(page: Page) -> None:
     """A set of a few prompts, so that a fit takes seconds."""
     go_to(page, "Train")
     expect(page.get_by_test_id("cell-0-0")).to_have_text("a tiger")
-    unfold(page, "uploads")
-    lines = [f"a {thing},a {thing} in watercolor style" for thing in THINGS]
-    page.locator("#prompt-files input[type=file]").set_input_files(
-        [{
-            "name": "few.csv",
-            "mimeType": "text/csv",
-            "buffer": "\n".join(["source,target", *lines]).encode(),
-        }]
-    )  # fmt: skip
-    expect(page.locator("#counts")).to_contain_text("8 / 32 source")
-    page.locator("#set-name textarea").fill("Few")
-    page.locator("#set-concept textarea").fill("watercolor")
+    upload_a_few(page, "image")
     page.locator("#save-set").click()
     expect(page.locator("#set-said")).to_contain_text("Saved as")
 
